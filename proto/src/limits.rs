@@ -1,0 +1,64 @@
+//! Every limit, in one place. A limit is part of the contract: raising one is a change of the protocol, lowering one breaks somebody.
+
+/// One gRPC message, either way, bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// One Raft message between coordinators, bytes.
+pub const RAFT_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A job spec as canonical JSON, bytes.
+pub const SPEC_BYTES_MAX: usize = 64 * 1024;
+/// Calls in flight per connection.
+pub const CALLS_PER_CONNECTION_MAX: usize = 128;
+/// Jobs of one user that may be pending at once.
+pub const PENDING_PER_USER_MAX: usize = 20_000;
+/// Nodes of one gang.
+pub const GANG_NODES_MAX: u32 = 4_096;
+/// Ranks on one node.
+pub const RANKS_PER_NODE_MAX: u32 = 1_024;
+/// Ranks of one gang, all nodes together.
+pub const GANG_RANKS_MAX: u32 = 65_536;
+/// GPUs a job may ask for on one node.
+pub const GPUS_PER_NODE_MAX: u32 = 64;
+/// Names of nodes, users, pools, bytes.
+pub const NAME_BYTES_MAX: usize = 63;
+/// A job's name, bytes.
+pub const JOB_NAME_BYTES_MAX: usize = 128;
+/// Words of a command.
+pub const ARGV_MAX: usize = 4_096;
+/// Variables of a job's environment.
+pub const ENV_MAX: usize = 1_024;
+/// One blob sent over gRPC, bytes. Code files are blobs.
+pub const BLOB_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// Data of one chunk message of a blob, bytes.
+pub const BLOB_CHUNK_BYTES: usize = 256 * 1024;
+/// Files of one code upload.
+pub const CODE_FILES_MAX: usize = 200_000;
+/// A code upload above this asks first, bytes.
+pub const CODE_BYTES_ASK: u64 = 200 * 1024 * 1024;
+/// Events in one report of an agent.
+pub const EVENTS_PER_BATCH_MAX: usize = 1_024;
+/// One sentence for people inside a record, bytes.
+pub const DETAIL_BYTES_MAX: usize = 1_024;
+/// Checkpoints remembered per job; older ones are forgotten, the newest never.
+pub const CHECKPOINTS_PER_JOB_MAX: usize = 16;
+/// Bytes of log kept per rank and attempt; what is beyond is dropped and the gap is shown.
+pub const LOG_BYTES_PER_RANK_MAX: u64 = 64 * 1024 * 1024;
+/// One piece of a log on the wire, bytes.
+pub const LOG_PIECE_BYTES_MAX: usize = 256 * 1024;
+/// Change records that every coordinator keeps for watchers.
+pub const WATCH_WINDOW: usize = 65_536;
+/// How long an idempotency key is kept, milliseconds of state time.
+pub const IDEMPOTENCY_MS: i64 = 24 * 3600 * 1000;
+/// How often a job starts again by itself after its node, keeper or device was lost.
+pub const INFRASTRUCTURE_RESTARTS_MAX: u32 = 3;
+/// A page of a job listing when none is asked for.
+pub const LIST_LIMIT_DEFAULT: u32 = 10_000;
+/// How long a client goes on trying with the same key, milliseconds.
+pub const CLIENT_RETRY_MS: u64 = 15_000;
+/// One try of a client's call, milliseconds.
+pub const CLIENT_TRY_MS: u64 = 4_000;
+/// An agent without an answer to its heartbeats dials another coordinator after this, milliseconds.
+pub const AGENT_REDIAL_MS: u64 = 15_000;
+/// From the commit of a start until every node of the gang must be ready, milliseconds.
+pub const GANG_READY_MS: u64 = 120_000;
+/// A trainer gets this long between TERM and KILL when its gang ends, milliseconds.
+pub const STOP_GRACE_MS: u32 = 5_000;

@@ -1,0 +1,260 @@
+//! The job spec: what a user asks for. Parsed from TOML or JSON, checked, and turned into canonical JSON whose hash names it.
+//! Knows no cluster: whether anything could ever run it is the scheduler's question.
+mod command;
+mod parse;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use command::{Argv, CommandError};
+pub use parse::{SpecError, parse_json, parse_toml};
+
+use crate::limits;
+
+/// How the ranks of a job are started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum LaunchMethod {
+    /// `command` once per rank; `ranks` default 1.
+    #[default]
+    Exec,
+    /// `command` once per rank with `env://` variables; `ranks` default max(1, gpus), one device each.
+    Python,
+    /// One `python -m torch.distributed.run` per node, which starts the ranks.
+    Torchrun,
+}
+
+impl LaunchMethod {
+    /// All of them with their words.
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::Exec, "exec"),
+        (Self::Python, "python"),
+        (Self::Torchrun, "torchrun"),
+    ];
+}
+
+/// Where a job keeps its checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSpec {
+    /// A directory relative to the job's working directory. `$MLCTL_CHECKPOINT_DIR` names it absolutely.
+    pub dir: String,
+}
+
+/// What a user asks for. Counts are per job (`nodes`) or per node (`gpus`, `ranks`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// For people; default: the first word of the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Distinct machines, 1 to [`limits::GANG_NODES_MAX`].
+    #[serde(default = "one")]
+    pub nodes: u32,
+    /// GPUs per node, 0 to [`limits::GPUS_PER_NODE_MAX`].
+    #[serde(default)]
+    pub gpus: u32,
+    /// Acceptable GPU types in order of preference, `NAME` as a part of the model's name; empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu: Vec<String>,
+    /// Ranks per node; the default is the launch method's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<u32>,
+    /// How ranks are started.
+    #[serde(default)]
+    pub launcher: LaunchMethod,
+    /// What runs. Never given to a shell.
+    pub command: Argv,
+    /// Variables for every rank.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// The directory to upload, relative to the spec; empty string: no code. Read by the client alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Checkpoints, if the job makes any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointSpec>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl JobSpec {
+    /// A spec of one command with every default.
+    pub fn new(command: Vec<String>) -> Self {
+        Self {
+            name: None,
+            nodes: 1,
+            gpus: 0,
+            gpu: Vec::new(),
+            ranks: None,
+            launcher: LaunchMethod::Exec,
+            command: Argv(command),
+            env: BTreeMap::new(),
+            code: None,
+            checkpoint: None,
+        }
+    }
+
+    /// Ranks on each node, after the launch method's default.
+    pub fn ranks_per_node(&self) -> u32 {
+        let default = match self.launcher {
+            LaunchMethod::Exec => 1,
+            LaunchMethod::Python | LaunchMethod::Torchrun => self.gpus.max(1),
+        };
+        self.ranks.unwrap_or(default)
+    }
+
+    /// Ranks of the whole gang. Fits `u32` for every spec that [`JobSpec::check`] accepts.
+    pub fn world_size(&self) -> u32 {
+        self.nodes.saturating_mul(self.ranks_per_node())
+    }
+
+    /// The name that listings show.
+    pub fn display_name(&self) -> String {
+        let first = self.command.0.first().map(String::as_str).unwrap_or("job");
+        let base = first
+            .rsplit('/')
+            .find(|part| !part.is_empty())
+            .unwrap_or("job");
+        self.name.clone().unwrap_or_else(|| crate::ids::clip(base))
+    }
+
+    /// The one JSON text of this spec: keys in field order, maps sorted, defaults as set.
+    pub fn canonical_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a spec is made of strings, integers and sorted maps")
+    }
+
+    /// BLAKE3 of the canonical JSON: specs are stored once under it.
+    pub fn hash(&self) -> [u8; 32] {
+        *blake3::hash(&self.canonical_json()).as_bytes()
+    }
+
+    /// Checks everything that can be checked without a cluster. The first fault is reported.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let wrong = |key: &str, why: String| {
+            Err(SpecError::Value {
+                key: key.into(),
+                why,
+            })
+        };
+        range("nodes", self.nodes, 1, limits::GANG_NODES_MAX)?;
+        range("gpus", self.gpus, 0, limits::GPUS_PER_NODE_MAX)?;
+        range(
+            "ranks",
+            self.ranks_per_node(),
+            1,
+            limits::RANKS_PER_NODE_MAX,
+        )?;
+        if self.world_size() > limits::GANG_RANKS_MAX {
+            return wrong(
+                "ranks",
+                format!(
+                    "{} ranks in all; at most {}",
+                    self.world_size(),
+                    limits::GANG_RANKS_MAX
+                ),
+            );
+        }
+        if self.launcher == LaunchMethod::Python
+            && self.gpus > 0
+            && self.ranks_per_node() > self.gpus
+        {
+            return wrong(
+                "ranks",
+                format!(
+                    "{} ranks share {} GPUs; launcher `python` gives each rank one device: ask for more `gpus`",
+                    self.ranks_per_node(),
+                    self.gpus
+                ),
+            );
+        }
+        self.command.check()?;
+        self.check_texts()?;
+        if self.canonical_json().len() > limits::SPEC_BYTES_MAX {
+            return Err(SpecError::TooLong {
+                bytes: self.canonical_json().len(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_texts(&self) -> Result<(), SpecError> {
+        let wrong = |key: &str, why: &str| {
+            Err(SpecError::Value {
+                key: key.into(),
+                why: why.into(),
+            })
+        };
+        if let Some(name) = &self.name {
+            let control = name.chars().any(char::is_control);
+            if name.is_empty() || name.len() > limits::JOB_NAME_BYTES_MAX || control {
+                return wrong("name", "use 1 to 128 bytes without control characters");
+            }
+        }
+        if self
+            .gpu
+            .iter()
+            .any(|kind| kind.is_empty() || kind.len() > limits::NAME_BYTES_MAX)
+        {
+            return wrong(
+                "gpu",
+                "each type needs a name of 1 to 63 bytes, such as `H100`",
+            );
+        }
+        if !self.gpu.is_empty() && self.gpus == 0 {
+            return wrong("gpu", "names a GPU type, but `gpus` is 0: set `gpus`");
+        }
+        if self.env.len() > limits::ENV_MAX {
+            return wrong("env", "has more than 1024 variables");
+        }
+        for (key, value) in &self.env {
+            if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
+                return wrong(
+                    "env",
+                    "a variable's name is empty or holds `=`, or a NUL byte is in it",
+                );
+            }
+            if key.starts_with("MLCTL_") {
+                return wrong("env", "variables that begin with `MLCTL_` are set by mlctl");
+            }
+        }
+        if let Some(checkpoint) = &self.checkpoint {
+            check_inside("checkpoint.dir", &checkpoint.dir)?;
+        }
+        Ok(())
+    }
+}
+
+fn range(key: &str, value: u32, least: u32, most: u32) -> Result<(), SpecError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(SpecError::Value {
+        key: key.into(),
+        why: format!("is {value}; use {least} to {most}"),
+    })
+}
+
+/// A relative path that stays inside: no root, no `..`, no NUL.
+fn check_inside(key: &str, path: &str) -> Result<(), SpecError> {
+    let escapes = path.split('/').any(|part| part == "..");
+    if path.is_empty()
+        || path.starts_with('/')
+        || path.contains('\0')
+        || escapes
+        || path.len() > 1024
+    {
+        let why = "must be a relative path inside the working directory, without `..`".into();
+        return Err(SpecError::Value {
+            key: key.into(),
+            why,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Texts to specs. An unknown key is an error that guesses what was meant; so is a key that a later release will bring.
+use super::{JobSpec, LaunchMethod};
+use crate::errors::{Code, Refusal};
+use crate::limits::SPEC_BYTES_MAX;
+
+/// Why a text is not a job spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Not TOML or JSON, or a value of the wrong type. The text names line and column where the parser knows them.
+    #[error("bad job spec: {0}")]
+    Syntax(String),
+    /// A key that no release knows.
+    #[error("bad job spec: unknown key `{key}`{hint}")]
+    UnknownKey {
+        /// With its table, as in `checkpoint.dri`.
+        key: String,
+        /// `; did you mean …?`, or nothing.
+        hint: String,
+    },
+    /// A value that no cluster would accept.
+    #[error("bad job spec: `{key}` {why}")]
+    Value {
+        /// Its key.
+        key: String,
+        /// What is wrong and what to write instead.
+        why: String,
+    },
+    /// Longer than a spec may be.
+    #[error(
+        "the job spec has {bytes} bytes; at most {SPEC_BYTES_MAX}: put data into files beside the code"
+    )]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+impl From<SpecError> for Refusal {
+    fn from(error: SpecError) -> Self {
+        Refusal::new(Code::BadRequest, error.to_string())
+    }
+}
+
+const KEYS: [&str; 10] = [
+    "name",
+    "nodes",
+    "gpus",
+    "gpu",
+    "ranks",
+    "launcher",
+    "command",
+    "env",
+    "code",
+    "checkpoint",
+];
+const CHECKPOINT_KEYS: [&str; 1] = ["dir"];
+/// Known words whose work is not built yet: better an honest no than a silent nothing.
+const PLANNED: [&str; 22] = [
+    "time",
+    "total_time",
+    "team",
+    "class",
+    "retry",
+    "preempt",
+    "idle",
+    "secrets",
+    "cpus",
+    "mem",
+    "shm",
+    "disk",
+    "licenses",
+    "on_disconnect",
+    "replicas",
+    "keep_last",
+    "keep_every",
+    "keep_best",
+    "upload",
+    "torchrun",
+    "mpi",
+    "environment",
+];
+
+/// Parses and checks a spec in TOML.
+pub fn parse_toml(text: &str) -> Result<JobSpec, SpecError> {
+    too_long(text.len())?;
+    let value: toml::Value = toml::from_str(text)
+        .map_err(|error| SpecError::Syntax(error.to_string().trim().to_owned()))?;
+    let json = serde_json::to_value(value).map_err(|error| SpecError::Syntax(error.to_string()))?;
+    from_value(json)
+}
+
+/// Parses and checks a spec in JSON: the same keys.
+pub fn parse_json(text: &[u8]) -> Result<JobSpec, SpecError> {
+    too_long(text.len())?;
+    let json =
+        serde_json::from_slice(text).map_err(|error| SpecError::Syntax(error.to_string()))?;
+    from_value(json)
+}
+
+fn too_long(bytes: usize) -> Result<(), SpecError> {
+    if bytes > SPEC_BYTES_MAX {
+        Err(SpecError::TooLong { bytes })
+    } else {
+        Ok(())
+    }
+}
+
+fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
+    let Some(table) = json.as_object() else {
+        return Err(SpecError::Syntax(
+            "expected a table of keys such as `command`".into(),
+        ));
+    };
+    known_keys(table.keys(), &KEYS, "")?;
+    if let Some(checkpoint) = table.get("checkpoint").and_then(|value| value.as_object()) {
+        known_keys(checkpoint.keys(), &CHECKPOINT_KEYS, "checkpoint.")?;
+    }
+    for count in ["nodes", "gpus", "ranks"] {
+        if let Some(value) = table.get(count) {
+            check_count(count, value)?;
+        }
+    }
+    if let Some(value) = table.get("launcher") {
+        check_launcher(value)?;
+    }
+    if !table.contains_key("command") {
+        return Err(SpecError::Value {
+            key: "command".into(),
+            why: "is missing: name the program to run".into(),
+        });
+    }
+    let spec: JobSpec =
+        serde_json::from_value(json).map_err(|error| SpecError::Syntax(error.to_string()))?;
+    spec.check()?;
+    Ok(spec)
+}
+
+fn known_keys<'a>(
+    keys: impl Iterator<Item = &'a String>,
+    known: &[&str],
+    table: &str,
+) -> Result<(), SpecError> {
+    for key in keys {
+        if known.contains(&key.as_str()) {
+            continue;
+        }
+        let hint = if PLANNED.contains(&key.as_str()) {
+            "; this release does not support it yet".to_owned()
+        } else {
+            did_you_mean(key, known)
+        };
+        return Err(SpecError::UnknownKey {
+            key: format!("{table}{}", crate::ids::clip(key)),
+            hint,
+        });
+    }
+    Ok(())
+}
+
+/// `; did you mean …?` for the nearest of `known`, or nothing when none is near.
+pub(super) fn did_you_mean(word: &str, known: &[&str]) -> String {
+    if word.len() > 64 {
+        return String::new();
+    }
+    let near = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(word, k), k))
+        .min();
+    match near {
+        Some((distance, known)) if distance <= 2.max(known.len() / 3) && distance < known.len() => {
+            format!("; did you mean `{known}`?")
+        }
+        _ => String::new(),
+    }
+}
+
+fn check_count(key: &str, value: &serde_json::Value) -> Result<(), SpecError> {
+    if value
+        .as_u64()
+        .is_some_and(|count| u32::try_from(count).is_ok())
+    {
+        return Ok(());
+    }
+    let shown = crate::ids::clip(&value.to_string());
+    Err(SpecError::Value {
+        key: key.into(),
+        why: format!("is {shown}; use a whole number that is not negative"),
+    })
+}
+
+fn check_launcher(value: &serde_json::Value) -> Result<(), SpecError> {
+    let words = LaunchMethod::ALL.map(|(_, word)| word);
+    let text = value.as_str().unwrap_or_default();
+    if words.contains(&text) {
+        return Ok(());
+    }
+    let hint = did_you_mean(text, &words);
+    let shown = crate::ids::clip(&value.to_string());
+    Err(SpecError::Value {
+        key: "launcher".into(),
+        why: format!("is {shown}; use one of exec, python, torchrun{hint}"),
+    })
+}

@@ -1,0 +1,106 @@
+//! Specs as people write and mistype them.
+use super::*;
+
+#[test]
+fn a_full_spec() {
+    let spec = parse_toml(
+        r#"
+        name = "digits"
+        nodes = 2
+        gpus = 4
+        gpu = ["H100", "A100"]
+        launcher = "python"
+        command = "train.py --config 'my conf.yaml'"
+        env = { WANDB_PROJECT = "x" }
+        code = "."
+        [checkpoint]
+        dir = "ckpt"
+        "#,
+    )
+    .expect("a good spec");
+    assert_eq!(spec.command.0, ["train.py", "--config", "my conf.yaml"]);
+    assert_eq!((spec.ranks_per_node(), spec.world_size()), (4, 8));
+    let again = parse_json(&spec.canonical_json()).expect("canonical JSON parses");
+    assert_eq!((again.hash(), &again), (spec.hash(), &spec));
+}
+
+#[test]
+fn defaults_follow_the_launch_method() {
+    for (launcher, gpus, ranks) in [
+        ("exec", 0, 1),
+        ("exec", 8, 1),
+        ("python", 0, 1),
+        ("python", 8, 8),
+        ("torchrun", 8, 8),
+    ] {
+        let text = format!("command = ['a']\nlauncher = '{launcher}'\ngpus = {gpus}");
+        assert_eq!(
+            parse_toml(&text).expect("good").ranks_per_node(),
+            ranks,
+            "{text}"
+        );
+    }
+}
+
+fn refused(text: &str, says: &str) {
+    let error = parse_toml(text).expect_err(text).to_string();
+    assert!(
+        error.contains(says),
+        "{text}\n-> {error}\nshould say {says}"
+    );
+    assert!(error.len() < 600, "too long for a person: {error}");
+}
+
+#[test]
+fn typos_are_explained() {
+    refused("comand = 'a'", "did you mean `command`?");
+    refused("command = 'a'\nnode = 2", "did you mean `nodes`?");
+    refused(
+        "command = 'a'\nlauncher = 'torch-run'",
+        "did you mean `torchrun`?",
+    );
+    refused(
+        "command = 'a'\n[checkpoint]\ndri = 'x'",
+        "`checkpoint.dri`; did you mean `dir`?",
+    );
+    refused("command = 'a'\ntime = '12h'", "not support it yet");
+    refused("nodes = 1", "`command` is missing");
+}
+
+#[test]
+fn hostile_values_are_refused() {
+    refused("command = 'a'\nnodes = 0", "use 1 to 4096");
+    refused("command = 'a'\nnodes = -1", "not negative");
+    refused("command = 'a'\nnodes = 1.5", "whole number");
+    refused("command = 'a'\nnodes = 99999999999", "whole number");
+    refused("command = 'a'\ngpus = 65", "use 0 to 64");
+    refused("command = 'a'\nranks = 0", "use 1 to 1024");
+    refused("command = 'a'\nnodes = 4096\nranks = 1024", "at most 65536");
+    refused(
+        "command = 'a'\nlauncher = 'python'\ngpus = 2\nranks = 3",
+        "one device",
+    );
+    refused("command = ''", "is empty");
+    refused("command = []", "is empty");
+    refused("command = ['']", "empty program");
+    refused("command = \"a 'b\"", "open quote");
+    refused("command = 7", "string or an array");
+    refused("command = [\"a\\u0000b\"]", "NUL");
+    refused("command = 'a'\nenv = { 'A=B' = 'x' }", "env");
+    refused("command = 'a'\nenv = { MLCTL_JOB = 'x' }", "set by mlctl");
+    refused("command = 'a'\nname = ''", "name");
+    refused("command = 'a'\n[checkpoint]\ndir = '../x'", "inside");
+    refused("command = 'a'\n[checkpoint]\ndir = '/etc'", "inside");
+    refused("command = 'a'\ngpu = ['H100']", "set `gpus`");
+    refused("command = [", "bad job spec");
+    refused("\u{0}", "bad job spec");
+    refused(
+        &format!("command = 'a'\nname = '{}'", "x".repeat(70_000)),
+        "at most 65536",
+    );
+    assert!(matches!(parse_json(b"[1]"), Err(SpecError::Syntax(_))));
+    assert!(matches!(
+        parse_json(&b"[".repeat(60_000)),
+        Err(SpecError::Syntax(_))
+    ));
+}

@@ -1,0 +1,65 @@
+//! Units as types and as text: milliseconds in state, bytes and durations for people. Integers only.
+
+/// UTC milliseconds since 1970, as state keeps time.
+pub type UtcMs = i64;
+
+/// `bytes` in the largest binary unit that keeps one decimal: `3.1 MiB`.
+pub fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut scale = 1_u64;
+    while unit + 1 < UNITS.len() && bytes / scale >= 1024 {
+        scale *= 1024;
+        unit += 1;
+    }
+    if unit == 0 {
+        return format!("{bytes} B");
+    }
+    let tenths = (u128::from(bytes) * 10 / u128::from(scale)) as u64;
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// A duration in milliseconds as people say it: `850 ms`, `12 s`, `3 min`, `2 h 5 min`, `4 d`.
+pub fn duration_text(ms: i64) -> String {
+    let ms = ms.max(0);
+    let seconds = ms / 1000;
+    match seconds {
+        0 => format!("{ms} ms"),
+        1..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (3_250_585, "3.0 MiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            let got = bytes_text(bytes);
+            assert!(
+                got == text || bytes == u64::MAX && got.ends_with("TiB"),
+                "{bytes}: {got}"
+            );
+        }
+        for (ms, text) in [
+            (-5, "0 ms"),
+            (850, "850 ms"),
+            (12_000, "12 s"),
+            (180_000, "3 min"),
+            (7_500_000, "2 h 5 min"),
+            (400_000_000, "4 d"),
+        ] {
+            assert_eq!(duration_text(ms), text);
+        }
+    }
+}
