@@ -162,14 +162,13 @@ pub(super) fn did_you_mean(word: &str, known: &[&str]) -> String {
     if word.len() > 64 {
         return String::new();
     }
-    let near = known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(word, k), k))
-        .min();
-    match near {
-        Some((distance, known)) if distance <= 2.max(known.len() / 3) && distance < known.len() => {
-            format!("; did you mean `{known}`?")
-        }
+    // Jaro-Winkler favours a shared beginning: `node` is nearer to `nodes` than to `code`. One slip is always near.
+    let score = |known: &str| {
+        let slip = strsim::damerau_levenshtein(word, known) <= 1;
+        ((strsim::jaro_winkler(word, known) * 1000.0) as u32).max(if slip { 880 } else { 0 })
+    };
+    match known.iter().map(|k| (score(k), k)).max() {
+        Some((score, known)) if score >= 800 => format!("; did you mean `{known}`?"),
         _ => String::new(),
     }
 }
