@@ -1,1 +1,6 @@
-//! placeholder
+//! Everything that checks mlctl across its crates: the simulator, the checkers, the real processes, the conventions.
+//! Does NOT hold a test itself: the tests are in `tests/tests`, and the crates' own tests lie beside what they test.
+
+#![forbid(unsafe_code)]
+
+pub mod tidy;

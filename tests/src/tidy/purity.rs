@@ -1,0 +1,346 @@
+//! Rule: pure folders do no I/O, read no clock, draw no randomness, log nothing, await nothing and hold no floats.
+//! Does NOT look into test-only items, and does not see what a macro of another crate expands to.
+//!
+//! The list of pure places below is the only one in the repository.
+
+use super::paths::{Reference, module_of, references};
+use super::scan::{attribute_at, code, is_ident, line_of, without_tests, words};
+use super::{SourceFile, Tree, Violation, is_under};
+
+/// A pure file or folder.
+#[derive(Debug, Clone, Copy)]
+pub struct Pure {
+    /// File or folder, from the root.
+    pub place: &'static str,
+    /// Crates it may name beside `std` and the pure parts of the contracts.
+    pub crates: &'static [&'static str],
+    /// Places of its own crate outside the pure ones that it may name: plain data and constants.
+    pub also: &'static [&'static str],
+}
+
+const fn pure(
+    place: &'static str,
+    crates: &'static [&'static str],
+    also: &'static [&'static str],
+) -> Pure {
+    Pure {
+        place,
+        crates,
+        also,
+    }
+}
+
+/// Everything that is pure.
+pub const PURE: &[Pure] = &[
+    pure(
+        "coordinator/src/state",
+        &["blake3", "bytes", "imbl", "prost", "thiserror"],
+        &[],
+    ),
+    pure("coordinator/src/scheduler", &["imbl", "thiserror"], &[]),
+    pure(
+        "coordinator/src/consensus/turn",
+        &["bytes", "protobuf", "raft", "slog", "thiserror"],
+        &["crate::consensus::MemberId"],
+    ),
+    pure("coordinator/src/leader/liveness.rs", &["thiserror"], &[]),
+    pure("agent/src/core", &["thiserror"], &[]),
+    pure("agent/src/launch/plan.rs", &["thiserror"], &[]),
+    pure("agent/src/launch/environment.rs", &["thiserror"], &[]),
+    pure("agent/src/checkpoints/rules.rs", &["thiserror"], &[]),
+];
+
+/// The parts of the contracts that pure code may name.
+const CONTRACTS: &[&str] = &["ids", "units", "spec", "limits", "errors", "persist"];
+
+/// Parts of the standard library that reach outside.
+const STD_DENIED: &[&str] = &[
+    "std::fs",
+    "std::env",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "std::io",
+    "std::os",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "std::time::UNIX_EPOCH",
+    "std::collections::HashMap",
+    "std::collections::HashSet",
+    "std::collections::hash_map",
+    "std::collections::hash_set",
+    "std::hash::RandomState",
+];
+
+/// Words that never stand in pure code, with the reason.
+const WORDS_DENIED: &[(&str, &str)] = &[
+    (
+        "async",
+        "pure code never waits: take the answer as an input",
+    ),
+    (
+        "await",
+        "pure code never waits: take the answer as an input",
+    ),
+    ("HashMap", "its order differs between runs: use BTreeMap"),
+    ("HashSet", "its order differs between runs: use BTreeSet"),
+    (
+        "f32",
+        "floats differ between machines: use integers and units",
+    ),
+    (
+        "f64",
+        "floats differ between machines: use integers and units",
+    ),
+];
+
+/// Macros that write to the outside.
+const MACROS_DENIED: &[&str] = &["print", "println", "eprint", "eprintln", "dbg"];
+
+/// What must stand at the top of a pure file or of a pure folder's `mod.rs`.
+const FENCE: [&str; 3] = [
+    "clippy::disallowed_methods",
+    "clippy::disallowed_types",
+    "clippy::float_arithmetic",
+];
+
+/// Checks every pure place. `externs` are the names of all crates that the workspace depends on.
+pub fn check(tree: &Tree, places: &[Pure], externs: &[String]) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for pure in places {
+        if !tree.holds(pure.place) {
+            violations.push(Violation::new(
+                pure.place,
+                0,
+                "a place that is listed as pure does not exist",
+                "write it, or change the list in tests/src/tidy/purity.rs",
+            ));
+            continue;
+        }
+        violations.extend(fence(tree, pure));
+        for file in pure_files(tree, pure.place) {
+            violations.extend(check_file(&file, pure, places, externs));
+        }
+    }
+    violations.extend(unlisted(tree, places));
+    violations
+}
+
+/// Files that carry the fence but lie in no listed place: half a rule would guard them.
+fn unlisted(tree: &Tree, places: &[Pure]) -> Vec<Violation> {
+    let outside = tree
+        .rust()
+        .filter(|f| !places.iter().any(|p| is_under(&f.path, p.place)));
+    outside
+        .filter(|f| fenced(&code(&f.text)))
+        .map(|f| {
+            let what = "the file carries the clippy fence but is not listed as pure";
+            Violation::new(&f.path, 0, what, "list it in tests/src/tidy/purity.rs")
+        })
+        .collect()
+}
+
+/// Does an inner attribute deny all three lints?
+fn fenced(blanked: &str) -> bool {
+    let inner = blanked
+        .match_indices("#!")
+        .filter_map(|(at, _)| attribute_at(blanked, at));
+    let denied: Vec<&str> = inner
+        .map(|(attribute, _)| attribute)
+        .filter(|a| a.starts_with("deny") || a.starts_with("forbid"))
+        .collect();
+    let covers = |lint: &&str| denied.iter().any(|a| a.contains(*lint));
+    FENCE.iter().all(covers)
+}
+
+/// The Rust files of a pure place, blanked, without tests and without files that are only tests.
+fn pure_files(tree: &Tree, place: &str) -> Vec<SourceFile> {
+    let mut test_only = Vec::new();
+    let mut files = Vec::new();
+    for file in tree.rust().filter(|f| is_under(&f.path, place)) {
+        let (text, modules) = without_tests(&code(&file.text));
+        let folder = module_folder(&file.path);
+        test_only.extend(modules.into_iter().map(|m| format!("{folder}/{m}")));
+        let path = file.path.clone();
+        files.push(SourceFile { path, text });
+    }
+    files.retain(|f| {
+        let stem = f.path.strip_suffix(".rs").unwrap_or(&f.path);
+        !test_only.iter().any(|t| is_under(stem, t))
+    });
+    files
+}
+
+/// The folder where the child modules of a file lie.
+fn module_folder(path: &str) -> String {
+    let stem = path.strip_suffix(".rs").unwrap_or(path);
+    let own = stem
+        .strip_suffix("/mod")
+        .or_else(|| stem.strip_suffix("/lib"));
+    own.unwrap_or(stem).to_owned()
+}
+
+fn fence(tree: &Tree, pure: &Pure) -> Option<Violation> {
+    let top = if pure.place.ends_with(".rs") {
+        pure.place.to_owned()
+    } else {
+        format!("{}/mod.rs", pure.place)
+    };
+    let blanked = code(tree.text(&top).unwrap_or_default());
+    (!fenced(&blanked)).then(|| {
+        Violation::new(
+            &top,
+            0,
+            "the clippy fence is missing",
+            format!("write `#![deny({})]` below the header", FENCE.join(", ")),
+        )
+    })
+}
+
+fn check_file(
+    file: &SourceFile,
+    pure: &Pure,
+    places: &[Pure],
+    externs: &[String],
+) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for (offset, word) in words(&file.text) {
+        let at = |what: String, mend: &str| {
+            Violation::new(&file.path, line_of(&file.text, offset), what, mend)
+        };
+        if let Some((_, mend)) = WORDS_DENIED.iter().find(|(denied, _)| *denied == word) {
+            violations.push(at(format!("`{word}` in pure code"), mend));
+        }
+        if MACROS_DENIED.contains(&word) && file.text[offset + word.len()..].starts_with('!') {
+            violations.push(at(
+                format!("`{word}!` in pure code"),
+                "return what is to be shown",
+            ));
+        }
+    }
+    for offset in float_literals(&file.text) {
+        let line = line_of(&file.text, offset);
+        violations.push(Violation::new(
+            &file.path,
+            line,
+            "a float in pure code",
+            "use integers and units",
+        ));
+    }
+    for reference in references(&file.path, &file.text) {
+        if let Some((what, mend)) = judge(&reference, pure, places, externs) {
+            violations.push(Violation::new(&file.path, reference.line, what, mend));
+        }
+    }
+    violations
+}
+
+/// Offsets of `1.5` and `2f64`-like numbers; not of `0..5` and `pair.0.1`.
+fn float_literals(code: &str) -> Vec<usize> {
+    let bytes = code.as_bytes();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        if !bytes[at].is_ascii_digit() || (at > 0 && is_ident(bytes[at - 1])) {
+            at += 1;
+            continue;
+        }
+        let field = at > 0 && bytes[at - 1] == b'.' && !(at > 1 && bytes[at - 2] == b'.');
+        let end = at + bytes[at..].iter().take_while(|b| is_ident(**b)).count();
+        let word = &code[at..end];
+        let point =
+            bytes.get(end) == Some(&b'.') && bytes.get(end + 1).is_some_and(u8::is_ascii_digit);
+        let decimal = !word.starts_with("0x") && (word.ends_with("f32") || word.ends_with("f64"));
+        if !field && (point || decimal) {
+            found.push(at);
+        }
+        // `pair.0.1` is two fields: the second must not be taken for the start of a number.
+        at = if point {
+            end + 1
+                + bytes[end + 1..]
+                    .iter()
+                    .take_while(|b| is_ident(**b))
+                    .count()
+        } else {
+            end
+        };
+    }
+    found
+}
+
+fn judge(
+    reference: &Reference,
+    pure: &Pure,
+    places: &[Pure],
+    externs: &[String],
+) -> Option<(String, &'static str)> {
+    let first = reference.path.first()?.as_str();
+    let shown = reference.shown();
+    match first {
+        "std" | "core" | "alloc" => {
+            let mut as_std = reference.clone();
+            "std".clone_into(&mut as_std.path[0]);
+            let denied = STD_DENIED
+                .iter()
+                .any(|d| as_std.leads_into(d) || as_std.opens(d));
+            let plain_network = first == "core" && reference.leads_into("core::net");
+            (denied && !plain_network).then(|| {
+                (
+                    format!("`{shown}` in pure code"),
+                    "take it as an argument, or import the harmless item by its full path",
+                )
+            })
+        }
+        "crate" => {
+            let own_crate = pure.place.split("/src/").next().unwrap_or_default();
+            let siblings = places
+                .iter()
+                .filter(|p| p.place.split("/src/").next() == Some(own_crate));
+            let known = siblings
+                .map(|p| module_of(p.place).join("::"))
+                .chain(pure.also.iter().map(|a| (*a).to_owned()));
+            let fine = known.into_iter().any(|place| reference.leads_into(&place));
+            (!fine).then(|| {
+                (
+                    format!("`{shown}` is not pure"),
+                    "pure code names pure places only: pass the data in, or move it",
+                )
+            })
+        }
+        "mlctl_proto" => {
+            let part = reference.path.get(1).map_or("", String::as_str);
+            (!CONTRACTS.contains(&part))
+                .then(|| (format!("`{shown}` in pure code"), "of the contracts, pure code may name ids, units, spec, limits, errors and persist"))
+        }
+        _ => {
+            let foreign = externs.iter().any(|e| e == first) && !pure.crates.contains(&first);
+            foreign.then(|| {
+                (
+                    format!("the crate `{first}` in pure code (`{shown}`)"),
+                    "pure code does not know it: move the use to the driver",
+                )
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::float_literals;
+
+    #[test]
+    fn finds_floats() {
+        for (text, count) in [
+            ("1.5", 1),
+            ("0..5", 0),
+            ("a.0.1", 0),
+            ("x1.y", 0),
+            ("2f64 + 3_f32", 2),
+            ("0xf32", 0),
+            ("1.max(2)", 0),
+            ("0..1.5", 1),
+        ] {
+            assert_eq!(float_literals(text).len(), count, "{text}");
+        }
+    }
+}
