@@ -21,7 +21,8 @@ pub struct Answer {
 impl Answer {
     /// True when cargo failed because something is neither on disk nor to be had from the registry.
     pub fn registry_out_of_reach(&self) -> bool {
-        const SIGNS: [&str; 5] = [
+        const SIGNS: [&str; 6] = [
+            "you're using offline mode",
             "--offline was specified",
             "failed to download",
             "download of",
@@ -68,4 +69,39 @@ fn run(root: &Path, arguments: &[&str], offline: bool) -> Result<Answer, String>
         out: String::from_utf8_lossy(&stdout).into_owned(),
         err: String::from_utf8_lossy(&stderr).into_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Answer;
+
+    #[test]
+    fn tells_a_missing_registry_from_a_fault() {
+        for (success, err, expect) in [
+            (
+                false,
+                "attempting to make an HTTP request, but --offline was specified",
+                true,
+            ),
+            (
+                false,
+                "no matching package named `x` found\nAs a reminder, you're using offline mode",
+                true,
+            ),
+            (false, "error: failed to get `x` as a dependency", true),
+            (
+                false,
+                "the lock file needs to be updated but --locked was passed",
+                false,
+            ),
+            (true, "warning: download of x was slow", false),
+        ] {
+            let answer = Answer {
+                success,
+                out: String::new(),
+                err: err.to_owned(),
+            };
+            assert_eq!(answer.registry_out_of_reach(), expect, "{err}");
+        }
+    }
 }

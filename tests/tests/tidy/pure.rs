@@ -22,6 +22,7 @@ fn check_pure(line: &str, expect: &[&str]) {
         place: "agent/src/core",
         crates: &["thiserror"],
         also: &["crate::limits::MAX"],
+        later: false,
     };
     let head = "//! Pure.\n#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::float_arithmetic)]\n";
     let tree = Tree::of(&[
@@ -108,11 +109,17 @@ fn purity_wants_the_fence_and_the_place() {
         place,
         crates: &[],
         also: &[],
+        later: false,
+    };
+    let later = |name| purity::Pure {
+        later: true,
+        ..place(name)
     };
     let half = "//! X.\n#![deny(clippy::disallowed_methods)]\n";
     let tests = "#[cfg(test)]\nmod tests;\n";
     let tree = Tree::of(&[
         ("a/src/half/mod.rs", &format!("{half}{tests}")),
+        ("a/src/early/mod.rs", "//! X.\n"),
         ("a/src/half/tests.rs", "use std::fs;"),
         (
             "a/src/more.rs",
@@ -127,8 +134,10 @@ fn purity_wants_the_fence_and_the_place() {
         &tree,
         &[
             place("a/src/half"),
-            place("a/src/none.rs"),
+            place("a/src/none"),
             place("a/src/gone"),
+            later("a/src/not_yet"),
+            later("a/src/early"),
         ],
         &[],
     );
@@ -136,6 +145,7 @@ fn purity_wants_the_fence_and_the_place() {
         ("a/src/half/mod.rs", 0, "fence is missing"),
         ("a/src/none.rs", 0, "fence is missing"),
         ("a/src/gone", 0, "does not exist"),
+        ("a/src/early/mod.rs", 0, "fence is missing"),
         ("a/src/more.rs", 0, "not listed as pure"),
     ];
     found(&violations, &expect);
