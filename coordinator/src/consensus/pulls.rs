@@ -1,0 +1,77 @@
+//! Work that the driver must not wait for: writing a snapshot, and pulling one from the leader.
+//!
+//! Neither touches the log or the core; both report back through the driver's internal channel.
+
+use super::Transport;
+use super::driver::Internal;
+use super::snapshots::SnapshotStore;
+use super::turn::{SnapshotMeta, SnapshotOffer};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::thread;
+
+/// A snapshot to be encoded and written. `meta.digest` is not known yet.
+pub(super) struct SnapshotJob {
+    pub(super) meta: SnapshotMeta,
+    pub(super) encode: Box<dyn FnOnce() -> Vec<u8> + Send>,
+}
+
+/// The snapshot thread: ends when nobody can send jobs any more.
+pub(super) fn write_snapshots(
+    jobs: &Receiver<SnapshotJob>,
+    store: &SnapshotStore,
+    internal: &SyncSender<Internal>,
+) -> Result<(), String> {
+    for job in jobs {
+        let payload = (job.encode)();
+        // A disk that cannot hold a snapshot cannot be trusted with the log either.
+        let meta = store
+            .save(job.meta, &payload)
+            .map_err(|error| error.to_string())?;
+        tracing::debug!(
+            index = meta.index,
+            bytes = payload.len(),
+            "snapshot written"
+        );
+        if internal.send(Internal::SnapshotTaken(meta)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Pulls an offered snapshot on a thread of its own. False if there is no thread to be had.
+pub(super) fn pull(
+    offer: SnapshotOffer,
+    transport: Arc<dyn Transport>,
+    store: Arc<SnapshotStore>,
+    internal: SyncSender<Internal>,
+) -> bool {
+    let work = move || {
+        let meta = &offer.meta;
+        let stored = match transport.pull_snapshot(offer.from, meta.index, meta.digest) {
+            Ok(file) => store
+                .receive(meta, &file)
+                .map_err(|error| error.to_string()),
+            Err(reason) => Err(reason),
+        };
+        let message = match stored {
+            Ok(()) => Some(offer.message),
+            Err(reason) => {
+                tracing::warn!(from = offer.from, index = meta.index, %reason, "pulling a snapshot failed; the leader offers it again");
+                None
+            }
+        };
+        let done = Internal::PullEnded {
+            meta: offer.meta,
+            message,
+        };
+        if internal.send(done).is_err() {
+            tracing::debug!("a pulled snapshot came after the end of the driver");
+        }
+    };
+    thread::Builder::new()
+        .name("snapshot-pull".into())
+        .spawn(work)
+        .is_ok()
+}

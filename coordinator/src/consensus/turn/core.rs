@@ -1,0 +1,371 @@
+//! One member's core: raft's `RawNode` over the in-memory tail, driven one turn at a time.
+//!
+//! It does not decide when a turn happens nor what an entry means. It hands out at most one write at a time: until
+//! `Input::Persisted` comes back, a turn still takes inputs but says nothing new.
+
+use super::storage::TailStorage;
+use super::{
+    CommittedEntry, CoreConfig, CoreStatus, Envelope, Input, Outputs, Persist, Recovered, Refusal,
+    Role, SnapshotMeta, SnapshotOffer, TurnError, decode_commands, election, encode_commands,
+    reads::Reads, wire,
+};
+use crate::consensus::MemberId;
+use bytes::Bytes;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use std::collections::BTreeMap;
+
+/// The pure state machine of one member.
+pub struct Core {
+    config: CoreConfig,
+    node: RawNode<TailStorage>,
+    /// Own proposals in the log by index: (term, id).
+    proposals: BTreeMap<u64, (u64, u64)>,
+    reads: Reads,
+    /// The write that was handed out and not yet confirmed.
+    outstanding: Option<u64>,
+    /// Followers that were offered a snapshot: ticks left before it is offered again.
+    offered: BTreeMap<MemberId, u64>,
+}
+
+impl Core {
+    /// Starts from what the disk held.
+    ///
+    /// # Errors
+    /// [`TurnError::Raft`] for a configuration or a log that raft refuses.
+    pub fn new(config: CoreConfig, recovered: Recovered) -> Result<Self, TurnError> {
+        let raft_config = raft::Config {
+            id: config.id,
+            election_tick: config.election_tick,
+            heartbeat_tick: config.heartbeat_tick,
+            applied: config.applied,
+            max_size_per_msg: config.max_message_bytes,
+            max_inflight_msgs: config.max_inflight,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            max_uncommitted_size: config.max_uncommitted_bytes,
+            max_committed_size_per_ready: config.max_committed_bytes,
+            ..raft::Config::default()
+        };
+        let storage = TailStorage::new(recovered, &config.voters);
+        let silent = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&raft_config, storage, &silent)
+            .map_err(|error| TurnError::Raft(error.to_string()))?;
+        let mut core = Self {
+            config,
+            node,
+            proposals: BTreeMap::new(),
+            reads: Reads::default(),
+            outstanding: None,
+            offered: BTreeMap::new(),
+        };
+        core.set_election_timeout();
+        Ok(core)
+    }
+
+    /// Takes inputs in order and says what must happen. See [`Outputs`] for the order of doing it.
+    ///
+    /// # Errors
+    /// See [`TurnError`]; the core must not be used after one.
+    pub fn turn(&mut self, inputs: Vec<Input>) -> Result<Outputs, TurnError> {
+        let mut out = Outputs::default();
+        for input in inputs {
+            self.take(input, &mut out)?;
+            self.set_election_timeout();
+            self.settle(&mut out);
+        }
+        if self.may_issue_reads()
+            && let Some(round) = self.reads.open_round()
+        {
+            self.node.read_index(round);
+        }
+        self.take_ready(&mut out)?;
+        self.settle(&mut out);
+        out.more = self.outstanding.is_none() && self.node.has_ready();
+        out.status = self.status();
+        Ok(out)
+    }
+
+    /// Where this member stands.
+    pub fn status(&self) -> CoreStatus {
+        let raft = &self.node.raft;
+        CoreStatus {
+            role: match raft.state {
+                StateRole::Follower => Role::Follower,
+                StateRole::PreCandidate => Role::PreCandidate,
+                StateRole::Candidate => Role::Candidate,
+                StateRole::Leader => Role::Leader,
+            },
+            leader: Some(raft.leader_id).filter(|id| *id != raft::INVALID_ID),
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            last: raft.raft_log.last_index(),
+            voters: self.node.store().voters().to_vec(),
+        }
+    }
+
+    fn take(&mut self, input: Input, out: &mut Outputs) -> Result<(), TurnError> {
+        match input {
+            Input::Tick => self.tick(out),
+            Input::Step { from, message } => self.step(from, message, out)?,
+            Input::Propose { id, commands } => self.propose(id, &commands, out),
+            Input::ReadIndex { id } => self.read_index(id, out),
+            Input::Persisted { number } => self.persisted(number),
+            Input::Applied { index } => {
+                if index > self.node.raft.raft_log.applied() {
+                    self.node.advance_apply_to(index);
+                }
+            }
+            Input::SnapshotTaken(meta) => {
+                if let Some(floor) = self.node.mut_store().snapshot_taken(meta) {
+                    out.cut = Some(floor);
+                }
+            }
+            Input::SnapshotReceived { message } => self.snapshot_received(&message, out),
+            Input::Unreachable(peer) => self.node.report_unreachable(peer),
+            Input::SnapshotStatus { to, finished } => self.report_snapshot(to, finished),
+            Input::TransferLeader(to) => self.node.transfer_leader(to),
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, out: &mut Outputs) {
+        self.node.tick();
+        self.reads.tick(&mut out.refused_reads);
+        if self.may_issue_reads()
+            && let Some(round) = self.reads.newest_round()
+        {
+            self.node.read_index(round);
+        }
+        let mut overdue = Vec::new();
+        self.offered.retain(|to, ticks| {
+            *ticks -= 1;
+            if *ticks == 0 {
+                overdue.push(*to);
+            }
+            *ticks > 0
+        });
+        for to in overdue {
+            self.report_snapshot(to, false);
+        }
+    }
+
+    fn step(&mut self, from: MemberId, bytes: Bytes, out: &mut Outputs) -> Result<(), TurnError> {
+        let Ok(message) = wire::decode(&bytes, from, self.config.id) else {
+            out.ignored += 1;
+            return Ok(());
+        };
+        let log = &self.node.raft.raft_log;
+        let last = log.last_index();
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat
+                if message.term >= self.node.raft.term && message.commit > last =>
+            {
+                return Err(TurnError::LogTooShort {
+                    from,
+                    commit: message.commit,
+                    last,
+                });
+            }
+            MessageType::MsgAppendResponse if !message.reject && message.index > last => {
+                out.ignored += 1;
+                return Ok(());
+            }
+            MessageType::MsgSnapshot => {
+                let Ok(meta) = wire::from_raft_snapshot(message.get_snapshot()) else {
+                    out.ignored += 1;
+                    return Ok(());
+                };
+                let known = meta.index <= log.committed || log.match_term(meta.index, meta.term);
+                if !known && message.term >= self.node.raft.term {
+                    out.offers.push(SnapshotOffer {
+                        from,
+                        meta,
+                        message: bytes,
+                    });
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        self.hand_to_raft(message, out);
+        Ok(())
+    }
+
+    fn hand_to_raft(&mut self, message: Message, out: &mut Outputs) {
+        if self.node.step(message).is_err() {
+            out.ignored += 1;
+        }
+    }
+
+    fn snapshot_received(&mut self, bytes: &Bytes, out: &mut Outputs) {
+        match wire::decode_offer(bytes, self.config.id) {
+            Ok(message) => self.hand_to_raft(message, out),
+            Err(_) => out.ignored += 1,
+        }
+    }
+
+    fn propose(&mut self, id: u64, commands: &[Bytes], out: &mut Outputs) {
+        if self.node.raft.state != StateRole::Leader {
+            out.refused.push((id, Refusal::NotLeader));
+            return;
+        }
+        let context = id.to_le_bytes().to_vec();
+        let data = encode_commands(commands).to_vec();
+        if self.node.propose(context, data).is_err() {
+            out.refused.push((id, Refusal::Overloaded));
+            return;
+        }
+        let raft = &self.node.raft;
+        self.proposals
+            .insert(raft.raft_log.last_index(), (raft.term, id));
+    }
+
+    fn read_index(&mut self, id: u64, out: &mut Outputs) {
+        if self.node.raft.state == StateRole::Leader {
+            self.reads.add(id, self.config.read_ticks);
+        } else {
+            out.refused_reads.push((id, Refusal::NotLeader));
+        }
+    }
+
+    fn persisted(&mut self, number: u64) {
+        if self.outstanding == Some(number) {
+            self.outstanding = None;
+            self.node.on_persist_ready(number);
+        }
+    }
+
+    fn report_snapshot(&mut self, to: MemberId, finished: bool) {
+        self.offered.remove(&to);
+        let status = if finished {
+            SnapshotStatus::Finish
+        } else {
+            SnapshotStatus::Failure
+        };
+        self.node.report_snapshot(to, status);
+    }
+
+    /// raft draws a timeout at every reset; ours replaces it before anything can look at it.
+    fn set_election_timeout(&mut self) {
+        let (seed, id) = (self.config.seed, self.config.id);
+        let raft = &mut self.node.raft;
+        let ticks = election::timeout(seed, id, raft.term, self.config.election_tick);
+        raft.set_randomized_election_timeout(ticks);
+    }
+
+    fn may_issue_reads(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader && raft.commit_to_current_term()
+    }
+
+    /// A member that does not lead answers no read and knows the fate of no proposal.
+    fn settle(&mut self, out: &mut Outputs) {
+        let raft = &self.node.raft;
+        let (leads, term) = (raft.state == StateRole::Leader, raft.term);
+        if !leads {
+            self.reads.refuse_all(&mut out.refused_reads);
+            self.offered.clear();
+        }
+        self.proposals.retain(|_, &mut (proposed_in, id)| {
+            let open = leads && proposed_in == term;
+            if !open {
+                out.refused.push((id, Refusal::Lost));
+            }
+            open
+        });
+    }
+
+    fn take_ready(&mut self, out: &mut Outputs) -> Result<(), TurnError> {
+        if self.outstanding.is_some() || !self.node.has_ready() {
+            return Ok(());
+        }
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        let must_sync = ready.must_sync();
+        out.messages = self.encode(ready.take_messages());
+        out.messages_after_persist = self.encode(ready.take_persisted_messages());
+        for read in ready.take_read_states() {
+            self.reads
+                .answer(&read.request_ctx, read.index, &mut out.reads);
+        }
+        for entry in ready.take_committed_entries() {
+            let entry = self.committed(entry, out)?;
+            out.committed.push(entry);
+        }
+        if let Some(hard_state) = ready.hs() {
+            self.node.mut_store().set_hard_state(hard_state.clone());
+        }
+        let install = if ready.snapshot().is_empty() {
+            None
+        } else {
+            let meta: SnapshotMeta = wire::from_raft_snapshot(ready.snapshot())
+                .map_err(|error| TurnError::Raft(error.to_string()))?;
+            self.node.mut_store().install(meta.clone());
+            Some(meta)
+        };
+        let entries = ready.take_entries();
+        self.node.mut_store().append(&entries);
+        self.node.advance_append_async(ready);
+        if must_sync {
+            self.outstanding = Some(number);
+            out.persist = Some(Persist {
+                number,
+                hard_state: self.node.store().hard_state().clone(),
+                entries,
+                install,
+            });
+        } else {
+            // Only the commit index moved. It may be lost: the next write carries it.
+            self.node.on_persist_ready(number);
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, messages: Vec<Message>) -> Vec<Envelope> {
+        let mut envelopes = Vec::with_capacity(messages.len());
+        for message in messages {
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.offered
+                    .insert(message.to, self.config.snapshot_retry_ticks.max(1));
+            }
+            if let Some(bytes) = wire::encode(&message) {
+                envelopes.push(Envelope {
+                    to: message.to,
+                    message: bytes,
+                });
+            }
+        }
+        envelopes
+    }
+
+    fn committed(&mut self, entry: Entry, out: &mut Outputs) -> Result<CommittedEntry, TurnError> {
+        let undecodable = |reason: String| TurnError::Undecodable {
+            index: entry.index,
+            term: entry.term,
+            reason,
+        };
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            return Err(undecodable(
+                "it changes the membership, which this release cannot do".into(),
+            ));
+        }
+        let commands = decode_commands(&entry.data).map_err(|e| undecodable(e.to_string()))?;
+        let proposal = match self.proposals.remove(&entry.index) {
+            Some((term, id)) if term == entry.term => Some(id),
+            Some((_, id)) => {
+                out.refused.push((id, Refusal::Lost));
+                None
+            }
+            None => None,
+        };
+        Ok(CommittedEntry {
+            index: entry.index,
+            term: entry.term,
+            proposal,
+            commands,
+            size: entry.data.len(),
+        })
+    }
+}
