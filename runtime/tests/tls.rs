@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +24,13 @@ use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 const WAIT: Duration = Duration::from_secs(3);
+
+/// A free port of a loopback address that no other process of the tests uses, so that nobody takes it when it is
+/// given up for a moment.
+fn loopback() -> (Ipv4Addr, u16) {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    (Ipv4Addr::new(127, 64 + a % 128, b, c), 0)
+}
 
 /// Answers with `grpc-message: ROLE NAME ADMIN` of the caller.
 #[derive(Clone)]
@@ -72,7 +79,7 @@ struct Server {
 
 impl Server {
     async fn start(bundle: &Bundle) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let listener = TcpListener::bind(loopback()).await.expect("bound");
         let address = listener.local_addr().expect("address");
         let connections = incoming(listener, server_config(bundle).expect("config"));
         let (stop, stopped) = oneshot::channel::<()>();
@@ -332,7 +339,7 @@ async fn nodes_and_users_cannot_pose_as_coordinators() {
             .with_single_cert(cert, key)
             .expect("config");
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let listener = TcpListener::bind(loopback()).await.expect("bound");
         let address = listener.local_addr().expect("address").to_string();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         tokio::spawn(async move {
@@ -381,7 +388,7 @@ async fn told<F: Future<Output = ()> + Send + 'static>(
 ) -> DialError {
     let dir = tempfile::tempdir().expect("dir");
     let user = ca(&dir, "lab").issue_user("ada", false).expect("issued");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let listener = TcpListener::bind(loopback()).await.expect("bound");
     let address = listener.local_addr().expect("address").to_string();
     tokio::spawn(async move { serve(listener.accept().await.expect("accepted").0).await });
     let error = channel(&user, &address, Duration::from_millis(400))
@@ -419,7 +426,7 @@ async fn servers_that_are_something_else_are_told_apart() {
 async fn nobody_at_the_address_is_found_out_early_or_late() {
     let dir = tempfile::tempdir().expect("dir");
     let user = ca(&dir, "lab").issue_user("ada", false).expect("issued");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let listener = TcpListener::bind(loopback()).await.expect("bound");
     let free = listener.local_addr().expect("address").to_string();
     drop(listener);
     let refused = channel(&user, &free, WAIT).await.expect_err("nobody there");
@@ -527,7 +534,7 @@ async fn identities_that_do_not_fit_are_named() {
 async fn accepting_ends_with_the_stream() {
     let dir = tempfile::tempdir().expect("dir");
     let bundle = ca(&dir, "lab").issue_coordinator("c1").expect("issued");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let listener = TcpListener::bind(loopback()).await.expect("bound");
     let address = listener.local_addr().expect("address");
     let mut connections = incoming(listener, server_config(&bundle).expect("config"));
     assert!(
