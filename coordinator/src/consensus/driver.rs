@@ -5,10 +5,11 @@
 //! what is committed. Anything that the disk refuses ends the process.
 
 use super::applier::{ProposeWaiter, ReadWaiter, Task};
-use super::handle::{OnFatal, ProposeError, ReadError, Status};
+use super::handle::{ProposeError, ReadError, Status};
 use super::log::engine::LogStore;
 use super::pulls;
 use super::snapshots::SnapshotStore;
+use super::start::OnFatal;
 use super::turn::{
     Core, CoreStatus, Envelope, Input, Outputs, Persist, Refusal, Role, SnapshotMeta, SnapshotOffer,
 };
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     pub(super) queued: AtomicUsize,
     /// Bytes of their commands.
     pub(super) queued_bytes: AtomicUsize,
+    /// Bytes of the Raft messages that wait in the channel.
+    pub(super) step_bytes: AtomicUsize,
     /// The driver ends at its next turn.
     pub(super) stop: AtomicBool,
 }
@@ -234,7 +237,12 @@ impl<R: Send + 'static> Driver<R> {
                 self.state.reads.insert(id, waiter);
                 inputs.push(Input::ReadIndex { id });
             }
-            Request::Step { from, message } => inputs.push(Input::Step { from, message }),
+            Request::Step { from, message } => {
+                self.shared
+                    .step_bytes
+                    .fetch_sub(message.len(), Ordering::AcqRel);
+                inputs.push(Input::Step { from, message });
+            }
             Request::Unreachable(peer) => inputs.push(Input::Unreachable(peer)),
             Request::TransferLeader(to) => inputs.push(Input::TransferLeader(to)),
             Request::Wake => {}

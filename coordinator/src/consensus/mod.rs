@@ -5,7 +5,7 @@
 //! set of voters.
 //!
 //! `turn` is the pure protocol; `log` and `snapshots` are what is on disk; `driver` is the thread that owns both;
-//! `handle` is what the rest of the process holds.
+//! `start` decides whether a member may start; `handle` is what the rest of the process holds.
 //!
 //! **Truth on disk is the newest verified snapshot plus the log.** No vote, no append response and no answer to a
 //! client leaves before the write it rests on is synced. A log that is damaged, or shorter than something else on
@@ -18,15 +18,14 @@ pub mod log;
 mod member;
 mod pulls;
 pub mod snapshots;
+mod start;
 #[cfg(test)]
 mod tests;
 pub mod turn;
 
-pub use handle::{
-    Committed, Config, Handle, OnFatal, ProposeError, ReadError, StartError, Status, abort_process,
-    start,
-};
+pub use handle::{Committed, Handle, MAX_COMMAND_BYTES, ProposeError, ReadError, Status};
 pub use member::MemberFileError;
+pub use start::{Config, OnFatal, StartError, abort_process, start};
 pub use turn::{Role, SnapshotMeta};
 
 use bytes::Bytes;

@@ -219,8 +219,11 @@ impl SnapshotStore {
         for item in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
             let path = item.map_err(failed("list", &self.dir))?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            let index = index_in(name.unwrap_or_default(), "snap-");
-            if index.is_some_and(|index| index < oldest) {
+            let name = name.unwrap_or_default();
+            // A received file below the newest was never wanted: raft had moved on.
+            let unwanted = index_in(name, "snap-").is_some_and(|index| index < oldest)
+                || index_in(name, "incoming-").is_some_and(|index| index < oldest);
+            if unwanted {
                 fs::remove_file(&path).map_err(failed("remove", &path))?;
             }
         }

@@ -404,6 +404,30 @@ async fn followers_refuse_and_hostile_bytes_change_nothing() {
     cluster.assert_sound();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_moves_when_asked() {
+    let cluster = Cluster::new(10_000);
+    cluster.propose("before").await;
+    let (old, handle) = cluster.leader().await;
+    let next = VOTERS
+        .into_iter()
+        .find(|id| *id != old)
+        .expect("a follower");
+    handle.transfer_leader(next);
+    let mut status = cluster.handle(next).status();
+    let led = status.wait_for(|status| status.role == Role::Leader);
+    let led = tokio::time::timeout(PATIENCE, led).await;
+    assert_eq!(led.expect("in time").expect("runs").leader, Some(next));
+    cluster.propose("after").await;
+    // The old leader's state machine was told that it leads no more.
+    let view = Arc::clone(&cluster.views[&old]);
+    wait("stepping down", || {
+        lock(&view).leads.is_none().then_some(())
+    })
+    .await;
+    cluster.assert_sound();
+}
+
 /// Tries to start a member in `dir`; the complaint, or what it holds.
 fn try_start(dir: &Path, id: MemberId, bootstrap: bool) -> Result<Handle<usize>, String> {
     let config = Config {
@@ -441,6 +465,21 @@ async fn a_directory_belongs_to_one_member_and_must_be_whole() {
     complaint(5, false, "log");
     handle.shutdown().await;
     complaint(6, false, "belongs to member 5");
+    let more_voters = Config::new(dir.path(), 5, vec![5, 6]);
+    let link = Arc::new(Link {
+        me: 5,
+        net: Arc::default(),
+    });
+    let started = start(more_voters, Journal::default(), link, Box::new(|_| {}));
+    let other = StartError::Member(MemberFileError::OtherVoters {
+        dir: dir.path().into(),
+        found: vec![5],
+        wanted: vec![5, 6],
+    });
+    assert_eq!(
+        started.err().map(|error| error.to_string()),
+        Some(other.to_string())
+    );
     let log = dir.path().join("log/0000000000000001.raftlog");
     let good = std::fs::read(&log).expect("reads");
     let mut bad = good.clone();

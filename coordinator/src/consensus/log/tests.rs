@@ -186,7 +186,13 @@ fn cuts_free_files_and_installs_replace_everything() {
         next += 4;
     }
     let before = files(dir.path()).len();
-    log.cut((90, 1)).expect("cuts");
+    // Too much is alive to free everything: raft-engine copies it to its rewrite files.
+    log.cut((30, 1)).expect("cuts");
+    drop(log);
+    let mut log = LogStore::open(dir.path()).expect("opens after the copying");
+    let read = log.entries().expect("reads");
+    assert_eq!((read.len(), read[0].index, read[69].index), (70, 31, 100));
+    log.cut((90, 1)).expect("cuts again");
     assert!(files(dir.path()).len() < before, "no file was freed");
     drop(log);
     let mut log = LogStore::open(dir.path()).expect("opens again");

@@ -168,7 +168,13 @@ impl Core {
                     last,
                 });
             }
-            MessageType::MsgAppendResponse if !message.reject && message.index > last => {
+            // A follower cannot hold more of this term than its leader has. (From before a restart it can.)
+            MessageType::MsgAppendResponse
+                if self.node.raft.state == StateRole::Leader
+                    && message.term == self.node.raft.term
+                    && !message.reject
+                    && message.index > last =>
+            {
                 out.ignored += 1;
                 return Ok(());
             }
@@ -177,7 +183,7 @@ impl Core {
                     out.ignored += 1;
                     return Ok(());
                 };
-                let known = meta.index <= log.committed || log.match_term(meta.index, meta.term);
+                let known = meta.index < log.committed || log.match_term(meta.index, meta.term);
                 if !known && message.term >= self.node.raft.term {
                     out.offers.push(SnapshotOffer {
                         from,

@@ -278,6 +278,8 @@ impl Sim {
             entry.index
         );
         if let Some(proposal) = entry.proposal {
+            let own = [Bytes::copy_from_slice(&proposal.to_le_bytes())];
+            assert_eq!(entry.commands, own, "seed {seed}: another's answer");
             assert!(self.acknowledged.insert(proposal), "acknowledged twice");
             self.highest_acknowledged = self.highest_acknowledged.max(entry.index);
         }
@@ -354,6 +356,11 @@ impl Sim {
             let id = 1 + sim.dice.roll(3);
             match sim.dice.roll(400) {
                 0 => sim.crash(id),
+                // Down and up again at once, perhaps in the middle of an election.
+                399 => {
+                    sim.crash(id);
+                    sim.boot(id);
+                }
                 1..=5 if sim.at(id).core.is_none() => sim.boot(id),
                 6..=200 => sim.propose_and_read(id),
                 _ => {}
@@ -476,6 +483,43 @@ fn a_follower_refuses_and_hostile_bytes_change_nothing() {
     assert_eq!(out.refused_reads, [(2, Refusal::NotLeader)]);
     assert_eq!(out.status, before);
     assert!(out.persist.is_none() && out.messages.is_empty());
+}
+
+#[test]
+fn a_vote_leaves_after_it_is_written_and_outlives_a_restart() {
+    let vote = |from| {
+        let mut request = raft::eraftpb::Message::default();
+        request.set_msg_type(raft::eraftpb::MessageType::MsgRequestVote);
+        (request.from, request.to, request.term) = (from, 1, 5);
+        let message = wire::encode(&request).expect("encodes");
+        Input::Step { from, message }
+    };
+    let answer = |envelopes: &[Envelope]| {
+        let [Envelope { to, message }] = envelopes else {
+            panic!("one answer, not {envelopes:?}");
+        };
+        let answer = wire::decode(message, 1, *to).expect("decodes");
+        (*to, answer.reject)
+    };
+    let config = || CoreConfig::new(1, MEMBERS.to_vec(), 7);
+    let mut core = Core::new(config(), Recovered::default()).expect("starts");
+    let out = core.turn(vec![vote(2)]).expect("turns");
+    assert!(
+        out.messages.is_empty(),
+        "the vote left before it was written"
+    );
+    assert_eq!(answer(&out.messages_after_persist), (2, false));
+    let hard_state = out.persist.expect("a vote to write").hard_state;
+    assert_eq!((hard_state.term, hard_state.vote), (5, 2));
+    let recovered = Recovered {
+        hard_state,
+        ..Recovered::default()
+    };
+    let mut core = Core::new(config(), recovered).expect("starts again");
+    let out = core.turn(vec![vote(3)]).expect("turns");
+    assert_eq!(answer(&out.messages_after_persist), (3, true));
+    let out = core.turn(vec![vote(2)]).expect("turns");
+    assert_eq!(answer(&out.messages_after_persist), (2, false));
 }
 
 #[test]
