@@ -79,6 +79,8 @@ impl<A: Apply> Applier<A> {
 
     /// Ends when the driver does. An error is for the process to end with.
     pub(super) fn run(mut self, tasks: Receiver<Task<A::Reply>>) -> Result<(), String> {
+        // What the start restored is there to be read before anything is committed.
+        self.publish(Vec::new());
         while let Ok(first) = tasks.recv() {
             let mut answers = Vec::new();
             self.take(first, &mut answers)?;

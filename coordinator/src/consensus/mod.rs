@@ -42,7 +42,7 @@ pub trait Apply: Send + 'static {
     /// An entry without commands (a leader opens each term with one) only moves the index.
     fn apply(&mut self, index: u64, commands: &[Bytes]) -> Vec<Self::Reply>;
 
-    /// After a group of entries, and whenever leadership comes or goes: publish what readers may see. `leader_term`
+    /// At the start, after a group of entries, and whenever leadership comes or goes: publish what readers may see. `leader_term`
     /// is `Some(term)` iff this member leads that term *and* has applied everything that earlier leaders committed.
     fn published(&mut self, applied: u64, leader_term: Option<u64>);
 

@@ -164,6 +164,10 @@ impl LogStore {
         };
         let first = first.max(self.mark.floor.0 + 1);
         let mut entries = Vec::new();
+        // raft-engine may still know entries that a cut already gave up.
+        if first > last {
+            return Ok(entries);
+        }
         self.engine
             .fetch_entries_to::<RaftEntry>(GROUP, first, last + 1, None, &mut entries)
             .map_err(|error| {
