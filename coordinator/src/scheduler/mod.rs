@@ -1,0 +1,50 @@
+//! The scheduler: `plan(view, now)` is a function of an immutable view. It proposes; `state` checks every precondition again.
+//!
+//! Order today: first fit in submit order. A job that does not fit does not block the ones behind it; reservations, quotas and
+//! preemption come later, so a wide gang may wait behind a stream of narrow jobs. Gangs start whole, on distinct nodes of one
+//! pool and with devices of one model. Each pending job that does not start gets its leading reason.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::float_arithmetic)]
+
+mod capacity;
+mod explain;
+mod planner;
+mod reasons;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use mlctl_proto::ids::JobId;
+use mlctl_proto::units::UtcMs;
+
+use crate::state::commands::StartAttempt;
+use crate::state::view::ClusterView;
+
+pub use explain::explain;
+pub use reasons::Reason;
+
+/// What to propose, and why the rest waits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Starts that fit together, in submit order.
+    pub starts: Vec<StartAttempt>,
+    /// The leading reason of each pending job that does not start.
+    pub explanations: BTreeMap<JobId, Reason>,
+    /// When to plan again although nothing changed; `None`: time alone changes nothing.
+    pub next: Option<UtcMs>,
+}
+
+/// Plans once over all pending jobs. The cost is that of the pending jobs plus that of the nodes, not their product: requests
+/// that are equal fail once, and free capacity is kept in order.
+pub fn plan(view: &ClusterView, now_ms: UtcMs) -> Plan {
+    let mut planner = planner::Planner::new(view);
+    for job in view.state.pending() {
+        if planner.is_full() {
+            // The rest of a very large plan is made from the state that this part leaves behind.
+            return planner.finish(Some(now_ms));
+        }
+        planner.consider(job);
+    }
+    planner.finish(None)
+}

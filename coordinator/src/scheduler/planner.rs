@@ -1,0 +1,140 @@
+//! One pass over the queue: places what fits, remembers which requests failed. Shared by plan and explain, so that both say the same.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mlctl_proto::ids::Epoch;
+use mlctl_proto::units::UtcMs;
+
+use super::Plan;
+use super::capacity::{Capacity, Choice};
+use super::reasons::{Inventory, Reason, holder_reason};
+use super::shape::Shape;
+use crate::state::commands::StartAttempt;
+use crate::state::records::Job;
+use crate::state::rules::{Request, Resume, living_holders, resume};
+use crate::state::view::ClusterView;
+
+/// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
+const NAMED_MAX: usize = 16_384;
+
+pub(super) struct Planner<'a> {
+    view: &'a ClusterView,
+    inventory: Inventory<'a>,
+    capacity: Capacity<'a>,
+    /// What was free before the first start.
+    free: Shape<'a>,
+    /// Requests that found no place: capacity only shrinks within a plan, so their equals find none either.
+    failed: BTreeMap<Arc<Request>, Reason>,
+    named: usize,
+    plan: Plan,
+}
+
+/// What becomes of one job.
+enum Verdict<'a> {
+    Starts(Choice<'a>, String),
+    /// No gang of this request fits anywhere.
+    NoPlace,
+    /// It would fit, but not on a node that holds its checkpoint.
+    Waits(Reason),
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(view: &'a ClusterView) -> Self {
+        let capacity = Capacity::new(view);
+        let free = capacity.shape();
+        let inventory = Inventory::new(view);
+        Self { view, inventory, capacity, free, failed: BTreeMap::new(), named: 0, plan: Plan::default() }
+    }
+
+    /// The plan names as much as one command may.
+    pub fn is_full(&self) -> bool {
+        self.named >= NAMED_MAX
+    }
+
+    pub fn finish(mut self, next: Option<UtcMs>) -> Plan {
+        self.plan.next = next;
+        self.plan
+    }
+
+    /// Starts a job if it fits into what is left, else notes its leading reason.
+    pub fn consider(&mut self, job: &Job) {
+        let Some(request) = self.view.state.request(job) else {
+            return;
+        };
+        if let Some(reason) = self.failed.get(request) {
+            self.plan.explanations.insert(job.id, reason.clone());
+            return;
+        }
+        match self.judge(job, request) {
+            Verdict::Starts(choice, resume_from) => {
+                let placements = self.capacity.take(&choice, request);
+                self.named += placements.iter().map(|placement| 1 + placement.devices.len()).sum::<usize>();
+                let epoch = Epoch::new(job.id.incarnation, job.epoch_counter.saturating_add(1));
+                self.plan.starts.push(StartAttempt { job: job.id, epoch, placements, resume_from });
+            }
+            Verdict::NoPlace => {
+                if let Some(reason) = self.why_no_place(request).into_iter().next() {
+                    self.failed.insert(request.clone(), reason.clone());
+                    self.plan.explanations.insert(job.id, reason);
+                }
+            }
+            Verdict::Waits(reason) => {
+                self.plan.explanations.insert(job.id, reason);
+            }
+        }
+    }
+
+    /// Every reason why a job does not start after all that were considered before it; none: it does.
+    pub fn reasons(&self, job: &Job) -> Vec<Reason> {
+        let Some(request) = self.view.state.request(job) else {
+            return Vec::new();
+        };
+        match self.judge(job, request) {
+            Verdict::Starts(..) => Vec::new(),
+            Verdict::NoPlace => {
+                let mut reasons = self.why_no_place(request);
+                reasons.extend(self.holder(job, request));
+                reasons
+            }
+            Verdict::Waits(reason) => vec![reason],
+        }
+    }
+
+    fn why_no_place(&self, request: &Request) -> Vec<Reason> {
+        self.inventory.why_not(request, &self.free, self.plan.starts.len())
+    }
+
+    fn judge(&self, job: &Job, request: &Request) -> Verdict<'a> {
+        let Some(anywhere) = self.capacity.find(request, None) else {
+            return Verdict::NoPlace;
+        };
+        let checkpoints = match resume(&self.view.state, job) {
+            Resume::Nothing => return Verdict::Starts(anywhere, String::new()),
+            Resume::From(checkpoints) => checkpoints,
+        };
+        for checkpoint in checkpoints {
+            let mut holders = living_holders(&self.view.state, checkpoint);
+            if let Some(choice) = holders.find_map(|holder| self.capacity.find(request, Some(holder))) {
+                return Verdict::Starts(choice, checkpoint.name.clone());
+            }
+        }
+        match self.holder(job, request) {
+            Some(reason) => Verdict::Waits(reason),
+            None => Verdict::Starts(anywhere, String::new()),
+        }
+    }
+
+    /// Why no holder of the newest checkpoint takes rank 0, if one of them still lives.
+    fn holder(&self, job: &Job, request: &Request) -> Option<Reason> {
+        let Resume::From(checkpoints) = resume(&self.view.state, job) else {
+            return None;
+        };
+        let newest = checkpoints.first()?;
+        let mut holders = living_holders(&self.view.state, newest);
+        if holders.any(|holder| self.capacity.find(request, Some(holder)).is_some()) {
+            return None;
+        }
+        let holders: Vec<&str> = living_holders(&self.view.state, newest).collect();
+        Some(holder_reason(self.view, request, &newest.name, &holders))
+    }
+}

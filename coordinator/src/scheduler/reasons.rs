@@ -1,0 +1,252 @@
+//! Why a pending job waits: a closed set of words, each with its numbers. The same predicates that placed, or did not.
+use std::fmt;
+
+use super::shape::{Domain, Shape, need};
+use crate::state::records::{Liveness, Node};
+use crate::state::rules::{Request, kinds_text, never_fits};
+use crate::state::view::ClusterView;
+
+/// Names of nodes that one reason lists.
+const NAMES_MAX: usize = 8;
+
+/// One reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The inventory has shrunk: no set of its nodes could run it, healthy or not.
+    NeverFits {
+        /// With the numbers.
+        why: String,
+    },
+    /// No node has a GPU of a type that it takes.
+    GpuTypeMissing {
+        /// What it takes.
+        wanted: String,
+        /// The models there are.
+        present: Vec<String>,
+    },
+    /// Jobs before it in the queue start now and take what it needs.
+    JobsAhead {
+        /// How many start before it.
+        jobs: usize,
+    },
+    /// Fewer GPUs are free than it needs in all.
+    InsufficientGpus {
+        /// In all.
+        wanted: u64,
+        /// Of the types that it takes, on nodes that take work.
+        free: u64,
+    },
+    /// Enough GPUs are free, but not on enough nodes of one pool and model.
+    Fragmented {
+        /// Nodes it needs.
+        nodes: u32,
+        /// GPUs on each.
+        gpus: u32,
+        /// Nodes that have so many free.
+        with_room: u32,
+        /// GPUs that are free in all.
+        free: u64,
+    },
+    /// Too few nodes have room for its ranks.
+    CpuOrMemory {
+        /// Nodes it needs.
+        nodes: u32,
+        /// Ranks on each.
+        ranks: u32,
+        /// Nodes that have room for so many.
+        with_room: u32,
+    },
+    /// Nodes that could help are silent, lost, unhealthy or off.
+    NodeUnhealthy {
+        /// Some of them.
+        nodes: Vec<String>,
+        /// The checkpoint that they hold, if the job waits for that.
+        holds: Option<String>,
+    },
+    /// Nodes that could help take no new work because an admin said so.
+    NodeDrained {
+        /// Some of them.
+        nodes: Vec<String>,
+        /// The checkpoint that they hold, if the job waits for that.
+        holds: Option<String>,
+    },
+    /// The nodes that hold its checkpoint are full.
+    HolderFull {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The nodes.
+        nodes: Vec<String>,
+        /// GPUs that it needs on one of them, 0: room for ranks.
+        gpus: u32,
+    },
+}
+
+impl Reason {
+    /// The stable word of the closed set. A full holder is a lack of what it lacks.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NeverFits { .. } => "NeverFits",
+            Self::GpuTypeMissing { .. } => "GpuTypeMissing",
+            Self::JobsAhead { .. } => "JobsAhead",
+            Self::InsufficientGpus { .. } => "InsufficientGpus",
+            Self::Fragmented { .. } => "Fragmented",
+            Self::CpuOrMemory { .. } | Self::HolderFull { gpus: 0, .. } => "CpuOrMemory",
+            Self::NodeUnhealthy { .. } => "NodeUnhealthy",
+            Self::NodeDrained { .. } => "NodeDrained",
+            Self::HolderFull { .. } => "InsufficientGpus",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let holding = |holds: &Option<String>| match holds {
+            Some(checkpoint) => format!(", and the checkpoint {checkpoint} is there"),
+            None => String::new(),
+        };
+        match self {
+            Self::NeverFits { why } => f.write_str(why),
+            Self::GpuTypeMissing { wanted, present } if present.is_empty() => {
+                write!(f, "it asks for {wanted}, but no node has a GPU")
+            }
+            Self::GpuTypeMissing { wanted, present } => write!(f, "it asks for {wanted}; there are only {}", present.join(", ")),
+            Self::JobsAhead { jobs: 1 } => f.write_str("1 job before it takes what it needs"),
+            Self::JobsAhead { jobs } => write!(f, "{jobs} jobs before it take what it needs"),
+            Self::InsufficientGpus { wanted, free } => write!(f, "{wanted} GPUs needed, {free} free"),
+            Self::Fragmented { nodes, gpus, with_room, free } => {
+                write!(f, "{free} GPUs free, but {nodes} nodes with {gpus} each needed, {with_room} free")
+            }
+            Self::CpuOrMemory { nodes, ranks, with_room } => {
+                write!(f, "{nodes} nodes with room for {ranks} ranks each needed, {with_room} free")
+            }
+            Self::NodeUnhealthy { nodes, holds } => {
+                write!(f, "not available: {}{}", nodes.join(", "), holding(holds))
+            }
+            Self::NodeDrained { nodes, holds } => {
+                write!(f, "closed to new work by an admin: {}{}", nodes.join(", "), holding(holds))
+            }
+            Self::HolderFull { checkpoint, nodes, .. } => {
+                write!(f, "the checkpoint {checkpoint} is on {}, and there is no room", nodes.join(", "))
+            }
+        }
+    }
+}
+
+/// The inventory as it would be idle, and who is out of it.
+pub(super) struct Inventory<'a> {
+    view: &'a ClusterView,
+    /// Nodes that take work.
+    usable: Shape<'a>,
+    /// All of them, whatever their state.
+    all: Shape<'a>,
+    unhealthy: Vec<&'a Node>,
+    closed: Vec<&'a Node>,
+}
+
+impl<'a> Inventory<'a> {
+    pub fn new(view: &'a ClusterView) -> Self {
+        let mut inventory =
+            Self { view, usable: Shape::default(), all: Shape::default(), unhealthy: Vec::new(), closed: Vec::new() };
+        for node in view.state.nodes() {
+            let usable = view.usable(node);
+            for (domain, count) in idle(node) {
+                inventory.all.add(domain, count);
+                if usable {
+                    inventory.usable.add(domain, count);
+                }
+            }
+            if !usable {
+                let list = if unhealthy(view, node) { &mut inventory.unhealthy } else { &mut inventory.closed };
+                list.push(node);
+            }
+        }
+        inventory
+    }
+
+    /// Every reason why `request` does not start, the leading one first. `free`: what was free before this plan; `ahead`: jobs
+    /// that this plan starts before.
+    pub fn why_not(&self, request: &Request, free: &Shape, ahead: usize) -> Vec<Reason> {
+        if free.fits(request) {
+            return vec![Reason::JobsAhead { jobs: ahead }];
+        }
+        if let Some(reason) = self.never(request) {
+            return vec![reason];
+        }
+        let mut reasons = Vec::new();
+        let with_room = free.nodes_with_room(request);
+        let (wanted, total) = (request.gpus_in_all(), free.total(request));
+        reasons.push(match request.gpus {
+            0 => Reason::CpuOrMemory { nodes: request.nodes, ranks: request.ranks, with_room },
+            _ if total < wanted => Reason::InsufficientGpus { wanted, free: total },
+            gpus => Reason::Fragmented { nodes: request.nodes, gpus, with_room, free: total },
+        });
+        let out = [(&self.unhealthy, true), (&self.closed, false)].into_iter().filter_map(|(nodes, unhealthy)| {
+            let nodes = names(nodes, request);
+            (!nodes.is_empty()).then_some(match unhealthy {
+                true => Reason::NodeUnhealthy { nodes, holds: None },
+                false => Reason::NodeDrained { nodes, holds: None },
+            })
+        });
+        reasons.extend(out);
+        // If even an idle cluster of what takes work were too small, what is out leads.
+        if !self.usable.fits(request) && reasons.len() > 1 {
+            reasons.rotate_left(1);
+        }
+        reasons
+    }
+
+    fn never(&self, request: &Request) -> Option<Reason> {
+        if self.all.is_empty() || self.all.fits(request) {
+            return None;
+        }
+        if request.gpus > 0 && !self.all.has_suitable(request) {
+            return Some(Reason::GpuTypeMissing { wanted: kinds_text(request), present: self.all.models() });
+        }
+        let never = never_fits(request, self.view.state.nodes().map(AsRef::as_ref));
+        never.map(|never| Reason::NeverFits { why: never.why })
+    }
+}
+
+/// Why the holders of a checkpoint cannot take rank 0.
+pub(super) fn holder_reason(view: &ClusterView, request: &Request, checkpoint: &str, holders: &[&str]) -> Reason {
+    let names = || holders.iter().take(NAMES_MAX).map(|name| (*name).to_owned()).collect();
+    let nodes = || holders.iter().filter_map(|name| view.state.node(name));
+    if nodes().any(|node| view.usable(node)) {
+        return Reason::HolderFull { checkpoint: checkpoint.into(), nodes: names(), gpus: request.gpus };
+    }
+    let holds = Some(checkpoint.into());
+    if nodes().any(|node| !unhealthy(view, node)) {
+        Reason::NodeDrained { nodes: names(), holds }
+    } else {
+        Reason::NodeUnhealthy { nodes: names(), holds }
+    }
+}
+
+/// Whether a node that takes no work is out by itself, rather than by an admin's word.
+fn unhealthy(view: &ClusterView, node: &Node) -> bool {
+    let open = Node { admin: crate::state::records::Admin::Open, ..Node::clone(node) };
+    node.liveness == Liveness::Lost || !view.usable(&open)
+}
+
+/// What a node would have if it were idle.
+fn idle(node: &Node) -> Vec<(Domain<'_>, u32)> {
+    let pool = node.facts.pool.as_str();
+    if node.admin == crate::state::records::Admin::Retired {
+        return Vec::new();
+    }
+    let mut found: Vec<(Domain, u32)> = vec![(Domain { pool, model: "" }, u32::MAX)];
+    for device in &node.facts.devices {
+        let domain = Domain { pool, model: &device.model };
+        match found.iter_mut().find(|(known, _)| *known == domain) {
+            Some((_, count)) => *count += 1,
+            None => found.push((domain, 1)),
+        }
+    }
+    found
+}
+
+/// The first few nodes that would help a request if they took work.
+fn names(nodes: &[&Node], request: &Request) -> Vec<String> {
+    let helps = |node: &&&Node| idle(node).iter().any(|(domain, count)| domain.suits(request) && *count >= need(request));
+    nodes.iter().filter(helps).take(NAMES_MAX).map(|node| node.facts.name.clone()).collect()
+}

@@ -1,0 +1,139 @@
+//! A state under change: the only way in which a command may write. Keeps the indexes, collects effects and what changed.
+//! Decides nothing.
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::units::UtcMs;
+
+use super::records::{Attempt, Idempotency, Job, Node, Reply, Settings, Spec, Team};
+use super::{Applied, Changed, Effect, State};
+
+/// A working copy of the state. Dropped when the command is refused.
+#[derive(Debug)]
+pub struct Change {
+    state: State,
+    effects: Vec<Effect>,
+    changed: Vec<Changed>,
+    seen: BTreeSet<Changed>,
+    replan: bool,
+}
+
+impl Change {
+    pub(super) fn new(state: State) -> Self {
+        Self { state, effects: Vec::new(), changed: Vec::new(), seen: BTreeSet::new(), replan: false }
+    }
+
+    /// Settles the digest and gives the new state with what became of the command.
+    pub(super) fn finish(mut self, reply: Reply) -> (State, Applied) {
+        let mut rows = Vec::new();
+        self.state.settle(&mut rows);
+        if self.replan {
+            self.effects.push(Effect::Replan);
+        }
+        (self.state, Applied { reply, effects: self.effects, changed: self.changed, rows })
+    }
+
+    /// The state as changed so far.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> Result<Settings, Refusal> {
+        let missing = || Refusal::new(Code::Unavailable, "the cluster is not set up yet: wait until its coordinators have elected a leader");
+        self.state.settings().cloned().ok_or_else(missing)
+    }
+
+    /// A job to change.
+    pub fn job(&self, id: JobId) -> Result<Job, Refusal> {
+        let missing = || Refusal::new(Code::NotFound, format!("there is no job {id}: `mlctl jobs -a` lists all"));
+        self.state.job(id).map(|job| Job::clone(job)).ok_or_else(missing)
+    }
+
+    /// An attempt to change, if it is there.
+    pub fn attempt(&self, job: JobId, epoch: Epoch) -> Option<Attempt> {
+        self.state.attempt(job, epoch).map(|attempt| Attempt::clone(attempt))
+    }
+
+    /// A node to change.
+    pub fn node(&self, name: &str) -> Result<Node, Refusal> {
+        let missing = || Refusal::new(Code::NotFound, format!("there is no node {}: `mlctl nodes` lists all", mlctl_proto::ids::clip(name)));
+        self.state.node(name).map(|node| Node::clone(node)).ok_or_else(missing)
+    }
+
+    /// Tells the leader what to do.
+    pub fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Tells the leader that the scheduler's answer may differ now; once per command is enough.
+    pub fn replan(&mut self) {
+        self.replan = true;
+    }
+
+    fn changed(&mut self, what: Changed) {
+        if self.seen.insert(what.clone()) {
+            self.changed.push(what);
+        }
+    }
+
+    /// Writes the settings.
+    pub fn put_settings(&mut self, settings: Settings) {
+        self.state.put_settings(settings);
+    }
+
+    /// Moves state time, which never goes back.
+    pub fn advance_clock(&mut self, time_ms: UtcMs) -> Result<UtcMs, Refusal> {
+        let mut settings = self.settings()?;
+        if time_ms > settings.now_ms {
+            settings.now_ms = time_ms;
+            self.put_settings(settings);
+        }
+        Ok(self.state.now_ms())
+    }
+
+    /// Writes a team.
+    pub fn put_team(&mut self, team: Team) {
+        self.state.put_team(team);
+    }
+
+    /// Writes a node. Only facts and axes are a change to show; the event mark alone is not.
+    pub fn put_node(&mut self, node: Node) {
+        let name = node.facts.name.clone();
+        let shown = |old: &Arc<Node>| Node { event_mark: node.event_mark, ..Node::clone(old) } == node;
+        if !self.state.node(&name).is_some_and(shown) {
+            self.changed(Changed::Node(name));
+        }
+        self.state.put_node(node);
+    }
+
+    /// Writes a spec.
+    pub fn put_spec(&mut self, spec: Spec) -> Result<(), Refusal> {
+        let broken = |error| Refusal::new(Code::Internal, format!("a spec that was checked cannot be read: {error}"));
+        self.state.put_spec(spec).map_err(broken)
+    }
+
+    /// Writes a job.
+    pub fn put_job(&mut self, job: Job) {
+        self.changed(Changed::Job(job.id));
+        self.state.put_job(job);
+    }
+
+    /// Writes an attempt.
+    pub fn put_attempt(&mut self, attempt: Attempt) {
+        self.changed(Changed::Job(attempt.job));
+        self.state.put_attempt(attempt);
+    }
+
+    /// Remembers a reply.
+    pub fn put_key(&mut self, key: Idempotency) {
+        self.state.put_key(key);
+    }
+
+    /// Forgets a reply.
+    pub fn remove_key(&mut self, key: &(String, [u8; 16])) {
+        self.state.remove_key(key);
+    }
+}

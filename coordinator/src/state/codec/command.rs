@@ -1,0 +1,199 @@
+//! Commands as bytes of the log.
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::limits::MESSAGE_BYTES_MAX;
+use mlctl_proto::persist::{self, command::Body as Disk};
+use prost::Message;
+
+use super::event::{decode_event, encode_event};
+use super::node::{decode_facts, encode_facts};
+use super::settings::{decode_actor, encode_actor, timers_of};
+use super::words::Word;
+use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, missing};
+use crate::state::commands::{
+    AgentEvents, Body, Bootstrap, CancelJobs, ChangeSettings, Command, DeclareNodeLost, IdempotencyKey, LossProof, Placement,
+    RegisterNode, SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob,
+};
+use crate::state::records::Liveness;
+
+/// One command, bytes.
+pub const COMMAND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+
+const WHAT: &str = "a command";
+
+/// A command as the log keeps it.
+///
+/// # Errors
+/// [`CodecError::TooLong`]: it would not be read back.
+pub fn encode_command(command: &Command) -> Result<Vec<u8>, CodecError> {
+    let key = |key: &IdempotencyKey| persist::IdempotencyKey { uuid: key.uuid.to_vec(), request_hash: key.request_hash.to_vec() };
+    let bytes = persist::Command {
+        version: RECORD_VERSION,
+        actor: Some(encode_actor(&command.actor)),
+        source: command.source.clone(),
+        time_ms: command.time_ms,
+        key: command.key.as_ref().map(key),
+        body: Some(encode_body(&command.body)),
+    }
+    .encode_to_vec();
+    if bytes.len() > COMMAND_BYTES_MAX {
+        return Err(CodecError::TooLong { what: WHAT, bytes: bytes.len(), most: COMMAND_BYTES_MAX });
+    }
+    Ok(bytes)
+}
+
+/// The reverse of [`encode_command`].
+///
+/// # Errors
+/// Bytes that this release did not write.
+pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
+    let command: persist::Command = message(WHAT, bytes, COMMAND_BYTES_MAX)?;
+    known_version(WHAT, command.version)?;
+    let key = |key: persist::IdempotencyKey| -> Result<IdempotencyKey, CodecError> {
+        Ok(IdempotencyKey {
+            uuid: array(WHAT, "key", &key.uuid)?,
+            request_hash: array(WHAT, "request hash", &key.request_hash)?,
+        })
+    };
+    Ok(Command {
+        actor: decode_actor(command.actor.ok_or_else(|| missing(WHAT, "actor"))?),
+        source: command.source,
+        time_ms: command.time_ms,
+        key: command.key.map(key).transpose()?,
+        body: decode_body(command.body.ok_or_else(|| missing(WHAT, "body"))?)?,
+    })
+}
+
+fn encode_body(body: &Body) -> Disk {
+    match body {
+        Body::Bootstrap(bootstrap) => Disk::Bootstrap(encode_bootstrap(bootstrap)),
+        Body::ChangeSettings(change) => Disk::ChangeSettings(persist::ChangeSettings { allow_root: change.allow_root }),
+        Body::RegisterNode(register) => Disk::RegisterNode(persist::RegisterNode {
+            facts: Some(encode_facts(&register.facts)),
+            journal_id: register.journal_id.clone(),
+        }),
+        Body::SetNodeLiveness(set) => Disk::SetNodeLiveness(persist::SetNodeLiveness {
+            node: set.node.clone(),
+            boot_id: set.boot_id.clone(),
+            liveness: set.liveness.number(),
+        }),
+        Body::DeclareNodeLost(lost) => Disk::DeclareNodeLost(persist::DeclareNodeLost {
+            node: lost.node.clone(),
+            boot_id: lost.boot_id.clone(),
+            proof: lost.proof.number(),
+        }),
+        Body::SubmitJob(submit) => Disk::SubmitJob(persist::SubmitJob {
+            spec: submit.spec.clone(),
+            code_manifest: submit.code_manifest.clone(),
+            code_bytes: submit.code_bytes,
+            traceparent: submit.traceparent.clone(),
+            submitter_uid: submit.submitter_uid,
+        }),
+        Body::CancelJobs(cancel) => {
+            Disk::CancelJobs(persist::CancelJobs { jobs: cancel.jobs.iter().map(|job| (*job).into()).collect() })
+        }
+        Body::StartAttempts(plan) => {
+            Disk::StartAttempts(persist::StartAttempts { starts: plan.starts.iter().map(encode_start).collect() })
+        }
+        Body::AgentEvents(report) => Disk::AgentEvents(persist::AgentEvents {
+            node: report.node.clone(),
+            journal_id: report.journal_id.clone(),
+            events: report.events.iter().map(encode_event).collect(),
+        }),
+    }
+}
+
+fn decode_body(body: Disk) -> Result<Body, CodecError> {
+    Ok(match body {
+        Disk::Bootstrap(bootstrap) => Body::Bootstrap(decode_bootstrap(bootstrap)?),
+        Disk::ChangeSettings(change) => Body::ChangeSettings(ChangeSettings { allow_root: change.allow_root }),
+        Disk::RegisterNode(register) => Body::RegisterNode(RegisterNode {
+            facts: decode_facts(register.facts.ok_or_else(|| missing(WHAT, "facts"))?)?,
+            journal_id: register.journal_id,
+        }),
+        Disk::SetNodeLiveness(set) => Body::SetNodeLiveness(SetNodeLiveness {
+            node: set.node,
+            boot_id: set.boot_id,
+            liveness: Liveness::from_number(set.liveness)?,
+        }),
+        Disk::DeclareNodeLost(lost) => Body::DeclareNodeLost(DeclareNodeLost {
+            node: lost.node,
+            boot_id: lost.boot_id,
+            proof: LossProof::from_number(lost.proof)?,
+        }),
+        Disk::SubmitJob(submit) => Body::SubmitJob(SubmitJob {
+            spec: submit.spec,
+            code_manifest: submit.code_manifest,
+            code_bytes: submit.code_bytes,
+            traceparent: submit.traceparent,
+            submitter_uid: submit.submitter_uid,
+        }),
+        Disk::CancelJobs(cancel) => {
+            let jobs = cancel.jobs.into_iter().map(|job| JobId::try_from(Some(job)).map_err(bad_id(WHAT)));
+            Body::CancelJobs(CancelJobs { jobs: jobs.collect::<Result<_, _>>()? })
+        }
+        Disk::StartAttempts(plan) => {
+            Body::StartAttempts(StartAttempts { starts: plan.starts.into_iter().map(decode_start).collect::<Result<_, _>>()? })
+        }
+        Disk::AgentEvents(report) => Body::AgentEvents(AgentEvents {
+            node: report.node,
+            journal_id: report.journal_id,
+            events: report.events.into_iter().map(decode_event).collect::<Result<_, _>>()?,
+        }),
+    })
+}
+
+fn encode_bootstrap(bootstrap: &Bootstrap) -> persist::Bootstrap {
+    let settings = persist::Settings {
+        cluster_id: bootstrap.cluster_id.clone(),
+        cluster_name: bootstrap.cluster_name.clone(),
+        incarnation: bootstrap.incarnation,
+        dev: bootstrap.dev,
+        allow_root: bootstrap.allow_root,
+        heartbeat_ms: bootstrap.timers.heartbeat_ms,
+        node_timeout_ms: bootstrap.timers.node_timeout_ms,
+        lost_after_ms: bootstrap.timers.lost_after_ms,
+        fence_after_ms: bootstrap.timers.fence_after_ms,
+        kill_grace_ms: bootstrap.timers.kill_grace_ms,
+    };
+    persist::Bootstrap { settings: Some(settings) }
+}
+
+fn decode_bootstrap(bootstrap: persist::Bootstrap) -> Result<Bootstrap, CodecError> {
+    let settings = bootstrap.settings.ok_or_else(|| missing(WHAT, "settings"))?;
+    Ok(Bootstrap {
+        timers: timers_of(&settings),
+        cluster_id: settings.cluster_id,
+        cluster_name: settings.cluster_name,
+        incarnation: settings.incarnation,
+        dev: settings.dev,
+        allow_root: settings.allow_root,
+    })
+}
+
+fn encode_start(start: &StartAttempt) -> persist::StartAttempt {
+    let placement = |placement: &Placement| persist::Placement {
+        node: placement.node.clone(),
+        boot_id: placement.boot_id.clone(),
+        devices: placement.devices.clone(),
+    };
+    persist::StartAttempt {
+        job: Some(start.job.into()),
+        epoch: Some(start.epoch.into()),
+        placements: start.placements.iter().map(placement).collect(),
+        resume_from: start.resume_from.clone(),
+    }
+}
+
+fn decode_start(start: persist::StartAttempt) -> Result<StartAttempt, CodecError> {
+    let placement = |placement: persist::Placement| Placement {
+        node: placement.node,
+        boot_id: placement.boot_id,
+        devices: placement.devices,
+    };
+    Ok(StartAttempt {
+        job: JobId::try_from(start.job).map_err(bad_id(WHAT))?,
+        epoch: Epoch::try_from(start.epoch).map_err(bad_id(WHAT))?,
+        placements: start.placements.into_iter().map(placement).collect(),
+        resume_from: start.resume_from,
+    })
+}

@@ -1,0 +1,141 @@
+//! CancelJobs: a person ends jobs: all that are named, or none. A pending job is Cancelled at once; one that holds devices is
+//! stopped first and is Cancelled when its last node says that nothing is left.
+use std::collections::BTreeSet;
+
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::{JobId, clip};
+
+use super::Context;
+use super::current::Current;
+use crate::state::change::Change;
+use crate::state::records::{End, EndKind, Job, JobState, Reply};
+use crate::state::transition::advance;
+
+/// Which jobs to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelJobs {
+    /// Their ids.
+    pub jobs: Vec<JobId>,
+}
+
+impl CancelJobs {
+    pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
+        context.require_person()?;
+        if self.jobs.is_empty() {
+            return Err(Refusal::new(Code::BadRequest, "no job is named: give at least one id"));
+        }
+        let ids: BTreeSet<JobId> = self.jobs.iter().copied().collect();
+        let mut jobs = Vec::new();
+        let mut already_ended = Vec::new();
+        for id in ids {
+            let job = change.job(id)?;
+            let own = job.owner_id == context.actor.user_id;
+            if !own && !context.actor.admin {
+                let why = format!("job {id} belongs to {}: ask them, or an admin", clip(&job.owner_name));
+                return Err(Refusal::new(Code::Denied, why));
+            }
+            if job.state.terminal() {
+                already_ended.push(id);
+            } else {
+                cancel(change, job, context)?;
+                jobs.push(id);
+            }
+        }
+        Ok(Reply::Cancelled { jobs, already_ended })
+    }
+}
+
+fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Refusal> {
+    if job.cancel_requested {
+        return Ok(());
+    }
+    job.cancel_requested = true;
+    job.cancelled_by = context.actor.name.clone();
+    let end = End { detail: format!("cancelled by {}", clip(&context.actor.name)), ..End::of(EndKind::Cancelled) };
+    if matches!(job.state, JobState::Pending | JobState::Held) {
+        advance(&mut job, JobState::Cancelled)?;
+        job.outcome = Some(end);
+        job.ended_ms = context.now_ms;
+        change.put_job(job);
+        return Ok(());
+    }
+    let id = job.id;
+    let epoch = job.epoch();
+    change.put_job(job);
+    let current = epoch.and_then(|epoch| Current::load(change, id, epoch, context.now_ms));
+    let missing = || Refusal::new(Code::Internal, format!("job {id} is active but has no attempt"));
+    let mut current = current.ok_or_else(missing)?;
+    current.stop(change, end, None)?;
+    current.store(change);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{Cluster, person};
+    use crate::state::{Body, Effect};
+
+    fn cancel_body(jobs: &[JobId]) -> Body {
+        Body::CancelJobs(CancelJobs { jobs: jobs.to_vec() })
+    }
+
+    #[test]
+    fn pending_at_once_and_running_when_its_nodes_say_so() {
+        let mut cluster = Cluster::new();
+        cluster.gpu_node("a", 1);
+        let running = cluster.submitted("ann", 1, 1);
+        let pending = cluster.submitted("ann", 1, 1);
+        let epoch = cluster.started(running, &["a"]);
+        cluster.running(running, epoch);
+        let applied = cluster.run(person("ann", false), cancel_body(&[pending, running, running]));
+        assert_eq!(applied.reply, Reply::Cancelled { jobs: vec![running, pending], already_ended: vec![] });
+        let stop = Effect::Stop { node: "a".into(), job: running, epoch, reason: EndKind::Cancelled };
+        assert_eq!(applied.effects, [stop]);
+        assert_eq!(cluster.job(pending).state, JobState::Cancelled);
+        assert_eq!(cluster.job(running).state, JobState::Stopping);
+        let again = cluster.run(person("ann", false), cancel_body(&[running, pending]));
+        assert_eq!(again.reply, Reply::Cancelled { jobs: vec![running], already_ended: vec![pending] });
+        assert!(again.effects.is_empty() && again.changed.is_empty());
+
+        cluster.ended("a", running, epoch, EndKind::NodeLost);
+        let job = cluster.job(running);
+        assert_eq!((job.state, job.cancelled_by.as_str()), (JobState::Cancelled, "ann"));
+        assert_eq!(job.outcome.map(|end| end.kind), Some(EndKind::Cancelled), "the first reason is the person's");
+    }
+
+    #[test]
+    fn a_job_that_is_about_to_start_again_ends() {
+        let mut cluster = Cluster::new();
+        cluster.gpu_node("a", 1);
+        cluster.gpu_node("b", 1);
+        let job = cluster.submitted("ann", 2, 1);
+        let epoch = cluster.started(job, &["a", "b"]);
+        cluster.ended("a", job, epoch, EndKind::KeeperLost);
+        cluster.run(person("ann", false), cancel_body(&[job]));
+        cluster.ended("b", job, epoch, EndKind::KeeperLost);
+        let job = cluster.job(job);
+        assert_eq!((job.state, job.outcome.map(|end| end.kind)), (JobState::Cancelled, Some(EndKind::Cancelled)));
+    }
+
+    #[test]
+    fn all_that_are_named_or_none() {
+        let mut cluster = Cluster::new();
+        let ann = cluster.submitted("ann", 1, 0);
+        let bob = cluster.submitted("bob", 1, 0);
+        let unknown = JobId::new(1, 99);
+        for (actor, jobs, code, part) in [
+            (person("ann", false), vec![ann, bob], Code::Denied, "belongs to bob"),
+            (person("ann", false), vec![ann, unknown], Code::NotFound, "no job 99"),
+            (person("ann", false), vec![], Code::BadRequest, "at least one"),
+        ] {
+            let applied = cluster.run(actor, cancel_body(&jobs));
+            let refusal = applied.refusal().expect(part);
+            assert_eq!(refusal.code, code);
+            assert!(refusal.message.contains(part), "{refusal}");
+            assert_eq!(cluster.job(ann).state, JobState::Pending);
+        }
+        let applied = cluster.run(person("root", true), cancel_body(&[ann, bob]));
+        assert_eq!(applied.reply, Reply::Cancelled { jobs: vec![ann, bob], already_ended: vec![] });
+    }
+}

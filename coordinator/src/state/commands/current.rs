@@ -1,0 +1,153 @@
+//! A job with its current attempt, and the one way in which an attempt comes to its end, whoever began it: an agent's event, a
+//! person, a lost node, a new boot.
+use mlctl_proto::errors::Refusal;
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::limits::INFRASTRUCTURE_RESTARTS_MAX;
+use mlctl_proto::units::UtcMs;
+
+use crate::state::Effect;
+use crate::state::change::Change;
+use crate::state::records::{AllocationPhase, Attempt, End, EndKind, Job, JobState};
+use crate::state::transition::advance;
+
+/// Working copies; `store` writes them back.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub job: Job,
+    pub attempt: Attempt,
+    now_ms: UtcMs,
+}
+
+impl Current {
+    /// The attempt `epoch` of `job`, if it is the job's current one.
+    pub fn load(change: &Change, job: JobId, epoch: Epoch, now_ms: UtcMs) -> Option<Self> {
+        let job = change.job(job).ok().filter(|job| job.epoch() == Some(epoch))?;
+        let attempt = change.attempt(job.id, epoch)?;
+        Some(Self { job, attempt, now_ms })
+    }
+
+    /// Writes both back.
+    pub fn store(self, change: &mut Change) {
+        change.put_job(self.job);
+        change.put_attempt(self.attempt);
+    }
+
+    /// The place of a node's allocation in the gang.
+    pub fn position(&self, node: &str) -> Option<usize> {
+        self.attempt.allocations.iter().position(|allocation| allocation.node == node)
+    }
+
+    /// The ranks of one allocation run. Once no allocation waits for that, the job runs.
+    pub fn started(&mut self, position: usize) -> Result<(), Refusal> {
+        let Some(allocation) = self.attempt.allocations.get_mut(position) else {
+            return Ok(());
+        };
+        if allocation.phase != AllocationPhase::Assigned {
+            return Ok(());
+        }
+        allocation.phase = AllocationPhase::Running;
+        let waiting = self.attempt.allocations.iter().any(|one| one.phase == AllocationPhase::Assigned);
+        if waiting || self.attempt.stopping {
+            return Ok(());
+        }
+        self.attempt.running_ms = self.now_ms;
+        if self.job.started_ms == 0 {
+            self.job.started_ms = self.now_ms;
+        }
+        advance(&mut self.job, JobState::Running)
+    }
+
+    /// Begins to end the attempt: every allocation that still holds something is told, except the one that knows already.
+    /// The first reason in commit order is the attempt's; later ones change nothing.
+    pub fn stop(&mut self, change: &mut Change, end: End, knows: Option<usize>) -> Result<(), Refusal> {
+        if self.attempt.stopping {
+            return Ok(());
+        }
+        let reason = end.kind;
+        self.attempt.stopping = true;
+        self.attempt.end = Some(end);
+        advance(&mut self.job, JobState::Stopping)?;
+        for (position, allocation) in self.attempt.allocations.iter().enumerate() {
+            if allocation.phase != AllocationPhase::Ended && Some(position) != knows {
+                let node = allocation.node.clone();
+                change.effect(Effect::Stop { node, job: self.job.id, epoch: self.attempt.epoch, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// One allocation holds nothing any more. The last one closes the attempt.
+    pub fn end_allocation(&mut self, change: &mut Change, position: usize, end: End) -> Result<(), Refusal> {
+        if end.success() {
+            self.started(position)?;
+        }
+        let Some(allocation) = self.attempt.allocations.get_mut(position) else {
+            return Ok(());
+        };
+        // An agent that calls it a success although a rank did not exit 0 is corrected: Completed means that all did.
+        let failed = allocation.exits.iter().find(|exit| exit.failed());
+        let end = match failed {
+            Some(exit) if end.success() => exit.as_end(&allocation.node),
+            _ => end,
+        };
+        allocation.phase = AllocationPhase::Ended;
+        allocation.end = Some(end.clone());
+        if !end.success() {
+            self.stop(change, end, Some(position))?;
+        }
+        change.replan();
+        if self.attempt.closed() { self.close() } else { Ok(()) }
+    }
+
+    /// All allocations have ended: the epoch is closed and the job goes on or ends.
+    fn close(&mut self) -> Result<(), Refusal> {
+        self.attempt.ended_ms = self.now_ms;
+        let end = self.attempt.end.get_or_insert_with(|| End::of(EndKind::Exited)).clone();
+        let to = self.after(&end);
+        advance(&mut self.job, to)?;
+        if to.terminal() {
+            // A job that a person ended while it was about to start again ends by that person.
+            let cancelled_between = to == JobState::Cancelled && end.kind != EndKind::Cancelled;
+            self.job.outcome = Some(if cancelled_between { End::of(EndKind::Cancelled) } else { end });
+            self.job.ended_ms = self.now_ms;
+        } else if end.kind.infrastructure() {
+            self.job.infrastructure_restarts = self.job.infrastructure_restarts.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Where a job goes after an attempt that ended so.
+    fn after(&self, end: &End) -> JobState {
+        let again = match end.kind {
+            EndKind::Preempted => true,
+            kind => kind.infrastructure() && self.job.infrastructure_restarts < INFRASTRUCTURE_RESTARTS_MAX,
+        };
+        match end.kind {
+            _ if end.success() => JobState::Completed,
+            EndKind::Cancelled => JobState::Cancelled,
+            EndKind::TimedOut => JobState::TimedOut,
+            _ if again && self.job.cancel_requested => JobState::Cancelled,
+            _ if again => JobState::Pending,
+            _ => JobState::Failed,
+        }
+    }
+}
+
+/// What a node held under `boot_id` has ended: the machine is gone, or runs another boot. Other nodes of those gangs are told.
+pub(super) fn lose_allocations(change: &mut Change, node: &str, boot_id: &str, detail: &str, now_ms: UtcMs) -> Result<(), Refusal> {
+    for (job, epoch) in change.state().open_allocations_on(node) {
+        let Some(mut current) = Current::load(change, job, epoch, now_ms) else {
+            continue;
+        };
+        let held = |position: &usize| {
+            current.attempt.allocations.get(*position).is_some_and(|one| one.boot_id == boot_id && one.phase != AllocationPhase::Ended)
+        };
+        let Some(position) = current.position(node).filter(held) else {
+            continue;
+        };
+        let end = End { detail: detail.into(), node: node.into(), ..End::of(EndKind::NodeLost) };
+        current.end_allocation(change, position, end)?;
+        current.store(change);
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! What the log holds: one file per command with its struct, its apply and its tests. Each checks again, on apply, everything
+//! that was checked before it was proposed: the state may have moved on.
+mod agent_events;
+mod bootstrap;
+mod cancel_jobs;
+mod change_settings;
+mod current;
+mod declare_node_lost;
+mod register_node;
+pub(super) mod remembered;
+mod set_node_liveness;
+mod start_attempts;
+mod submit_job;
+
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::units::UtcMs;
+
+pub use agent_events::{AgentEvent, AgentEvents, Happening};
+pub use bootstrap::{Bootstrap, DEFAULT_TEAM};
+pub use cancel_jobs::CancelJobs;
+pub use change_settings::ChangeSettings;
+pub use declare_node_lost::{DeclareNodeLost, LossProof};
+pub use register_node::RegisterNode;
+pub use set_node_liveness::SetNodeLiveness;
+pub use start_attempts::{Placement, StartAttempt, StartAttempts};
+pub use submit_job::SubmitJob;
+
+use super::change::Change;
+use super::records::{Actor, Reply};
+
+/// One command of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// On whose behalf: made by the server, never the client's word.
+    pub actor: Actor,
+    /// Which program and address it came from, for people.
+    pub source: String,
+    /// The proposer's clock.
+    pub time_ms: UtcMs,
+    /// With it a repeated request of a person is answered as the first was.
+    pub key: Option<IdempotencyKey>,
+    /// What to do.
+    pub body: Body,
+}
+
+/// Chosen by a client for one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// 16 random bytes.
+    pub uuid: [u8; 16],
+    /// BLAKE3 of the request without its key.
+    pub request_hash: [u8; 32],
+}
+
+/// What a command does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Sets the cluster up, once.
+    Bootstrap(Bootstrap),
+    /// Changes settings.
+    ChangeSettings(ChangeSettings),
+    /// A node is there, with these facts.
+    RegisterNode(RegisterNode),
+    /// A node fell silent or is heard again.
+    SetNodeLiveness(SetNodeLiveness),
+    /// A node is gone: what it held has ended.
+    DeclareNodeLost(DeclareNodeLost),
+    /// A user submits a job.
+    SubmitJob(SubmitJob),
+    /// A person ends jobs.
+    CancelJobs(CancelJobs),
+    /// The scheduler's plan.
+    StartAttempts(StartAttempts),
+    /// What happened on a node.
+    AgentEvents(AgentEvents),
+}
+
+impl Body {
+    /// A person's request, whose accepted reply is remembered.
+    pub fn of_person(&self) -> bool {
+        matches!(self, Self::SubmitJob(_) | Self::CancelJobs(_) | Self::ChangeSettings(_))
+    }
+}
+
+/// What every command may look at beside the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Of the log entry.
+    pub index: u64,
+    /// State time.
+    pub now_ms: UtcMs,
+    /// On whose behalf.
+    pub actor: &'a Actor,
+}
+
+impl Context<'_> {
+    fn require_system(&self) -> Result<(), Refusal> {
+        let why = "only coordinators and agents may do this, not a person";
+        if self.actor.system { Ok(()) } else { Err(Refusal::new(Code::Denied, why)) }
+    }
+
+    fn require_person(&self) -> Result<(), Refusal> {
+        let why = "only a person may do this: use a user's certificate (`mlctl admin user add NAME`)";
+        if self.actor.system || self.actor.user_id.is_empty() { Err(Refusal::new(Code::Denied, why)) } else { Ok(()) }
+    }
+
+    fn require_admin(&self) -> Result<(), Refusal> {
+        self.require_person()?;
+        let why = || format!("{} is not an admin: ask one, or use an admin's context", mlctl_proto::ids::clip(&self.actor.name));
+        if self.actor.admin { Ok(()) } else { Err(Refusal::new(Code::Denied, why())) }
+    }
+}
+
+/// Applies `command` to a state under change.
+pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<Reply, Refusal> {
+    let now_ms = match &command.body {
+        Body::Bootstrap(_) => command.time_ms.max(change.state().now_ms()),
+        _ => change.advance_clock(command.time_ms)?,
+    };
+    let context = Context { index, now_ms, actor: &command.actor };
+    remembered::purge(change, now_ms);
+    let reply = match &command.body {
+        Body::Bootstrap(body) => body.apply(change, &context),
+        Body::ChangeSettings(body) => body.apply(change, &context),
+        Body::RegisterNode(body) => body.apply(change, &context),
+        Body::SetNodeLiveness(body) => body.apply(change, &context),
+        Body::DeclareNodeLost(body) => body.apply(change, &context),
+        Body::SubmitJob(body) => body.apply(change, &context),
+        Body::CancelJobs(body) => body.apply(change, &context),
+        Body::StartAttempts(body) => body.apply(change, &context),
+        Body::AgentEvents(body) => body.apply(change, &context),
+    }?;
+    remembered::remember(change, command, now_ms, &reply);
+    Ok(reply)
+}
+
+/// Refuses a text that is empty or longer than `most` bytes.
+fn bounded(what: &str, text: &str, most: usize) -> Result<(), Refusal> {
+    if (1..=most).contains(&text.len()) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::BadRequest, format!("{what} has {} bytes: use 1 to {most}", text.len())))
+}

@@ -1,0 +1,194 @@
+//! StartAttempts: the scheduler's plan. Every precondition is checked again for every start: what the plan saw may be gone.
+//! Each start is all or nothing and stands alone; refused ones are named in the reply, with the reason.
+use std::collections::BTreeSet;
+
+use mlctl_proto::errors::Refusal;
+use mlctl_proto::ids::{Epoch, JobId, clip};
+
+use super::Context;
+use crate::state::change::Change;
+use crate::state::records::{Allocation, AllocationPhase, Attempt, Job, JobState, Node, Reply};
+use crate::state::rules::{Request, Resume, cpu_room_for, fits_kind, resume};
+use crate::state::transition::advance;
+use crate::state::{Effect, State};
+
+/// A plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StartAttempts {
+    /// In the order in which they are to be tried.
+    pub starts: Vec<StartAttempt>,
+}
+
+/// One job's start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartAttempt {
+    /// The job.
+    pub job: JobId,
+    /// The epoch that this start makes.
+    pub epoch: Epoch,
+    /// In node-rank order.
+    pub placements: Vec<Placement>,
+    /// Checkpoint to resume from, empty: none. The first placement's node holds it.
+    pub resume_from: String,
+}
+
+/// One node's part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// The node.
+    pub node: String,
+    /// Its boot.
+    pub boot_id: String,
+    /// UUIDs.
+    pub devices: Vec<String>,
+}
+
+impl StartAttempts {
+    pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
+        context.require_system()?;
+        let mut jobs = Vec::new();
+        let mut refused = Vec::new();
+        for start in &self.starts {
+            match check(change.state(), start) {
+                Ok(job) => {
+                    start.commit(change, job, context)?;
+                    jobs.push(start.job);
+                }
+                Err(why) => refused.push((start.job, why)),
+            }
+        }
+        if !refused.is_empty() {
+            change.replan();
+        }
+        Ok(Reply::Started { jobs, refused })
+    }
+}
+
+impl StartAttempt {
+    fn commit(&self, change: &mut Change, mut job: Job, context: &Context) -> Result<(), Refusal> {
+        advance(&mut job, JobState::Starting)?;
+        job.epoch_counter = self.epoch.counter;
+        let allocation = |placement: &Placement| Allocation {
+            node: placement.node.clone(),
+            boot_id: placement.boot_id.clone(),
+            devices: placement.devices.clone(),
+            phase: AllocationPhase::Assigned,
+            end: None,
+            exits: Vec::new(),
+        };
+        let attempt = Attempt {
+            job: self.job,
+            epoch: self.epoch,
+            allocations: self.placements.iter().map(allocation).collect(),
+            resume_from: self.resume_from.clone(),
+            started_ms: context.now_ms,
+            running_ms: 0,
+            ended_ms: 0,
+            stopping: false,
+            end: None,
+        };
+        for placement in &self.placements {
+            change.effect(Effect::Start { node: placement.node.clone(), job: self.job, epoch: self.epoch });
+        }
+        change.put_job(job);
+        change.put_attempt(attempt);
+        Ok(())
+    }
+}
+
+/// Every precondition of one start; gives the job that it starts.
+fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
+    let job = state.job(start.job).ok_or("there is no such job")?;
+    if job.state != JobState::Pending {
+        return Err(format!("it is {}, not Pending", job.state.word()));
+    }
+    let next = Epoch::new(job.id.incarnation, job.epoch_counter.saturating_add(1));
+    if start.epoch != next {
+        return Err(format!("its next epoch is {next}, not {}", start.epoch));
+    }
+    if state.current_attempt(job).is_some_and(|attempt| !attempt.closed()) {
+        return Err("its last attempt still holds something".into());
+    }
+    let request = state.request(job).ok_or("its spec is gone")?;
+    check_gang(state, request, start)?;
+    check_resume(state, job, start)?;
+    Ok(Job::clone(job))
+}
+
+fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<(), String> {
+    if u32::try_from(start.placements.len()) != Ok(request.nodes) {
+        return Err(format!("it needs {} nodes, the plan has {}", request.nodes, start.placements.len()));
+    }
+    let mut names = BTreeSet::new();
+    let mut domains = BTreeSet::new();
+    for placement in &start.placements {
+        if !names.insert(&placement.node) {
+            return Err(format!("node {} is in the gang twice", clip(&placement.node)));
+        }
+        let node = state.node(&placement.node).ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
+        let model = check_placement(state, request, placement, node)?;
+        domains.insert((&node.facts.pool, model));
+    }
+    if domains.len() > 1 {
+        return Err("a gang has nodes of one pool and devices of one model".into());
+    }
+    Ok(())
+}
+
+/// Whether one node takes its part; gives the model of its devices, if there are any.
+fn check_placement<'a>(state: &State, request: &Request, placement: &Placement, node: &'a Node) -> Result<Option<&'a str>, String> {
+    let name = &node.facts.name;
+    if !node.schedulable() {
+        return Err(format!("node {name} takes no new work"));
+    }
+    if node.facts.boot_id != placement.boot_id {
+        return Err(format!("node {name} has booted again"));
+    }
+    if u32::try_from(placement.devices.len()) != Ok(request.gpus) {
+        return Err(format!("it needs {} GPUs on each node, the plan has {} on {name}", request.gpus, placement.devices.len()));
+    }
+    if request.gpus == 0 {
+        let used = state.cpu_ranks_on(name);
+        let room = cpu_room_for(request.ranks, node.facts.cpus, used);
+        return if room { Ok(None) } else { Err(format!("node {name} runs {used} ranks already")) };
+    }
+    let mut taken = BTreeSet::new();
+    let mut models = BTreeSet::new();
+    for uuid in &placement.devices {
+        let device = node.facts.devices.iter().find(|device| device.uuid == *uuid);
+        let device = device.ok_or_else(|| format!("node {name} has no device {}", clip(uuid)))?;
+        if !taken.insert(uuid) {
+            return Err(format!("device {} is in the plan twice", clip(uuid)));
+        }
+        if let Some((job, _)) = state.device_holder(name, uuid) {
+            return Err(format!("device {} of {name} is held by job {job}", clip(uuid)));
+        }
+        if !fits_kind(request, &device.model) {
+            return Err(format!("device {} of {name} is not of a type that the job takes", clip(uuid)));
+        }
+        models.insert(device.model.as_str());
+    }
+    if models.len() > 1 {
+        return Err(format!("devices of {name} are of different models"));
+    }
+    Ok(models.pop_first())
+}
+
+fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<(), String> {
+    let rank_0 = start.placements.first().map_or("", |placement| placement.node.as_str());
+    match resume(state, job) {
+        Resume::Nothing if start.resume_from.is_empty() => Ok(()),
+        Resume::Nothing => Err(format!("no node holds checkpoint {} any more", clip(&start.resume_from))),
+        Resume::From(_) if start.resume_from.is_empty() => Err("it has a checkpoint to resume from".into()),
+        Resume::From(checkpoints) => {
+            let held = checkpoints
+                .iter()
+                .any(|checkpoint| checkpoint.name == start.resume_from && checkpoint.holders.iter().any(|holder| holder == rank_0));
+            if held { Ok(()) } else { Err(format!("rank 0 is not on a node that holds checkpoint {}", clip(&start.resume_from))) }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "start_attempts_tests.rs"]
+mod tests;

@@ -1,0 +1,274 @@
+//! The replicated state of the cluster: `apply(index, command)` is a function of the state and its arguments, and of nothing else.
+//!
+//! No clock, no randomness, no I/O, no float and no panic: times and ids come with the command, what is to be done goes out
+//! as [`Effect`]s. A command is applied whole or not at all. It does not decide what runs where: `scheduler` proposes that.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::float_arithmetic)]
+
+mod change;
+pub mod codec;
+pub mod commands;
+mod digest;
+pub mod invariants;
+pub mod records;
+pub mod rules;
+mod rows;
+mod table;
+#[cfg(test)]
+pub(crate) mod testing;
+mod transition;
+pub mod view;
+
+use std::sync::Arc;
+
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::units::UtcMs;
+
+pub use commands::{Body, Command, IdempotencyKey};
+pub use digest::Digest;
+pub use transition::legal;
+
+use records::{Attempt, EndKind, Idempotency, Job, Node, Reply, Settings, Spec, Team};
+use rules::Request;
+use table::Table;
+use view::Indexes;
+
+/// Everything the members agree on. A clone is cheap and shares all rows; it is what readers get.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    applied_index: u64,
+    digest: Digest,
+    settings: Table<Settings>,
+    teams: Table<Team>,
+    nodes: Table<Node>,
+    specs: Table<Spec>,
+    jobs: Table<Job>,
+    attempts: Table<Attempt>,
+    keys: Table<Idempotency>,
+    indexes: Indexes,
+}
+
+/// What one command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// For whoever proposed it.
+    pub reply: Reply,
+    /// For the leader; followers drop them.
+    pub effects: Vec<Effect>,
+    /// What watchers see, in the order of first change, each once.
+    pub changed: Vec<Changed>,
+    /// Every row that differs now, for the index.
+    pub rows: Vec<Row>,
+}
+
+/// What the leader has to do. Each may be done twice without harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Have `node` start its allocation of (`job`, `epoch`).
+    Start {
+        /// The node.
+        node: String,
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+    },
+    /// Have `node` end its allocation of (`job`, `epoch`).
+    Stop {
+        /// The node.
+        node: String,
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Why.
+        reason: EndKind,
+    },
+    /// Tell `node` that events of `journal_id` up to `up_to` are applied, refused ones included.
+    EventsApplied {
+        /// The node.
+        node: String,
+        /// Its journal.
+        journal_id: String,
+        /// The node's event mark.
+        up_to: u64,
+    },
+    /// The scheduler's answer may differ now.
+    Replan,
+}
+
+/// What changed, for watchers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Changed {
+    /// A job, one of its attempts or checkpoints.
+    Job(JobId),
+    /// A node.
+    Node(String),
+}
+
+/// A row as bytes. `record` is `None` when the row was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its table.
+    pub table: u8,
+    /// Sorts as the keys do.
+    pub key: Vec<u8>,
+    /// Versioned protobuf.
+    pub record: Option<Vec<u8>>,
+}
+
+impl State {
+    /// An empty state: it accepts nothing but [`Body::Bootstrap`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies a committed command. Several commands may share one index; a lower index than the one applied is the caller's
+    /// fault and changes nothing. A rejected command changes nothing but the index.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Applied {
+        if index < self.applied_index {
+            let why = format!("entry {index} came after entry {} was applied", self.applied_index);
+            return Applied::nothing(Reply::Rejected(Refusal::new(Code::Internal, why)));
+        }
+        self.applied_index = index;
+        match commands::remembered::find(self, command) {
+            Ok(None) => {}
+            Ok(Some(reply)) => return Applied::nothing(reply),
+            Err(refusal) => return Applied::nothing(Reply::Rejected(refusal)),
+        }
+        let mut change = change::Change::new(self.clone());
+        match commands::run(&mut change, index, command) {
+            Ok(reply) => {
+                let (state, applied) = change.finish(reply);
+                *self = state;
+                applied
+            }
+            Err(refusal) => Applied::nothing(Reply::Rejected(refusal)),
+        }
+    }
+
+    /// Moves the index over an entry that held no command.
+    pub fn skip(&mut self, index: u64) {
+        self.applied_index = self.applied_index.max(index);
+    }
+
+    /// The index of the newest entry that is in here.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index
+    }
+
+    /// Equal on every member at the same index.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The settings, once the cluster is set up.
+    pub fn settings(&self) -> Option<&Settings> {
+        self.settings.get(&()).map(Arc::as_ref)
+    }
+
+    /// State time: the highest time that any accepted command brought, 0 before the first.
+    pub fn now_ms(&self) -> UtcMs {
+        self.settings().map_or(0, |settings| settings.now_ms)
+    }
+
+    /// A job.
+    pub fn job(&self, id: JobId) -> Option<&Arc<Job>> {
+        self.jobs.get(&id)
+    }
+
+    /// All jobs by id.
+    pub fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.jobs.iter().map(|(_, job)| job)
+    }
+
+    /// An attempt.
+    pub fn attempt(&self, job: JobId, epoch: Epoch) -> Option<&Arc<Attempt>> {
+        self.attempts.get(&(job, epoch))
+    }
+
+    /// The newest attempt of a job.
+    pub fn current_attempt(&self, job: &Job) -> Option<&Arc<Attempt>> {
+        self.attempt(job.id, job.epoch()?)
+    }
+
+    /// All attempts of a job, oldest first.
+    pub fn attempts_of(&self, job: JobId) -> impl Iterator<Item = &Arc<Attempt>> {
+        let (first, last) = (Epoch::new(0, 0), Epoch::new(u32::MAX, u64::MAX));
+        self.attempts.range((job, first)..=(job, last)).map(|(_, attempt)| attempt)
+    }
+
+    /// All attempts by job and epoch.
+    pub fn attempts(&self) -> impl Iterator<Item = &Arc<Attempt>> {
+        self.attempts.iter().map(|(_, attempt)| attempt)
+    }
+
+    /// Attempts that still hold something, by job.
+    pub fn active_attempts(&self) -> impl Iterator<Item = &Arc<Attempt>> {
+        self.indexes.open_attempts().filter_map(|key| self.attempts.get(key))
+    }
+
+    /// A node.
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name)
+    }
+
+    /// All nodes by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.iter().map(|(_, node)| node)
+    }
+
+    /// A spec by its hash.
+    pub fn spec(&self, hash: &[u8; 32]) -> Option<&Arc<Spec>> {
+        self.specs.get(hash)
+    }
+
+    /// What a job asks of the inventory.
+    pub fn request(&self, job: &Job) -> Option<&Arc<Request>> {
+        self.indexes.request(&job.spec_hash)
+    }
+
+    /// All teams by name.
+    pub fn teams(&self) -> impl Iterator<Item = &Arc<Team>> {
+        self.teams.iter().map(|(_, team)| team)
+    }
+
+    /// Pending jobs in submit order.
+    pub fn pending(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.indexes.pending().filter_map(|id| self.jobs.get(&id))
+    }
+
+    /// How many jobs of a user are pending.
+    pub fn pending_count_of(&self, user_id: &str) -> usize {
+        self.indexes.pending_count_of(user_id)
+    }
+
+    /// Which attempt holds a device.
+    pub fn device_holder(&self, node: &str, uuid: &str) -> Option<(JobId, Epoch)> {
+        self.indexes.device_holder(node, uuid)
+    }
+
+    /// Attempts with an open allocation on a node.
+    pub fn open_allocations_on(&self, node: &str) -> Vec<(JobId, Epoch)> {
+        self.indexes.open_allocations_on(node)
+    }
+
+    /// Ranks of jobs without GPUs that run on a node or were assigned to it.
+    pub fn cpu_ranks_on(&self, node: &str) -> u32 {
+        self.indexes.cpu_ranks_on(node)
+    }
+}
+
+impl Applied {
+    fn nothing(reply: Reply) -> Self {
+        Self { reply, effects: Vec::new(), changed: Vec::new(), rows: Vec::new() }
+    }
+
+    /// Whether the command was refused.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match &self.reply {
+            Reply::Rejected(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}

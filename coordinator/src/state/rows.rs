@@ -1,0 +1,128 @@
+//! Where a row meets the indexes: the one way into the tables, for commands as for what is loaded from disk.
+//! Checks nothing that a command must check.
+use super::codec::CodecError;
+use super::digest::Digest;
+use super::records::{Attempt, Idempotency, Job, Node, Settings, Spec, Team};
+use super::rules::Request;
+use super::view::Indexes;
+use super::{Row, State};
+
+impl State {
+    pub(super) fn put_settings(&mut self, settings: Settings) {
+        self.settings.put(settings);
+    }
+
+    pub(super) fn put_team(&mut self, team: Team) {
+        self.teams.put(team);
+    }
+
+    pub(super) fn put_node(&mut self, node: Node) {
+        self.nodes.put(node);
+    }
+
+    pub(super) fn put_spec(&mut self, spec: Spec) -> Result<(), CodecError> {
+        let hash = spec.hash();
+        if self.indexes.request(&hash).is_none() {
+            self.indexes.add_request(hash, Request::from_json(&spec.json)?);
+        }
+        self.specs.put(spec);
+        Ok(())
+    }
+
+    pub(super) fn put_job(&mut self, job: Job) {
+        let old = self.jobs.get(&job.id).cloned();
+        self.indexes.job(old.as_deref(), &job);
+        self.jobs.put(job);
+    }
+
+    pub(super) fn put_attempt(&mut self, attempt: Attempt) {
+        let old = self.attempts.get(&(attempt.job, attempt.epoch)).cloned();
+        let ranks = self.cpu_ranks_per_node(&attempt);
+        self.indexes.attempt(old.as_deref(), &attempt, ranks);
+        self.attempts.put(attempt);
+    }
+
+    pub(super) fn put_key(&mut self, key: Idempotency) {
+        let old = self.keys.put(key.clone());
+        self.indexes.key(old.as_deref(), Some(&key));
+    }
+
+    pub(super) fn remove_key(&mut self, key: &(String, [u8; 16])) {
+        let old = self.keys.remove(key);
+        self.indexes.key(old.as_deref(), None);
+    }
+
+    pub(super) fn key(&self, key: &(String, [u8; 16])) -> Option<&Idempotency> {
+        self.keys.get(key).map(AsRef::as_ref)
+    }
+
+    pub(super) fn indexes(&self) -> &Indexes {
+        &self.indexes
+    }
+
+    /// What an attempt takes of a node's CPU room: nothing if it holds devices.
+    fn cpu_ranks_per_node(&self, attempt: &Attempt) -> u32 {
+        let request = self.jobs.get(&attempt.job).and_then(|job| self.indexes.request(&job.spec_hash));
+        request.filter(|request| request.gpus == 0).map_or(0, |request| request.ranks)
+    }
+
+    pub(super) fn settle(&mut self, rows: &mut Vec<Row>) {
+        let digest = &mut self.digest;
+        self.settings.settle(digest, rows);
+        self.teams.settle(digest, rows);
+        self.nodes.settle(digest, rows);
+        self.specs.settle(digest, rows);
+        self.jobs.settle(digest, rows);
+        self.attempts.settle(digest, rows);
+        self.keys.settle(digest, rows);
+    }
+
+    /// The digest of all rows, from nothing.
+    pub(super) fn recomputed_digest(&self) -> Digest {
+        let mut digest = Digest::default();
+        let tables = [
+            self.settings.digest(),
+            self.teams.digest(),
+            self.nodes.digest(),
+            self.specs.digest(),
+            self.jobs.digest(),
+            self.attempts.digest(),
+            self.keys.digest(),
+        ];
+        tables.into_iter().for_each(|table| digest.add(table));
+        digest
+    }
+
+    /// The indexes of all rows, from nothing. A spec that cannot be read is left out, so that the result differs.
+    pub(super) fn rebuilt_indexes(&self) -> Indexes {
+        let mut indexes = Indexes::default();
+        for (hash, spec) in self.specs.iter() {
+            if let Ok(request) = Request::from_json(&spec.json) {
+                indexes.add_request(*hash, request);
+            }
+        }
+        self.jobs().for_each(|job| indexes.job(None, job));
+        self.attempts().for_each(|attempt| indexes.attempt(None, attempt, self.cpu_ranks_per_node(attempt)));
+        self.keys.iter().for_each(|(_, key)| indexes.key(None, Some(key)));
+        indexes
+    }
+
+    /// Every row as (table, key, record), table by table.
+    pub fn rows(&self) -> impl Iterator<Item = (u8, Vec<u8>, Vec<u8>)> {
+        fn of<R: super::codec::Record>(table: &super::table::Table<R>) -> impl Iterator<Item = (u8, Vec<u8>, Vec<u8>)> {
+            table.encoded().map(|(key, record)| (R::TABLE, key, record))
+        }
+        of(&self.settings)
+            .chain(of(&self.teams))
+            .chain(of(&self.nodes))
+            .chain(of(&self.specs))
+            .chain(of(&self.jobs))
+            .chain(of(&self.attempts))
+            .chain(of(&self.keys))
+    }
+
+    /// How many rows there are.
+    pub fn row_count(&self) -> usize {
+        self.settings.len() + self.teams.len() + self.nodes.len() + self.specs.len() + self.jobs.len() + self.attempts.len() + self.keys.len()
+    }
+}

@@ -1,0 +1,165 @@
+//! Does this request fit these devices? A gang has one pool and, if it has GPUs, one model: nodes of a pool reach each other, and
+//! mixed devices run at the pace of the slowest. Knows nothing of who holds what: callers bring what is free.
+use std::collections::BTreeMap;
+
+use super::Request;
+use crate::state::records::{Admin, Node};
+
+/// Ranks of jobs without GPUs that a node takes per logical CPU. Such jobs wait more than they compute, and a machine with two
+/// cores must run several small ones; it is a bound against pile-ups, not a reservation of CPU time.
+pub const CPU_RANKS_PER_CPU: u32 = 8;
+
+/// Whether a device of `model` is what `request` asks for: any, or a model whose name holds one of the types.
+pub fn fits_kind(request: &Request, model: &str) -> bool {
+    let model = model.to_lowercase();
+    request.kinds.is_empty() || request.kinds.iter().any(|kind| model.contains(kind.as_str()))
+}
+
+/// Ranks without GPUs that `node` still takes beside `used`. An empty node takes any one allocation.
+pub fn cpu_room(cpus: u32, used: u32) -> u32 {
+    if used == 0 { u32::MAX } else { cpus.max(1).saturating_mul(CPU_RANKS_PER_CPU).saturating_sub(used) }
+}
+
+/// Whether `ranks` more ranks without GPUs fit beside `used`.
+pub fn cpu_room_for(ranks: u32, cpus: u32, used: u32) -> bool {
+    ranks <= cpu_room(cpus, used)
+}
+
+/// Why no set of nodes of this inventory, healthy or not, busy or not, could run a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeverFits {
+    /// For people, with the numbers.
+    pub why: String,
+}
+
+/// Whether a request could run on the whole inventory if every node were healthy and idle. An empty inventory says nothing.
+pub fn never_fits<'a>(request: &Request, nodes: impl Iterator<Item = &'a Node>) -> Option<NeverFits> {
+    let nodes: Vec<&Node> = nodes.filter(|node| node.admin != Admin::Retired).collect();
+    if nodes.is_empty() {
+        return None;
+    }
+    if request.gpus == 0 {
+        return never_fits_cpu(request, &nodes);
+    }
+    let mut best = 0;
+    let mut most_on_one = 0;
+    let mut of_kind = 0_u64;
+    let mut models: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut domains: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for node in &nodes {
+        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+        for device in &node.facts.devices {
+            *models.entry(&device.model).or_default() += 1;
+            if fits_kind(request, &device.model) {
+                *counts.entry(&device.model).or_default() += 1;
+            }
+        }
+        for (model, count) in counts {
+            of_kind += u64::from(count);
+            most_on_one = most_on_one.max(count);
+            if count >= request.gpus {
+                let domain = domains.entry((&node.facts.pool, model)).or_default();
+                *domain += 1;
+                best = best.max(*domain);
+            }
+        }
+    }
+    if best >= request.nodes {
+        return None;
+    }
+    let asked = format!("{} with {} {} each", nodes_text(request.nodes), request.gpus, kinds_text(request));
+    let why = if of_kind == 0 && !models.is_empty() && !request.kinds.is_empty() {
+        let have: Vec<&str> = models.keys().copied().collect();
+        format!("the job asks for {asked}, but this cluster has no such GPU, only {}: change `gpu`", have.join(", "))
+    } else {
+        format!(
+            "the job asks for {asked}, but of the {} of this cluster at most {best} in one pool have that many of one model (the most on one node: {most_on_one}): ask for fewer `nodes` or `gpus`",
+            nodes_text(nodes.len().try_into().unwrap_or(u32::MAX)),
+        )
+    };
+    Some(NeverFits { why })
+}
+
+fn never_fits_cpu(request: &Request, nodes: &[&Node]) -> Option<NeverFits> {
+    let mut pools: BTreeMap<&str, u32> = BTreeMap::new();
+    for node in nodes {
+        *pools.entry(&node.facts.pool).or_default() += 1;
+    }
+    let most = pools.values().copied().max().unwrap_or(0);
+    (most < request.nodes).then(|| NeverFits {
+        why: format!(
+            "the job asks for {}, but the largest pool of this cluster has {most}: ask for fewer `nodes`",
+            nodes_text(request.nodes)
+        ),
+    })
+}
+
+fn nodes_text(count: u32) -> String {
+    if count == 1 { "1 node".into() } else { format!("{count} nodes") }
+}
+
+/// `H100 or A100 GPUs`, `GPUs`.
+pub(crate) fn kinds_text(request: &Request) -> String {
+    let noun = if request.gpus == 1 { "GPU" } else { "GPUs" };
+    if request.kinds.is_empty() { noun.into() } else { format!("{} {noun}", request.kinds.join(" or ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::node;
+
+    fn request(nodes: u32, gpus: u32, kinds: &[&str]) -> Request {
+        Request { nodes, gpus, ranks: 1, kinds: kinds.iter().map(|kind| kind.to_lowercase()).collect() }
+    }
+
+    #[test]
+    fn kinds_match_a_part_of_the_model() {
+        for (kinds, model, fits) in [
+            (&[][..], "SIM", true),
+            (&["h100"][..], "NVIDIA H100 80GB HBM3", true),
+            (&["H100"], "nvidia h100", true),
+            (&["A100", "H100"], "NVIDIA H100", true),
+            (&["A100"], "NVIDIA H100", false),
+        ] {
+            assert_eq!(fits_kind(&request(1, 1, kinds), model), fits, "{kinds:?} {model}");
+        }
+    }
+
+    #[test]
+    fn an_empty_node_takes_any_one_allocation() {
+        assert!(cpu_room_for(1_000, 0, 0) && cpu_room_for(1_000, 2, 0));
+        assert!(cpu_room_for(15, 2, 1) && !cpu_room_for(16, 2, 1));
+        assert!(!cpu_room_for(1, 2, 16) && !cpu_room_for(1, 2, 1_000), "never negative");
+    }
+
+    #[test]
+    fn what_could_never_run() {
+        let mut other_pool = node("d", 8, "NVIDIA H100");
+        other_pool.facts.pool = "cloud".into();
+        let mut retired = node("r", 64, "NVIDIA H100");
+        retired.admin = Admin::Retired;
+        let mut down = node("c", 8, "NVIDIA H100");
+        down.liveness = crate::state::records::Liveness::Lost;
+        let nodes = [node("a", 8, "NVIDIA H100"), node("b", 4, "NVIDIA A100"), down, other_pool, retired];
+        for (nodes_wanted, gpus, kinds, never) in [
+            (2, 8, &["h100"][..], None),
+            (2, 8, &[][..], None),
+            (1, 4, &["a100"], None),
+            (3, 8, &[], Some("at most 2 in one pool")),
+            (2, 4, &["a100"], Some("at most 1 in one pool")),
+            (1, 64, &[], Some("the most on one node: 8")),
+            (1, 1, &["b200"], Some("no such GPU, only NVIDIA A100, NVIDIA H100")),
+            (3, 0, &[], None),
+            (4, 0, &[], Some("the largest pool of this cluster has 3")),
+        ] {
+            let found = never_fits(&request(nodes_wanted, gpus, kinds), nodes.iter());
+            match (never, &found) {
+                (None, None) => {}
+                (Some(part), Some(found)) if found.why.contains(part) => {}
+                _ => panic!("{nodes_wanted} x {gpus} {kinds:?}: {found:?}"),
+            }
+        }
+        assert_eq!(never_fits(&request(9, 9, &[]), [].into_iter()), None, "an empty inventory says nothing");
+    }
+}

@@ -1,0 +1,45 @@
+//! What a job asks of the inventory: the part of its spec that placement looks at. Equal requests form one class for the scheduler.
+use mlctl_proto::spec::{JobSpec, parse_json};
+
+use crate::state::codec::CodecError;
+
+/// A class of equal requests.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Request {
+    /// Distinct nodes.
+    pub nodes: u32,
+    /// GPUs on each.
+    pub gpus: u32,
+    /// Ranks on each.
+    pub ranks: u32,
+    /// Acceptable GPU types in lower case, in order of preference; empty: any.
+    pub kinds: Vec<String>,
+}
+
+impl Request {
+    /// The request of a checked spec.
+    pub fn of(spec: &JobSpec) -> Self {
+        Self {
+            nodes: spec.nodes,
+            gpus: spec.gpus,
+            ranks: spec.ranks_per_node(),
+            kinds: spec.gpu.iter().map(|kind| kind.to_lowercase()).collect(),
+        }
+    }
+
+    /// The request of a stored spec.
+    pub fn from_json(json: &[u8]) -> Result<Self, CodecError> {
+        let spec = parse_json(json).map_err(|error| CodecError::Spec { why: error.to_string() })?;
+        Ok(Self::of(&spec))
+    }
+
+    /// GPUs of the whole gang.
+    pub fn gpus_in_all(&self) -> u64 {
+        u64::from(self.nodes) * u64::from(self.gpus)
+    }
+
+    /// Ranks of the whole gang.
+    pub fn world_size(&self) -> u32 {
+        self.nodes.saturating_mul(self.ranks)
+    }
+}

@@ -1,0 +1,58 @@
+//! The one table of legal changes of a job's state. Who may ask for a change, and when, is the commands' business.
+use mlctl_proto::errors::{Code, Refusal};
+
+use super::records::{Job, JobState};
+
+/// Every change that may happen. `Held` is not entered yet: no command holds a job.
+const LEGAL: [(JobState, JobState); 10] = [
+    (JobState::Pending, JobState::Starting),
+    (JobState::Pending, JobState::Cancelled),
+    (JobState::Starting, JobState::Running),
+    (JobState::Starting, JobState::Stopping),
+    (JobState::Running, JobState::Stopping),
+    (JobState::Running, JobState::Completed),
+    (JobState::Stopping, JobState::Pending),
+    (JobState::Stopping, JobState::Failed),
+    (JobState::Stopping, JobState::Cancelled),
+    (JobState::Stopping, JobState::TimedOut),
+];
+
+/// Whether a job may go from one state to another.
+pub fn legal(from: JobState, to: JobState) -> bool {
+    LEGAL.contains(&(from, to))
+}
+
+/// Moves a job; an illegal move refuses the command, our fault.
+pub(super) fn advance(job: &mut Job, to: JobState) -> Result<(), Refusal> {
+    if !legal(job.state, to) {
+        let why = format!("job {} cannot go from {} to {}", job.id, job.state.word(), to.word());
+        return Err(Refusal::new(Code::Internal, why));
+    }
+    job.state = to;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_way_out_of_a_terminal_state_and_no_standing_still() {
+        for from in JobState::ALL {
+            assert!(!legal(from, from), "{from:?}");
+            for to in JobState::ALL {
+                assert!(!(from.terminal() && legal(from, to)), "{from:?} to {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_state_but_held_is_reached_from_pending() {
+        let mut reached = vec![JobState::Pending];
+        while let Some(to) = LEGAL.iter().find(|(from, to)| reached.contains(from) && !reached.contains(to)) {
+            reached.push(to.1);
+        }
+        assert_eq!(reached.len(), JobState::ALL.len() - 1);
+        assert!(!reached.contains(&JobState::Held));
+    }
+}

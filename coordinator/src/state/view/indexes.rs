@@ -1,0 +1,172 @@
+//! Indexes over the tables: who waits, who holds what. Kept by one hook per table and rebuilt through the same hooks on load.
+//! They are not part of the digest: they hold nothing that the rows do not say.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::units::UtcMs;
+
+use crate::state::records::{Allocation, AllocationPhase, Attempt, Idempotency, Job, JobState};
+use crate::state::rules::Request;
+
+type Holder = (JobId, Epoch);
+
+/// All of them. A clone is cheap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Indexes {
+    pending: OrdSet<(u64, JobId)>,
+    pending_by_user: OrdMap<Arc<str>, usize>,
+    requests: OrdMap<[u8; 32], Arc<Request>>,
+    devices: OrdMap<Arc<str>, OrdMap<Arc<str>, Holder>>,
+    open_attempts: OrdSet<Holder>,
+    open_on_node: OrdMap<Arc<str>, OrdSet<Holder>>,
+    cpu_ranks: OrdMap<Arc<str>, u32>,
+    keys_by_time: OrdSet<(UtcMs, (String, [u8; 16]))>,
+}
+
+impl Indexes {
+    /// Pending jobs in submit order.
+    pub fn pending(&self) -> impl Iterator<Item = JobId> {
+        self.pending.iter().map(|(_, id)| *id)
+    }
+
+    /// How many jobs of a user are pending.
+    pub fn pending_count_of(&self, user_id: &str) -> usize {
+        self.pending_by_user.get(user_id).copied().unwrap_or(0)
+    }
+
+    /// What jobs of a spec ask for.
+    pub fn request(&self, spec_hash: &[u8; 32]) -> Option<&Arc<Request>> {
+        self.requests.get(spec_hash)
+    }
+
+    /// Who holds a device.
+    pub fn device_holder(&self, node: &str, uuid: &str) -> Option<Holder> {
+        self.devices.get(node)?.get(uuid).copied()
+    }
+
+    /// Attempts that still hold something.
+    pub fn open_attempts(&self) -> impl Iterator<Item = &Holder> {
+        self.open_attempts.iter()
+    }
+
+    /// Attempts with an open allocation on a node.
+    pub fn open_allocations_on(&self, node: &str) -> Vec<Holder> {
+        self.open_on_node.get(node).map(|open| open.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Ranks of jobs without GPUs on a node.
+    pub fn cpu_ranks_on(&self, node: &str) -> u32 {
+        self.cpu_ranks.get(node).copied().unwrap_or(0)
+    }
+
+    /// Remembered replies of `time_ms` or before, oldest first.
+    pub fn keys_up_to(&self, time_ms: UtcMs) -> impl Iterator<Item = &(String, [u8; 16])> {
+        self.keys_by_time.iter().take_while(move |(time, _)| *time <= time_ms).map(|(_, key)| key)
+    }
+
+    /// Hook of the specs.
+    pub fn add_request(&mut self, spec_hash: [u8; 32], request: Request) {
+        self.requests.insert(spec_hash, Arc::new(request));
+    }
+
+    /// Hook of the jobs.
+    pub fn job(&mut self, old: Option<&Job>, new: &Job) {
+        let waited = old.is_some_and(|job| job.state == JobState::Pending);
+        let waits = new.state == JobState::Pending;
+        if waited == waits {
+            return;
+        }
+        let user: Arc<str> = Arc::from(new.owner_id.as_str());
+        let count = self.pending_count_of(&user);
+        if waits {
+            self.pending.insert((new.submit_index, new.id));
+            self.pending_by_user.insert(user, count + 1);
+        } else {
+            self.pending.remove(&(new.submit_index, new.id));
+            if count > 1 {
+                self.pending_by_user.insert(user, count - 1);
+            } else {
+                self.pending_by_user.remove(&user);
+            }
+        }
+    }
+
+    /// Hook of the attempts. `cpu_ranks`: what each of its allocations takes of its node's CPU room.
+    pub fn attempt(&mut self, old: Option<&Attempt>, new: &Attempt, cpu_ranks: u32) {
+        let holder = (new.job, new.epoch);
+        let old_open = open_allocations(old);
+        let new_open = open_allocations(Some(new));
+        for (node, allocation) in &old_open {
+            if !new_open.contains_key(node) {
+                self.release(holder, node, allocation, cpu_ranks);
+            }
+        }
+        for (node, allocation) in &new_open {
+            if !old_open.contains_key(node) {
+                self.hold(holder, node, allocation, cpu_ranks);
+            }
+        }
+        if new_open.is_empty() {
+            self.open_attempts.remove(&holder);
+        } else {
+            self.open_attempts.insert(holder);
+        }
+    }
+
+    fn hold(&mut self, holder: Holder, node: &str, allocation: &Allocation, cpu_ranks: u32) {
+        let node: Arc<str> = Arc::from(node);
+        self.open_on_node.entry(node.clone()).or_default().insert(holder);
+        if !allocation.devices.is_empty() {
+            let devices = self.devices.entry(node.clone()).or_default();
+            for uuid in &allocation.devices {
+                devices.insert(Arc::from(uuid.as_str()), holder);
+            }
+        }
+        if cpu_ranks > 0 {
+            let used = self.cpu_ranks.entry(node).or_default();
+            *used = used.saturating_add(cpu_ranks);
+        }
+    }
+
+    fn release(&mut self, holder: Holder, node: &str, allocation: &Allocation, cpu_ranks: u32) {
+        if let Some(open) = self.open_on_node.get_mut(node) {
+            open.remove(&holder);
+            if open.is_empty() {
+                self.open_on_node.remove(node);
+            }
+        }
+        if let Some(devices) = self.devices.get_mut(node) {
+            for uuid in &allocation.devices {
+                devices.remove(uuid.as_str());
+            }
+            if devices.is_empty() {
+                self.devices.remove(node);
+            }
+        }
+        if let Some(used) = self.cpu_ranks.get_mut(node) {
+            *used = used.saturating_sub(cpu_ranks);
+            if *used == 0 {
+                self.cpu_ranks.remove(node);
+            }
+        }
+    }
+
+    /// Hook of the remembered replies.
+    pub fn key(&mut self, old: Option<&Idempotency>, new: Option<&Idempotency>) {
+        let entry = |key: &Idempotency| (key.time_ms, (key.user_id.clone(), key.uuid));
+        if let Some(old) = old {
+            self.keys_by_time.remove(&entry(old));
+        }
+        if let Some(new) = new {
+            self.keys_by_time.insert(entry(new));
+        }
+    }
+}
+
+/// The allocations of an attempt that hold something, by node: one per node.
+fn open_allocations(attempt: Option<&Attempt>) -> BTreeMap<&str, &Allocation> {
+    let all = attempt.map(|attempt| attempt.allocations.as_slice()).unwrap_or_default();
+    all.iter().filter(|one| one.phase != AllocationPhase::Ended).map(|one| (one.node.as_str(), one)).collect()
+}
