@@ -12,6 +12,7 @@ pub mod macos;
 pub mod module_arrows;
 pub mod paths;
 pub mod playbook;
+pub mod production;
 pub mod purity;
 pub mod scan;
 pub mod sizes;

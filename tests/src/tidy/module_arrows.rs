@@ -2,7 +2,7 @@
 //! Does NOT look at crates as a whole (see `crate_arrows`) nor into test-only items.
 
 use super::paths::references;
-use super::scan::{code, without_tests};
+use super::production::production;
 use super::{Tree, Violation, is_under};
 
 /// A folder that may not name something.
@@ -70,9 +70,8 @@ const DOORS: &[(&str, &[&str])] = &[
 /// Checks every source file against the arrows and the doors.
 pub fn check(tree: &Tree) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for file in tree.rust().filter(|f| f.path.contains("/src/")) {
-        let (text, _) = without_tests(&code(&file.text));
-        for reference in references(&file.path, &text) {
+    for file in production(tree).iter().filter(|f| f.path.contains("/src/")) {
+        for reference in references(&file.path, &file.text) {
             let at =
                 |what: String, mend: String| Violation::new(&file.path, reference.line, what, mend);
             let shown = reference.shown();

@@ -4,7 +4,8 @@
 //! The list of pure places below is the only one in the repository.
 
 use super::paths::{Reference, module_of, references};
-use super::scan::{attribute_at, code, is_ident, line_of, without_tests, words};
+use super::production::production;
+use super::scan::{attribute_at, code, is_ident, line_of, words};
 use super::{SourceFile, Tree, Violation, is_under};
 
 /// A pure module: a file, a folder, or both.
@@ -69,9 +70,10 @@ pub const PURE: &[Pure] = &[
     },
     pure("coordinator/src/leader/gang", &["thiserror"]),
     pure("coordinator/src/leader/liveness", &["thiserror"]),
+    pure("coordinator/src/leader/reconcile", &["thiserror"]),
     later("coordinator/src/leader/leases"),
     pure("agent/src/core", &["thiserror"]),
-    pure("agent/src/launch/plan", &["thiserror"]),
+    pure("agent/src/launch/plan", &["serde", "thiserror"]),
     pure("agent/src/launch/environment", &["thiserror"]),
     pure("agent/src/checkpoints/rules", &["thiserror"]),
     later("agent/src/checkpoints/manifest"),
@@ -135,6 +137,7 @@ const FENCE: [&str; 3] = [
 
 /// Checks every pure place. `externs` are the names of all crates that the workspace depends on.
 pub fn check(tree: &Tree, places: &[Pure], externs: &[String]) -> Vec<Violation> {
+    let shipped = production(tree);
     let mut violations = Vec::new();
     for pure in places {
         if !tree.paths.iter().any(|path| pure.holds(path)) {
@@ -150,8 +153,8 @@ pub fn check(tree: &Tree, places: &[Pure], externs: &[String]) -> Vec<Violation>
             continue;
         }
         violations.extend(fence(tree, pure));
-        for file in pure_files(tree, pure) {
-            violations.extend(check_file(&file, pure, places, externs));
+        for file in shipped.iter().filter(|f| pure.holds(&f.path)) {
+            violations.extend(check_file(file, pure, places, externs));
         }
     }
     violations.extend(unlisted(tree, places));
@@ -183,33 +186,6 @@ fn fenced(blanked: &str) -> bool {
         .collect();
     let covers = |lint: &&str| denied.iter().any(|a| a.contains(*lint));
     FENCE.iter().all(covers)
-}
-
-/// The Rust files of a pure place, blanked, without tests and without files that are only tests.
-fn pure_files(tree: &Tree, pure: &Pure) -> Vec<SourceFile> {
-    let mut test_only = Vec::new();
-    let mut files = Vec::new();
-    for file in tree.rust().filter(|f| pure.holds(&f.path)) {
-        let (text, modules) = without_tests(&code(&file.text));
-        let folder = module_folder(&file.path);
-        test_only.extend(modules.into_iter().map(|m| format!("{folder}/{m}")));
-        let path = file.path.clone();
-        files.push(SourceFile { path, text });
-    }
-    files.retain(|f| {
-        let stem = f.path.strip_suffix(".rs").unwrap_or(&f.path);
-        !test_only.iter().any(|t| is_under(stem, t))
-    });
-    files
-}
-
-/// The folder where the child modules of a file lie.
-fn module_folder(path: &str) -> String {
-    let stem = path.strip_suffix(".rs").unwrap_or(path);
-    let own = stem
-        .strip_suffix("/mod")
-        .or_else(|| stem.strip_suffix("/lib"));
-    own.unwrap_or(stem).to_owned()
 }
 
 fn fence(tree: &Tree, pure: &Pure) -> Option<Violation> {

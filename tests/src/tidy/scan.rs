@@ -12,6 +12,15 @@ pub struct Function {
     pub length: usize,
 }
 
+/// A module in a file of its own that exists for tests only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestModule {
+    /// Its name.
+    pub name: String,
+    /// The file, from the folder of the file that declares it, when `#[path]` says so.
+    pub path: Option<String>,
+}
+
 /// The text with comments, strings and characters blanked: same length in bytes, same lines, only ASCII.
 pub fn code(text: &str) -> String {
     let bytes = text.as_bytes();
@@ -241,12 +250,13 @@ pub fn matching_brace(code: &str, open: usize) -> Option<usize> {
     None
 }
 
-/// Blanked code without the items behind `#[cfg(test)]`; also the names of modules in other files that are test-only.
-pub fn without_tests(code: &str) -> (String, Vec<String>) {
+/// Blanked code without the items behind `#[cfg(test)]`; also the modules in other files that are test-only.
+pub fn without_tests(text: &str) -> (String, Vec<TestModule>) {
+    let code = code(text);
     let mut out = code.as_bytes().to_vec();
     let mut modules = Vec::new();
     for (start, _) in code.match_indices('#') {
-        let Some((attribute, end)) = attribute_at(code, start) else {
+        let Some((attribute, end)) = attribute_at(&code, start) else {
             continue;
         };
         let squeezed: String = attribute.chars().filter(|c| !c.is_whitespace()).collect();
@@ -257,18 +267,9 @@ pub fn without_tests(code: &str) -> (String, Vec<String>) {
         let item_end = if inner {
             code.len()
         } else {
-            item_end(code, end)
+            item_end(&code, end)
         };
-        let item: Vec<&str> = words(&code[end..item_end])
-            .into_iter()
-            .map(|(_, w)| w)
-            .collect();
-        if let Some(at) = item.iter().position(|w| *w == "mod")
-            && code[..item_end].ends_with(';')
-            && let Some(name) = item.get(at + 1)
-        {
-            modules.push((*name).to_owned());
-        }
+        modules.extend(test_module(&code[end..item_end], text.get(end..item_end)));
         for byte in &mut out[start..item_end] {
             if *byte != b'\n' {
                 *byte = b' ';
@@ -277,6 +278,22 @@ pub fn without_tests(code: &str) -> (String, Vec<String>) {
     }
     let blanked = String::from_utf8(out).expect("blanked code is ASCII");
     (blanked, modules)
+}
+
+/// The module that an item declares, when its text lies in another file.
+fn test_module(item: &str, text: Option<&str>) -> Option<TestModule> {
+    let names: Vec<&str> = words(item).into_iter().map(|(_, word)| word).collect();
+    let at = names.iter().position(|word| *word == "mod")?;
+    if !item.ends_with(';') {
+        return None;
+    }
+    let path = text
+        .and_then(|t| t.split_once("#[path = \""))
+        .and_then(|(_, t)| t.split_once('"'));
+    Some(TestModule {
+        name: (*names.get(at + 1)?).to_owned(),
+        path: path.map(|(path, _)| path.to_owned()),
+    })
 }
 
 /// The inside of the attribute whose `#` is at `start`, and the offset behind its `]`.
@@ -363,13 +380,16 @@ mod tests {
 
     #[test]
     fn removes_tests() {
-        let text = "use a;\n#[cfg(test)]\n#[path = \"x.rs\"]\nmod tests;\nfn b() {}\n#[cfg(test)]\nmod more { use std::fs; }\nuse c;";
-        let (left, modules) = without_tests(&code(text));
+        let text = "use a;\n#[cfg(test)]\n#[path = \"x.rs\"]\nmod tests;\nfn b() {}\n#[cfg(test)]\nmod more { use std::fs; }\nuse c;\n#[cfg(test)] pub(crate) mod help;";
+        let (left, modules) = without_tests(text);
+        let left: Vec<_> = left.split_whitespace().collect();
+        assert_eq!(left.join(" "), "use a; fn b() {} use c;");
+        let modules: Vec<_> = modules.into_iter().map(|m| (m.name, m.path)).collect();
+        let x = Some("x.rs".to_owned());
         assert_eq!(
-            left.split_whitespace().collect::<Vec<_>>().join(" "),
-            "use a; fn b() {} use c;"
+            modules,
+            [("tests".to_owned(), x), ("help".to_owned(), None)]
         );
-        assert_eq!(modules, ["tests"]);
         assert_eq!(without_tests("#![cfg(test)]\nuse a;").0.trim(), "");
         assert_eq!(
             without_tests("#[cfg(not(test))]\nuse a;").0,
