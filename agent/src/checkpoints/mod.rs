@@ -1,0 +1,6 @@
+//! Checkpoints of the jobs on this node: which directories are complete, seeing them become so, putting leftovers aside.
+//! Does NOT hash or copy them yet: they stay on this node, and the cluster knows who holds them.
+
+pub mod leftovers;
+pub mod rules;
+pub mod watch;

@@ -1,0 +1,145 @@
+//! One attempt on this node: where it stands and what has been said about it.
+//! Does NOT act: the rules in `leader_messages` and `keeper_events` change it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mlctl_proto::limits::DETAIL_BYTES_MAX;
+use mlctl_proto::persist::{AttemptEnd, EndKind};
+
+use super::types::{Phase, RankEnd, Record, Rendezvous, Start, Status, Stop};
+
+/// What is known of the keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeper {
+    /// None was asked for yet.
+    None,
+    /// A preparation is under way.
+    Preparing,
+    /// It answers.
+    Connected,
+    /// After a restart: being looked for.
+    Sought,
+    /// It has nothing left to own, or is gone.
+    Done,
+}
+
+/// An attempt that the cluster has not acknowledged as ended.
+#[derive(Debug, Clone)]
+pub(super) struct Attempt {
+    pub(super) start: Arc<Start>,
+    /// The ticket that makes its beginning durable; 0: it was read from disk.
+    pub(super) begun_ticket: u64,
+    pub(super) keeper: Keeper,
+    pub(super) master_port: u16,
+    pub(super) go: Option<Rendezvous>,
+    pub(super) started: bool,
+    pub(super) stop: Option<Stop>,
+    pub(super) exits: BTreeMap<u32, RankEnd>,
+    /// The first rank that failed by itself.
+    pub(super) first_failure: Option<RankEnd>,
+    pub(super) launch_failed: Option<String>,
+    /// The ticket of the journaled `AllocationEnded`.
+    pub(super) ended: Option<u64>,
+    pub(super) released: bool,
+    /// Checkpoints reported by this attempt, and the highest step among them.
+    pub(super) sealed: BTreeSet<String>,
+    pub(super) step_max: u64,
+}
+
+impl Attempt {
+    pub(super) fn new(start: Arc<Start>, begun_ticket: u64) -> Self {
+        Self {
+            start,
+            begun_ticket,
+            keeper: Keeper::None,
+            master_port: 0,
+            go: None,
+            started: false,
+            stop: None,
+            exits: BTreeMap::new(),
+            first_failure: None,
+            launch_failed: None,
+            ended: None,
+            released: false,
+            sealed: BTreeSet::new(),
+            step_max: 0,
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match (
+            self.ended,
+            &self.stop,
+            self.first_failure,
+            self.started,
+            self.keeper,
+        ) {
+            (Some(_), ..) => Phase::Ended,
+            (_, Some(_), ..) | (_, _, Some(_), ..) => Phase::Stopping,
+            (_, _, _, true, _) => Phase::Running,
+            (_, _, _, _, Keeper::Connected) => Phase::Ready,
+            _ => Phase::Preparing,
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status {
+            job: self.start.job,
+            epoch: self.start.epoch,
+            phase: self.phase(),
+            master_port: self.master_port,
+        }
+    }
+
+    /// What the journal must know to say nothing twice.
+    pub(super) fn reported(&self) -> Record {
+        Record::Reported {
+            job: self.start.job,
+            epoch: self.start.epoch,
+            started: self.started,
+            exits: self.exits.values().copied().collect(),
+            ended: self.ended.is_some(),
+            sealed: self.sealed.iter().cloned().collect(),
+        }
+    }
+
+    /// How this node's allocation ended, once nothing is left of it: what came first, counts.
+    pub(super) fn end(&self, node: &str) -> AttemptEnd {
+        let (kind, code, detail, rank) = if let Some(why) = &self.launch_failed {
+            (EndKind::LaunchFailed, 0, why.clone(), None)
+        } else if let Some(exit) = self.first_failure {
+            let (kind, code) = match exit.signal {
+                0 => (EndKind::Exited, exit.code),
+                signal => (EndKind::Signalled, signal),
+            };
+            (kind, code, String::new(), Some(exit.rank))
+        } else if let Some(stop) = &self.stop {
+            (stop.reason, 0, stop.why.clone(), None)
+        } else {
+            (EndKind::Exited, 0, String::new(), None)
+        };
+        AttemptEnd {
+            kind: kind.into(),
+            code,
+            detail: detail_text(&detail),
+            node: node.into(),
+            rank,
+        }
+    }
+
+    /// This node's name, as the gang knows it.
+    pub(super) fn node(&self) -> &str {
+        let member = self.start.members.get(self.start.node_rank as usize);
+        member.map_or("", |member| member.node.as_str())
+    }
+}
+
+/// `text` cut to what a record may hold, at a character's border.
+pub(super) fn detail_text(text: &str) -> String {
+    let mut end = text.len().min(DETAIL_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

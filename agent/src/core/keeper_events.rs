@@ -1,0 +1,345 @@
+//! What the agent makes of its own disk, its preparations and its keepers: ready, started, exited, gone.
+//! Ranks start only on Go; a failing rank ends its gang here at once; the end is said only when nothing is left.
+
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::limits::STOP_GRACE_MS;
+use mlctl_proto::persist::{
+    AgentEvent, AllocationEnded, AttemptEnd, CheckpointSealed, EndKind, RankExited, RanksStarted,
+    agent_event,
+};
+
+use super::Core;
+use super::attempt::{Attempt, Keeper, detail_text};
+use super::types::{Action, CheckpointFound, KeeperStatus, Phase, RankEnd, Record, ToLeader};
+
+type Key = (JobId, Epoch);
+
+impl Core {
+    /// At start: find the keepers of everything that the journal calls open; let go of those whose end is written.
+    pub(super) fn adopt_all(&mut self) {
+        let mut actions = Vec::new();
+        for ((job, epoch), attempt) in &mut self.attempts {
+            if attempt.ended.is_some() {
+                attempt.released = true;
+                actions.push(Action::ReleaseKeeper {
+                    job: *job,
+                    epoch: *epoch,
+                });
+            } else {
+                attempt.keeper = Keeper::Sought;
+                actions.push(Action::Adopt(attempt.start.clone()));
+            }
+        }
+        self.actions.extend(actions);
+    }
+
+    pub(super) fn on_synced(&mut self, ticket: u64) {
+        self.synced = self.synced.max(ticket);
+        self.release_ended();
+        self.prepare_begun();
+        if self.link.up {
+            self.send_events();
+        }
+    }
+
+    /// Keepers whose attempt's end is on disk may go.
+    fn release_ended(&mut self) {
+        for ((job, epoch), attempt) in &mut self.attempts {
+            if attempt.ended.is_some_and(|ticket| ticket <= self.synced) && !attempt.released {
+                attempt.released = true;
+                self.actions.push(Action::ReleaseKeeper {
+                    job: *job,
+                    epoch: *epoch,
+                });
+            }
+        }
+    }
+
+    /// Attempts whose beginning is on disk and that nothing older blocks are prepared now.
+    fn prepare_begun(&mut self) {
+        let waiting = self.attempts.iter().filter(|(_, attempt)| {
+            attempt.keeper == Keeper::None
+                && attempt.ended.is_none()
+                && attempt.begun_ticket <= self.synced
+        });
+        let keys: Vec<Key> = waiting.map(|(key, _)| *key).collect();
+        for key in keys {
+            let blocked = self.older_open(key).next().is_some();
+            let Some(attempt) = self.attempts.get_mut(&key) else {
+                continue;
+            };
+            if !blocked {
+                attempt.keeper = Keeper::Preparing;
+                self.actions.push(Action::Prepare(attempt.start.clone()));
+            }
+        }
+    }
+
+    pub(super) fn on_prepared(&mut self, job: JobId, epoch: Epoch, master_port: u16) {
+        let key = (job, epoch);
+        let Some(attempt) = self.attempts.get_mut(&key) else {
+            return;
+        };
+        if attempt.keeper != Keeper::Preparing {
+            return;
+        }
+        attempt.keeper = Keeper::Connected;
+        attempt.master_port = master_port;
+        if let Some(stop) = &attempt.stop {
+            self.actions.push(Action::KeeperStop {
+                job,
+                epoch,
+                grace_ms: stop.grace_ms,
+            });
+        } else if self.link.up {
+            self.actions.push(Action::Send(ToLeader::Ready {
+                job,
+                epoch,
+                master_port,
+            }));
+        }
+    }
+
+    pub(super) fn on_prepare_failed(&mut self, job: JobId, epoch: Epoch, why: &str) {
+        let key = (job, epoch);
+        let Some(attempt) = self.attempts.get_mut(&key) else {
+            return;
+        };
+        if attempt.keeper != Keeper::Preparing {
+            return;
+        }
+        if attempt.stop.is_none() {
+            attempt.launch_failed = Some(why.to_owned());
+        }
+        self.end_attempt(key);
+    }
+
+    pub(super) fn on_keeper_connected(&mut self, job: JobId, epoch: Epoch, status: &KeeperStatus) {
+        let key = (job, epoch);
+        let Some(attempt) = self.attempts.get_mut(&key) else {
+            return;
+        };
+        if attempt.ended.is_some() || !matches!(attempt.keeper, Keeper::Sought | Keeper::Connected)
+        {
+            return;
+        }
+        attempt.keeper = Keeper::Connected;
+        attempt.master_port = status.master_port;
+        if !status.started && attempt.phase() == Phase::Ready {
+            if let Some(rendezvous) = attempt.go.clone() {
+                // It may have got lost with the connection; a keeper takes it once.
+                self.actions.push(Action::KeeperGo {
+                    job,
+                    epoch,
+                    rendezvous,
+                });
+            } else if self.link.up {
+                let message = ToLeader::Ready {
+                    job,
+                    epoch,
+                    master_port: attempt.master_port,
+                };
+                self.actions.push(Action::Send(message));
+            }
+        }
+        if let Some(stop) = &attempt.stop {
+            self.actions.push(Action::KeeperStop {
+                job,
+                epoch,
+                grace_ms: stop.grace_ms,
+            });
+        }
+        if let Some(why) = &status.launch_failed {
+            self.on_launch_failed(job, epoch, why);
+        } else if status.started {
+            self.on_ranks_started(job, epoch);
+        }
+        for exit in &status.exits {
+            self.on_rank_exited(job, epoch, *exit);
+        }
+        if status.all_ended {
+            self.on_all_ranks_ended(job, epoch);
+        }
+    }
+
+    /// After a restart: the preparation had not come to a keeper, so it is done again.
+    pub(super) fn on_keeper_never_started(&mut self, job: JobId, epoch: Epoch) {
+        let key = (job, epoch);
+        let Some(attempt) = self
+            .attempts
+            .get_mut(&key)
+            .filter(|a| a.keeper == Keeper::Sought)
+        else {
+            return;
+        };
+        attempt.keeper = Keeper::None;
+        if attempt.stop.is_some() {
+            self.end_attempt(key);
+        } else if attempt.start.members.is_empty() {
+            // Only the ids are known: there is nothing to begin again with.
+            attempt.launch_failed =
+                Some("the agent restarted and could not read what it had begun".to_owned());
+            self.end_attempt(key);
+        } else {
+            self.prepare_begun();
+        }
+    }
+
+    pub(super) fn on_keeper_lost(&mut self, job: JobId, epoch: Epoch, why: &str) {
+        let key = (job, epoch);
+        let Some(attempt) = self.attempts.get(&key).filter(|a| a.ended.is_none()) else {
+            return;
+        };
+        if matches!(attempt.keeper, Keeper::None | Keeper::Preparing) {
+            return;
+        }
+        let end = AttemptEnd {
+            kind: EndKind::KeeperLost.into(),
+            code: 0,
+            detail: detail_text(why),
+            node: attempt.node().to_owned(),
+            rank: None,
+        };
+        self.close(key, end);
+    }
+
+    pub(super) fn on_ranks_started(&mut self, job: JobId, epoch: Epoch) {
+        let key = (job, epoch);
+        let Some(attempt) = self.connected(key) else {
+            return;
+        };
+        if !attempt.started {
+            attempt.started = true;
+            self.emit(key, agent_event::What::RanksStarted(RanksStarted {}));
+        }
+    }
+
+    pub(super) fn on_launch_failed(&mut self, job: JobId, epoch: Epoch, why: &str) {
+        let Some(attempt) = self.connected((job, epoch)) else {
+            return;
+        };
+        if attempt.stop.is_none()
+            && attempt.first_failure.is_none()
+            && attempt.launch_failed.is_none()
+        {
+            attempt.launch_failed = Some(why.to_owned());
+        }
+    }
+
+    /// A failing rank is reported at once and takes the local rest with it; the coordinator tells the other nodes.
+    pub(super) fn on_rank_exited(&mut self, job: JobId, epoch: Epoch, mut exit: RankEnd) {
+        let key = (job, epoch);
+        let Some(attempt) = self.connected(key) else {
+            return;
+        };
+        if attempt.exits.contains_key(&exit.rank) {
+            return;
+        }
+        // What ends after our order to stop was ended by it, whatever the keeper saw first.
+        exit.killed_by_us |= attempt.stop.is_some();
+        attempt.exits.insert(exit.rank, exit);
+        let fails = exit.is_failure() && attempt.first_failure.is_none();
+        if fails {
+            attempt.first_failure = Some(exit);
+        }
+        let RankEnd {
+            rank,
+            code,
+            signal,
+            killed_by_us,
+        } = exit;
+        self.emit(
+            key,
+            agent_event::What::RankExited(RankExited {
+                rank,
+                code,
+                signal,
+                killed_by_us,
+            }),
+        );
+        if fails {
+            self.actions.push(Action::KeeperStop {
+                job,
+                epoch,
+                grace_ms: STOP_GRACE_MS,
+            });
+        }
+    }
+
+    pub(super) fn on_all_ranks_ended(&mut self, job: JobId, epoch: Epoch) {
+        if self.connected((job, epoch)).is_some() {
+            self.end_attempt((job, epoch));
+        }
+    }
+
+    pub(super) fn on_checkpoint(&mut self, found: CheckpointFound) {
+        let key = (found.job, found.epoch);
+        let full = self.outbox.is_full();
+        let floor = self.marks.get(&found.job).map_or(0, |mark| mark.step_floor);
+        let Some(attempt) = self.attempts.get_mut(&key).filter(|a| a.ended.is_none()) else {
+            return;
+        };
+        let old = found.by_rescan && (found.step < floor || found.step == floor && floor > 0);
+        if full || old || attempt.sealed.contains(&found.name) {
+            return;
+        }
+        attempt.sealed.insert(found.name.clone());
+        attempt.step_max = attempt.step_max.max(found.step);
+        let sealed = CheckpointSealed {
+            name: found.name,
+            step: found.step,
+        };
+        self.emit(key, agent_event::What::CheckpointSealed(sealed));
+    }
+
+    /// The attempt, if its keeper may speak about it.
+    fn connected(&mut self, key: Key) -> Option<&mut Attempt> {
+        self.attempts
+            .get_mut(&key)
+            .filter(|a| a.ended.is_none() && a.keeper == Keeper::Connected)
+    }
+
+    /// Nothing of the attempt is left: write down how it ended.
+    pub(super) fn end_attempt(&mut self, key: Key) {
+        if let Some(attempt) = self.attempts.get(&key) {
+            let end = attempt.end(attempt.node());
+            self.close(key, end);
+        }
+    }
+
+    fn close(&mut self, key: Key, end: AttemptEnd) {
+        let ticket = self.coming_ticket();
+        if let Some(attempt) = self.attempts.get_mut(&key) {
+            attempt.ended = Some(ticket);
+            attempt.keeper = Keeper::Done;
+            self.emit(
+                key,
+                agent_event::What::AllocationEnded(AllocationEnded { end: Some(end) }),
+            );
+        }
+        // A newer attempt of the job may have waited for this.
+        self.prepare_begun();
+    }
+
+    /// Numbers an event and journals it; it leaves when that is synced.
+    pub(super) fn emit(&mut self, key: Key, what: agent_event::What) {
+        let event = AgentEvent {
+            seq: 0,
+            job: Some(key.0.into()),
+            epoch: Some(key.1.into()),
+            what: Some(what),
+        };
+        let numbered = self.outbox.push(event, self.coming_ticket());
+        self.records.push(Record::Event(numbered));
+    }
+
+    /// Sends what is durable and has not left on this connection.
+    pub(super) fn send_events(&mut self) {
+        let batches = self.outbox.take_sendable(self.synced);
+        self.actions.extend(
+            batches
+                .into_iter()
+                .map(|events| Action::Send(ToLeader::Events(events))),
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! What an agent decides: which attempts may begin, when ranks start and stop, what is told to the leader and when.
+//! Pure: `step(now, event)` returns actions; does NOT touch files, processes or the network, and reads no clock.
+//!
+//! The order that everything rests on: a decision becomes a [`Record`]; what depends on it leaves only after [`Event::JournalSynced`].
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
+
+mod attempt;
+mod keeper_events;
+mod leader_messages;
+mod outbox;
+mod replay;
+mod types;
+
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod restart_tests;
+#[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
+mod testing;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::limits::AGENT_REDIAL_MS;
+
+use attempt::Attempt;
+use outbox::Outbox;
+pub use replay::{Closed, Recovered};
+pub use types::{
+    Action, BoottimeMs, CheckpointFound, Event, KeeperStatus, LeaderHello, LeaderMessage, Member,
+    Phase, RankEnd, Record, Rendezvous, Start, Status, Stop, ToLeader,
+};
+
+/// Heartbeats whose answers are still waited for; older ones are forgotten.
+const HEARTBEATS_OPEN_MAX: usize = 64;
+/// Before the first hello of a leader names the period.
+const HEARTBEAT_MS_DEFAULT: u64 = 2_000;
+
+/// One job on this node: what was begun or buried here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    /// The highest epoch begun or buried. Nothing at or below it ever begins again.
+    epoch: Epoch,
+    /// The highest step that an earlier attempt sealed here: a rescan reports nothing at or below it.
+    step_floor: u64,
+}
+
+/// The connection to the leader, as far as decisions depend on it.
+#[derive(Debug, Default)]
+struct Link {
+    /// The leader has answered the hello on this connection.
+    up: bool,
+    /// The hello has been sent, its answer is awaited.
+    dialled: bool,
+    seq: u64,
+    sent_at: BTreeMap<u64, BoottimeMs>,
+    /// When something was last confirmed on this connection, or it was made.
+    heard_at: BoottimeMs,
+    next_heartbeat: BoottimeMs,
+}
+
+/// The agent's mind. One owner, one event at a time.
+#[derive(Debug)]
+pub struct Core {
+    journal_id: String,
+    incarnation: u32,
+    term: u64,
+    heartbeat_ms: u64,
+    redial_ms: u64,
+    marks: BTreeMap<JobId, Mark>,
+    attempts: BTreeMap<(JobId, Epoch), Attempt>,
+    outbox: Outbox,
+    link: Link,
+    /// Sending time of the newest heartbeat that a leader confirmed: a lease counts from here.
+    confirmed_at: Option<BoottimeMs>,
+    /// Answers to what this node had closed before, still unacknowledged: each is given once.
+    refused: BTreeSet<(JobId, Epoch)>,
+    ticket: u64,
+    synced: u64,
+    records: Vec<Record>,
+    lazy: Vec<Record>,
+    actions: Vec<Action>,
+}
+
+impl Core {
+    /// The mind of an agent that starts, from what its journal said. The actions re-adopt what was running.
+    pub fn new(recovered: Recovered, now: BoottimeMs) -> (Self, Vec<Action>) {
+        let mut core = Self {
+            journal_id: recovered.journal_id,
+            incarnation: recovered.incarnation,
+            term: recovered.term,
+            heartbeat_ms: HEARTBEAT_MS_DEFAULT,
+            redial_ms: AGENT_REDIAL_MS,
+            marks: recovered.marks,
+            attempts: recovered.attempts,
+            outbox: Outbox::new(recovered.acked, recovered.events),
+            link: Link {
+                heard_at: now,
+                ..Link::default()
+            },
+            confirmed_at: None,
+            refused: BTreeSet::new(),
+            ticket: 0,
+            synced: 0,
+            records: Vec::new(),
+            lazy: Vec::new(),
+            actions: Vec::new(),
+        };
+        core.adopt_all();
+        let actions = core.finish();
+        (core, actions)
+    }
+
+    /// Takes one event and says what to do. Call again at [`Core::next_deadline`] with [`Event::Tick`].
+    pub fn step(&mut self, now: BoottimeMs, event: Event) -> Vec<Action> {
+        match event {
+            Event::Tick => {}
+            Event::Dialled => self.on_dialled(now),
+            Event::LinkDown => {
+                self.link = Link {
+                    heard_at: now,
+                    ..Link::default()
+                }
+            }
+            Event::Leader { term, message } => self.on_leader(now, term, message),
+            Event::JournalSynced { ticket } => self.on_synced(ticket),
+            Event::Prepared {
+                job,
+                epoch,
+                master_port,
+            } => self.on_prepared(job, epoch, master_port),
+            Event::PrepareFailed { job, epoch, why } => self.on_prepare_failed(job, epoch, &why),
+            Event::KeeperConnected { job, epoch, status } => {
+                self.on_keeper_connected(job, epoch, &status)
+            }
+            Event::KeeperNeverStarted { job, epoch } => self.on_keeper_never_started(job, epoch),
+            Event::KeeperLost { job, epoch, why } => self.on_keeper_lost(job, epoch, &why),
+            Event::RanksStarted { job, epoch } => self.on_ranks_started(job, epoch),
+            Event::LaunchFailed { job, epoch, why } => self.on_launch_failed(job, epoch, &why),
+            Event::RankExited { job, epoch, exit } => self.on_rank_exited(job, epoch, exit),
+            Event::AllRanksEnded { job, epoch } => self.on_all_ranks_ended(job, epoch),
+            Event::Checkpoint(found) => self.on_checkpoint(found),
+        }
+        self.on_time(now);
+        self.finish()
+    }
+
+    /// When [`Event::Tick`] is due. `None`: nothing will happen by itself.
+    pub fn next_deadline(&self) -> Option<BoottimeMs> {
+        let redial =
+            (self.link.up || self.link.dialled).then(|| self.link.heard_at + self.redial_ms);
+        let heartbeat = self.link.up.then_some(self.link.next_heartbeat);
+        redial.into_iter().chain(heartbeat).min()
+    }
+
+    /// The sending time of the newest heartbeat that a leader has confirmed.
+    pub fn confirmed_at(&self) -> Option<BoottimeMs> {
+        self.confirmed_at
+    }
+
+    /// The highest leader term seen.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Everything that the journal must hold, for a journal written anew.
+    pub fn records(&self) -> Vec<Record> {
+        let mut records = vec![
+            Record::Incarnation(self.incarnation),
+            Record::Term(self.term),
+            Record::Acknowledged(self.outbox.acked()),
+        ];
+        let marks = self.marks.iter();
+        records.extend(marks.map(|(job, mark)| Record::Mark {
+            job: *job,
+            epoch: mark.epoch,
+            step_floor: mark.step_floor,
+        }));
+        for attempt in self.attempts.values() {
+            records.push(Record::Begun(attempt.start.clone()));
+            records.push(attempt.reported());
+        }
+        records.extend(self.outbox.unacknowledged().cloned().map(Record::Event));
+        records
+    }
+
+    /// The journaled attempts, as hello and heartbeats carry them.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.attempts
+            .values()
+            .filter(|a| a.begun_ticket <= self.synced)
+            .map(Attempt::status)
+            .collect()
+    }
+
+    /// Heartbeats that are due, and the decision that this leader has gone silent.
+    fn on_time(&mut self, now: BoottimeMs) {
+        if (self.link.up || self.link.dialled) && now >= self.link.heard_at + self.redial_ms {
+            self.link = Link {
+                heard_at: now,
+                ..Link::default()
+            };
+            self.actions.push(Action::Redial {
+                why: format!("no answer for {} ms", self.redial_ms),
+            });
+        }
+        if self.link.up && now >= self.link.next_heartbeat {
+            self.send_heartbeat(now);
+        }
+    }
+
+    fn send_heartbeat(&mut self, now: BoottimeMs) {
+        self.link.seq += 1;
+        self.link.sent_at.insert(self.link.seq, now);
+        if self.link.sent_at.len() > HEARTBEATS_OPEN_MAX {
+            self.link.sent_at.pop_first();
+        }
+        self.link.next_heartbeat = now + self.heartbeat_ms;
+        let message = ToLeader::Heartbeat {
+            seq: self.link.seq,
+            attempts: self.statuses(),
+        };
+        self.actions.push(Action::Send(message));
+    }
+
+    /// Closes a step: what was decided goes to the journal in one piece, before anything that depends on it.
+    fn finish(&mut self) -> Vec<Action> {
+        let mut actions = std::mem::take(&mut self.actions);
+        let mut lazy = std::mem::take(&mut self.lazy);
+        let records = std::mem::take(&mut self.records);
+        if !records.is_empty() {
+            self.ticket += 1;
+            lazy.extend(records);
+            actions.insert(
+                0,
+                Action::Journal {
+                    ticket: self.ticket,
+                    records: lazy,
+                },
+            );
+        } else if !lazy.is_empty() {
+            actions.insert(0, Action::JournalLazily { records: lazy });
+        }
+        actions
+    }
+
+    /// The ticket that the records of this step will get.
+    fn coming_ticket(&self) -> u64 {
+        self.ticket + 1
+    }
+}

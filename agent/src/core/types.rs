@@ -1,0 +1,465 @@
+//! The words between the core and its driver: events in, actions out, records for the journal.
+//! Plain data; does NOT know the wire (see `link/convert.rs`) and does NOT decide anything.
+
+use std::sync::Arc;
+
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::persist::{AgentEvent, EndKind};
+
+/// Milliseconds on CLOCK_BOOTTIME.
+pub type BoottimeMs = u64;
+
+/// One node of a gang.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Member {
+    /// Its name.
+    pub node: String,
+    /// Where its ranks are reached.
+    pub rank_address: String,
+    /// UUIDs of the devices it gives.
+    pub devices: Vec<String>,
+}
+
+/// A committed start: this node's part of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The job.
+    pub job: JobId,
+    /// The attempt's epoch.
+    pub epoch: Epoch,
+    /// For people.
+    pub job_name: String,
+    /// The owner's server-made id.
+    pub owner_id: String,
+    /// The owner's name, for people.
+    pub owner_name: String,
+    /// Canonical JSON of the job spec.
+    pub spec: Vec<u8>,
+    /// Blob id of the code's manifest; empty: no code.
+    pub code_manifest: String,
+    /// Every node of the gang in node-rank order.
+    pub members: Vec<Member>,
+    /// This node's place in `members`.
+    pub node_rank: u32,
+    /// Name of the checkpoint to resume from; empty: none.
+    pub resume_from: String,
+    /// W3C trace context of the submit; empty: none.
+    pub traceparent: String,
+    /// Advice for the node's user map.
+    pub submitter_uid: u32,
+}
+
+impl Start {
+    /// A start of which only the ids are known: what is re-adopted when nothing else could be read.
+    pub fn bare(job: JobId, epoch: Epoch) -> Self {
+        Self {
+            job,
+            epoch,
+            job_name: String::new(),
+            owner_id: String::new(),
+            owner_name: String::new(),
+            spec: Vec::new(),
+            code_manifest: String::new(),
+            members: Vec::new(),
+            node_rank: 0,
+            resume_from: String::new(),
+            traceparent: String::new(),
+            submitter_uid: 0,
+        }
+    }
+}
+
+/// Where an attempt stands on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Code is fetched, directories are made, the keeper is started.
+    Preparing,
+    /// The keeper waits for the gang.
+    Ready,
+    /// Ranks run.
+    Running,
+    /// Ranks are being ended.
+    Stopping,
+    /// Nothing is left of it here; the cluster has not acknowledged that yet.
+    Ended,
+}
+
+/// One line of the full set that hello and heartbeats carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub epoch: Epoch,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The port leased on node rank 0, else 0.
+    pub master_port: u16,
+}
+
+/// An order to end an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// Why, as it will be recorded.
+    pub reason: EndKind,
+    /// Between TERM and KILL, milliseconds.
+    pub grace_ms: u32,
+    /// One sentence for people.
+    pub why: String,
+}
+
+/// Where the gang meets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendezvous {
+    /// Host or IP of node rank 0.
+    pub address: String,
+    /// The port leased there.
+    pub port: u16,
+}
+
+/// How a rank ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RankEnd {
+    /// The global rank.
+    pub rank: u32,
+    /// Its exit code, when `signal` is 0.
+    pub code: i32,
+    /// The signal that ended it, 0 if it exited.
+    pub signal: i32,
+    /// We had begun to stop the gang: never a failure of its own.
+    pub killed_by_us: bool,
+}
+
+impl RankEnd {
+    /// Did the rank fail by itself?
+    pub fn is_failure(&self) -> bool {
+        !self.killed_by_us && (self.code != 0 || self.signal != 0)
+    }
+}
+
+/// What a keeper says about its attempt when an agent connects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeeperStatus {
+    /// It was told to go and has started the ranks.
+    pub started: bool,
+    /// The ranks that have ended.
+    pub exits: Vec<RankEnd>,
+    /// Nothing of the attempt is left.
+    pub all_ended: bool,
+    /// The port leased on node rank 0, else 0.
+    pub master_port: u16,
+    /// Ranks could not be started; why.
+    pub launch_failed: Option<String>,
+}
+
+/// A leader's answer to our hello, as far as decisions depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaderHello {
+    /// The cluster's incarnation.
+    pub incarnation: u32,
+    /// Heartbeat period.
+    pub heartbeat_ms: u64,
+    /// Silence after which a node counts as unreachable.
+    pub node_timeout_ms: u64,
+    /// Highest event of this journal id that the cluster has applied.
+    pub event_mark: u64,
+}
+
+/// What a leader says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaderMessage {
+    /// The answer to our hello.
+    Hello(LeaderHello),
+    /// The heartbeat is confirmed: a lease, counted from its sending.
+    HeartbeatAnswer {
+        /// Which one.
+        seq: u64,
+    },
+    /// Begin this attempt.
+    Start(Arc<Start>),
+    /// End this attempt.
+    Stop {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Why and how.
+        stop: Stop,
+    },
+    /// Every node of the gang is ready.
+    Go {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Where its ranks meet.
+        rendezvous: Rendezvous,
+    },
+    /// Events up to here are applied and need not be kept.
+    EventsApplied {
+        /// The highest one.
+        up_to: u64,
+    },
+}
+
+/// A final directory in the job's checkpoint directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointFound {
+    /// The job.
+    pub job: JobId,
+    /// The attempt that was open when it was found.
+    pub epoch: Epoch,
+    /// The directory's name.
+    pub name: String,
+    /// The trailing number of the name, 0 if none.
+    pub step: u64,
+    /// Found by looking at what is there, not by seeing the rename.
+    pub by_rescan: bool,
+}
+
+/// What can happen to an agent. The only input of the core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A deadline has passed.
+    Tick,
+    /// A coordinator was dialled and takes messages.
+    Dialled,
+    /// The connection is gone.
+    LinkDown,
+    /// A leader spoke.
+    Leader {
+        /// Its term.
+        term: u64,
+        /// What it said.
+        message: LeaderMessage,
+    },
+    /// Everything up to this ticket is on disk.
+    JournalSynced {
+        /// Of [`Action::Journal`].
+        ticket: u64,
+    },
+    /// The keeper runs and waits; everything is in place.
+    Prepared {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// The port leased on node rank 0, else 0.
+        master_port: u16,
+    },
+    /// The preparation ended without a keeper.
+    PrepareFailed {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// One sentence for people.
+        why: String,
+    },
+    /// The keeper of an attempt that was under way answers again.
+    KeeperConnected {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Everything it knows.
+        status: KeeperStatus,
+    },
+    /// After a restart: no keeper was ever asked for.
+    KeeperNeverStarted {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+    },
+    /// The keeper is gone without having said that all has ended.
+    KeeperLost {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// One sentence for people.
+        why: String,
+    },
+    /// The ranks run.
+    RanksStarted {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+    },
+    /// The keeper could not start the ranks.
+    LaunchFailed {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// One sentence for people.
+        why: String,
+    },
+    /// A rank has ended.
+    RankExited {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// How.
+        exit: RankEnd,
+    },
+    /// No process of the attempt is left.
+    AllRanksEnded {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+    },
+    /// A checkpoint directory has its final name.
+    Checkpoint(CheckpointFound),
+}
+
+/// What is sent to the leader.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToLeader {
+    /// First on every connection; the link adds what the node is.
+    Hello {
+        /// Names the numbering of events.
+        journal_id: String,
+        /// Highest incarnation journaled.
+        incarnation: u32,
+        /// Highest leader term seen.
+        term: u64,
+        /// The full set.
+        attempts: Vec<Status>,
+    },
+    /// A sign of life.
+    Heartbeat {
+        /// Counts per connection.
+        seq: u64,
+        /// The full set.
+        attempts: Vec<Status>,
+    },
+    /// This node's part of the gang may start.
+    Ready {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// The port leased on node rank 0, else 0.
+        master_port: u16,
+    },
+    /// What happened, in order.
+    Events(Vec<AgentEvent>),
+}
+
+/// What the driver is to do. Nothing here waits: each has its own task and answers with events.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Append and sync, then [`Event::JournalSynced`] with this ticket.
+    Journal {
+        /// Rises by one.
+        ticket: u64,
+        /// In this order.
+        records: Vec<Record>,
+    },
+    /// Append; nothing waits for it.
+    JournalLazily {
+        /// In this order.
+        records: Vec<Record>,
+    },
+    /// Say this to the leader, if one is connected.
+    Send(ToLeader),
+    /// Leave this coordinator and dial the next.
+    Redial {
+        /// For the log.
+        why: String,
+    },
+    /// Fetch, make directories, start the keeper: [`Event::Prepared`] or [`Event::PrepareFailed`].
+    Prepare(Arc<Start>),
+    /// Give up a preparation. It still answers: with `PrepareFailed`, or with `Prepared` if the keeper had been started.
+    CancelPrepare {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+    },
+    /// After a restart: connect to the keeper, if there is one.
+    Adopt(Arc<Start>),
+    /// Start the ranks.
+    KeeperGo {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Where they meet.
+        rendezvous: Rendezvous,
+    },
+    /// End the ranks: TERM, grace, KILL.
+    KeeperStop {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Between TERM and KILL.
+        grace_ms: u32,
+    },
+    /// The end is journaled: the keeper may go.
+    ReleaseKeeper {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+    },
+    /// The cluster has acknowledged the end.
+    Closed {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+    },
+}
+
+/// One thing that the journal keeps.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// Highest incarnation of the cluster seen.
+    Incarnation(u32),
+    /// Highest leader term seen.
+    Term(u64),
+    /// Events up to here are acknowledged.
+    Acknowledged(u64),
+    /// An attempt begins. Also the highest epoch of its job.
+    Begun(Arc<Start>),
+    /// An attempt that never begins here.
+    Tombstone {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+    },
+    /// Highest epoch of a job, from a journal written anew.
+    Mark {
+        /// The job.
+        job: JobId,
+        /// Its highest epoch here.
+        epoch: Epoch,
+        /// Highest step sealed by earlier attempts.
+        step_floor: u64,
+    },
+    /// What an open attempt has reported so far, from a journal written anew.
+    Reported {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// `RanksStarted` was reported.
+        started: bool,
+        /// Ranks whose end was reported.
+        exits: Vec<RankEnd>,
+        /// `AllocationEnded` was reported.
+        ended: bool,
+        /// Names of checkpoints that were reported.
+        sealed: Vec<String>,
+    },
+    /// A numbered event.
+    Event(AgentEvent),
+}

@@ -1,0 +1,208 @@
+//! The task of one attempt: prepares or re-adopts it, then carries words between its keeper and the core until it is released.
+//! Does NOT decide: every order comes from the core, everything seen goes there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::limits::GANG_READY_MS;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::{Instrument, info_span, warn};
+
+use super::{Context, keepers, prepare};
+use crate::checkpoints::rules::step_of;
+use crate::checkpoints::watch::{Seen, Watch, scan};
+use crate::core::{CheckpointFound, Event, Rendezvous, Start};
+use crate::launch::port::PortLease;
+
+/// What the core wants of an attempt's task.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Give up preparing.
+    Cancel,
+    /// Start the ranks.
+    Go(Rendezvous),
+    /// End the ranks.
+    Stop {
+        /// Between TERM and KILL, milliseconds.
+        grace_ms: u32,
+    },
+    /// The end is on disk.
+    Release,
+}
+
+/// What a task has in its hands.
+pub(super) struct Task {
+    pub(super) context: Arc<Context>,
+    pub(super) start: Arc<Start>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    /// Held until the ranks start.
+    pub(super) lease: Option<PortLease>,
+    pub(super) master_port: u16,
+}
+
+impl Task {
+    pub(super) fn key(&self) -> (JobId, Epoch) {
+        (self.start.job, self.start.epoch)
+    }
+
+    pub(super) async fn tell(&self, event: Event) {
+        self.context.tell(event).await;
+    }
+
+    /// Reports every complete checkpoint directory that is there; the core knows which are news.
+    pub(super) async fn report_checkpoints(&self) {
+        report_checkpoints(&self.context, self.key()).await;
+    }
+}
+
+/// Prepares the attempt and stays with its keeper.
+pub(super) async fn begin(context: Arc<Context>, start: Arc<Start>, orders: mpsc::Receiver<Order>) {
+    let span =
+        info_span!("attempt", job = %start.job, epoch = %start.epoch, node = %context.config.name);
+    if !start.traceparent.is_empty()
+        && !mlctl_runtime::telemetry::trace_context::set_parent(&span, &start.traceparent)
+    {
+        warn!(job = %start.job, "the trace context of this job is malformed; its trace begins here");
+    }
+    let mut task = Task {
+        context,
+        start,
+        orders,
+        lease: None,
+        master_port: 0,
+    };
+    async move {
+        match task.prepare().await {
+            Ok(connection) => {
+                let (job, epoch) = task.key();
+                task.tell(Event::Prepared {
+                    job,
+                    epoch,
+                    master_port: task.master_port,
+                })
+                .await;
+                let watching = watch_checkpoints(&task, false).await;
+                keepers::own(task, connection).await;
+                watching.abort();
+            }
+            Err(why) => {
+                let (job, epoch) = task.key();
+                task.tell(Event::PrepareFailed { job, epoch, why }).await;
+            }
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+impl Task {
+    async fn prepare(&mut self) -> Result<crate::keeper::client::Connection, String> {
+        let deadline = Duration::from_millis(GANG_READY_MS);
+        let laying_out = timeout(deadline, prepare::lay_out(&self.context, &self.start));
+        let laid = tokio::select! {
+            laid = laying_out => match laid {
+                Ok(laid) => laid.map_err(|error| error.to_string())?,
+                Err(_) => return Err(format!("code and directories were not ready within {} s", deadline.as_secs())),
+            },
+            () = cancelled(&mut self.orders) => return Err("stopped before it was prepared".into()),
+        };
+        self.master_port = laid.lease.as_ref().map_or(0, PortLease::port);
+        self.lease = laid.lease;
+        // From here on a keeper may be there: no giving up half way.
+        keepers::start(&self.context, self.start.job, self.start.epoch)
+            .await
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Waits for the order to give up. Other orders cannot come before a keeper is there.
+async fn cancelled(orders: &mut mpsc::Receiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        if matches!(order, Order::Cancel) {
+            return;
+        }
+    }
+    // The agent ends: the preparation is taken up again at the next start.
+    std::future::pending().await
+}
+
+/// After a restart: finds the keeper of an attempt that the journal calls open.
+pub(super) async fn adopt(context: Arc<Context>, start: Arc<Start>, orders: mpsc::Receiver<Order>) {
+    let (job, epoch) = (start.job, start.epoch);
+    let master_port = prepare::noted_port(&context.dirs.attempt(job, epoch));
+    let task = Task {
+        context,
+        start,
+        orders,
+        lease: None,
+        master_port,
+    };
+    match keepers::find(&task.context.dirs.attempt(job, epoch), true).await {
+        keepers::Found::Alive(connection) => {
+            let watching = watch_checkpoints(&task, true).await;
+            keepers::report_status(&task, &connection.status).await;
+            keepers::own(task, connection).await;
+            watching.abort();
+        }
+        keepers::Found::Gone => {
+            task.report_checkpoints().await;
+            keepers::report_loss(&task).await;
+        }
+        keepers::Found::NeverStarted => task.tell(Event::KeeperNeverStarted { job, epoch }).await,
+    }
+}
+
+/// Watches the job's checkpoint directory for this attempt; with `rescan` what is there already is reported first.
+async fn watch_checkpoints(task: &Task, rescan: bool) -> tokio::task::JoinHandle<()> {
+    let (context, key) = (task.context.clone(), task.key());
+    let watch = Watch::new(&context.dirs.checkpoints(key.0));
+    if rescan {
+        report_checkpoints(&context, key).await;
+    }
+    tokio::spawn(async move {
+        let mut watch = match watch {
+            Ok(watch) => watch,
+            Err(error) => {
+                warn!(job = %key.0, %error, "checkpoints cannot be watched; they are found when the attempt ends");
+                return;
+            }
+        };
+        loop {
+            match watch.next().await {
+                Ok(seen) => {
+                    for seen in seen {
+                        match seen {
+                            Seen::Renamed(name) => report(&context, key, name, false).await,
+                            Seen::Overflow => report_checkpoints(&context, key).await,
+                        }
+                    }
+                }
+                Err(error) => {
+                    warn!(job = %key.0, %error, "checkpoints are not watched any more");
+                    return;
+                }
+            }
+        }
+    })
+}
+
+async fn report_checkpoints(context: &Context, key: (JobId, Epoch)) {
+    for name in scan(&context.dirs.checkpoints(key.0)) {
+        report(context, key, name, true).await;
+    }
+}
+
+async fn report(context: &Context, (job, epoch): (JobId, Epoch), name: String, by_rescan: bool) {
+    let step = step_of(&name);
+    context
+        .tell(Event::Checkpoint(CheckpointFound {
+            job,
+            epoch,
+            name,
+            step,
+            by_rescan,
+        }))
+        .await;
+}

@@ -1,0 +1,309 @@
+//! Keepers as the driver sees them: asked for, found again, listened to, let go.
+//! Does NOT start processes (the launcher does) and does NOT judge what a keeper says.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use mlctl_proto::ids::{Epoch, JobId};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::Context;
+use super::attempt::{Order, Task};
+use crate::bulk::LogNews;
+use crate::core::{Event, KeeperStatus, RankEnd};
+use crate::keeper::PLAN;
+use crate::keeper::client::{Connection, KeeperError, connect};
+use crate::keeper::protocol::{Exit, FromKeeper, Status, ToKeeper};
+use crate::keeper::sweep::kill_leftovers;
+use crate::keeper::{Written, read_exits};
+use crate::launcher::client::{LauncherError, start_keeper};
+
+/// A keeper that is there but silent is asked again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+/// A keeper that was asked for just before the agent died may still be on its way.
+const STARTING: Duration = Duration::from_secs(5);
+/// Between two tries to reach a keeper that is starting.
+const STARTING_PAUSE: Duration = Duration::from_millis(2);
+/// A keeper takes a message within this, or its connection is given up.
+const TAKE: Duration = Duration::from_secs(5);
+
+/// Why there is no keeper.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// The launcher.
+    #[error("the keeper could not be started: {0}")]
+    Launcher(#[from] LauncherError),
+    /// It was started and does not answer.
+    #[error("the keeper was started and does not answer: {0}")]
+    Keeper(#[from] KeeperError),
+}
+
+/// What became of a keeper while the agent was away.
+pub(super) enum Found {
+    Alive(Connection),
+    Gone,
+    NeverStarted,
+}
+
+/// Has the launcher start the keeper of an attempt that is laid out, and connects to it.
+pub(super) async fn start(
+    context: &Context,
+    job: JobId,
+    epoch: Epoch,
+) -> Result<Connection, StartError> {
+    let folder = context.dirs.attempt(job, epoch);
+    let pid = start_keeper(&context.dirs.launcher_socket(), &folder).await?;
+    debug!(%job, %epoch, pid, "keeper started");
+    let end = tokio::time::Instant::now() + STARTING;
+    loop {
+        match connect(&folder).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if error.is_gone() && tokio::time::Instant::now() < end => {
+                sleep(STARTING_PAUSE).await
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Looks for the keeper of an attempt. Asks for ever while one is there and silent; `starting`: it may not be there yet.
+pub(super) async fn find(folder: &Path, starting: bool) -> Found {
+    let mut told = false;
+    loop {
+        match connect(folder).await {
+            Ok(connection) => return Found::Alive(connection),
+            Err(error) if error.is_gone() => match plan_age(folder) {
+                None => return Found::NeverStarted,
+                Some(age) if starting && age < STARTING => sleep(STARTING_PAUSE).await,
+                Some(_) => return Found::Gone,
+            },
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(%error, "a keeper is there and cannot be spoken with; asking again");
+                }
+                sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// How long ago the plan was written, which is just before a keeper is asked for. `None`: it was not.
+fn plan_age(folder: &Path) -> Option<Duration> {
+    let written = std::fs::metadata(folder.join(PLAN)).ok()?.modified().ok()?;
+    // After a clock was set back nothing can be told from it: then no keeper is waited for.
+    Some(
+        SystemTime::now()
+            .duration_since(written)
+            .unwrap_or(Duration::MAX),
+    )
+}
+
+/// Carries orders and words between the core and a keeper until it is released, lost, or the agent ends.
+pub(super) async fn own(mut task: Task, mut connection: Connection) {
+    let mut ended = connection.status.all_ended();
+    loop {
+        tokio::select! {
+            message = connection.receiver.recv() => match message {
+                Some(message) => {
+                    ended |= matches!(message, FromKeeper::AllEnded { .. });
+                    heard(&task, message).await;
+                }
+                None => match again(&task, ended).await {
+                    Some(renewed) => {
+                        ended = renewed.status.all_ended();
+                        report_status(&task, &renewed.status).await;
+                        connection = renewed;
+                    }
+                    None => return,
+                },
+            },
+            order = task.orders.recv() => {
+                let message = match order {
+                    None => return,
+                    Some(Order::Release) => {
+                        let_go(connection).await;
+                        return;
+                    }
+                    // The keeper is there already; the core will tell it to stop.
+                    Some(Order::Cancel) => continue,
+                    Some(Order::Go(rendezvous)) => {
+                        // Held to the last moment; the rank that binds the port is started next.
+                        task.lease = None;
+                        ToKeeper::Go { master_address: rendezvous.address, master_port: rendezvous.port }
+                    }
+                    Some(Order::Stop { grace_ms }) => ToKeeper::Stop { grace_ms },
+                };
+                if timeout(TAKE, connection.sender.send(message)).await.is_err() {
+                    let (job, epoch) = task.key();
+                    warn!(%job, %epoch, "the keeper takes no orders");
+                }
+            }
+        }
+    }
+}
+
+/// The connection broke: is the keeper still there?
+async fn again(task: &Task, ended: bool) -> Option<Connection> {
+    let (job, epoch) = task.key();
+    match find(&task.context.dirs.attempt(job, epoch), false).await {
+        Found::Alive(connection) => Some(connection),
+        Found::Gone | Found::NeverStarted => {
+            if !ended {
+                task.report_checkpoints().await;
+                report_loss(task).await;
+            }
+            None
+        }
+    }
+}
+
+async fn heard(task: &Task, message: FromKeeper) {
+    let (job, epoch) = task.key();
+    let bulk = &task.context.bulk;
+    match message {
+        FromKeeper::Hello { status, .. } => report_status(task, &status).await,
+        FromKeeper::RanksStarted => task.tell(Event::RanksStarted { job, epoch }).await,
+        FromKeeper::LaunchFailed { why } => {
+            task.tell(Event::LaunchFailed { job, epoch, why }).await
+        }
+        FromKeeper::LogGrew { rank, .. } => bulk.tell(LogNews::Grew { job, epoch, rank }).await,
+        FromKeeper::LogEnded { rank, dropped, .. } => {
+            bulk.tell(LogNews::Ended {
+                job,
+                epoch,
+                rank,
+                dropped,
+            })
+            .await
+        }
+        FromKeeper::RankExited(exit) => {
+            task.tell(Event::RankExited {
+                job,
+                epoch,
+                exit: rank_end(exit),
+            })
+            .await
+        }
+        FromKeeper::AllEnded {
+            exits,
+            launch_failed,
+        } => {
+            // What was renamed last may still wait in the kernel.
+            task.report_checkpoints().await;
+            if let Some(why) = launch_failed {
+                task.tell(Event::LaunchFailed { job, epoch, why }).await;
+            }
+            for exit in exits {
+                task.tell(Event::RankExited {
+                    job,
+                    epoch,
+                    exit: rank_end(exit),
+                })
+                .await;
+            }
+            bulk.tell(LogNews::AllEnded { job, epoch }).await;
+            task.tell(Event::AllRanksEnded { job, epoch }).await;
+        }
+        FromKeeper::Refused { why } => debug!(%job, %epoch, why, "the keeper refused an order"),
+    }
+}
+
+/// Tells the core, and the logs, everything that a keeper says when it is found again.
+pub(super) async fn report_status(task: &Task, status: &Status) {
+    let (job, epoch) = task.key();
+    info!(%job, %epoch, phase = ?status.phase, pid = status.pid, "keeper connected");
+    let bulk = &task.context.bulk;
+    for log in &status.ranks {
+        let (rank, dropped) = (log.rank, log.log_dropped);
+        let ended = LogNews::Ended {
+            job,
+            epoch,
+            rank,
+            dropped,
+        };
+        bulk.tell(if log.log_ended {
+            ended
+        } else {
+            LogNews::Grew { job, epoch, rank }
+        })
+        .await;
+    }
+    if status.all_ended() {
+        task.report_checkpoints().await;
+    }
+    let status = KeeperStatus {
+        started: status.started,
+        exits: status.exits().into_iter().map(rank_end).collect(),
+        all_ended: status.all_ended(),
+        launch_failed: status.launch_failed.clone(),
+        master_port: task.master_port,
+    };
+    task.tell(Event::KeeperConnected { job, epoch, status })
+        .await;
+}
+
+/// The keeper is gone and had not said that all has ended: its ranks died with it, what they left behind is killed here,
+/// and what it had written down is told.
+pub(super) async fn report_loss(task: &Task) {
+    let (job, epoch) = task.key();
+    let folder = task.context.dirs.attempt(job, epoch);
+    let sweep = move || {
+        let written = read_exits(&folder).unwrap_or_else(|error| {
+            warn!(folder = %folder.display(), %error, "what the keeper wrote down cannot be read");
+            Written::default()
+        });
+        (kill_leftovers(&folder), written)
+    };
+    let (killed, written) = tokio::task::spawn_blocking(sweep).await.unwrap_or_default();
+    warn!(%job, %epoch, killed, "the keeper is gone");
+    task.context
+        .bulk
+        .tell(LogNews::AllEnded { job, epoch })
+        .await;
+    let all_ended = written.all_ended;
+    if all_ended || !written.exits.is_empty() {
+        let status = KeeperStatus {
+            started: !written.exits.is_empty(),
+            exits: written.exits.into_iter().map(rank_end).collect(),
+            all_ended,
+            launch_failed: written.launch_failed,
+            master_port: task.master_port,
+        };
+        task.tell(Event::KeeperConnected { job, epoch, status })
+            .await;
+    }
+    if !all_ended {
+        let why =
+            "the process that owned the ranks on this node is gone, and they with it".to_owned();
+        task.tell(Event::KeeperLost { job, epoch, why }).await;
+    }
+}
+
+/// Lets the keeper of an ended attempt go, if there still is one.
+pub(super) async fn release(folder: PathBuf) {
+    match connect(&folder).await {
+        Ok(connection) => let_go(connection).await,
+        Err(error) if error.is_gone() => {}
+        Err(error) => warn!(%error, "a keeper that has nothing left to own cannot be told to go"),
+    }
+}
+
+async fn let_go(mut connection: Connection) {
+    if connection.sender.send(ToKeeper::Release).await.is_err() {
+        return;
+    }
+    let closed = async { while connection.receiver.recv().await.is_some() {} };
+    if timeout(TAKE, closed).await.is_err() {
+        warn!("a keeper was told to go and stays");
+    }
+}
+
+fn rank_end(exit: Exit) -> RankEnd {
+    RankEnd {
+        rank: exit.rank,
+        code: exit.code,
+        signal: exit.signal,
+        killed_by_us: exit.killed_by_us,
+    }
+}

@@ -1,0 +1,232 @@
+//! The loop that feeds the core and does what it says. One event at a time; whatever waits for somebody has its own task and deadline.
+//! Does NOT decide: that is `core`.
+
+mod attempt;
+mod keepers;
+mod prepare;
+mod restart;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlctl_blobs::Store;
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_runtime::shutdown::Shutdown;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::boottime;
+use crate::bulk::Bulk;
+use crate::config::Config;
+use crate::core::{Action, Core, Event, Recovered, Start, ToLeader};
+use crate::dirs::Dirs;
+use crate::journal::{Journal, JournalError};
+use crate::link::Leader;
+use attempt::Order;
+pub(crate) use restart::recover;
+
+/// Events that may wait for the core.
+pub(crate) const INPUTS: usize = 4_096;
+/// Orders that may wait for one attempt's task. The core gives a handful.
+const ORDERS: usize = 16;
+
+/// What reaches the driver.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A coordinator was dialled; what it is to be told goes here.
+    LinkUp {
+        /// Dropping it ends the session.
+        outgoing: mpsc::Sender<ToLeader>,
+    },
+    /// Something for the core.
+    Core(Event),
+}
+
+/// What every attempt's task needs.
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) dirs: Dirs,
+    pub(crate) store: Store,
+    pub(crate) leader: watch::Receiver<Option<Leader>>,
+    pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) bulk: Bulk,
+}
+
+impl Context {
+    /// Tells the core. Without a core the agent is ending, and nothing needs to be told.
+    pub(crate) async fn tell(&self, event: Event) {
+        let _ = self.inputs.send(Input::Core(event)).await;
+    }
+}
+
+/// The agent's hands.
+pub(crate) struct Driver {
+    core: Core,
+    journal: Journal,
+    context: Arc<Context>,
+    outgoing: Option<mpsc::Sender<ToLeader>>,
+    attempts: BTreeMap<(JobId, Epoch), mpsc::Sender<Order>>,
+}
+
+impl Driver {
+    /// Writes the journal anew and begins to re-adopt what was running.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub(crate) async fn start(
+        id: &str,
+        recovered: Recovered,
+        context: Context,
+    ) -> Result<Self, JournalError> {
+        let (core, actions) = Core::new(recovered, boottime::now());
+        let journal = Journal::start(context.dirs.root(), id, &core.records())?;
+        let context = Arc::new(context);
+        let mut driver = Self {
+            core,
+            journal,
+            context,
+            outgoing: None,
+            attempts: BTreeMap::new(),
+        };
+        driver.execute_all(actions).await?;
+        Ok(driver)
+    }
+
+    /// Runs until `shutdown`. Keepers and their ranks go on without us.
+    ///
+    /// # Errors
+    /// When the journal fails: nothing may be promised any more.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        shutdown: Shutdown,
+    ) -> Result<(), JournalError> {
+        loop {
+            let deadline = self.core.next_deadline();
+            let event = tokio::select! {
+                biased;
+                () = shutdown.wait() => break,
+                ticket = self.journal.synced() => Event::JournalSynced { ticket: ticket? },
+                input = inputs.recv() => match input {
+                    Some(Input::Core(event)) => {
+                        if event == Event::LinkDown {
+                            self.outgoing = None;
+                        }
+                        event
+                    }
+                    Some(Input::LinkUp { outgoing }) => {
+                        self.outgoing = Some(outgoing);
+                        Event::Dialled
+                    }
+                    None => break,
+                },
+                () = until(deadline) => Event::Tick,
+            };
+            let actions = self.core.step(boottime::now(), event);
+            self.execute_all(actions).await?;
+            if self.journal.is_large() {
+                self.journal.rewrite(self.core.records()).await?;
+            }
+        }
+        self.journal.close().await;
+        Ok(())
+    }
+
+    async fn execute_all(&mut self, actions: Vec<Action>) -> Result<(), JournalError> {
+        for action in actions {
+            self.execute(action).await?;
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, action: Action) -> Result<(), JournalError> {
+        match action {
+            Action::Journal { ticket, records } => {
+                self.journal.append(records, Some(ticket)).await?
+            }
+            Action::JournalLazily { records } => self.journal.append(records, None).await?,
+            Action::Send(message) => self.send(message),
+            Action::Redial { why } => {
+                info!(why, "leaving this coordinator");
+                self.outgoing = None;
+            }
+            Action::Prepare(start) => {
+                info!(job = %start.job, epoch = %start.epoch, name = start.job_name, "preparing");
+                let (context, orders) = (self.context.clone(), self.orders(&start));
+                tokio::spawn(attempt::begin(context, start, orders));
+            }
+            Action::Adopt(start) => {
+                let (context, orders) = (self.context.clone(), self.orders(&start));
+                tokio::spawn(attempt::adopt(context, start, orders));
+            }
+            Action::CancelPrepare { job, epoch } => self.order((job, epoch), Order::Cancel),
+            Action::KeeperGo {
+                job,
+                epoch,
+                rendezvous,
+            } => self.order((job, epoch), Order::Go(rendezvous)),
+            Action::KeeperStop {
+                job,
+                epoch,
+                grace_ms,
+            } => self.order((job, epoch), Order::Stop { grace_ms }),
+            Action::ReleaseKeeper { job, epoch } => match self.attempts.remove(&(job, epoch)) {
+                Some(orders) => give((job, epoch), &orders, Order::Release),
+                None => {
+                    tokio::spawn(keepers::release(self.context.dirs.attempt(job, epoch)));
+                }
+            },
+            Action::Closed { job, epoch } => {
+                info!(%job, %epoch, "the cluster has acknowledged the end")
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, message: ToLeader) {
+        let Some(outgoing) = &self.outgoing else {
+            return;
+        };
+        if outgoing.try_send(message).is_err() {
+            // A leader that takes so little is of no use; what is unacknowledged is sent again to the next.
+            warn!("the leader takes no more messages; leaving it");
+            self.outgoing = None;
+        }
+    }
+
+    /// The channel of orders for an attempt whose task begins.
+    fn orders(&mut self, start: &Start) -> mpsc::Receiver<Order> {
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        self.attempts.insert((start.job, start.epoch), orders);
+        receiver
+    }
+
+    fn order(&mut self, key: (JobId, Epoch), order: Order) {
+        if let Some(orders) = self.attempts.get(&key) {
+            give(key, orders, order);
+        }
+    }
+}
+
+fn give((job, epoch): (JobId, Epoch), orders: &mpsc::Sender<Order>, order: Order) {
+    match orders.try_send(order) {
+        // Its task has ended: what it had to say about that is on its way.
+        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+        Err(mpsc::error::TrySendError::Full(order)) => {
+            warn!(%job, %epoch, ?order, "an attempt's task takes no orders; its keeper is not answering");
+        }
+    }
+}
+
+async fn until(deadline: Option<u64>) {
+    match deadline {
+        Some(deadline) => {
+            tokio::time::sleep(Duration::from_millis(
+                deadline.saturating_sub(boottime::now()),
+            ))
+            .await
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,322 @@
+//! Lays out one attempt: directories, code, the plan. Everything that a keeper needs, and nothing that runs.
+//! Does NOT start anything. Interrupted, it leaves no plan, and the next try begins anew.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fs};
+
+use mlctl_proto::spec::{JobSpec, SpecError, parse_json};
+use mlctl_runtime::telemetry::trace_context::current_traceparent;
+use nix::unistd::User;
+use prost::Message;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::Context;
+use crate::checkpoints::leftovers::set_aside;
+use crate::code::{self, FetchError};
+use crate::core::Start;
+use crate::keeper::PLAN;
+use crate::launch::port::{self, PortError, PortLease};
+use crate::launch::{Interpreters, LaunchPlan, Member, PlanError, Request, interface, plan};
+use crate::link::convert::start_to_wire;
+
+/// The committed start, so that a live keeper can be adopted even without a journal.
+pub(super) const START: &str = "start.pb";
+/// The port leased for this attempt.
+const PORT: &str = "port";
+/// Between two tries to fetch code from a leader that is there.
+const AGAIN: Duration = Duration::from_millis(300);
+/// Variables of the agent that every job gets.
+const HANDED_ON: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+];
+
+/// Why an attempt cannot be laid out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrepareError {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("the job's spec cannot be read: {0}")]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Port(#[from] PortError),
+    #[error("there is no user `{0}` on this node: set `job_user` to one, or make it")]
+    User(String),
+    #[error("a task of the agent died: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What laying out leaves in hand.
+#[derive(Debug)]
+pub(super) struct Laid {
+    /// On node rank 0: the port where the gang meets.
+    pub(super) lease: Option<PortLease>,
+}
+
+/// Lays the attempt out.
+pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, PrepareError> {
+    let spec = parse_json(&start.spec)?;
+    let dirs = &context.dirs;
+    let work = dirs.work(start.job, start.epoch);
+    make_folders(context, start)?;
+    if !start.code_manifest.is_empty() {
+        fetch_code(context, &start.code_manifest, &work).await?;
+    }
+    make(&work)?;
+    let checkpoints = dirs.checkpoints(start.job);
+    if let Some(checkpoint) = &spec.checkpoint {
+        link_checkpoints(&work.join(&checkpoint.dir), &checkpoints)?;
+    }
+    let user = user_of(context)?;
+    if let Some(user) = &user {
+        hand_over(&work, user)?;
+        hand_over(&checkpoints, user)?;
+    }
+    let own = start
+        .members
+        .get(start.node_rank as usize)
+        .map(|member| member.rank_address.clone());
+    let lead = start.node_rank == 0;
+    let peer = peer_of(start);
+    let (lease, interface) = tokio::task::spawn_blocking(move || {
+        let lease = own
+            .filter(|_| lead)
+            .map(|address| port::lease(&address))
+            .transpose()?;
+        Ok::<_, PortError>((lease, peer.and_then(|peer| interface::to_peer(&peer))))
+    })
+    .await??;
+    let plan = plan(&request(context, start, spec, interface, user))?;
+    write_plan(context, start, &plan, lease.as_ref())?;
+    Ok(Laid { lease })
+}
+
+/// The port that an attempt leased before the agent restarted, 0 if none.
+pub(super) fn noted_port(folder: &Path) -> u16 {
+    fs::read_to_string(folder.join(PORT))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Another node's rank address; of a gang of one its own.
+fn peer_of(start: &Start) -> Option<String> {
+    let other = start
+        .members
+        .iter()
+        .enumerate()
+        .find(|(rank, _)| *rank != start.node_rank as usize);
+    let member = other
+        .map(|(_, member)| member)
+        .or_else(|| start.members.first());
+    member.map(|member| member.rank_address.clone())
+}
+
+fn make_folders(context: &Context, start: &Start) -> Result<(), PrepareError> {
+    let dirs = &context.dirs;
+    let folder = dirs.attempt(start.job, start.epoch);
+    // An interrupted preparation: nothing of it ever ran.
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("clear", &folder)(error));
+        }
+        _ => {}
+    }
+    make(&folder)?;
+    make(&dirs.logs(start.job, start.epoch))?;
+    let checkpoints = dirs.checkpoints(start.job);
+    make(&checkpoints)?;
+    let moved = set_aside(&checkpoints)
+        .map_err(failed("set aside unfinished checkpoints in", &checkpoints))?;
+    if moved > 0 {
+        info!(job = %start.job, moved, "unfinished checkpoints of an earlier attempt were set aside");
+    }
+    Ok(())
+}
+
+/// Fetches from whoever leads, for as long as the preparation may take.
+async fn fetch_code(context: &Context, manifest: &str, work: &Path) -> Result<(), PrepareError> {
+    let mut leader = context.leader.clone();
+    let mut told = false;
+    loop {
+        let now = leader.borrow_and_update().clone();
+        let Some(now) = now else {
+            if leader.changed().await.is_err() {
+                // The agent ends.
+                std::future::pending::<()>().await;
+            }
+            continue;
+        };
+        match code::fetch(&context.store, now.channel, manifest, work).await {
+            Err(FetchError::Leader(status)) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(
+                        why = status.message(),
+                        "code cannot be fetched yet; trying again"
+                    );
+                }
+                // Another leader is tried at once, the same one after a pause.
+                if let Ok(Err(_)) = timeout(AGAIN, leader.changed()).await {
+                    sleep(AGAIN).await;
+                }
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// `checkpoint.dir` of the spec leads to where the job's checkpoints outlive its attempts.
+fn link_checkpoints(at: &Path, checkpoints: &Path) -> Result<(), PrepareError> {
+    if let Some(parent) = at.parent() {
+        make(parent)?;
+    }
+    match symlink(checkpoints, at) {
+        // The code brought a directory of that name: it stays, and MLCTL_CHECKPOINT_DIR says where checkpoints go.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(failed("link", at)),
+    }
+}
+
+fn request(
+    context: &Context,
+    start: &Start,
+    spec: JobSpec,
+    interface: Option<String>,
+    user: Option<User>,
+) -> Request {
+    let dirs = &context.dirs;
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let checkpoints = dirs.checkpoints(start.job);
+    // Set for every member; only a holder has it.
+    let resume = Some(checkpoints.join(&start.resume_from))
+        .filter(|path| !start.resume_from.is_empty() && path.is_dir());
+    let members = start.members.iter().map(|member| Member {
+        node: member.node.clone(),
+        rank_address: member.rank_address.clone(),
+        devices: member.devices.clone(),
+    });
+    let allow_root = context
+        .leader
+        .borrow()
+        .as_ref()
+        .is_some_and(|leader| leader.hello.allow_root);
+    Request {
+        spec,
+        job: start.job,
+        epoch: start.epoch,
+        job_name: start.job_name.clone(),
+        owner: start.owner_name.clone(),
+        node_name: context.config.name.clone(),
+        members: members.collect(),
+        node_rank: start.node_rank,
+        job_dir: text(dirs.job(start.job)),
+        attempt_dir: text(dirs.attempt(start.job, start.epoch)),
+        work_dir: text(dirs.work(start.job, start.epoch)),
+        checkpoint_dir: Some(text(checkpoints)),
+        resume_from: resume.map(text),
+        traceparent: current_traceparent().unwrap_or_else(|| start.traceparent.clone()),
+        base_env: base_env(user.as_ref()),
+        interface,
+        user: user.map(|user| user.name),
+        allow_root,
+        interpreters: Interpreters::default(),
+    }
+}
+
+/// What every job on this node gets of the agent's environment, with the home and name of the user that it runs as.
+fn base_env(user: Option<&User>) -> BTreeMap<String, String> {
+    let handed = HANDED_ON
+        .iter()
+        .filter_map(|key| Some(((*key).to_owned(), env::var(key).ok()?)));
+    let mut variables: BTreeMap<String, String> = handed.collect();
+    if let Some(user) = user {
+        variables.insert("HOME".into(), user.dir.to_string_lossy().into_owned());
+        variables.insert("USER".into(), user.name.clone());
+        variables.insert("LOGNAME".into(), user.name.clone());
+    }
+    variables
+}
+
+fn user_of(context: &Context) -> Result<Option<User>, PrepareError> {
+    let name = &context.config.job_user;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let found = User::from_name(name).ok().flatten();
+    found
+        .map(Some)
+        .ok_or_else(|| PrepareError::User(name.clone()))
+}
+
+/// Gives `path`, and what is in it, to the job's user. Links are changed themselves, never followed.
+fn hand_over(path: &Path, user: &User) -> Result<(), PrepareError> {
+    let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+    std::os::unix::fs::lchown(path, uid, gid).map_err(failed("give away", path))?;
+    if !path.is_symlink() && path.is_dir() {
+        for entry in fs::read_dir(path).map_err(failed("read", path))? {
+            hand_over(&entry.map_err(failed("read", path))?.path(), user)?;
+        }
+    }
+    Ok(())
+}
+
+/// The plan is renamed into place last: a keeper is asked for only when all of it is there.
+fn write_plan(
+    context: &Context,
+    start: &Start,
+    plan: &LaunchPlan,
+    lease: Option<&PortLease>,
+) -> Result<(), PrepareError> {
+    let folder = context.dirs.attempt(start.job, start.epoch);
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).map_err(failed("write", &path))
+    };
+    write(START, &start_to_wire(start).encode_to_vec())?;
+    if let Some(lease) = lease {
+        write(PORT, lease.port().to_string().as_bytes())?;
+    }
+    let json = serde_json::to_vec(plan)
+        .map_err(|error| failed("write", &folder.join(PLAN))(error.into()))?;
+    write("plan.new", &json)?;
+    let path = folder.join(PLAN);
+    fs::rename(folder.join("plan.new"), &path).map_err(failed("write", &path))
+}
+
+/// Makes a directory that is the agent's own; where ranks run as somebody else, that user must be able to pass through.
+fn make(path: &Path) -> Result<(), PrepareError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(failed("make", path))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
+    let path = path.to_owned();
+    move |source| PrepareError::Io {
+        action,
+        path,
+        source,
+    }
+}

@@ -1,0 +1,123 @@
+//! What this node is: the facts of every hello. Read once at start.
+//! Does NOT watch for changes; a changed fact is seen when the agent starts again.
+
+use std::path::Path;
+use std::{fs, io};
+
+use mlctl_proto::persist::{Addresses, Isolation, NodeFacts};
+use mlctl_proto::{CAPABILITIES, VERSION};
+
+use crate::config::Config;
+use crate::devices::probe::probe;
+
+/// A fact that cannot be found out although nothing works without it.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the boot id from {path}: {source}; set `boot_id_file`")]
+pub struct NoBootId {
+    path: String,
+    source: io::Error,
+}
+
+/// Takes the inventory.
+///
+/// # Errors
+/// When one boot cannot be told from another: then loss could not be proven.
+pub fn facts(config: &Config) -> Result<NodeFacts, NoBootId> {
+    let probe = probe(&config.name, &config.nvml_path, config.simulated_gpus);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut labels = config.labels.clone();
+    if let Some(kernel) = one_line(Path::new("/proc/sys/kernel/osrelease")) {
+        labels.entry("kernel".into()).or_insert(kernel);
+    }
+    Ok(NodeFacts {
+        name: config.name.clone(),
+        boot_id: boot_id(&config.boot_id_file)?,
+        machine_id: one_line(Path::new("/etc/machine-id")).unwrap_or_default(),
+        addresses: Some(Addresses {
+            rank: config.rank_address.clone(),
+            data: config.data_address().to_owned(),
+            network: config.network.clone(),
+        }),
+        pool: config.pool.clone(),
+        devices: probe.devices,
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        memory_bytes: memory_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        labels,
+        version: VERSION.into(),
+        capabilities: CAPABILITIES
+            .iter()
+            .map(|capability| (*capability).into())
+            .collect(),
+        // Ranks get sessions and no_new_privs, but no cgroup of their own in this release: nothing to boast of.
+        isolation: Isolation::None.into(),
+        device_errors: probe.errors,
+    })
+}
+
+fn boot_id(path: &Path) -> Result<String, NoBootId> {
+    let failed = |source| NoBootId {
+        path: path.display().to_string(),
+        source,
+    };
+    let text = fs::read_to_string(path).map_err(failed)?;
+    let id: String = text.trim().chars().take(64).collect();
+    if id.is_empty() || id.chars().any(|c| c.is_control()) {
+        return Err(failed(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it holds no id",
+        )));
+    }
+    Ok(id)
+}
+
+fn one_line(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().next()?.trim();
+    (!line.is_empty() && line.len() <= 128).then(|| line.to_owned())
+}
+
+/// `MemTotal` of /proc/meminfo, 0 if it is not there.
+fn memory_bytes(meminfo: &str) -> u64 {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|number| number.trim().parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_or_zero() {
+        for (text, want) in [
+            (
+                "MemTotal:       24000000 kB\nMemFree: 1 kB\n",
+                24_576_000_000,
+            ),
+            ("MemTotal: x kB", 0),
+            ("", 0),
+            ("MemTotal: 5 MB", 0),
+        ] {
+            assert_eq!(memory_bytes(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_boot_without_an_id_is_an_error_that_says_what_to_set() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("boot");
+        for content in [None, Some("\n"), Some("a\u{1}b")] {
+            if let Some(content) = content {
+                fs::write(&path, content).expect("written");
+            }
+            let error = boot_id(&path).expect_err("no id").to_string();
+            assert!(error.contains("boot_id_file"), "{error}");
+        }
+        fs::write(&path, "b-1\n").expect("written");
+        assert_eq!(boot_id(&path).expect("there"), "b-1");
+    }
+}

@@ -1,0 +1,229 @@
+//! Between the wire and the core's own words. A message that lacks an id is an error that names it, never a guess.
+//! Does NOT open connections.
+
+use std::sync::Arc;
+
+use mlctl_proto::agent;
+use mlctl_proto::ids::IdError;
+use mlctl_proto::persist::EndKind;
+
+use crate::core::{
+    LeaderHello, LeaderMessage, Member, Phase, Rendezvous, Start, Status, Stop, ToLeader,
+};
+
+/// What a message from a coordinator is.
+#[derive(Debug, PartialEq)]
+pub(crate) enum FromCoordinator {
+    /// A leader speaks.
+    Leader(LeaderMessage),
+    /// Its hello: more than the core needs.
+    Hello(Box<agent::LeaderHello>),
+    /// It does not lead; these may.
+    NotLeader(Vec<String>),
+    /// A message of a later release.
+    Unknown,
+}
+
+/// The core's start from the wire's.
+pub(crate) fn start_from_wire(start: agent::StartAllocation) -> Result<Start, IdError> {
+    let members = start.members.into_iter().map(|member| Member {
+        node: member.node,
+        rank_address: member.rank_address,
+        devices: member.devices,
+    });
+    Ok(Start {
+        job: start.job.try_into()?,
+        epoch: start.epoch.try_into()?,
+        job_name: start.job_name,
+        owner_id: start.owner_id,
+        owner_name: start.owner_name,
+        spec: start.spec,
+        code_manifest: start.code_manifest,
+        members: members.collect(),
+        node_rank: start.node_rank,
+        resume_from: start.resume_from,
+        traceparent: start.traceparent,
+        submitter_uid: start.submitter_uid,
+    })
+}
+
+/// The wire's start from the core's: what the journal and the attempt's folder keep.
+pub(crate) fn start_to_wire(start: &Start) -> agent::StartAllocation {
+    let members = start.members.iter().map(|member| agent::Member {
+        node: member.node.clone(),
+        rank_address: member.rank_address.clone(),
+        devices: member.devices.clone(),
+    });
+    agent::StartAllocation {
+        job: Some(start.job.into()),
+        epoch: Some(start.epoch.into()),
+        job_name: start.job_name.clone(),
+        owner_id: start.owner_id.clone(),
+        owner_name: start.owner_name.clone(),
+        spec: start.spec.clone(),
+        code_manifest: start.code_manifest.clone(),
+        members: members.collect(),
+        node_rank: start.node_rank,
+        resume_from: start.resume_from.clone(),
+        traceparent: start.traceparent.clone(),
+        submitter_uid: start.submitter_uid,
+    }
+}
+
+/// What a coordinator said.
+pub(crate) fn from_wire(message: agent::LeaderMessage) -> Result<FromCoordinator, IdError> {
+    use agent::leader_message::What;
+    let message = match message.what {
+        Some(What::Hello(hello)) => return Ok(FromCoordinator::Hello(Box::new(hello))),
+        Some(What::NotLeader(not)) => return Ok(FromCoordinator::NotLeader(not.addresses)),
+        Some(What::Heartbeat(answer)) => LeaderMessage::HeartbeatAnswer { seq: answer.seq },
+        Some(What::Start(start)) => LeaderMessage::Start(Arc::new(start_from_wire(start)?)),
+        Some(What::Stop(stop)) => {
+            // A reason of a later release still ends the attempt.
+            let reason = EndKind::try_from(stop.reason).unwrap_or(EndKind::Cancelled);
+            LeaderMessage::Stop {
+                job: stop.job.try_into()?,
+                epoch: stop.epoch.try_into()?,
+                stop: Stop {
+                    reason,
+                    grace_ms: stop.grace_ms,
+                    why: stop.why,
+                },
+            }
+        }
+        Some(What::Go(go)) => LeaderMessage::Go {
+            job: go.job.try_into()?,
+            epoch: go.epoch.try_into()?,
+            rendezvous: Rendezvous {
+                address: go.master_address,
+                port: u16::try_from(go.master_port).map_err(|_| IdError::Missing {
+                    kind: "master port",
+                })?,
+            },
+        },
+        Some(What::EventsApplied(applied)) => LeaderMessage::EventsApplied {
+            up_to: applied.up_to,
+        },
+        None => return Ok(FromCoordinator::Unknown),
+    };
+    Ok(FromCoordinator::Leader(message))
+}
+
+/// What of a leader's hello the core decides with.
+pub(crate) fn hello_from_wire(hello: &agent::LeaderHello) -> LeaderHello {
+    LeaderHello {
+        incarnation: hello.incarnation,
+        heartbeat_ms: u64::from(hello.heartbeat_ms),
+        node_timeout_ms: u64::from(hello.node_timeout_ms),
+        event_mark: hello.event_mark,
+    }
+}
+
+/// What the core says, for the wire. `hello` is what a hello adds: who and what the node is.
+pub(crate) fn to_wire(message: ToLeader, hello: &agent::AgentHello) -> agent::AgentMessage {
+    use agent::agent_message::What;
+    let what = match message {
+        ToLeader::Hello {
+            journal_id,
+            incarnation,
+            term,
+            attempts,
+        } => What::Hello(agent::AgentHello {
+            journal_id,
+            incarnation,
+            term,
+            attempts: attempts.into_iter().map(status).collect(),
+            ..hello.clone()
+        }),
+        ToLeader::Heartbeat { seq, attempts } => What::Heartbeat(agent::Heartbeat {
+            seq,
+            attempts: attempts.into_iter().map(status).collect(),
+        }),
+        ToLeader::Ready {
+            job,
+            epoch,
+            master_port,
+        } => What::Ready(agent::Ready {
+            job: Some(job.into()),
+            epoch: Some(epoch.into()),
+            master_port: u32::from(master_port),
+        }),
+        ToLeader::Events(events) => What::Events(agent::Events { events }),
+    };
+    agent::AgentMessage { what: Some(what) }
+}
+
+fn status(status: Status) -> agent::AttemptStatus {
+    let phase = match status.phase {
+        Phase::Preparing => agent::AttemptPhase::Preparing,
+        Phase::Ready => agent::AttemptPhase::Ready,
+        Phase::Running => agent::AttemptPhase::Running,
+        Phase::Stopping => agent::AttemptPhase::Stopping,
+        Phase::Ended => agent::AttemptPhase::Ended,
+    };
+    agent::AttemptStatus {
+        job: Some(status.job.into()),
+        epoch: Some(status.epoch.into()),
+        phase: phase.into(),
+        master_port: u32::from(status.master_port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlctl_proto::ids::{Epoch, JobId};
+    use mlctl_proto::persist::Id;
+
+    #[test]
+    fn a_start_round_trips() {
+        let mut start = Start::bare(JobId::new(1, 2), Epoch::new(3, 4));
+        start.members = vec![Member {
+            node: "a".into(),
+            rank_address: "b".into(),
+            devices: vec!["c".into()],
+        }];
+        start.submitter_uid = 1000;
+        assert_eq!(start_from_wire(start_to_wire(&start)), Ok(start));
+    }
+
+    #[test]
+    fn messages_without_ids_or_with_impossible_ports_are_refused() {
+        use agent::leader_message::What;
+        let id = Some(Id {
+            incarnation: 1,
+            counter: 1,
+        });
+        for what in [
+            What::Start(agent::StartAllocation::default()),
+            What::Start(agent::StartAllocation {
+                job: id,
+                ..Default::default()
+            }),
+            What::Stop(agent::StopAllocation {
+                epoch: id,
+                ..Default::default()
+            }),
+            What::Go(agent::Go {
+                job: id,
+                epoch: id,
+                master_port: 65_536,
+                ..Default::default()
+            }),
+        ] {
+            assert!(
+                from_wire(agent::LeaderMessage {
+                    term: 1,
+                    what: Some(what.clone())
+                })
+                .is_err(),
+                "{what:?}"
+            );
+        }
+        let nothing = from_wire(agent::LeaderMessage {
+            term: 1,
+            what: None,
+        });
+        assert_eq!(nothing, Ok(FromCoordinator::Unknown));
+    }
+}

@@ -1,0 +1,173 @@
+//! From a configuration to a running agent: lock, identity, inventory, journal, then the tasks.
+//! Does NOT read the command line and does NOT set up telemetry.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+
+use mlctl_blobs::{Store, StoreError};
+use mlctl_proto::PROTOCOL;
+use mlctl_proto::agent::AgentHello;
+use mlctl_proto::persist::NodeFacts;
+use mlctl_runtime::identity::{Bundle, IdentityError, Role};
+use mlctl_runtime::shutdown::Shutdown;
+use mlctl_runtime::tls::Dialer;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::bulk::{self, Bulk};
+use crate::config::{Config, ConfigError};
+use crate::dirs::Dirs;
+use crate::driver::{Context, Driver, INPUTS, recover};
+use crate::inventory::{NoBootId, facts};
+use crate::journal::JournalError;
+use crate::link::{self, LinkConfig};
+
+/// Why an agent cannot start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory.
+    #[error("cannot use the data directory {}: {source}", path.display())]
+    DataDir {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another agent holds the data directory.
+    #[error("another agent uses {}: stop it, or set another `data_dir`", path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// Certificate, key or CA.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The certificate is not this node's.
+    #[error("the certificate in {} is of {found}, not of node {name}: make one with `mlctl admin cert node {name}`", path.display())]
+    NotOurs {
+        /// The identity directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who we are.
+        name: String,
+    },
+    /// The inventory.
+    #[error(transparent)]
+    Inventory(#[from] NoBootId),
+    /// The blobs.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal. After such an error nothing that this agent says could be relied on.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Runs the agent until `shutdown`. Keepers and their ranks outlive it.
+///
+/// # Errors
+/// When it cannot start, or its journal fails.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    config.check()?;
+    let dirs = Dirs::new(config.data_dir.clone());
+    let _lock = lock(&dirs)?;
+    let dialer = dialer(&config)?;
+    let facts = facts(&config)?;
+    greet(&facts);
+    let store = Store::open(dirs.blobs())?;
+    let (journal_id, recovered) = recover(&dirs)?;
+    let open: Vec<_> = recovered
+        .open()
+        .map(|start| (start.job, start.epoch))
+        .collect();
+    let (bulk, news) = Bulk::new();
+    let (inputs, receiver) = mpsc::channel(INPUTS);
+    let (leader_tx, leader) = watch::channel(None);
+    let link = LinkConfig {
+        dialer,
+        hello: hello(facts),
+        coordinators: config.coordinators.clone(),
+        file: dirs.coordinators(),
+    };
+    let context = Context {
+        config,
+        dirs: dirs.clone(),
+        store,
+        leader: leader.clone(),
+        inputs: inputs.clone(),
+        bulk,
+    };
+    let driver = Driver::start(&journal_id, recovered, context).await?;
+    let pushing = tokio::spawn(bulk::run(dirs, open, news, leader));
+    let linking = tokio::spawn(link::run(link, inputs, leader_tx, shutdown.clone()));
+    let ended = driver.run(receiver, shutdown).await;
+    pushing.abort();
+    linking.abort();
+    Ok(ended?)
+}
+
+/// One agent per data directory. The lock goes with the process.
+fn lock(dirs: &Dirs) -> Result<Flock<File>, RunError> {
+    let path = dirs.root().to_owned();
+    let failed = |source| RunError::DataDir {
+        path: path.clone(),
+        source,
+    };
+    fs::create_dir_all(dirs.jobs()).map_err(failed)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dirs.root().join("lock"))
+        .map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| RunError::Locked { path: path.clone() })
+}
+
+fn dialer(config: &Config) -> Result<Dialer, RunError> {
+    let bundle = Bundle::read(&config.identity)?;
+    let peer = bundle.peer()?;
+    if peer.role != Role::Node || peer.id != config.name {
+        return Err(RunError::NotOurs {
+            path: config.identity.clone(),
+            found: format!("{} {}", peer.role.word(), peer.id),
+            name: config.name.clone(),
+        });
+    }
+    Ok(Dialer::new(&bundle)?)
+}
+
+fn greet(facts: &NodeFacts) {
+    let simulated = facts
+        .devices
+        .iter()
+        .filter(|device| device.simulated)
+        .count();
+    info!(
+        node = facts.name,
+        devices = facts.devices.len(),
+        simulated,
+        cpus = facts.cpus,
+        boot = facts.boot_id,
+        "agent starts"
+    );
+    for error in &facts.device_errors {
+        tracing::warn!(error, "a device cannot be used");
+    }
+}
+
+/// What a hello says beside the core's words.
+fn hello(facts: NodeFacts) -> AgentHello {
+    AgentHello {
+        protocol: PROTOCOL,
+        version: facts.version.clone(),
+        capabilities: facts.capabilities.clone(),
+        facts: Some(facts),
+        ..AgentHello::default()
+    }
+}
