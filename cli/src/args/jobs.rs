@@ -1,0 +1,121 @@
+//! Arguments of the commands about jobs.
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// What to run, as flags beside or instead of a spec file.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// A job spec in TOML, or in JSON if the name ends in .json
+    #[arg(value_name = "SPEC")]
+    pub spec: Option<PathBuf>,
+    /// Name for people
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Distinct machines
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub nodes: Option<String>,
+    /// GPUs on each of them
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub gpus: Option<String>,
+    /// Acceptable GPU types, such as H100 (repeat or separate by commas)
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    pub gpu: Vec<String>,
+    /// Ranks on each node
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub ranks: Option<String>,
+    /// exec, python or torchrun
+    #[arg(long, value_name = "METHOD")]
+    pub launcher: Option<String>,
+    /// A variable for every rank (repeat)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// Directory to upload; default: the working directory (of the spec)
+    #[arg(long, value_name = "DIR", conflicts_with = "no_code")]
+    pub code: Option<PathBuf>,
+    /// Upload nothing
+    #[arg(long)]
+    pub no_code: bool,
+    /// Directory of the job's checkpoints, relative to its working directory
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint_dir: Option<String>,
+    /// Do not ask before a large upload
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the id alone
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The command, after `--`
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// What to run.
+    #[command(flatten)]
+    pub submit: SubmitArgs,
+}
+
+/// Arguments of `jobs`.
+#[derive(Debug, Args)]
+pub struct JobsArgs {
+    /// Ended jobs too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only jobs of this user; `me` is you
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Job id
+    pub job: String,
+}
+
+/// Arguments of `why`.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// Job id
+    pub job: String,
+}
+
+/// Arguments of `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Job id
+    pub job: String,
+    /// Go on until the job has ended
+    #[arg(short, long)]
+    pub follow: bool,
+    /// One rank only
+    #[arg(long, value_name = "RANK")]
+    pub rank: Option<u32>,
+    /// One attempt, counted from 1; default: the newest
+    #[arg(long, value_name = "N")]
+    pub attempt: Option<u64>,
+    /// Every attempt
+    #[arg(long, conflicts_with = "attempt")]
+    pub all_attempts: bool,
+}
+
+/// Arguments of `cancel`.
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    /// Job ids
+    #[arg(required = true, value_name = "JOB")]
+    pub jobs: Vec<String>,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Job id
+    pub job: String,
+    /// Give up after this many seconds (exit code 75; the job lives)
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}

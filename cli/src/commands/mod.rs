@@ -1,0 +1,112 @@
+//! One file, one verb. A command asks the cluster, hands what it got to `output`, and returns its exit code.
+mod admin_allow_root;
+mod admin_cert;
+mod admin_init;
+mod admin_user_add;
+mod cancel;
+pub mod follow;
+mod jobs;
+mod logs;
+mod nodes;
+mod run;
+mod show;
+mod spec;
+mod submit;
+mod version;
+mod wait;
+mod why;
+
+#[cfg(target_os = "linux")]
+mod daemon;
+#[cfg(target_os = "linux")]
+mod demo;
+#[cfg(target_os = "linux")]
+mod dev;
+
+use crate::args::{AdminCommand, CertCommand, Cli, Command, UserCommand};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Runs the command of `cli` to its exit code.
+pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Submit(args) => client_side(submit::run(&args, global, output)),
+        Command::Run(args) => client_side(run::run(&args, global, output)),
+        Command::Jobs(args) => client_side(jobs::run(&args, global, output)),
+        Command::Show(args) => client_side(show::run(&args, global, output)),
+        Command::Why(args) => client_side(why::run(&args, global, output)),
+        Command::Logs(args) => client_side(logs::run(&args, global, output)),
+        Command::Cancel(args) => client_side(cancel::run(&args, global, output)),
+        Command::Wait(args) => client_side(wait::run(&args, global, output)),
+        Command::Nodes => client_side(nodes::run(global, output)),
+        Command::Admin { command } => admin(command, global, output),
+        Command::Completion { shell } => Ok(version::completion(shell)),
+        Command::Version { verbose } => Ok(version::run(verbose, output)),
+        Command::DemoTrainer(args) => crate::demo::trainer::run(&args).map(|()| 0).map_err(trainer_failure),
+        #[cfg(target_os = "linux")]
+        Command::Dev(args) => dev::dispatch(&args, output),
+        #[cfg(target_os = "linux")]
+        Command::Demo(args) => demo::run(&args, output),
+        #[cfg(target_os = "linux")]
+        Command::Coordinator(args) => daemon::coordinator(&args),
+        #[cfg(target_os = "linux")]
+        Command::Agent(args) => daemon::agent(&args),
+        #[cfg(target_os = "linux")]
+        Command::Launcher(args) => daemon::launcher(&args),
+        #[cfg(target_os = "linux")]
+        Command::DevSupervisor { dir } => dev::supervise(&dir),
+        #[cfg(not(target_os = "linux"))]
+        _ => Err(Failure::usage("coordinators, agents, `dev` and `demo` run on Linux only; this build is the command line alone".into())),
+    }
+}
+
+fn admin(
+    command: AdminCommand,
+    global: &crate::args::Global,
+    output: &dyn Output,
+) -> Result<u8, Failure> {
+    match command {
+        AdminCommand::Init {
+            dir,
+            name,
+            coordinators,
+        } => admin_init::run(&dir, &name, &coordinators, output),
+        AdminCommand::User {
+            command:
+                UserCommand::Add {
+                    name,
+                    admin,
+                    ca,
+                    out,
+                },
+        } => admin_user_add::run(&name, admin, &ca, out, output),
+        AdminCommand::Cert {
+            command: CertCommand::Coordinator { name, ca, out },
+        } => admin_cert::coordinator(&name, &ca, out, output),
+        AdminCommand::Cert {
+            command: CertCommand::Node { name, ca, out },
+        } => admin_cert::node(&name, &ca, out, output),
+        AdminCommand::AllowRoot { allow } => {
+            client_side(admin_allow_root::run(allow, global, output))
+        }
+    }
+}
+
+/// Drives a command that only talks to the cluster: one thread is enough, and quickest to start.
+fn client_side(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    // Without a collector this only makes the ids by which a job's spans find one another.
+    let _telemetry = mlctl_runtime::telemetry::init(&mlctl_runtime::telemetry::TelemetryConfig {
+        filter: "warn".into(),
+        ..mlctl_runtime::telemetry::TelemetryConfig::new("mlctl", "")
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::internal)?;
+    runtime.block_on(command)
+}
+
+fn trainer_failure(error: anyhow::Error) -> Failure {
+    Failure::failed(format!("{error:#}"))
+}

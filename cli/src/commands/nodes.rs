@@ -1,0 +1,23 @@
+//! `mlctl nodes`: the machines of the cluster.
+use mlctl_proto::api::{Node, NodesRequest};
+
+use crate::args::Global;
+use crate::client::{Client, cluster, traced};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Lists all nodes.
+pub async fn run(global: &Global, output: &dyn Output) -> Result<u8, Failure> {
+    let mut client = Client::open(global)?;
+    output.nodes(&all(&mut client).await?);
+    Ok(0)
+}
+
+/// Every node the cluster knows.
+pub async fn all(client: &mut Client) -> Result<Vec<Node>, Failure> {
+    let answer = client.call(|channel| {
+        let request = traced(NodesRequest {});
+        async move { cluster(channel).nodes(request).await }
+    });
+    Ok(answer.await?.nodes)
+}

@@ -1,0 +1,37 @@
+//! `mlctl version` and completions: what this build is.
+use clap::CommandFactory;
+
+use crate::args::Cli;
+use crate::output::Output;
+
+/// The cfgs of this build that change behaviour; a release has none.
+fn cfgs() -> Vec<&'static str> {
+    let mut cfgs = Vec::new();
+    if cfg!(debug_assertions) {
+        cfgs.push("debug_assertions");
+    }
+    if cfg!(mlctl_mutants) {
+        cfgs.push("mlctl_mutants");
+    }
+    cfgs
+}
+
+/// Prints the version.
+pub fn run(verbose: bool, output: &dyn Output) -> u8 {
+    output.line(&format!("mlctl {}", mlctl_proto::VERSION));
+    if verbose {
+        output.line(&format!("protocol {}", mlctl_proto::PROTOCOL));
+        output.line(&format!(
+            "capabilities {}",
+            mlctl_proto::CAPABILITIES.join(" ")
+        ));
+        output.line(format!("cfgs {}", cfgs().join(" ")).trim_end());
+    }
+    0
+}
+
+/// Prints completions for `shell`.
+pub fn completion(shell: clap_complete::Shell) -> u8 {
+    clap_complete::generate(shell, &mut Cli::command(), "mlctl", &mut std::io::stdout());
+    0
+}

@@ -1,0 +1,201 @@
+//! The story of the demo: a reference training, the same with a node killed in the middle, and the comparison.
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mlctl_proto::api::{Job, LogLine};
+use mlctl_runtime::config::ContextFile;
+use tokio::sync::watch;
+
+use super::training::{Progress, TrainerResult, follow, submit};
+use super::workload::Workload;
+use crate::client::Client;
+use crate::commands::follow::get;
+use crate::dev::control::{Ask, order};
+use crate::dev::layout::Layout;
+use crate::failure::Failure;
+
+/// How the two trainings went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Of the undisturbed training.
+    pub reference: TrainerResult,
+    /// Of the one that lost a node.
+    pub survivor: TrainerResult,
+    /// Attempts of the latter.
+    pub attempts: usize,
+    /// The step it had reached when the node died.
+    pub killed_at_step: u64,
+    /// From the kill to the next step of the training.
+    pub recovery: Duration,
+}
+
+struct Kill {
+    node: String,
+    step: u64,
+    at: Instant,
+}
+
+/// Runs both trainings on the dev cluster in `dir`, telling what happens through `tell`.
+pub async fn play(
+    dir: &Path,
+    workload: &Workload,
+    tell: &dyn Fn(&str),
+) -> Result<Outcome, Failure> {
+    let context = ContextFile::read(&Layout::new(dir).context()).map_err(Failure::config)?;
+    let mut client = Client::of(&context);
+    tell(&format!(
+        "\n1. An undisturbed training, as the reference: {}",
+        workload.what
+    ));
+    let job = submit(&mut client, workload, "reference").await?;
+    let (sender, _) = watch::channel(Progress::default());
+    let (_, reference) = follow(&mut client, &job, &sender, &|line| {
+        show(line, workload.steps, tell)
+    })
+    .await?;
+    tell(&format!(
+        "   parameters {}  accuracy {:.3}",
+        short(&reference.params_digest),
+        reference.accuracy
+    ));
+
+    tell("\n2. The same training again; this time a node dies in the middle");
+    let job = submit(&mut client, workload, "survivor").await?;
+    let (sender, receiver) = watch::channel(Progress::default());
+    let mut second = Client::of(&context);
+    let killing = kill_in_the_middle(dir, &mut second, &job, workload, receiver, tell);
+    let following = async {
+        let followed = follow(&mut client, &job, &sender, &|line| {
+            show(line, workload.steps, tell)
+        })
+        .await;
+        (followed, sender)
+    };
+    let ((followed, sender), killed) = tokio::join!(following, killing);
+    let (ended, survivor) = followed?;
+    let killed = killed?;
+    let recovered = sender.borrow().recovered;
+    let recovery = recovered.map_or(Duration::ZERO, |at| at.saturating_duration_since(killed.at));
+    tell(&format!(
+        "   parameters {}  accuracy {:.3}",
+        short(&survivor.params_digest),
+        survivor.accuracy
+    ));
+    tell(&history(&ended, &killed, &survivor, recovery));
+    Ok(Outcome {
+        reference,
+        survivor,
+        attempts: ended.attempts.len(),
+        killed_at_step: killed.step,
+        recovery,
+    })
+}
+
+/// Waits until the training is past its middle and has a recorded checkpoint, then kills the node of its last rank:
+/// the other one holds the checkpoint.
+async fn kill_in_the_middle(
+    dir: &Path,
+    client: &mut Client,
+    job: &str,
+    workload: &Workload,
+    mut progress: watch::Receiver<Progress>,
+    tell: &dyn Fn(&str),
+) -> Result<Kill, Failure> {
+    loop {
+        let changed = progress
+            .wait_for(|progress| progress.step >= workload.steps / 2 || progress.result.is_some());
+        let step = match changed.await {
+            Ok(progress) if progress.result.is_none() => progress.step,
+            _ => {
+                return Err(Failure::failed(
+                    "the training ended before a node could be killed".into(),
+                ));
+            }
+        };
+        let now = get(client, job).await?;
+        let safe = now.checkpoints.iter().any(|c| {
+            c.step > 0 && c.step < step && c.holders.iter().any(|h| Some(h) == first_node(&now))
+        });
+        let Some(node) = last_node(&now).filter(|_| safe) else {
+            // No checkpoint is recorded yet: look again at the next step.
+            if progress.changed().await.is_err() {
+                return Err(Failure::failed(
+                    "the training ended before it had a checkpoint".into(),
+                ));
+            }
+            continue;
+        };
+        let step = progress.borrow_and_update().step.max(step);
+        order(dir, &Ask::Kill { name: node.clone() })?;
+        tell(&format!(
+            "   !! {node} killed at step {step}: agent, launcher, keeper and rank, all at once"
+        ));
+        return Ok(Kill {
+            node,
+            step,
+            at: Instant::now(),
+        });
+    }
+}
+
+fn first_node(job: &Job) -> Option<&String> {
+    job.attempts
+        .last()?
+        .allocations
+        .first()
+        .map(|allocation| &allocation.node)
+}
+
+fn last_node(job: &Job) -> Option<String> {
+    job.attempts
+        .last()?
+        .allocations
+        .last()
+        .map(|allocation| allocation.node.clone())
+}
+
+/// One line in ten, so that a person can follow.
+fn show(line: &LogLine, steps: u64, tell: &dyn Fn(&str)) {
+    if !line.note.is_empty() {
+        tell(&format!("   -- {}", line.note));
+        return;
+    }
+    let text = String::from_utf8_lossy(&line.text);
+    let step: Option<u64> = text
+        .strip_prefix("step ")
+        .and_then(|rest| rest.split('/').next())
+        .and_then(|step| step.parse().ok());
+    let milestone = step.is_some_and(|step| step.is_multiple_of((steps / 5).max(1)));
+    let matters = text.starts_with("resumed") || (line.stderr && !text.trim().is_empty());
+    if milestone || matters {
+        tell(&format!("   [{}] {text}", line.rank));
+    }
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..16).unwrap_or(digest)
+}
+
+fn history(job: &Job, killed: &Kill, survivor: &TrainerResult, recovery: Duration) -> String {
+    let nodes = |number: usize| -> String {
+        let attempt = job.attempts.get(number);
+        let names = attempt.map(|a| {
+            a.allocations
+                .iter()
+                .map(|a| a.node.as_str())
+                .collect::<Vec<_>>()
+                .join(" + ")
+        });
+        names.unwrap_or_default()
+    };
+    format!(
+        "   attempt 1 on {}: {} lost at step {}\n   attempt {} on {}: resumed from step {}, training again {:.1} s after the kill",
+        nodes(0),
+        killed.node,
+        killed.step,
+        job.attempts.len(),
+        nodes(job.attempts.len().saturating_sub(1)),
+        survivor.resumed_from_step,
+        recovery.as_secs_f64()
+    )
+}

@@ -1,0 +1,147 @@
+//! JSON for programs: one versioned value per command, documented and only ever extended. Logs are one value a line.
+use mlctl_proto::api::{Attempt, CancelReply, Checkpoint, Job, LogLine, Node, Outcome, WhyReply};
+use serde_json::{Value, json};
+
+use super::{Output, out};
+use crate::failure::Failure;
+
+/// Prints JSON.
+pub struct Json;
+
+fn print(value: &Value) {
+    out(value.to_string().as_bytes());
+}
+
+/// 0 stands for "not yet" in messages; programs get null.
+fn time(ms: i64) -> Value {
+    if ms == 0 { Value::Null } else { ms.into() }
+}
+
+fn outcome(outcome: &Option<Outcome>) -> Value {
+    match outcome {
+        None => Value::Null,
+        Some(o) => json!({
+            "kind": o.kind, "exit_code": o.exit_code, "detail": o.detail, "node": o.node, "rank": o.rank, "by_job": o.by_job,
+        }),
+    }
+}
+
+fn attempt(attempt: &Attempt) -> Value {
+    let allocations: Vec<Value> = attempt
+        .allocations
+        .iter()
+        .map(|a| json!({ "node": a.node, "devices": a.devices, "phase": a.phase }))
+        .collect();
+    json!({
+        "number": attempt.number, "epoch": attempt.epoch, "started_ms": time(attempt.started_ms),
+        "running_ms": time(attempt.running_ms), "ended_ms": time(attempt.ended_ms), "allocations": allocations,
+        "end": outcome(&attempt.end), "resume_from": attempt.resume_from, "simulated": attempt.simulated,
+    })
+}
+
+fn checkpoint(c: &Checkpoint) -> Value {
+    json!({
+        "name": c.name, "step": c.step, "holders": c.holders, "durability": c.durability, "sealed_ms": time(c.sealed_ms), "attempt": c.attempt,
+    })
+}
+
+fn job(job: &Job) -> Value {
+    json!({
+        "id": job.id, "name": job.name, "state": job.state, "owner": job.owner, "owner_id": job.owner_id, "team": job.team,
+        "nodes": job.nodes, "gpus": job.gpus, "ranks": job.ranks, "submitted_ms": time(job.submitted_ms),
+        "started_ms": time(job.started_ms), "ended_ms": time(job.ended_ms), "reason": job.reason,
+        "outcome": outcome(&job.outcome), "attempts": job.attempts.iter().map(attempt).collect::<Vec<_>>(),
+        "checkpoints": job.checkpoints.iter().map(checkpoint).collect::<Vec<_>>(), "traceparent": job.traceparent,
+    })
+}
+
+fn node(node: &Node) -> Value {
+    let devices: Vec<Value> = node
+        .devices
+        .iter()
+        .map(|d| json!({ "uuid": d.uuid, "model": d.model, "memory_bytes": d.memory_bytes, "simulated": d.simulated, "job": d.job }))
+        .collect();
+    json!({
+        "name": node.name, "state": node.state, "liveness": node.liveness, "admin": node.admin, "health": node.health,
+        "power": node.power, "devices": devices, "gpus_used": node.gpus_used, "cpus": node.cpus,
+        "memory_bytes": node.memory_bytes, "address": node.address, "network": node.network, "pool": node.pool,
+        "version": node.version, "isolation": node.isolation, "jobs": node.jobs, "since_ms": time(node.since_ms),
+        "reasons": node.reasons,
+    })
+}
+
+impl Output for Json {
+    fn line(&self, text: &str) {
+        out(text.as_bytes());
+    }
+
+    fn note(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn value(&self, json: &Value, _: &str) {
+        print(json);
+    }
+
+    fn submitted(&self, id: &str, name: &str) {
+        print(&json!({ "v": 1, "job": id, "name": name }));
+    }
+
+    fn jobs(&self, jobs: &[Job]) {
+        print(&json!({ "v": 1, "jobs": jobs.iter().map(job).collect::<Vec<_>>() }));
+    }
+
+    fn job(&self, one: &Job) {
+        let spec: Value = serde_json::from_slice(&one.spec).unwrap_or(Value::Null);
+        let mut value = job(one);
+        value["spec"] = spec;
+        print(&json!({ "v": 1, "job": value }));
+    }
+
+    fn why(&self, why: &WhyReply) {
+        let reasons: Vec<Value> = why
+            .reasons
+            .iter()
+            .map(|reason| json!({ "code": reason.code, "text": reason.text }))
+            .collect();
+        print(
+            &json!({ "v": 1, "job": why.job, "state": why.state, "summary": why.summary, "reasons": reasons, "index": why.index }),
+        );
+    }
+
+    fn log_line(&self, line: &LogLine) {
+        if !line.note.is_empty() {
+            print(&json!({ "v": 1, "note": line.note, "attempt": line.attempt }));
+            return;
+        }
+        print(&json!({
+            "v": 1, "attempt": line.attempt, "rank": line.rank, "stream": if line.stderr { "stderr" } else { "stdout" },
+            "text": String::from_utf8_lossy(&line.text), "time_ms": line.time_ms, "partial": line.partial,
+        }));
+    }
+
+    fn cancelled(&self, reply: &CancelReply) {
+        print(
+            &json!({ "v": 1, "cancelled": reply.cancelled, "already_ended": reply.already_ended }),
+        );
+    }
+
+    fn ended(&self, job: &Job) {
+        let by_job = job.outcome.as_ref().is_some_and(|outcome| outcome.by_job);
+        let source = if by_job { "job" } else { "mlctl" };
+        print(
+            &json!({ "v": 1, "job": job.id, "state": job.state, "exit_source": source, "outcome": outcome(&job.outcome) }),
+        );
+    }
+
+    fn nodes(&self, nodes: &[Node]) {
+        print(&json!({ "v": 1, "nodes": nodes.iter().map(node).collect::<Vec<_>>() }));
+    }
+
+    fn failure(&self, failure: &Failure) {
+        let code = failure.code().map(|code| code.word());
+        print(
+            &json!({ "v": 1, "error": { "code": code, "exit": failure.exit(), "message": failure.to_string() } }),
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! What commands print. Data goes to stdout, the rest to stderr; tables for people and JSON for programs behind one trait.
+mod json;
+mod table;
+
+use mlctl_proto::api::{CancelReply, Job, LogLine, Node, WhyReply};
+
+use crate::args::Format;
+use crate::failure::Failure;
+
+/// One way to print.
+pub trait Output {
+    /// A line of data.
+    fn line(&self, text: &str);
+    /// A remark for people, on stderr.
+    fn note(&self, text: &str);
+    /// A value that has no table: JSON as it is, people get `text`.
+    fn value(&self, json: &serde_json::Value, text: &str);
+    /// A job was queued.
+    fn submitted(&self, id: &str, name: &str);
+    /// A listing of jobs.
+    fn jobs(&self, jobs: &[Job]);
+    /// One job in full.
+    fn job(&self, job: &Job);
+    /// Why a job does not run.
+    fn why(&self, why: &WhyReply);
+    /// A line of a rank's output, or a remark between the lines.
+    fn log_line(&self, line: &LogLine);
+    /// Jobs were cancelled.
+    fn cancelled(&self, reply: &CancelReply);
+    /// A job that was followed has ended.
+    fn ended(&self, job: &Job);
+    /// A listing of nodes.
+    fn nodes(&self, nodes: &[Node]);
+    /// A command failed.
+    fn failure(&self, failure: &Failure);
+}
+
+/// The printer of `format`.
+pub fn of(format: Format) -> Box<dyn Output> {
+    match format {
+        Format::Table => Box::new(table::Table::new()),
+        Format::Json => Box::new(json::Json),
+    }
+}
+
+/// Writes one line to stdout. A reader that went away is no error.
+fn out(text: &[u8]) {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout
+        .write_all(text)
+        .and_then(|()| stdout.write_all(b"\n"))
+        .and_then(|()| stdout.flush());
+    if written.is_err() {
+        std::process::exit(0);
+    }
+}

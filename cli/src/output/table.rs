@@ -1,0 +1,341 @@
+//! Tables for people: aligned, readable without colour, control characters of others' texts never reach the terminal.
+use std::io::IsTerminal;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mlctl_proto::api::{Attempt, CancelReply, Job, LogLine, Node, Outcome, WhyReply};
+use mlctl_proto::units::{bytes_text, duration_text};
+
+use super::{Output, out};
+use crate::failure::Failure;
+
+/// Prints tables.
+pub struct Table {
+    colour: bool,
+}
+
+/// One colour per rank, repeated.
+const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
+
+impl Table {
+    /// With colour only on a terminal, and not under `NO_COLOR`.
+    pub fn new() -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            colour: std::io::stdout().is_terminal() && !plain,
+        }
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn ago(ms: i64) -> String {
+    if ms == 0 {
+        "-".into()
+    } else {
+        duration_text(now_ms() - ms)
+    }
+}
+
+/// Text of others, safe for a terminal.
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+fn rows(head: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}", width = *width))
+            .collect();
+        out(padded.join("  ").trim_end().as_bytes());
+    };
+    line(head.to_vec());
+    for row in rows {
+        line(row.iter().map(String::as_str).collect());
+    }
+}
+
+fn outcome_text(outcome: &Outcome) -> String {
+    let what = match outcome.kind.as_str() {
+        "Exited" => format!("exit code {}", outcome.exit_code),
+        "Signalled" => format!("signal {}", outcome.exit_code - 128),
+        kind => format!("{kind} (exit code {})", outcome.exit_code),
+    };
+    let rank = outcome
+        .rank
+        .map(|rank| format!(" of rank {rank}"))
+        .unwrap_or_default();
+    let node = if outcome.node.is_empty() {
+        String::new()
+    } else {
+        format!(" on {}", outcome.node)
+    };
+    let detail = if outcome.detail.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", clean(&outcome.detail))
+    };
+    format!("{what}{rank}{node}{detail}")
+}
+
+fn attempt_text(attempt: &Attempt) -> String {
+    let sim = if attempt.simulated {
+        " (SIM devices)"
+    } else {
+        ""
+    };
+    let nodes: Vec<&str> = attempt
+        .allocations
+        .iter()
+        .map(|a| a.node.as_str())
+        .collect();
+    let resumed = if attempt.resume_from.is_empty() {
+        String::new()
+    } else {
+        format!(", resumed from {}", clean(&attempt.resume_from))
+    };
+    let end = match &attempt.end {
+        None => "in progress".to_owned(),
+        Some(end) => outcome_text(end),
+    };
+    format!(
+        "{} on {}{sim}{resumed}: {end}",
+        attempt.number,
+        nodes.join(", ")
+    )
+}
+
+impl Output for Table {
+    fn line(&self, text: &str) {
+        out(text.as_bytes());
+    }
+
+    fn note(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn value(&self, _: &serde_json::Value, text: &str) {
+        out(text.as_bytes());
+    }
+
+    fn submitted(&self, id: &str, name: &str) {
+        out(format!(
+            "job {id} {} queued · follow: mlctl logs -f {id} · why it waits: mlctl why {id}",
+            clean(name)
+        )
+        .as_bytes());
+    }
+
+    fn jobs(&self, jobs: &[Job]) {
+        let table: Vec<Vec<String>> = jobs
+            .iter()
+            .map(|job| {
+                let why = match &job.outcome {
+                    Some(outcome) => outcome_text(outcome),
+                    None => clean(&job.reason),
+                };
+                let gpus = job.nodes * job.gpus;
+                vec![
+                    job.id.clone(),
+                    clean(&job.name),
+                    clean(&job.owner),
+                    job.state.clone(),
+                    job.nodes.to_string(),
+                    gpus.to_string(),
+                    ago(job.submitted_ms),
+                    why,
+                ]
+            })
+            .collect();
+        rows(
+            &["ID", "NAME", "USER", "STATE", "NODES", "GPUS", "AGE", "WHY"],
+            &table,
+        );
+    }
+
+    fn job(&self, job: &Job) {
+        out(format!("{} {}  {}", job.id, clean(&job.name), job.state).as_bytes());
+        out(format!("user     {} ({})", clean(&job.owner), job.owner_id).as_bytes());
+        out(format!(
+            "asks     {} nodes x {} GPUs, {} ranks in all",
+            job.nodes, job.gpus, job.ranks
+        )
+        .as_bytes());
+        out(format!("submitted {} ago", ago(job.submitted_ms)).as_bytes());
+        if !job.reason.is_empty() {
+            out(format!("waits    {}", clean(&job.reason)).as_bytes());
+        }
+        for attempt in &job.attempts {
+            out(format!("attempt  {}", attempt_text(attempt)).as_bytes());
+        }
+        for c in &job.checkpoints {
+            let text = format!(
+                "checkpoint {} of attempt {}, on {} ({})",
+                clean(&c.name),
+                c.attempt,
+                c.holders.join(", "),
+                c.durability
+            );
+            out(text.as_bytes());
+        }
+        if let Some(outcome) = &job.outcome {
+            out(format!(
+                "ended    {} ago: {}",
+                ago(job.ended_ms),
+                outcome_text(outcome)
+            )
+            .as_bytes());
+        }
+    }
+
+    fn why(&self, why: &WhyReply) {
+        out(format!("{} {}: {}", why.job, why.state, clean(&why.summary)).as_bytes());
+        for (number, reason) in why.reasons.iter().enumerate() {
+            out(format!(
+                "{:>2} {:<18} {}",
+                number + 1,
+                reason.code,
+                clean(&reason.text)
+            )
+            .as_bytes());
+        }
+    }
+
+    fn log_line(&self, line: &LogLine) {
+        if !line.note.is_empty() {
+            eprintln!("--- {}", clean(&line.note));
+            return;
+        }
+        let colour = COLOURS[line.rank as usize % COLOURS.len()];
+        let mut text = if self.colour {
+            format!("\x1b[{colour}m[{}]\x1b[0m ", line.rank).into_bytes()
+        } else {
+            format!("[{}] ", line.rank).into_bytes()
+        };
+        // A rank's own output is passed on as it is, but for a terminal only what is text.
+        if self.colour {
+            text.extend_from_slice(clean(&String::from_utf8_lossy(&line.text)).as_bytes());
+        } else {
+            text.extend_from_slice(&line.text);
+        }
+        out(&text);
+    }
+
+    fn cancelled(&self, reply: &CancelReply) {
+        for id in &reply.cancelled {
+            out(format!("job {id} cancelled").as_bytes());
+        }
+        for id in &reply.already_ended {
+            out(format!("job {id} had ended already").as_bytes());
+        }
+    }
+
+    fn ended(&self, job: &Job) {
+        let how = match &job.outcome {
+            Some(outcome) if outcome.exit_code != 0 => format!(": {}", outcome_text(outcome)),
+            _ => String::new(),
+        };
+        eprintln!("job {} {}{how}", job.id, job.state);
+    }
+
+    fn nodes(&self, nodes: &[Node]) {
+        let table: Vec<Vec<String>> = nodes
+            .iter()
+            .map(|node| {
+                let sim = if node.devices.iter().any(|device| device.simulated) {
+                    " SIM"
+                } else {
+                    ""
+                };
+                let model = node
+                    .devices
+                    .first()
+                    .map(|device| clean(&device.model))
+                    .unwrap_or_default();
+                let gpus = match node.devices.len() {
+                    0 => "-".to_owned(),
+                    _ if sim.is_empty() => {
+                        format!("{}/{} {model}", node.gpus_used, node.devices.len())
+                    }
+                    _ => format!("{}/{}{sim}", node.gpus_used, node.devices.len()),
+                };
+                vec![
+                    node.name.clone(),
+                    node.state.clone(),
+                    gpus,
+                    node.cpus.to_string(),
+                    bytes_text(node.memory_bytes),
+                    node.address.clone(),
+                    node.jobs.join(","),
+                    clean(&node.reasons.join("; ")),
+                ]
+            })
+            .collect();
+        rows(
+            &[
+                "NODE", "STATE", "GPUS", "CPUS", "MEMORY", "ADDRESS", "JOBS", "WHY",
+            ],
+            &table,
+        );
+    }
+
+    fn failure(&self, failure: &Failure) {
+        eprintln!("error: {failure}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_others_cannot_drive_the_terminal() {
+        assert_eq!(
+            clean("a\x1b[31mb\r\n\tc"),
+            "a\u{fffd}[31mb\u{fffd}\u{fffd}\tc"
+        );
+    }
+
+    #[test]
+    fn ends_are_told_in_words() {
+        let end = |kind: &str, exit_code| Outcome {
+            kind: kind.into(),
+            exit_code,
+            node: "n".into(),
+            rank: Some(1),
+            ..Outcome::default()
+        };
+        assert_eq!(
+            outcome_text(&end("Exited", 3)),
+            "exit code 3 of rank 1 on n"
+        );
+        assert_eq!(
+            outcome_text(&end("Signalled", 137)),
+            "signal 9 of rank 1 on n"
+        );
+        assert_eq!(
+            outcome_text(&end("NodeLost", 140)),
+            "NodeLost (exit code 140) of rank 1 on n"
+        );
+    }
+}
