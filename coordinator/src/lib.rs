@@ -1,1 +1,23 @@
-//! placeholder
+//! The coordinator: replicated state, scheduler, consensus and the services of mlctl, as a library with [`run`].
+//!
+//! Does not parse command lines and does not decide where a node's processes run. `state` and `scheduler` are pure,
+//! `consensus` knows bytes and not jobs, `leader` is what only a leader does, `api` is who may call what.
+#![forbid(unsafe_code)]
+
+pub mod consensus;
+pub mod scheduler;
+pub mod state;
+
+mod api;
+pub mod config;
+pub mod leader;
+mod logs;
+mod machine;
+mod peers;
+mod published;
+mod run;
+mod shared;
+mod store;
+
+pub use config::Config;
+pub use run::{RunError, run, run_on};

@@ -1,0 +1,211 @@
+//! The `Bulk` service: logs of ranks come up, blobs go down. A node speaks only about its own allocations.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use mlctl_proto::agent::{BlobChunk, GetBlobRequest, LogPiece, LogStored, bulk_server};
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::limits::LOG_PIECE_BYTES_MAX;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::auth::node;
+use super::blobs::parse;
+use super::convert;
+use super::exchange;
+use super::{ANSWERS, Answers};
+use crate::logs::{Key, Piece, RankLog};
+use crate::shared::Shared;
+use crate::state::State;
+
+/// Logs that one stream keeps open.
+const OPEN_MAX: usize = 256;
+
+/// The service.
+pub struct Bulk {
+    shared: Arc<Shared>,
+}
+
+impl Bulk {
+    /// A service over `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl bulk_server::Bulk for Bulk {
+    type PushLogsStream = Answers<LogStored>;
+
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<LogPiece>>,
+    ) -> Result<Response<Self::PushLogsStream>, Status> {
+        let node = node(&request)?;
+        let shared = Arc::clone(&self.shared);
+        if shared.published.leading().borrow().is_none() {
+            return Err(not_leading());
+        }
+        let pieces = request.into_inner();
+        let (stored, answers) = mpsc::channel(ANSWERS);
+        tokio::spawn(async move {
+            if let Err(Some(status)) = take(&shared, &node, pieces, &stored).await {
+                tracing::info!(%node, reason = status.message(), "the node's stream of logs was ended");
+                // The agent may be gone already.
+                let _ = stored.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    type GetBlobStream = Answers<BlobChunk>;
+
+    async fn get_blob(
+        &self,
+        request: Request<GetBlobRequest>,
+    ) -> Result<Response<Self::GetBlobStream>, Status> {
+        node(&request)?;
+        let id = parse(&request.into_inner().id)?;
+        exchange::ensure(&self.shared, id).await?;
+        let chunks = exchange::read(&self.shared, id).map(|chunk| {
+            Ok(BlobChunk {
+                data: chunk?.into(),
+            })
+        });
+        Ok(Response::new(Box::pin(chunks)))
+    }
+}
+
+fn not_leading() -> Status {
+    Refusal::new(
+        Code::Unavailable,
+        "this coordinator does not lead; push to the one that your link is with",
+    )
+    .into()
+}
+
+type Stored = mpsc::Sender<Result<LogStored, Status>>;
+
+/// Stores pieces until the stream ends. `Err(None)`: the agent is gone.
+async fn take(
+    shared: &Arc<Shared>,
+    node: &str,
+    mut pieces: Streaming<LogPiece>,
+    stored: &Stored,
+) -> Result<(), Option<Status>> {
+    let mut open: BTreeMap<Key, Arc<RankLog>> = BTreeMap::new();
+    let mut orphans = BTreeSet::new();
+    let mut leading = shared.published.leading();
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.next() => piece,
+            _ = leading.wait_for(Option::is_none) => return Err(Some(not_leading())),
+            () = shared.shutdown.wait() => return Ok(()),
+        };
+        let Some(piece) = piece else { return Ok(()) };
+        // A broken stream is the agent's to mend: nobody is there to be told.
+        let piece = piece.map_err(|_| None)?;
+        let (job, epoch) =
+            convert::agent::key(piece.job, piece.epoch).map_err(|refusal| Some(refusal.into()))?;
+        let key = (job, epoch, piece.rank);
+        if !check(&shared.state(), node, key, &piece)? {
+            if orphans.insert((job, epoch)) {
+                tracing::warn!(%node, %job, %epoch, "a log of an attempt that this cluster never knew is not kept");
+            }
+            // Taken and thrown away, so that it does not hold up the others.
+            let offset = piece.offset + piece.frames.len() as u64;
+            tell(stored, key, offset, piece.end).await?;
+            continue;
+        }
+        let log = match open.get(&key) {
+            Some(log) => Arc::clone(log),
+            None => {
+                let logs = shared.logs.clone();
+                let log = blocking(move || logs.open(key)).await?;
+                if open.len() >= OPEN_MAX {
+                    open.clear();
+                }
+                open.insert(key, Arc::clone(&log));
+                log
+            }
+        };
+        let answer = blocking(move || {
+            if piece.probe {
+                return Ok(log.stored());
+            }
+            log.append(
+                key,
+                Piece {
+                    offset: piece.offset,
+                    frames: &piece.frames,
+                    end: piece.end,
+                    dropped: piece.dropped,
+                },
+            )
+        });
+        let answer = answer.await?;
+        tell(stored, key, answer.offset, answer.end).await?;
+        if answer.end {
+            open.remove(&key);
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, crate::logs::LogError> + Send + 'static,
+) -> Result<T, Option<Status>> {
+    let outcome = tokio::task::spawn_blocking(work).await;
+    let outcome = outcome.map_err(|error| Some(Status::internal(error.to_string())))?;
+    outcome.map_err(|error| {
+        let code = match error {
+            crate::logs::LogError::Damaged { .. } => Code::BadRequest,
+            crate::logs::LogError::Io { .. } => Code::Internal,
+        };
+        Some(Refusal::new(code, error.to_string()).into())
+    })
+}
+
+async fn tell(
+    stored: &Stored,
+    (job, epoch, rank): Key,
+    offset: u64,
+    end: bool,
+) -> Result<(), Option<Status>> {
+    let told = LogStored {
+        job: Some(job.into()),
+        epoch: Some(epoch.into()),
+        rank,
+        offset,
+        end,
+    };
+    stored.send(Ok(told)).await.map_err(|_| None)
+}
+
+/// Whether the cluster knows the attempt; an error if this node has no part in that rank.
+fn check(
+    state: &State,
+    node: &str,
+    (job, epoch, rank): Key,
+    piece: &LogPiece,
+) -> Result<bool, Status> {
+    if piece.frames.len() > LOG_PIECE_BYTES_MAX {
+        let why = format!(
+            "a piece of a log has {} bytes; at most {LOG_PIECE_BYTES_MAX}",
+            piece.frames.len()
+        );
+        return Err(Refusal::new(Code::LimitExceeded, why).into());
+    }
+    let Some(attempt) = state.attempt(job, epoch) else {
+        return Ok(false);
+    };
+    let request = state.job(job).and_then(|job| state.request(job));
+    // Ranks are numbered node by node.
+    let ranks = request.map_or(1, |request| request.ranks.max(1));
+    let part = attempt.allocations.get((rank / ranks) as usize);
+    if part.is_none_or(|allocation| allocation.node != node) {
+        let why = format!("{node} has no part in rank {rank} of attempt {epoch} of job {job}");
+        return Err(Refusal::new(Code::Denied, why).into());
+    }
+    Ok(true)
+}

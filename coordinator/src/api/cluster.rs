@@ -1,0 +1,130 @@
+//! The `Cluster` service: who we are, the nodes, and what admins change.
+use std::sync::Arc;
+
+use mlctl_proto::api::cluster_client::ClusterClient;
+use mlctl_proto::api::{
+    ChangeReply, ChangeRequest, HelloReply, HelloRequest, Member, NodesReply, NodesRequest,
+    cluster_server,
+};
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::{CAPABILITIES, VERSION};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::auth::{Person, person};
+use super::convert;
+use super::jobs_submit::key;
+use super::route::on_leader;
+use crate::peers::Lease;
+use crate::shared::{CallError, Shared};
+use crate::state::Body;
+use crate::state::commands::ChangeSettings;
+
+/// The service.
+pub struct Cluster {
+    shared: Arc<Shared>,
+}
+
+impl Cluster {
+    /// A service over `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl cluster_server::Cluster for Cluster {
+    /// Answered by whichever coordinator is asked: it is about this connection, and works without a leader.
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let person = person(&request)?;
+        let shared = &self.shared;
+        let leader = shared.raft.status().borrow().leader;
+        let members = shared.config.members.iter().map(|member| Member {
+            name: member.name.clone(),
+            address: member.address.clone(),
+            leader: leader == Some(member.id),
+            self_: member.name == shared.config.name,
+        });
+        let state = shared.state();
+        let settings = state.settings();
+        Ok(Response::new(HelloReply {
+            version: VERSION.to_owned(),
+            capabilities: CAPABILITIES.iter().map(|word| (*word).to_owned()).collect(),
+            cluster_id: shared.cluster.clone(),
+            cluster_name: settings.map_or_else(
+                || shared.config.cluster_name.clone(),
+                |s| s.cluster_name.clone(),
+            ),
+            members: members.collect(),
+            user_id: person.actor.user_id,
+            user_name: person.actor.name,
+            admin: person.actor.admin,
+            applied: state.applied_index(),
+            dev: settings.map_or(shared.config.dev, |settings| settings.dev),
+        }))
+    }
+
+    async fn nodes(&self, request: Request<NodesRequest>) -> Result<Response<NodesReply>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |_| nodes(&self.shared);
+        let there = |lease: Lease, request| async move {
+            ClusterClient::new(lease.channel.clone())
+                .nodes(request)
+                .await
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    async fn change(
+        &self,
+        request: Request<ChangeRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| change(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            ClusterClient::new(lease.channel.clone())
+                .change(request)
+                .await
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+}
+
+async fn nodes(shared: &Arc<Shared>) -> Result<NodesReply, CallError> {
+    shared.read().await?;
+    let state = shared.state();
+    Ok(NodesReply {
+        nodes: state
+            .nodes()
+            .map(|node| convert::node::node(&state, node))
+            .collect(),
+        index: state.applied_index(),
+    })
+}
+
+async fn change(
+    shared: &Arc<Shared>,
+    person: &Person,
+    request: ChangeRequest,
+) -> Result<ChangeReply, CallError> {
+    if request.allow_root.is_none() {
+        return Err(Refusal::new(Code::BadRequest, "the request changes nothing").into());
+    }
+    let bare = ChangeRequest {
+        key: Vec::new(),
+        ..request.clone()
+    };
+    let hash = *blake3::hash(&bare.encode_to_vec()).as_bytes();
+    let key = key(&request.key, hash)?;
+    let body = Body::ChangeSettings(ChangeSettings {
+        allow_root: request.allow_root,
+    });
+    let committed = shared
+        .propose(person.actor.clone(), &person.source, Some(key), body)
+        .await?;
+    Ok(ChangeReply {
+        index: committed.index,
+    })
+}

@@ -1,0 +1,121 @@
+//! Jobs, attempts and checkpoints as people and programs see them.
+use std::collections::BTreeMap;
+
+use mlctl_proto::api;
+use mlctl_proto::ids::JobId;
+
+use crate::scheduler::Reason;
+use crate::state::State;
+use crate::state::records::{Allocation, AllocationPhase, Attempt, Checkpoint, End, Job, JobState};
+
+/// A job without its attempts and checkpoints: for lists.
+pub fn summary(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>) -> api::Job {
+    let request = state.request(job);
+    let pending = matches!(job.state, JobState::Pending | JobState::Held);
+    let reason = pending.then(|| reasons.get(&job.id)).flatten();
+    api::Job {
+        id: job.id.to_string(),
+        name: job.name.clone(),
+        state: job.state.word().to_owned(),
+        owner: job.owner_name.clone(),
+        owner_id: job.owner_id.clone(),
+        team: job.team.clone(),
+        nodes: request.map_or(0, |request| request.nodes),
+        gpus: request.map_or(0, |request| request.gpus),
+        submitted_ms: job.submitted_ms,
+        started_ms: job.started_ms,
+        ended_ms: job.ended_ms,
+        reason: reason.map_or(String::new(), |reason| {
+            format!("{}: {reason}", reason.word())
+        }),
+        outcome: job.outcome.as_ref().map(|end| outcome(end, job.state)),
+        attempts: Vec::new(),
+        checkpoints: Vec::new(),
+        traceparent: job.traceparent.clone(),
+        spec: Vec::new(),
+        index: state.applied_index(),
+        ranks: request.map_or(0, |request| request.world_size()),
+    }
+}
+
+/// A job with its attempts and checkpoints.
+pub fn job(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>) -> api::Job {
+    let attempts = state
+        .attempts_of(job.id)
+        .map(|record| attempt(state, record));
+    api::Job {
+        attempts: attempts.collect(),
+        checkpoints: job.checkpoints.iter().map(checkpoint).collect(),
+        ..summary(state, job, reasons)
+    }
+}
+
+/// How a job or attempt ended. `Exited` with code 0 reads `Completed` where the job did.
+fn outcome(end: &End, state: JobState) -> api::Outcome {
+    let shown = ended(end);
+    let kind = match state {
+        JobState::Completed => "Completed".to_owned(),
+        _ => shown.kind,
+    };
+    api::Outcome { kind, ..shown }
+}
+
+fn ended(end: &End) -> api::Outcome {
+    let (exit_code, by_job) = end.exit_code();
+    api::Outcome {
+        kind: end.kind.word().to_owned(),
+        exit_code,
+        detail: end.detail.clone(),
+        node: end.node.clone(),
+        rank: end.rank,
+        by_job,
+    }
+}
+
+fn attempt(state: &State, attempt: &Attempt) -> api::Attempt {
+    let simulated = |allocation: &Allocation| {
+        let facts = state.node(&allocation.node).map(|node| &node.facts);
+        facts.is_some_and(|facts| {
+            let mut held = facts
+                .devices
+                .iter()
+                .filter(|device| allocation.devices.contains(&device.uuid));
+            held.any(|device| device.simulated)
+        })
+    };
+    api::Attempt {
+        number: attempt.epoch.counter,
+        epoch: attempt.epoch.to_string(),
+        started_ms: attempt.started_ms,
+        running_ms: attempt.running_ms,
+        ended_ms: attempt.ended_ms,
+        allocations: attempt.allocations.iter().map(allocation).collect(),
+        end: attempt.end.as_ref().map(ended),
+        resume_from: attempt.resume_from.clone(),
+        simulated: attempt.allocations.iter().any(simulated),
+    }
+}
+
+fn allocation(allocation: &Allocation) -> api::Allocation {
+    let phase = match allocation.phase {
+        AllocationPhase::Assigned => "Assigned",
+        AllocationPhase::Running => "Running",
+        AllocationPhase::Ended => "Ended",
+    };
+    api::Allocation {
+        node: allocation.node.clone(),
+        devices: allocation.devices.clone(),
+        phase: phase.to_owned(),
+    }
+}
+
+fn checkpoint(checkpoint: &Checkpoint) -> api::Checkpoint {
+    api::Checkpoint {
+        name: checkpoint.name.clone(),
+        step: checkpoint.step,
+        holders: checkpoint.holders.clone(),
+        durability: "local".to_owned(),
+        sealed_ms: checkpoint.sealed_ms,
+        attempt: checkpoint.epoch.counter,
+    }
+}

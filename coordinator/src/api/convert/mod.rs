@@ -1,0 +1,4 @@
+//! Where messages of the services and records of the state meet. Nothing is decided here.
+pub mod agent;
+pub mod job;
+pub mod node;

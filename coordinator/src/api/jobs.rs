@@ -1,0 +1,161 @@
+//! The `Jobs` service: each verb to its file, each call to the leader.
+use std::sync::Arc;
+
+use futures::StreamExt;
+use mlctl_proto::api::jobs_client::JobsClient;
+use mlctl_proto::api::jobs_server;
+use mlctl_proto::api::{
+    CancelReply, CancelRequest, GetJobRequest, Job, ListJobsReply, ListJobsRequest, LogLine,
+    LogsRequest, SubmitReply, SubmitRequest, WatchEvent, WatchRequest, WhyReply, WhyRequest,
+};
+use mlctl_runtime::telemetry::trace_context;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
+
+use super::auth::person;
+use super::route::on_leader;
+use super::{Answers, jobs_cancel, jobs_read, jobs_submit, logs, watch};
+use crate::peers::Lease;
+use crate::shared::Shared;
+
+/// The service.
+pub struct Jobs {
+    shared: Arc<Shared>,
+}
+
+impl Jobs {
+    /// A service over `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl jobs_server::Jobs for Jobs {
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<SubmitReply>, Status> {
+        let person = person(&request)?;
+        let span =
+            tracing::info_span!("submit", user = %person.actor.name, forwarded = person.forwarded);
+        join_trace(&span, request.metadata(), &request.get_ref().traceparent);
+        let message = request.into_inner();
+        let here = |message| jobs_submit::submit(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone()).submit(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there)
+            .instrument(span)
+            .await
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsReply>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| jobs_read::list(&self.shared, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone()).list(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    async fn get(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| jobs_read::get(&self.shared, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone()).get(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<CancelRequest>,
+    ) -> Result<Response<CancelReply>, Status> {
+        let person = person(&request)?;
+        let span = tracing::info_span!("cancel", user = %person.actor.name);
+        join_trace(&span, request.metadata(), "");
+        let message = request.into_inner();
+        let here = |message| jobs_cancel::cancel(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone()).cancel(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there)
+            .instrument(span)
+            .await
+    }
+
+    async fn why(&self, request: Request<WhyRequest>) -> Result<Response<WhyReply>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| jobs_read::why(&self.shared, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone()).why(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    type LogsStream = Answers<LogLine>;
+
+    async fn logs(
+        &self,
+        request: Request<LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let person = person(&request)?;
+        let copies_only = logs::wants_copies(&person, request.metadata());
+        let message = request.into_inner();
+        if copies_only {
+            return Ok(Response::new(logs::copies(&self.shared, message)?));
+        }
+        let here = |message| logs::open(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            let answer = JobsClient::new(lease.channel.clone()).logs(request).await?;
+            Ok(held(answer, lease))
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    type WatchStream = Answers<WatchEvent>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| watch::open(&self.shared, message);
+        let there = |lease: Lease, request| async move {
+            let answer = JobsClient::new(lease.channel.clone())
+                .watch(request)
+                .await?;
+            Ok(held(answer, lease))
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+}
+
+/// The leader's stream as ours; it counts as a call on the connection until it ends.
+fn held<T: Send + 'static>(answer: Response<Streaming<T>>, lease: Lease) -> Response<Answers<T>> {
+    answer.map(|stream| {
+        let stream = stream.map(move |item| {
+            let _counts = &lease;
+            item
+        });
+        Box::pin(stream) as Answers<T>
+    })
+}
+
+/// Makes `span` part of the caller's trace.
+fn join_trace(span: &tracing::Span, metadata: &MetadataMap, field: &str) {
+    let parent = trace_context::traceparent_of(metadata)
+        .or_else(|| trace_context::is_valid(field).then_some(field));
+    if let Some(parent) = parent {
+        trace_context::set_parent(span, parent);
+    }
+}

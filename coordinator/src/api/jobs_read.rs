@@ -1,0 +1,124 @@
+//! Get, List and Why: linearizable reads on the leader.
+use std::sync::Arc;
+
+use mlctl_proto::api::{
+    GetJobRequest, Job, ListJobsReply, ListJobsRequest, Reason, WhyReply, WhyRequest,
+};
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::{JobId, clip};
+use mlctl_proto::limits::{LIST_LIMIT_DEFAULT, MESSAGE_BYTES_MAX};
+use prost::Message;
+
+use super::convert::job::{job, summary};
+use crate::scheduler::explain;
+use crate::shared::{CallError, Shared};
+use crate::state::State;
+use crate::state::view::ClusterView;
+
+/// Of one page: what is left of a message is for its frame.
+const PAGE_BYTES: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+
+/// Serves the call on the leader.
+pub async fn get(shared: &Arc<Shared>, request: GetJobRequest) -> Result<Job, CallError> {
+    let id = parse(&request.job)?;
+    shared.read().await?;
+    let state = shared.state();
+    let record = state.job(id).ok_or_else(|| not_found(id))?;
+    let mut answer = job(&state, record, &shared.published.explanations());
+    answer.spec = state
+        .spec(&record.spec_hash)
+        .map(|spec| spec.json.clone())
+        .unwrap_or_default();
+    Ok(answer)
+}
+
+/// Serves the call on the leader.
+pub async fn list(
+    shared: &Arc<Shared>,
+    request: ListJobsRequest,
+) -> Result<ListJobsReply, CallError> {
+    let after = match request.after.as_str() {
+        "" => None,
+        text => Some(parse(text)?),
+    };
+    shared.read().await?;
+    let state = shared.state();
+    let reasons = shared.published.explanations();
+    let limit = match request.limit {
+        0 => LIST_LIMIT_DEFAULT,
+        limit => limit.min(LIST_LIMIT_DEFAULT),
+    };
+    let listed = state.jobs().filter(|job| {
+        let owned =
+            request.owner.is_empty() || [&job.owner_id, &job.owner_name].contains(&&request.owner);
+        owned && (request.all || !job.state.terminal()) && after.is_none_or(|after| job.id > after)
+    });
+    let mut reply = ListJobsReply {
+        jobs: Vec::new(),
+        index: state.applied_index(),
+        more: false,
+    };
+    let mut bytes = 0;
+    for record in listed {
+        let answer = summary(&state, record, &reasons);
+        // Its length and tag besides.
+        bytes += answer.encoded_len() + 8;
+        if reply.jobs.len() == limit as usize || bytes > PAGE_BYTES {
+            reply.more = true;
+            break;
+        }
+        reply.jobs.push(answer);
+    }
+    Ok(reply)
+}
+
+/// Serves the call on the leader.
+pub async fn why(shared: &Arc<Shared>, request: WhyRequest) -> Result<WhyReply, CallError> {
+    let id = parse(&request.job)?;
+    shared.read().await?;
+    let state = shared.state();
+    let record = state.job(id).ok_or_else(|| not_found(id))?;
+    let view = ClusterView::new(State::clone(&state), (*shared.published.heard()).clone());
+    let reasons: Vec<Reason> = explain(&view, id)
+        .iter()
+        .map(|reason| Reason {
+            code: reason.word().to_owned(),
+            text: reason.to_string(),
+        })
+        .collect();
+    let text = reasons
+        .first()
+        .map_or(String::new(), |reason| reason.text.clone());
+    let end = record
+        .outcome
+        .as_ref()
+        .map_or(String::new(), |end| format!(": {}", end.kind.word()));
+    let summary = match (reasons.is_empty(), record.state.terminal()) {
+        (false, _) => format!("{id} {}: {text}", record.name),
+        (true, true) => format!("{id} {} is {}{end}", record.name, record.state.word()),
+        (true, false) => format!("{id} {} is {}", record.name, record.state.word()),
+    };
+    Ok(WhyReply {
+        job: id.to_string(),
+        state: record.state.word().to_owned(),
+        reasons,
+        index: state.applied_index(),
+        summary,
+    })
+}
+
+/// A job id from a request.
+pub fn parse(text: &str) -> Result<JobId, Refusal> {
+    text.parse().map_err(|error: mlctl_proto::ids::IdError| {
+        Refusal::new(Code::BadRequest, error.to_string())
+    })
+}
+
+/// There is no such job.
+pub fn not_found(id: JobId) -> Refusal {
+    let id = clip(&id.to_string());
+    Refusal::new(
+        Code::NotFound,
+        format!("there is no job {id}; `mlctl jobs -a` lists all"),
+    )
+}

@@ -1,0 +1,146 @@
+//! The `Peer` service: Raft messages, snapshots and blobs for other members. Raft bytes are not looked into.
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use mlctl_blobs::BlobId;
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::limits::BLOB_CHUNK_BYTES;
+use mlctl_proto::peer::{
+    BlobPart, BlobStored, FetchBlobRequest, HasBlobsReply, HasBlobsRequest, PullSnapshotRequest,
+    RaftDone, RaftMessage, SnapshotChunk, peer_server,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Answers;
+use super::auth::coordinator;
+use super::blobs::parse;
+use super::exchange::{self, Receiving};
+use crate::shared::Shared;
+
+/// The service.
+pub struct Peer {
+    shared: Arc<Shared>,
+}
+
+impl Peer {
+    /// A service over `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for Peer {
+    async fn raft(
+        &self,
+        request: Request<Streaming<RaftMessage>>,
+    ) -> Result<Response<RaftDone>, Status> {
+        let member = coordinator(&request)?;
+        let mut messages = request.into_inner();
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = self.shared.shutdown.wait() => None,
+            };
+            let Some(message) = message else {
+                return Ok(Response::new(RaftDone {}));
+            };
+            let message = message?;
+            if message.from != member {
+                let why = format!(
+                    "member {member} sent a raft message in the name of {}",
+                    message.from
+                );
+                return Err(Refusal::new(Code::Denied, why).into());
+            }
+            // A message that finds no room is lost, and raft sends it again.
+            self.shared.raft.step(member, Bytes::from(message.message));
+        }
+    }
+
+    type PullSnapshotStream = Answers<SnapshotChunk>;
+
+    async fn pull_snapshot(
+        &self,
+        request: Request<PullSnapshotRequest>,
+    ) -> Result<Response<Self::PullSnapshotStream>, Status> {
+        coordinator(&request)?;
+        let PullSnapshotRequest { index, digest } = request.into_inner();
+        let wrong = |_| Refusal::new(Code::BadRequest, "a snapshot's digest has 32 bytes");
+        let digest: [u8; 32] = digest.try_into().map_err(wrong)?;
+        let raft = self.shared.raft.clone();
+        let read = tokio::task::spawn_blocking(move || raft.read_snapshot(index, digest)).await;
+        let bytes = read.map_err(|error| Status::internal(error.to_string()))?;
+        let bytes = bytes.map_err(|error| Refusal::new(Code::NotFound, error.to_string()))?;
+        let bytes = Bytes::from(bytes);
+        let starts = (0..bytes.len()).step_by(BLOB_CHUNK_BYTES);
+        let chunks = starts.map(move |at| {
+            let end = bytes.len().min(at + BLOB_CHUNK_BYTES);
+            Ok(SnapshotChunk {
+                data: bytes.slice(at..end).to_vec(),
+            })
+        });
+        Ok(Response::new(Box::pin(stream::iter(chunks))))
+    }
+
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<BlobPart>>,
+    ) -> Result<Response<BlobStored>, Status> {
+        coordinator(&request)?;
+        let mut parts = request.into_inner();
+        let none = || Refusal::new(Code::BadRequest, "the copy names no blob");
+        let first = parts.next().await.ok_or_else(none)??;
+        let id = parse(&first.id)?;
+        if self.shared.blobs.has(&id) {
+            return Ok(Response::new(BlobStored {}));
+        }
+        let mut receiving = Receiving::begin(&self.shared, id).await?;
+        receiving.write(first.data).await?;
+        while let Some(part) = parts.next().await {
+            receiving.write(part?.data).await?;
+        }
+        receiving.commit().await?;
+        Ok(Response::new(BlobStored {}))
+    }
+
+    async fn has_blobs(
+        &self,
+        request: Request<HasBlobsRequest>,
+    ) -> Result<Response<HasBlobsReply>, Status> {
+        coordinator(&request)?;
+        let ids: Result<Vec<BlobId>, Refusal> = request
+            .into_inner()
+            .ids
+            .iter()
+            .map(|id| parse(id))
+            .collect();
+        let (ids, store) = (ids?, self.shared.blobs.clone());
+        let look = move || {
+            ids.iter()
+                .filter(|id| !store.has(id))
+                .map(ToString::to_string)
+                .collect()
+        };
+        let missing = tokio::task::spawn_blocking(look).await;
+        let missing = missing.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(HasBlobsReply { missing }))
+    }
+
+    type FetchBlobStream = Answers<SnapshotChunk>;
+
+    async fn fetch_blob(
+        &self,
+        request: Request<FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        coordinator(&request)?;
+        let id = parse(&request.into_inner().id)?;
+        if !self.shared.blobs.has(&id) {
+            return Err(Refusal::new(Code::NotFound, format!("blob {id} is not here")).into());
+        }
+        let chunks =
+            exchange::read(&self.shared, id).map(|chunk| Ok(SnapshotChunk { data: chunk? }));
+        Ok(Response::new(Box::pin(chunks)))
+    }
+}

@@ -1,0 +1,135 @@
+//! Where a call is served: here when this member leads, else by the leader, to which it is passed on with its actor.
+//!
+//! Nobody is redirected. A call is passed on once: whoever gets it from a coordinator serves it or says that it cannot.
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_runtime::telemetry::trace_context;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::auth::Person;
+use crate::consensus::MemberId;
+use crate::peers::Lease;
+use crate::shared::{CallError, Shared};
+
+/// A coordinator without a leader waits this long for one.
+const LEADER_WAIT: Duration = Duration::from_secs(2);
+/// Between two tries while the old leader is still the one that is known.
+const PAUSE: Duration = Duration::from_millis(20);
+
+enum Place {
+    Here,
+    There(MemberId),
+}
+
+/// Serves a call `here` if this member leads, else `there` through a connection to the leader. Both may be tried more
+/// than once: a call is either a read or carries an idempotency key.
+pub async fn on_leader<T, R, H, HF, F, FF>(
+    shared: &Arc<Shared>,
+    person: &Person,
+    message: &T,
+    here: H,
+    there: F,
+) -> Result<Response<R>, Status>
+where
+    T: Clone,
+    H: Fn(T) -> HF,
+    HF: Future<Output = Result<R, CallError>>,
+    F: Fn(Lease, Request<T>) -> FF,
+    FF: Future<Output = Result<Response<R>, Status>>,
+{
+    let deadline = Instant::now() + LEADER_WAIT;
+    loop {
+        let last = match place(shared, deadline).await? {
+            Place::Here => match here(message.clone()).await {
+                Ok(reply) => return Ok(Response::new(reply)),
+                Err(CallError::Refused(refusal)) => return Err(refusal.into()),
+                Err(CallError::Elsewhere) => no_leader(),
+            },
+            Place::There(_) if person.forwarded => return Err(no_leader()),
+            Place::There(leader) => match pass_on(shared, person, message, leader, &there).await {
+                Err(status) if worth_another_try(&status) => status,
+                outcome => return outcome,
+            },
+        };
+        if Instant::now() + PAUSE >= deadline {
+            return Err(last);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn pass_on<T: Clone, R, F, FF>(
+    shared: &Arc<Shared>,
+    person: &Person,
+    message: &T,
+    leader: MemberId,
+    there: &F,
+) -> Result<Response<R>, Status>
+where
+    F: Fn(Lease, Request<T>) -> FF,
+    FF: Future<Output = Result<Response<R>, Status>>,
+{
+    let lease = shared.peers.channel(leader);
+    let lease = lease.map_err(|error| Status::unavailable(error.to_string()))?;
+    let mut request = Request::new(message.clone());
+    person.put(request.metadata_mut())?;
+    trace_context::inject(request.metadata_mut());
+    there(lease, request).await
+}
+
+/// Who leads, once somebody does.
+async fn place(shared: &Arc<Shared>, deadline: Instant) -> Result<Place, Status> {
+    let mut status = shared.raft.status();
+    let mut leading = shared.published.leading();
+    loop {
+        if leading.borrow_and_update().is_some() && shared.state().settings().is_some() {
+            return Ok(Place::Here);
+        }
+        let leader = status.borrow_and_update().leader;
+        match leader {
+            Some(leader) if leader != shared.raft.status().borrow().id => {
+                return Ok(Place::There(leader));
+            }
+            // It leads and has not yet applied what came before, or set the cluster up.
+            Some(_) | None => {}
+        }
+        let mut applied = shared.published.applied();
+        let changed = async {
+            tokio::select! {
+                _ = status.changed() => {}
+                _ = leading.changed() => {}
+                _ = applied.changed(), if leader.is_some() => {}
+                () = shared.shutdown.wait() => {}
+            }
+        };
+        let waited = tokio::time::timeout_at(deadline, changed).await;
+        if waited.is_err() || shared.shutdown.is_triggered() {
+            return Err(no_leader());
+        }
+    }
+}
+
+/// The leader went away under the call, or does not lead any more.
+fn worth_another_try(status: &Status) -> bool {
+    let from_us = status.metadata().contains_key("mlctl-code");
+    let refusal = Refusal::from(status);
+    if from_us {
+        return refusal.code == Code::Unavailable;
+    }
+    // What the transport says when a connection breaks or cannot be made.
+    matches!(
+        status.code(),
+        tonic::Code::Unavailable
+            | tonic::Code::Unknown
+            | tonic::Code::Cancelled
+            | tonic::Code::Internal
+    )
+}
+
+fn no_leader() -> Status {
+    let why = "no coordinator leads at the moment; try again in a second";
+    Refusal::new(Code::Unavailable, why).into()
+}

@@ -1,0 +1,292 @@
+//! The log of one attempt: what is stored, then what is pushed, until every rank has ended or nothing more can come.
+//!
+//! Woken by pushed pieces and by applied commands; nothing is polled.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlctl_proto::api::LogLine;
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::{LaunchMethod, parse_json};
+use mlctl_proto::units::bytes_text;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::logs::Lines;
+use crate::logs::{Line, LogError, Reader, Stored};
+use crate::shared::{Shared, now_ms};
+use crate::state::State;
+use crate::state::records::{Allocation, AllocationPhase, Attempt, EndKind, Liveness};
+
+/// After an attempt's end this is waited for what its nodes still have.
+pub const GRACE: Duration = Duration::from_secs(2);
+
+/// One attempt's log.
+pub struct Tail {
+    shared: Arc<Shared>,
+    job: JobId,
+    epoch: Epoch,
+    rank: Option<u32>,
+}
+
+/// Whether more can come.
+enum More {
+    /// Every log has ended, or its node is gone.
+    No,
+    /// Ranks run.
+    Yes,
+    /// The attempt is over; these nodes have not sent all.
+    Late(Vec<String>),
+}
+
+impl Tail {
+    /// The log of (`job`, `epoch`); of one rank if `rank` names it.
+    pub fn new(shared: &Arc<Shared>, job: JobId, epoch: Epoch, rank: Option<u32>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            job,
+            epoch,
+            rank,
+        }
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::new(&self.shared.logs, self.job, self.epoch, self.rank)
+    }
+
+    /// Shows what is stored; with `follow` what comes too. `Err(None)`: the reader of the stream is gone.
+    pub async fn run(&self, follow: bool, lines: &Lines) -> Result<(), Option<Status>> {
+        let (_keep, mut grown) = self.shared.logs.watch(self.job);
+        let mut applied = self.shared.published.applied();
+        let mut reader = self.reader();
+        let mut deadline = None;
+        loop {
+            grown.borrow_and_update();
+            applied.borrow_and_update();
+            // Before the logs are read: what had ended then was stored then.
+            let state = self.shared.state();
+            reader = self.drain(reader, lines).await?;
+            let stored = reader.stored();
+            let over = match self.more(&state, &stored) {
+                More::No => return cut_notes(lines, self.epoch.counter, &stored).await,
+                More::Yes if !follow => return Ok(()),
+                More::Yes => None,
+                More::Late(nodes) => Some(nodes),
+            };
+            if let Some(nodes) = &over
+                && *deadline.get_or_insert_with(|| self.deadline(&state)) <= Instant::now()
+            {
+                let text = format!("the log of {} may be incomplete", nodes.join(", "));
+                note(lines, self.epoch.counter, text).await?;
+                return cut_notes(lines, self.epoch.counter, &stored).await;
+            }
+            let until = deadline.filter(|_| over.is_some());
+            tokio::select! {
+                _ = grown.changed() => {}
+                _ = applied.changed() => {}
+                () = wait_until(until) => {}
+                () = lines.closed() => return Err(None),
+                () = deposed(&self.shared) => return Err(Some(moved())),
+            }
+        }
+    }
+
+    /// Shows what is stored here and nothing else.
+    pub async fn stored(&self, lines: &Lines) -> Result<(), Option<Status>> {
+        self.drain(self.reader(), lines).await.map(|_| ())
+    }
+
+    /// Whether this member lacks the end of a log that there must be.
+    pub async fn incomplete(&self) -> Result<bool, Option<Status>> {
+        let mut reader = self.reader();
+        let read = tokio::task::spawn_blocking(move || reader.read().map(|_| reader)).await;
+        let reader = read
+            .map_err(|error| Some(Status::internal(error.to_string())))?
+            .map_err(disk)?;
+        let state = self.shared.state();
+        let late = matches!(self.more(&state, &reader.stored()), More::Late(_));
+        Ok(late && self.deadline(&state) <= Instant::now())
+    }
+
+    async fn drain(&self, mut reader: Reader, lines: &Lines) -> Result<Reader, Option<Status>> {
+        loop {
+            let read = tokio::task::spawn_blocking(move || (reader.read(), reader)).await;
+            let (found, back) = read.map_err(|error| Some(Status::internal(error.to_string())))?;
+            reader = back;
+            let found = found.map_err(disk)?;
+            if found.is_empty() {
+                return Ok(reader);
+            }
+            for line in found {
+                lines.send(Ok(self.line(line))).await.map_err(|_| None)?;
+            }
+        }
+    }
+
+    fn line(&self, line: Line) -> LogLine {
+        LogLine {
+            attempt: self.epoch.counter,
+            rank: line.rank,
+            stderr: line.stderr,
+            text: line.text,
+            time_ms: i64::try_from(line.time_ms).unwrap_or(i64::MAX),
+            note: String::new(),
+            partial: line.partial,
+        }
+    }
+
+    /// How long what is late is waited for: from the attempt's end, as the state has it.
+    fn deadline(&self, state: &State) -> Instant {
+        let ended = state
+            .attempt(self.job, self.epoch)
+            .map_or(0, |attempt| attempt.ended_ms);
+        let since = u64::try_from(now_ms().saturating_sub(ended)).unwrap_or(0);
+        Instant::now() + GRACE.saturating_sub(Duration::from_millis(since))
+    }
+
+    fn more(&self, state: &State, stored: &BTreeMap<u32, Stored>) -> More {
+        let Some(attempt) = state.attempt(self.job, self.epoch) else {
+            return More::No;
+        };
+        let layout = Layout::of(state, self.job);
+        let late = layout.late(state, attempt, stored, self.rank);
+        match (late.is_empty(), attempt.closed()) {
+            (true, true) => More::No,
+            (false, true) => More::Late(late),
+            (_, false) => More::Yes,
+        }
+    }
+}
+
+/// Which logs an attempt has.
+struct Layout {
+    /// Ranks on each node.
+    ranks: u32,
+    /// Logs of each node: one, if the launch method starts the ranks behind one process, which bears the first one's number.
+    logs: u32,
+}
+
+impl Layout {
+    fn of(state: &State, job: JobId) -> Self {
+        let job = state.job(job);
+        let spec = job
+            .and_then(|job| state.spec(&job.spec_hash))
+            .and_then(|spec| parse_json(&spec.json).ok());
+        let ranks = spec.as_ref().map_or(1, |spec| spec.ranks_per_node().max(1));
+        let behind_one = spec.is_some_and(|spec| spec.launcher == LaunchMethod::Torchrun);
+        Self {
+            ranks,
+            logs: if behind_one { 1 } else { ranks },
+        }
+    }
+
+    /// Nodes whose logs have not all ended and from which more may come.
+    fn late(
+        &self,
+        state: &State,
+        attempt: &Attempt,
+        stored: &BTreeMap<u32, Stored>,
+        only: Option<u32>,
+    ) -> Vec<String> {
+        let ended = |rank: &u32| stored.get(rank).is_some_and(|stored| stored.end);
+        let mut late = Vec::new();
+        for (allocation, first) in attempt
+            .allocations
+            .iter()
+            .zip((0_u32..).step_by(self.ranks as usize))
+        {
+            let mut ranks =
+                (first..first + self.logs).filter(|rank| only.is_none_or(|only| only == *rank));
+            let ran = |rank: &u32| {
+                let exited = allocation.exits.iter().any(|exit| exit.rank == *rank);
+                exited || stored.get(rank).is_some_and(|stored| stored.offset > 0)
+            };
+            if may_come(state, allocation) && ranks.any(|rank| ran(&rank) && !ended(&rank)) {
+                late.push(allocation.node.clone());
+            }
+        }
+        late
+    }
+}
+
+/// The log in which a rank's lines are.
+pub fn log_of(state: &State, job: JobId, rank: u32) -> u32 {
+    let layout = Layout::of(state, job);
+    if layout.logs == layout.ranks {
+        rank
+    } else {
+        rank - rank % layout.ranks
+    }
+}
+
+/// Whether a node may still send something of its part.
+fn may_come(state: &State, allocation: &Allocation) -> bool {
+    let gone = state
+        .node(&allocation.node)
+        .is_none_or(|node| node.liveness == Liveness::Lost);
+    let end = allocation.end.as_ref().map(|end| end.kind);
+    let nothing = matches!(
+        end,
+        Some(EndKind::NodeLost | EndKind::NeverStarted | EndKind::LaunchFailed)
+    );
+    let lost = gone && allocation.phase == AllocationPhase::Ended;
+    !lost && !nothing
+}
+
+/// Says which logs were cut at their limit.
+async fn cut_notes(
+    lines: &Lines,
+    attempt: u64,
+    stored: &BTreeMap<u32, Stored>,
+) -> Result<(), Option<Status>> {
+    for (rank, stored) in stored.iter().filter(|(_, stored)| stored.dropped > 0) {
+        let text = format!(
+            "rank {rank}: {} of log beyond the limit were not kept",
+            bytes_text(stored.dropped)
+        );
+        note(lines, attempt, text).await?;
+    }
+    Ok(())
+}
+
+/// A line that mlctl says itself.
+pub async fn note(lines: &Lines, attempt: u64, note: String) -> Result<(), Option<Status>> {
+    let line = LogLine {
+        attempt,
+        note,
+        time_ms: now_ms(),
+        ..LogLine::default()
+    };
+    lines.send(Ok(line)).await.map_err(|_| None)
+}
+
+/// Returns when this member leads no more or the process ends.
+pub async fn deposed(shared: &Shared) {
+    let mut leading = shared.published.leading();
+    tokio::select! {
+        _ = leading.wait_for(Option::is_none) => {}
+        () = shared.shutdown.wait() => {}
+    }
+}
+
+/// What a reader is told then.
+pub fn moved() -> Status {
+    Refusal::new(
+        Code::Unavailable,
+        "this coordinator leads no more; ask for the log again",
+    )
+    .into()
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn disk(error: LogError) -> Option<Status> {
+    tracing::error!(%error, "a log cannot be read");
+    Some(Refusal::new(Code::Internal, error.to_string()).into())
+}

@@ -1,0 +1,90 @@
+//! Orders from the state: everything a node needs to run or end its part of an attempt. Sends nothing.
+use std::sync::Arc;
+
+use mlctl_proto::ids::{Epoch, JobId};
+
+use super::Order;
+use crate::state::State;
+use crate::state::records::{Attempt, EndKind, Job, Spec};
+
+/// A node's part of a committed attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartOrder {
+    /// The job.
+    pub job: Arc<Job>,
+    /// Its spec.
+    pub spec: Arc<Spec>,
+    /// The attempt.
+    pub epoch: Epoch,
+    /// Every node of the gang, in node-rank order.
+    pub members: Vec<GangMember>,
+    /// Which of them is told.
+    pub node_rank: u32,
+    /// Checkpoint to resume from, empty: none.
+    pub resume_from: String,
+}
+
+/// A node of a gang.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GangMember {
+    /// Its name.
+    pub node: String,
+    /// Where ranks of other nodes reach it.
+    pub rank_address: String,
+    /// UUIDs of its devices.
+    pub devices: Vec<String>,
+}
+
+/// What `node` needs to start (`job`, `epoch`); `None` if the state does not say that it shall.
+pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Option<Order> {
+    let attempt = state.attempt(job, epoch)?;
+    let job = state.job(job)?;
+    let spec = state.spec(&job.spec_hash)?;
+    let node_rank = attempt
+        .allocations
+        .iter()
+        .position(|allocation| allocation.node == node)?;
+    let members = attempt.allocations.iter().map(|allocation| GangMember {
+        node: allocation.node.clone(),
+        rank_address: rank_address(state, &allocation.node),
+        devices: allocation.devices.clone(),
+    });
+    Some(Order::Start(Box::new(StartOrder {
+        job: Arc::clone(job),
+        spec: Arc::clone(spec),
+        epoch,
+        members: members.collect(),
+        node_rank: u32::try_from(node_rank).ok()?,
+        resume_from: attempt.resume_from.clone(),
+    })))
+}
+
+/// Has a node end its part of (`job`, `epoch`).
+pub(super) fn stop(state: &State, job: JobId, epoch: Epoch, reason: EndKind) -> Order {
+    let end = state
+        .attempt(job, epoch)
+        .and_then(|attempt| attempt.end.as_ref());
+    let why = match end {
+        Some(end) if end.detail.is_empty() => end.kind.word().to_owned(),
+        Some(end) => end.detail.clone(),
+        None => reason.word().to_owned(),
+    };
+    Order::Stop {
+        job,
+        epoch,
+        reason,
+        why,
+    }
+}
+
+/// The nodes of an attempt in node-rank order.
+pub(super) fn nodes(attempt: &Attempt) -> Vec<String> {
+    let nodes = attempt.allocations.iter();
+    nodes.map(|allocation| allocation.node.clone()).collect()
+}
+
+/// Where ranks of other nodes reach `node`.
+pub(super) fn rank_address(state: &State, node: &str) -> String {
+    let facts = state.node(node).map(|node| &node.facts);
+    facts.map_or_else(String::new, |facts| facts.addresses.rank.clone())
+}

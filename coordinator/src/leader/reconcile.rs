@@ -1,0 +1,88 @@
+//! PURE: what a node says it runs against what the state says it shall run; the difference as things to tell it.
+//!
+//! What the cluster never knew is named, not ended: it may be older than the cluster's memory.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
+use mlctl_proto::ids::{Epoch, JobId};
+
+use super::gang::{Key, Phase, Report};
+use crate::state::State;
+use crate::state::records::{AllocationPhase, Attempt, EndKind};
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Correction {
+    /// It shall run this and does not know it.
+    Start(Key),
+    /// It shall not run this, or not any more.
+    Stop(Key, EndKind),
+    /// The cluster never knew this: left alone, shown.
+    Orphan(Key),
+}
+
+/// Every difference; for a stream that begins, so what it lacks is a difference too.
+pub fn on_hello(state: &State, node: &str, reports: &[Report]) -> Vec<Correction> {
+    let mut corrections = stale(state, node, reports);
+    for key in state.open_allocations_on(node) {
+        let known = reports.iter().any(|report| report.key == key);
+        let attempt = state.attempt(key.0, key.1);
+        let Some(attempt) = attempt.filter(|_| !known) else {
+            continue;
+        };
+        let correction = match phase_on(attempt, node) {
+            _ if attempt.stopping => Correction::Stop(key, reason(attempt)),
+            Some(AllocationPhase::Assigned) => Correction::Start(key),
+            // It ran here, and the node's journal does not know it any more: only its answer frees the devices.
+            Some(AllocationPhase::Running) => Correction::Stop(key, EndKind::KeeperLost),
+            Some(AllocationPhase::Ended) | None => continue,
+        };
+        corrections.push(correction);
+    }
+    corrections
+}
+
+/// What it runs and shall not run. Enough for a heartbeat: an order that is under way is no difference.
+pub fn stale(state: &State, node: &str, reports: &[Report]) -> Vec<Correction> {
+    let live = reports
+        .iter()
+        .filter(|report| report.phase <= Phase::Running);
+    live.filter_map(|report| judge(state, node, report.key))
+        .collect()
+}
+
+fn judge(state: &State, node: &str, key: Key) -> Option<Correction> {
+    let (job, epoch): (JobId, Epoch) = key;
+    let Some(known) = state.job(job) else {
+        return Some(Correction::Orphan(key));
+    };
+    let Some(attempt) = state.attempt(job, epoch) else {
+        let forgotten = known.epoch().is_some_and(|newest| epoch < newest);
+        return Some(if forgotten {
+            Correction::Stop(key, EndKind::Superseded)
+        } else {
+            Correction::Orphan(key)
+        });
+    };
+    match phase_on(attempt, node) {
+        None | Some(AllocationPhase::Ended) => Some(Correction::Stop(key, reason(attempt))),
+        Some(_) if attempt.stopping => Some(Correction::Stop(key, reason(attempt))),
+        Some(_) => None,
+    }
+}
+
+fn phase_on(attempt: &Attempt, node: &str) -> Option<AllocationPhase> {
+    let mut allocations = attempt.allocations.iter();
+    allocations
+        .find(|allocation| allocation.node == node)
+        .map(|allocation| allocation.phase)
+}
+
+fn reason(attempt: &Attempt) -> EndKind {
+    attempt
+        .end
+        .as_ref()
+        .map_or(EndKind::Superseded, |end| end.kind)
+}

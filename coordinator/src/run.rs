@@ -1,0 +1,231 @@
+//! Starts a coordinator, serves until told to end, and ends in order.
+//!
+//! Order of the end: no new calls, streams end, consensus stops, the index is written and synced.
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlctl_blobs::{Store, StoreError};
+use mlctl_runtime::identity::{Bundle, IdentityError};
+use mlctl_runtime::shutdown::Shutdown;
+use mlctl_runtime::tls::{Dialer, incoming, install_crypto, server_config};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::api;
+use crate::config::{BadConfig, Config};
+use crate::consensus::{self, Handle, StartError, abort_process};
+use crate::leader::supervise;
+use crate::logs::Logs;
+use crate::machine::{Machine, OnFatal};
+use crate::peers::Peers;
+use crate::published::Published;
+use crate::shared::Shared;
+use crate::state::State;
+use crate::state::records::Reply;
+use crate::store::{self, Writer};
+
+/// Streams and calls under way get this long after the end began.
+const DRAIN: Duration = Duration::from_secs(2);
+const INDEX_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a coordinator does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] BadConfig),
+    /// Its certificate, key or CA.
+    #[error("identity: {0}")]
+    Identity(#[from] IdentityError),
+    /// The certificate is another coordinator's.
+    #[error(
+        "the certificate in {dir} is that of {found}, not of coordinator {wanted}; `mlctl admin cert coordinator {wanted}` makes one"
+    )]
+    OtherIdentity {
+        /// Where the identity lies.
+        dir: String,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        wanted: String,
+    },
+    /// Blobs cannot be kept.
+    #[error(transparent)]
+    Blobs(#[from] StoreError),
+    /// Raft cannot run on what is on this disk.
+    #[error(transparent)]
+    Consensus(#[from] StartError),
+    /// The system refused.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// In present tense.
+        doing: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The server ended by itself.
+    #[error("the server stopped: {0}")]
+    Serve(String),
+}
+
+/// Runs a coordinator until `shutdown`. Must be called inside a multi-threaded tokio runtime.
+///
+/// # Errors
+/// When it cannot start; see [`RunError`]. What fails later is retried, or ends the process when going on could lose
+/// what was acknowledged.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    let listen = config.listen.clone();
+    let listener = TcpListener::bind(&listen)
+        .await
+        .map_err(io(format!("listen on {listen}")))?;
+    run_on(config, listener, shutdown).await
+}
+
+/// As [`run`], on a listener that the caller made.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    config: Config,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    config.check()?;
+    install_crypto();
+    let identity = Bundle::read(&config.identity)?;
+    let tls = server_config(&identity)?;
+    let own = own(&config, &identity)?;
+    let dir = config.data_dir.clone();
+    std::fs::create_dir_all(&dir).map_err(io(format!("make {}", dir.display())))?;
+    let peers = Arc::new(Peers::new(own, &config.members, Dialer::new(&identity)?));
+    let Consensus {
+        raft,
+        published,
+        writer,
+    } = begin(&config, own, &peers)?;
+    peers.start(raft.clone(), &shutdown);
+    let (ports, leader) = watch::channel(None);
+    let shared = Arc::new(Shared {
+        cluster: identity.cluster.clone(),
+        raft: raft.clone(),
+        published,
+        peers,
+        blobs: Store::open(dir.join("blobs"))?,
+        logs: Logs::new(dir.join("logs")),
+        leader,
+        shutdown: shutdown.clone(),
+        config,
+    });
+    let leading = tokio::spawn(supervise(Arc::clone(&shared), ports));
+    tracing::info!(name = %shared.config.name, listen = %shared.config.listen, members = shared.config.members.len(), "coordinator ready");
+    let served = serve(&shared, listener, tls, &shutdown).await;
+    shutdown.trigger();
+    // It only waits for the shutdown that was just triggered.
+    let _ = leading.await;
+    drop(shared);
+    raft.shutdown().await;
+    let stopped = tokio::task::spawn_blocking(move || writer.stop(INDEX_DEADLINE)).await;
+    if !stopped.unwrap_or(false) {
+        tracing::warn!("the index was not written in time; it is built anew at the next start");
+    }
+    tracing::info!("coordinator stopped");
+    served
+}
+
+/// This member's id, once its certificate says that it is this member.
+fn own(config: &Config, identity: &Bundle) -> Result<u64, RunError> {
+    let peer = identity.peer()?;
+    if peer.id != config.name {
+        return Err(RunError::OtherIdentity {
+            dir: config.identity.display().to_string(),
+            found: peer.to_string(),
+            wanted: config.name.clone(),
+        });
+    }
+    let own = config
+        .own()
+        .ok_or_else(|| BadConfig::Content("`members` does not list this coordinator".into()))?;
+    Ok(own.id)
+}
+
+struct Consensus {
+    raft: Handle<Reply>,
+    published: Arc<Published>,
+    writer: Writer,
+}
+
+/// Starts consensus on the state that the index holds; if that does not fit the log, on the snapshot and the log alone.
+fn begin(config: &Config, own: u64, peers: &Arc<Peers>) -> Result<Consensus, RunError> {
+    let index = config.data_dir.join("index");
+    if let Some(state) = store::load(&index) {
+        let applied = state.applied_index();
+        match begin_with(config, own, peers, &index, state, true) {
+            Err(RunError::Consensus(StartError::Log(error))) => {
+                tracing::warn!(%error, applied, "the index does not fit the log; starting without it");
+            }
+            outcome => {
+                tracing::info!(applied, "state loaded from the index");
+                return outcome;
+            }
+        }
+    }
+    begin_with(config, own, peers, &index, State::new(), false)
+}
+
+fn begin_with(
+    config: &Config,
+    own: u64,
+    peers: &Arc<Peers>,
+    index: &Path,
+    state: State,
+    current: bool,
+) -> Result<Consensus, RunError> {
+    let published = Arc::new(Published::new(state.clone()));
+    let started = Writer::start(index, Arc::clone(&published), current);
+    let (feed, writer) = started.map_err(io("start the index's thread".into()))?;
+    let on_fatal: OnFatal = Arc::from(abort_process());
+    let machine = Machine::new(state, Arc::clone(&published), feed, on_fatal);
+    let voters = config.members.iter().map(|member| member.id).collect();
+    let mut settings = consensus::Config::new(config.data_dir.join("raft"), own, voters);
+    settings.bootstrap = config.bootstrap;
+    let transport = Arc::clone(peers);
+    match consensus::start(settings, machine, transport, abort_process()) {
+        Ok(raft) => Ok(Consensus {
+            raft,
+            published,
+            writer,
+        }),
+        Err(error) => {
+            writer.stop(INDEX_DEADLINE);
+            Err(error.into())
+        }
+    }
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    shutdown: &Shutdown,
+) -> Result<(), RunError> {
+    let signal = shutdown.clone();
+    let connections = incoming(listener, tls);
+    let server = api::router(shared)
+        .serve_with_incoming_shutdown(connections, async move { signal.wait().await });
+    let drained = async {
+        shutdown.wait().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        outcome = server => outcome.map_err(|error| RunError::Serve(error.to_string())),
+        () = drained => {
+            tracing::debug!("connections were still open at the end");
+            Ok(())
+        }
+    }
+}
+
+fn io(doing: String) -> impl FnOnce(std::io::Error) -> RunError {
+    move |source| RunError::Io { doing, source }
+}

@@ -1,0 +1,556 @@
+//! Coordinators in one process: a job from submit to its end with an agent that is only messages, and a lost leader.
+mod support;
+
+use mlctl_proto::agent::bulk_client::BulkClient;
+use mlctl_proto::agent::{Events, LogPiece, Ready, agent_message, leader_message};
+use mlctl_proto::api::{LogsRequest, NodesRequest, WatchRequest};
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::logs::{Frame, encode};
+use mlctl_proto::persist::{self, agent_event};
+use support::{Agent, Cluster, PATIENCE, get, submit};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+const SPEC: &str = r#"{"command":["sh","-c","echo hello"],"nodes":1}"#;
+
+fn code(status: &tonic::Status) -> Code {
+    Refusal::from(status).code
+}
+
+fn event(
+    seq: u64,
+    of: &mlctl_proto::agent::StartAllocation,
+    what: agent_event::What,
+) -> persist::AgentEvent {
+    persist::AgentEvent {
+        seq,
+        job: of.job,
+        epoch: of.epoch,
+        what: Some(what),
+    }
+}
+
+fn start(what: &leader_message::What) -> Option<mlctl_proto::agent::StartAllocation> {
+    match what {
+        leader_message::What::Start(start) => Some(start.clone()),
+        _ => None,
+    }
+}
+
+fn ended(code: i32) -> agent_event::What {
+    let end = persist::AttemptEnd {
+        kind: persist::EndKind::Exited.into(),
+        code,
+        ..persist::AttemptEnd::default()
+    };
+    agent_event::What::AllocationEnded(persist::AllocationEnded { end: Some(end) })
+}
+
+fn exited(code: i32) -> agent_event::What {
+    agent_event::What::RankExited(persist::RankExited {
+        rank: 0,
+        code,
+        signal: 0,
+        killed_by_us: false,
+    })
+}
+
+/// From Ready to the acknowledged end, as an agent does it.
+async fn run_through(
+    agent: &mut Agent,
+    of: &mlctl_proto::agent::StartAllocation,
+    first: u64,
+    exit: i32,
+) {
+    let ready = Ready {
+        job: of.job,
+        epoch: of.epoch,
+        master_port: 40_000,
+    };
+    agent.say(agent_message::What::Ready(ready)).await;
+    let go = agent.until(|what| match what {
+        leader_message::What::Go(go) => Some(go.clone()),
+        _ => None,
+    });
+    let go = go.await;
+    assert_eq!(
+        (go.job, go.epoch, go.master_port),
+        (of.job, of.epoch, 40_000)
+    );
+    assert_eq!(go.master_address, "127.0.0.9");
+    let events = vec![
+        event(
+            first,
+            of,
+            agent_event::What::RanksStarted(persist::RanksStarted {}),
+        ),
+        event(first + 1, of, exited(exit)),
+        event(first + 2, of, ended(exit)),
+    ];
+    agent
+        .say(agent_message::What::Events(Events { events }))
+        .await;
+    let up_to = |what: &leader_message::What| match what {
+        leader_message::What::EventsApplied(applied) => {
+            (applied.up_to >= first + 2).then_some(applied.up_to)
+        }
+        _ => None,
+    };
+    assert_eq!(agent.until(up_to).await, first + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_member_takes_jobs_and_refuses_what_is_wrong() {
+    let mut cluster = Cluster::start(1).await;
+    let (ann, bob) = (cluster.user("ann", false), cluster.user("bob", false));
+    let mut jobs = cluster.jobs(0, &ann).await;
+    let one = submit(&mut jobs, 1, SPEC).await.expect("taken");
+    assert_eq!((one.job.as_str(), one.name.as_str()), ("1", "sh"));
+    let again = submit(&mut jobs, 1, SPEC).await.expect("the same answer");
+    assert_eq!(again.job, one.job);
+    let other = submit(&mut jobs, 1, &SPEC.replace("hello", "other"))
+        .await
+        .expect_err("another request");
+    assert_eq!(code(&other), Code::KeyReused);
+    assert_eq!(submit(&mut jobs, 2, SPEC).await.expect("taken").job, "2");
+    for (spec, needle) in [
+        ("{", "job spec"),
+        (r#"{"command":["true"],"nods":1}"#, "nods"),
+        (r#"{"command":["true"],"nodes":0}"#, "nodes"),
+        (r#"{"command":[]}"#, "command"),
+    ] {
+        let refused = submit(&mut jobs, 9, spec).await.expect_err(needle);
+        assert_eq!(code(&refused), Code::BadRequest, "{spec}");
+        assert!(
+            refused.message().contains(needle),
+            "{spec}: {}",
+            refused.message()
+        );
+    }
+    let mut request = support::request(9, SPEC);
+    request.code_manifest = "00".repeat(32);
+    let missing = jobs.submit(request).await.expect_err("no such code");
+    assert_eq!(code(&missing), Code::BadRequest);
+    assert!(
+        missing.message().contains(&"00".repeat(32)),
+        "{}",
+        missing.message()
+    );
+    let mut request = support::request(9, SPEC);
+    request.key = vec![1; 3];
+    assert_eq!(
+        code(&jobs.submit(request).await.expect_err("a short key")),
+        Code::BadRequest
+    );
+
+    let cancel = |key: u8, job: &str| mlctl_proto::api::CancelRequest {
+        key: vec![key; 16],
+        jobs: vec![job.into()],
+    };
+    let mut bobs = cluster.jobs(0, &bob).await;
+    let denied = bobs.cancel(cancel(3, "1")).await.expect_err("not his");
+    assert_eq!(code(&denied), Code::Denied);
+    let unknown = jobs.cancel(cancel(4, "77")).await.expect_err("none such");
+    assert_eq!(code(&unknown), Code::NotFound);
+    let done = jobs
+        .cancel(cancel(5, "1"))
+        .await
+        .expect("cancelled")
+        .into_inner();
+    assert_eq!(done.cancelled, ["1"]);
+    assert_eq!(get(&mut jobs, "1").await.state, "Cancelled");
+    let pending = get(&mut bobs, "2").await;
+    assert_eq!(
+        (pending.state.as_str(), pending.owner.as_str()),
+        ("Pending", "ann")
+    );
+    let listed = jobs
+        .list(mlctl_proto::api::ListJobsRequest::default())
+        .await
+        .expect("listed")
+        .into_inner();
+    assert_eq!(
+        listed
+            .jobs
+            .iter()
+            .map(|job| job.id.as_str())
+            .collect::<Vec<_>>(),
+        ["2"]
+    );
+
+    // What was acknowledged is there after a restart, with and without the index.
+    cluster.stop(0).await;
+    cluster.restart(0).await;
+    assert_eq!(
+        get(&mut cluster.jobs(0, &ann).await, "2").await.state,
+        "Pending"
+    );
+    cluster.stop(0).await;
+    std::fs::remove_dir_all(cluster.data_dir(0).join("index")).expect("deleted");
+    cluster.restart(0).await;
+    let mut jobs = cluster.jobs(0, &ann).await;
+    assert_eq!(get(&mut jobs, "1").await.state, "Cancelled");
+    assert_eq!(
+        submit(&mut jobs, 2, SPEC).await.expect("remembered").job,
+        "2"
+    );
+    cluster.stop(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_through_a_follower_with_watch_and_logs() {
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let ann = cluster.user("ann", false);
+    let node = cluster.ca.issue_node("n1").expect("a certificate");
+    let mut jobs = cluster.jobs(follower, &ann).await;
+
+    // A coordinator that does not lead names the one that does.
+    let mut lost = Agent::open(
+        cluster.channel(follower, &node).await,
+        "n1",
+        Agent::hello("n1", "boot-1"),
+    )
+    .await
+    .expect("opens");
+    let named = lost.until(|what| match what {
+        leader_message::What::NotLeader(not) => Some(not.addresses.clone()),
+        _ => None,
+    });
+    assert_eq!(
+        named.await.first().map(String::as_str),
+        Some(cluster.address(leader))
+    );
+
+    let channel = cluster.channel(leader, &node).await;
+    let mut agent = Agent::open(channel.clone(), "n1", Agent::hello("n1", "boot-1"))
+        .await
+        .expect("opens");
+    let leader_message::What::Hello(hello) = agent.next().await.expect("a hello") else {
+        panic!("the first is a hello")
+    };
+    assert_eq!(
+        (
+            hello.event_mark,
+            hello.heartbeat_ms,
+            hello.coordinators.len()
+        ),
+        (0, 500, 3)
+    );
+    let seq = agent.heartbeat(Vec::new()).await;
+    let lease = agent.until(|what| match what {
+        leader_message::What::Heartbeat(answer) => Some(answer.seq),
+        _ => None,
+    });
+    assert_eq!(lease.await, seq);
+
+    let submitted = submit(&mut jobs, 1, SPEC)
+        .await
+        .expect("taken through a follower");
+    let watch = WatchRequest {
+        from_index: submitted.index - 1,
+        jobs: vec![submitted.job.clone()],
+    };
+    let mut changes = jobs.watch(watch).await.expect("watches").into_inner();
+    let follow = LogsRequest {
+        job: submitted.job.clone(),
+        follow: true,
+        ..LogsRequest::default()
+    };
+    let mut lines = jobs.logs(follow).await.expect("follows").into_inner();
+
+    let order = agent.until(start).await;
+    assert_eq!(
+        (
+            order.job_name.as_str(),
+            order.owner_name.as_str(),
+            order.members.len()
+        ),
+        ("sh", "ann", 1)
+    );
+    assert!(
+        mlctl_runtime::telemetry::trace_context::is_valid(&order.traceparent),
+        "{}",
+        order.traceparent
+    );
+    let push = push_log(channel, &order).await;
+    run_through(&mut agent, &order, 1, 0).await;
+
+    let mut states = Vec::new();
+    while states.last().map(String::as_str) != Some("Completed") {
+        let event = timeout(PATIENCE, changes.message())
+            .await
+            .expect("in time")
+            .expect("goes on")
+            .expect("an event");
+        for change in event.changes {
+            assert_eq!(
+                (change.kind.as_str(), change.id.as_str()),
+                ("job", submitted.job.as_str())
+            );
+            states.push(change.job.expect("the job").state);
+        }
+    }
+    let mut shown = Vec::new();
+    while let Some(line) = timeout(PATIENCE, lines.next()).await.expect("in time") {
+        let line = line.expect("a line");
+        shown.push((
+            line.rank,
+            String::from_utf8(line.text).expect("text"),
+            line.note,
+        ));
+    }
+    assert_eq!(
+        shown,
+        [
+            (0, "hello".into(), String::new()),
+            (0, "end".into(), String::new())
+        ]
+    );
+    drop(push);
+
+    let job = get(&mut jobs, &submitted.job).await;
+    assert_eq!((job.state.as_str(), job.attempts.len()), ("Completed", 1));
+    assert_eq!(job.outcome.expect("an end").exit_code, 0);
+    let nodes =
+        mlctl_proto::api::cluster_client::ClusterClient::new(cluster.channel(follower, &ann).await)
+            .nodes(NodesRequest {})
+            .await
+            .expect("nodes")
+            .into_inner();
+    assert_eq!(
+        nodes
+            .nodes
+            .iter()
+            .map(|node| (node.name.as_str(), node.state.as_str()))
+            .collect::<Vec<_>>(),
+        [("n1", "Ready")]
+    );
+    for n in 0..3 {
+        cluster.stop(n).await;
+    }
+}
+
+/// Pushes two lines and the end, the second piece twice; checks the answers.
+async fn push_log(
+    channel: tonic::transport::Channel,
+    of: &mlctl_proto::agent::StartAllocation,
+) -> mpsc::Sender<LogPiece> {
+    let frame = |text: &str| {
+        let mut bytes = Vec::new();
+        encode(
+            Frame {
+                flags: 0,
+                time_ms: 1,
+                text: text.as_bytes(),
+            },
+            &mut bytes,
+        );
+        bytes
+    };
+    let (pieces, stream) = mpsc::channel(16);
+    let (one, two) = (frame("hello"), frame("end"));
+    let (at, all) = (one.len() as u64, (one.len() + two.len()) as u64);
+    let piece = |offset: u64, frames: &[u8], end: bool, probe: bool| LogPiece {
+        job: of.job,
+        epoch: of.epoch,
+        rank: 0,
+        offset,
+        frames: frames.to_vec().into(),
+        end,
+        dropped: 0,
+        probe,
+    };
+    let mut bulk = BulkClient::new(channel);
+    let mut answers = bulk
+        .push_logs(ReceiverStream::new(stream))
+        .await
+        .expect("opens")
+        .into_inner();
+    for (piece, offset, end) in [
+        (piece(0, &[], false, true), 0, false),
+        (piece(0, &one, false, false), at, false),
+        (piece(0, &one, false, false), at, false),
+        (piece(at, &two, true, false), all, true),
+        (piece(0, &[], false, true), all, true),
+    ] {
+        pieces.send(piece).await.expect("open");
+        let stored = timeout(PATIENCE, answers.message())
+            .await
+            .expect("in time")
+            .expect("goes on")
+            .expect("an answer");
+        assert_eq!((stored.offset, stored.end), (offset, end));
+    }
+    pieces
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_serves_and_the_job_goes_on() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let ann = cluster.user("ann", false);
+    let node = cluster.ca.issue_node("n1").expect("a certificate");
+    let survivor = cluster.follower().await;
+    let mut jobs = cluster.jobs(survivor, &ann).await;
+    let mut agent = Agent::open(
+        cluster.channel(leader, &node).await,
+        "n1",
+        Agent::hello("n1", "boot-1"),
+    )
+    .await
+    .expect("opens");
+    let first = submit(&mut jobs, 1, SPEC).await.expect("taken");
+    let order = agent.until(start).await;
+    cluster.stop(leader).await;
+    let began = tokio::time::Instant::now();
+    let second = submit(&mut jobs, 2, SPEC).await;
+    let second = match second {
+        Ok(second) => second,
+        // One try of a client may end while there is no leader; it tries again with the same key.
+        Err(status) => {
+            assert_eq!(code(&status), Code::Unavailable, "{status:?}");
+            submit(&mut jobs, 2, SPEC)
+                .await
+                .expect("taken by the new leader")
+        }
+    };
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(second.job, "2");
+
+    // The agent knows nothing of the order: the new leader says it again, and stops nothing.
+    let leader = cluster.leader().await;
+    let mut agent = Agent::open(
+        cluster.channel(leader, &node).await,
+        "n1",
+        Agent::hello("n1", "boot-1"),
+    )
+    .await
+    .expect("opens");
+    let mut orders = vec![agent.until(start).await];
+    if orders[0].job != order.job {
+        orders.push(agent.until(start).await);
+    }
+    assert!(
+        orders
+            .iter()
+            .any(|again| (again.job, again.epoch) == (order.job, order.epoch))
+    );
+    run_through(&mut agent, &order, 1, 3).await;
+    let job = get(&mut jobs, &first.job).await;
+    let outcome = job.outcome.expect("an end");
+    assert_eq!(
+        (
+            job.state.as_str(),
+            outcome.kind.as_str(),
+            outcome.exit_code,
+            outcome.by_job
+        ),
+        ("Failed", "Exited", 3, true)
+    );
+
+    // An event that is repeated is not applied again.
+    let repeated = event(3, &order, ended(0));
+    agent
+        .say(agent_message::What::Events(Events {
+            events: vec![repeated],
+        }))
+        .await;
+    agent.heartbeat(Vec::new()).await;
+    assert_eq!(
+        get(&mut jobs, &first.job)
+            .await
+            .outcome
+            .expect("an end")
+            .exit_code,
+        3
+    );
+    for n in (0..3).filter(|n| *n != survivor) {
+        if n == leader {
+            cluster.stop(n).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_node_is_lost_and_its_return_is_told_to_stop() {
+    let mut cluster = Cluster::start(1).await;
+    let ann = cluster.user("ann", false);
+    let node = cluster.ca.issue_node("n1").expect("a certificate");
+    let mut jobs = cluster.jobs(0, &ann).await;
+    let mut agent = Agent::open(
+        cluster.channel(0, &node).await,
+        "n1",
+        Agent::hello("n1", "boot-1"),
+    )
+    .await
+    .expect("opens");
+    let job = submit(&mut jobs, 1, SPEC).await.expect("taken");
+    let order = agent.until(start).await;
+    let mut changes = {
+        let watch = WatchRequest {
+            from_index: job.index,
+            jobs: vec![job.job.clone()],
+        };
+        jobs.watch(watch).await.expect("watches").into_inner()
+    };
+    drop(agent);
+    // No heartbeat for `lost_after`: the attempt ends and the job waits for another node.
+    loop {
+        let event = timeout(PATIENCE, changes.message())
+            .await
+            .expect("in time")
+            .expect("goes on")
+            .expect("an event");
+        let jobs = event.changes.into_iter().filter_map(|change| change.job);
+        if jobs.last().is_some_and(|job| job.state == "Pending") {
+            break;
+        }
+    }
+    let lost = get(&mut jobs, &job.job).await;
+    assert_eq!(
+        lost.attempts[0].end.as_ref().expect("an end").kind,
+        "NodeLost"
+    );
+    let status = mlctl_proto::agent::AttemptStatus {
+        job: order.job,
+        epoch: order.epoch,
+        phase: mlctl_proto::agent::AttemptPhase::Running.into(),
+        master_port: 40_000,
+    };
+    let hello = mlctl_proto::agent::AgentHello {
+        attempts: vec![status],
+        ..Agent::hello("n1", "boot-1")
+    };
+    let mut agent = Agent::open(cluster.channel(0, &node).await, "n1", hello)
+        .await
+        .expect("opens");
+    let stopped = agent.until(|what| match what {
+        leader_message::What::Stop(stop) => Some((stop.job, stop.epoch)),
+        _ => None,
+    });
+    assert_eq!(stopped.await, (order.job, order.epoch));
+    // What it says of the old attempt is acknowledged and changes nothing.
+    let events = vec![event(1, &order, exited(0)), event(2, &order, ended(0))];
+    agent
+        .say(agent_message::What::Events(Events { events }))
+        .await;
+    let applied = agent.until(|what| match what {
+        leader_message::What::EventsApplied(applied) => Some(applied.up_to),
+        _ => None,
+    });
+    assert_eq!(applied.await, 2);
+    let now = get(&mut jobs, &job.job).await;
+    assert_ne!(now.state, "Completed");
+    assert_eq!(
+        now.attempts[0].end.as_ref().expect("an end").kind,
+        "NodeLost"
+    );
+    cluster.stop(0).await;
+}
