@@ -21,17 +21,31 @@ impl<'a> Slot<'a> {
         let mut free: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for device in &node.facts.devices {
             let list = free.entry(&device.model).or_default();
-            if view.state.device_holder(&node.facts.name, &device.uuid).is_none() {
+            if view
+                .state
+                .device_holder(&node.facts.name, &device.uuid)
+                .is_none()
+            {
                 list.push(&device.uuid);
             }
         }
-        Self { node, free, cpu_ranks: view.state.cpu_ranks_on(&node.facts.name) }
+        Self {
+            node,
+            free,
+            cpu_ranks: view.state.cpu_ranks_on(&node.facts.name),
+        }
     }
 
     fn domains(&self) -> Vec<(Domain<'a>, u32)> {
         let pool = self.node.facts.pool.as_str();
-        let gpus = self.free.iter().map(|(model, free)| (Domain { pool, model }, free.len() as u32));
-        let cpu = (Domain { pool, model: "" }, cpu_room(self.node.facts.cpus, self.cpu_ranks));
+        let gpus = self
+            .free
+            .iter()
+            .map(|(model, free)| (Domain { pool, model }, free.len() as u32));
+        let cpu = (
+            Domain { pool, model: "" },
+            cpu_room(self.node.facts.cpus, self.cpu_ranks),
+        );
         gpus.chain([cpu]).collect()
     }
 }
@@ -58,8 +72,16 @@ impl<'a> Capacity<'a> {
     pub fn new(view: &'a ClusterView) -> Self {
         let usable = view.state.nodes().filter(|node| view.usable(node));
         let slots: Vec<Slot> = usable.map(|node| Slot::new(view, node)).collect();
-        let by_name = slots.iter().enumerate().map(|(index, slot)| (slot.node.facts.name.as_str(), index)).collect();
-        let mut capacity = Self { slots, by_name, buckets: BTreeMap::new() };
+        let by_name = slots
+            .iter()
+            .enumerate()
+            .map(|(index, slot)| (slot.node.facts.name.as_str(), index))
+            .collect();
+        let mut capacity = Self {
+            slots,
+            by_name,
+            buckets: BTreeMap::new(),
+        };
         (0..capacity.slots.len()).for_each(|index| capacity.enter(index));
         capacity
     }
@@ -82,7 +104,10 @@ impl<'a> Capacity<'a> {
             Some(name) => Some(*self.by_name.get(name)?),
             None => None,
         };
-        let suitable = self.buckets.iter().filter(|(domain, _)| domain.suits(request));
+        let suitable = self
+            .buckets
+            .iter()
+            .filter(|(domain, _)| domain.suits(request));
         let found = suitable.filter_map(|(domain, buckets)| {
             let (left, slots) = self.find_in(*domain, buckets, request, first)?;
             Some(((domain.preference(request), left, *domain), slots))
@@ -92,12 +117,22 @@ impl<'a> Capacity<'a> {
     }
 
     /// A place in one domain with what it leaves free.
-    fn find_in(&self, domain: Domain, buckets: &Buckets, request: &Request, first: Option<usize>) -> Option<(u64, Vec<usize>)> {
+    fn find_in(
+        &self,
+        domain: Domain,
+        buckets: &Buckets,
+        request: &Request,
+        first: Option<usize>,
+    ) -> Option<(u64, Vec<usize>)> {
         let wanted = request.nodes as usize;
         let mut chosen = Vec::new();
         if let Some(first) = first {
             let slot = self.slots.get(first)?;
-            let has = slot.domains().into_iter().find(|(own, _)| *own == domain)?.1;
+            let has = slot
+                .domains()
+                .into_iter()
+                .find(|(own, _)| *own == domain)?
+                .1;
             if has < need(request) {
                 return None;
             }
@@ -106,23 +141,34 @@ impl<'a> Capacity<'a> {
         let room = buckets.range(need(request)..);
         let slots = |(count, slots): (&u32, &'_ BTreeSet<(usize, usize)>)| {
             let count = *count;
-            slots.iter().map(move |(_, index)| (count, *index)).collect::<Vec<_>>()
+            slots
+                .iter()
+                .map(move |(_, index)| (count, *index))
+                .collect::<Vec<_>>()
         };
         let missing = |chosen: &Vec<(u32, usize)>| wanted.saturating_sub(chosen.len());
         // GPUs are packed, so that whole nodes stay whole; ranks without GPUs are spread: an empty node before a busy one.
-        let in_order: Box<dyn Iterator<Item = _>> =
-            if request.gpus == 0 { Box::new(room.rev()) } else { Box::new(room) };
+        let in_order: Box<dyn Iterator<Item = _>> = if request.gpus == 0 {
+            Box::new(room.rev())
+        } else {
+            Box::new(room)
+        };
         for bucket in in_order {
             if missing(&chosen) == 0 {
                 break;
             }
-            let others = slots(bucket).into_iter().filter(|(_, index)| Some(*index) != first);
+            let others = slots(bucket)
+                .into_iter()
+                .filter(|(_, index)| Some(*index) != first);
             chosen.extend(others.take(missing(&chosen)));
         }
         if chosen.len() < wanted {
             return None;
         }
-        let left = chosen.iter().map(|(count, _)| u64::from(count - need(request))).sum();
+        let left = chosen
+            .iter()
+            .map(|(count, _)| u64::from(count - need(request)))
+            .sum();
         let mut slots: Vec<usize> = chosen.into_iter().map(|(_, index)| index).collect();
         slots.sort_unstable_by_key(|index| (Some(*index) != first, *index));
         Some((left, slots))
@@ -130,21 +176,32 @@ impl<'a> Capacity<'a> {
 
     /// Takes what a gang needs of the chosen nodes.
     pub fn take(&mut self, choice: &Choice<'a>, request: &Request) -> Vec<Placement> {
-        choice.slots.iter().filter_map(|index| self.take_one(*index, choice.domain.model, request)).collect()
+        choice
+            .slots
+            .iter()
+            .filter_map(|index| self.take_one(*index, choice.domain.model, request))
+            .collect()
     }
 
     fn take_one(&mut self, index: usize, model: &str, request: &Request) -> Option<Placement> {
         self.leave(index);
         let slot = self.slots.get_mut(index)?;
         let devices = match slot.free.get_mut(model) {
-            Some(free) if request.gpus > 0 => free.drain(..free.len().min(request.gpus as usize)).map(str::to_owned).collect(),
+            Some(free) if request.gpus > 0 => free
+                .drain(..free.len().min(request.gpus as usize))
+                .map(str::to_owned)
+                .collect(),
             _ => Vec::new(),
         };
         if request.gpus == 0 {
             slot.cpu_ranks = slot.cpu_ranks.saturating_add(request.ranks);
         }
         let facts = &slot.node.facts;
-        let placement = Placement { node: facts.name.clone(), boot_id: facts.boot_id.clone(), devices };
+        let placement = Placement {
+            node: facts.name.clone(),
+            boot_id: facts.boot_id.clone(),
+            devices,
+        };
         self.enter(index);
         Some(placement)
     }
@@ -152,14 +209,23 @@ impl<'a> Capacity<'a> {
     fn enter(&mut self, index: usize) {
         let devices = self.slots[index].node.facts.devices.len();
         for (domain, count) in self.slots[index].domains() {
-            self.buckets.entry(domain).or_default().entry(count).or_default().insert((devices, index));
+            self.buckets
+                .entry(domain)
+                .or_default()
+                .entry(count)
+                .or_default()
+                .insert((devices, index));
         }
     }
 
     fn leave(&mut self, index: usize) {
         let devices = self.slots[index].node.facts.devices.len();
         for (domain, count) in self.slots[index].domains() {
-            let Some(bucket) = self.buckets.get_mut(&domain).and_then(|buckets| buckets.get_mut(&count)) else {
+            let Some(bucket) = self
+                .buckets
+                .get_mut(&domain)
+                .and_then(|buckets| buckets.get_mut(&count))
+            else {
                 continue;
             };
             bucket.remove(&(devices, index));

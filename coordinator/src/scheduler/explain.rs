@@ -8,7 +8,11 @@ use crate::state::view::ClusterView;
 
 /// Why `job` waits, the leading reason first; empty if it is not pending, is unknown, or starts with the next plan.
 pub fn explain(view: &ClusterView, job: JobId) -> Vec<Reason> {
-    let Some(job) = view.state.job(job).filter(|job| job.state == JobState::Pending) else {
+    let Some(job) = view
+        .state
+        .job(job)
+        .filter(|job| job.state == JobState::Pending)
+    else {
         return Vec::new();
     };
     let mut planner = Planner::new(view);

@@ -3,12 +3,20 @@
 //! Order today: first fit in submit order. A job that does not fit does not block the ones behind it; reservations, quotas and
 //! preemption come later, so a wide gang may wait behind a stream of narrow jobs. Gangs start whole, on distinct nodes of one
 //! pool and with devices of one model. Each pending job that does not start gets its leading reason.
-#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::float_arithmetic)]
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
 
 mod capacity;
 mod explain;
 mod planner;
+#[cfg(test)]
+mod property_tests;
 mod reasons;
+#[cfg(test)]
+mod resume_tests;
 mod shape;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use super::capacity::{Capacity, Choice};
 use super::reasons::{Inventory, Reason, holder_reason};
 use super::shape::Shape;
 use crate::state::commands::StartAttempt;
-use crate::state::records::Job;
+use crate::state::records::{Checkpoint, Job};
 use crate::state::rules::{Request, Resume, living_holders, resume};
 use crate::state::view::ClusterView;
 
@@ -43,7 +43,15 @@ impl<'a> Planner<'a> {
         let capacity = Capacity::new(view);
         let free = capacity.shape();
         let inventory = Inventory::new(view);
-        Self { view, inventory, capacity, free, failed: BTreeMap::new(), named: 0, plan: Plan::default() }
+        Self {
+            view,
+            inventory,
+            capacity,
+            free,
+            failed: BTreeMap::new(),
+            named: 0,
+            plan: Plan::default(),
+        }
     }
 
     /// The plan names as much as one command may.
@@ -62,15 +70,30 @@ impl<'a> Planner<'a> {
             return;
         };
         if let Some(reason) = self.failed.get(request) {
-            self.plan.explanations.insert(job.id, reason.clone());
+            // What is ahead of it may have grown since its equal failed; everything else is what was free before this plan.
+            let reason = match reason {
+                Reason::JobsAhead { .. } => Reason::JobsAhead {
+                    jobs: self.plan.starts.len(),
+                },
+                other => other.clone(),
+            };
+            self.plan.explanations.insert(job.id, reason);
             return;
         }
         match self.judge(job, request) {
             Verdict::Starts(choice, resume_from) => {
                 let placements = self.capacity.take(&choice, request);
-                self.named += placements.iter().map(|placement| 1 + placement.devices.len()).sum::<usize>();
+                self.named += placements
+                    .iter()
+                    .map(|placement| 1 + placement.devices.len())
+                    .sum::<usize>();
                 let epoch = Epoch::new(job.id.incarnation, job.epoch_counter.saturating_add(1));
-                self.plan.starts.push(StartAttempt { job: job.id, epoch, placements, resume_from });
+                self.plan.starts.push(StartAttempt {
+                    job: job.id,
+                    epoch,
+                    placements,
+                    resume_from,
+                });
             }
             Verdict::NoPlace => {
                 if let Some(reason) = self.why_no_place(request).into_iter().next() {
@@ -101,7 +124,8 @@ impl<'a> Planner<'a> {
     }
 
     fn why_no_place(&self, request: &Request) -> Vec<Reason> {
-        self.inventory.why_not(request, &self.free, self.plan.starts.len())
+        self.inventory
+            .why_not(request, &self.free, self.plan.starts.len())
     }
 
     fn judge(&self, job: &Job, request: &Request) -> Verdict<'a> {
@@ -113,9 +137,13 @@ impl<'a> Planner<'a> {
             Resume::From(checkpoints) => checkpoints,
         };
         for checkpoint in checkpoints {
-            let mut holders = living_holders(&self.view.state, checkpoint);
-            if let Some(choice) = holders.find_map(|holder| self.capacity.find(request, Some(holder))) {
+            if let Some(choice) = self.on_holder(checkpoint, request) {
                 return Verdict::Starts(choice, checkpoint.name.clone());
+            }
+            // A holder that takes work but was not heard yet says hello soon, or falls silent for good: an older checkpoint
+            // would throw work away.
+            if self.unheard_holder(checkpoint) {
+                break;
             }
         }
         match self.holder(job, request) {
@@ -124,14 +152,26 @@ impl<'a> Planner<'a> {
         }
     }
 
+    fn on_holder(&self, checkpoint: &Checkpoint, request: &Request) -> Option<Choice<'a>> {
+        let mut holders = living_holders(&self.view.state, checkpoint);
+        holders.find_map(|holder| self.capacity.find(request, Some(holder)))
+    }
+
+    fn unheard_holder(&self, checkpoint: &Checkpoint) -> bool {
+        let mut nodes = checkpoint
+            .holders
+            .iter()
+            .filter_map(|holder| self.view.state.node(holder));
+        nodes.any(|node| node.schedulable() && !self.view.usable(node))
+    }
+
     /// Why no holder of the newest checkpoint takes rank 0, if one of them still lives.
     fn holder(&self, job: &Job, request: &Request) -> Option<Reason> {
         let Resume::From(checkpoints) = resume(&self.view.state, job) else {
             return None;
         };
         let newest = checkpoints.first()?;
-        let mut holders = living_holders(&self.view.state, newest);
-        if holders.any(|holder| self.capacity.find(request, Some(holder)).is_some()) {
+        if self.on_holder(newest, request).is_some() {
             return None;
         }
         let holders: Vec<&str> = living_holders(&self.view.state, newest).collect();

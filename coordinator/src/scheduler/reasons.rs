@@ -100,36 +100,84 @@ impl Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let holding = |holds: &Option<String>| match holds {
-            Some(checkpoint) => format!(", and the checkpoint {checkpoint} is there"),
-            None => String::new(),
-        };
         match self {
             Self::NeverFits { why } => f.write_str(why),
             Self::GpuTypeMissing { wanted, present } if present.is_empty() => {
                 write!(f, "it asks for {wanted}, but no node has a GPU")
             }
-            Self::GpuTypeMissing { wanted, present } => write!(f, "it asks for {wanted}; there are only {}", present.join(", ")),
+            Self::GpuTypeMissing { wanted, present } => write!(
+                f,
+                "it asks for {wanted}; there are only {}",
+                present.join(", ")
+            ),
             Self::JobsAhead { jobs: 1 } => f.write_str("1 job before it takes what it needs"),
             Self::JobsAhead { jobs } => write!(f, "{jobs} jobs before it take what it needs"),
-            Self::InsufficientGpus { wanted, free } => write!(f, "{wanted} GPUs needed, {free} free"),
-            Self::Fragmented { nodes, gpus, with_room, free } => {
-                write!(f, "{free} GPUs free, but {nodes} nodes with {gpus} each needed, {with_room} free")
+            Self::InsufficientGpus { wanted, free } => {
+                write!(f, "{} needed, {free} free", many(*wanted, "GPU"))
             }
-            Self::CpuOrMemory { nodes, ranks, with_room } => {
-                write!(f, "{nodes} nodes with room for {ranks} ranks each needed, {with_room} free")
+            Self::Fragmented {
+                nodes,
+                gpus,
+                with_room,
+                free,
+            } => {
+                let (free, nodes) = (many(*free, "GPU"), many(*nodes, "node"));
+                write!(
+                    f,
+                    "{free} free, but {nodes} with {gpus} of one model each needed, {with_room} free"
+                )
+            }
+            Self::CpuOrMemory {
+                nodes,
+                ranks,
+                with_room,
+            } => {
+                let each = if *nodes == 1 { "" } else { " each" };
+                let (nodes, ranks) = (many(*nodes, "node"), many(*ranks, "rank"));
+                write!(
+                    f,
+                    "{nodes} with room for {ranks}{each} needed, {with_room} free"
+                )
             }
             Self::NodeUnhealthy { nodes, holds } => {
-                write!(f, "not available: {}{}", nodes.join(", "), holding(holds))
+                write!(
+                    f,
+                    "not available: {}{}",
+                    nodes.join(", "),
+                    holding(holds.as_deref())
+                )
             }
             Self::NodeDrained { nodes, holds } => {
-                write!(f, "closed to new work by an admin: {}{}", nodes.join(", "), holding(holds))
+                write!(
+                    f,
+                    "closed to new work by an admin: {}{}",
+                    nodes.join(", "),
+                    holding(holds.as_deref())
+                )
             }
-            Self::HolderFull { checkpoint, nodes, .. } => {
-                write!(f, "the checkpoint {checkpoint} is on {}, and there is no room", nodes.join(", "))
+            Self::HolderFull {
+                checkpoint, nodes, ..
+            } => {
+                write!(
+                    f,
+                    "the checkpoint {checkpoint} is on {}, and there is no room",
+                    nodes.join(", ")
+                )
             }
         }
     }
+}
+
+fn holding(checkpoint: Option<&str>) -> String {
+    checkpoint.map_or_else(String::new, |name| {
+        format!(", and the checkpoint {name} is there")
+    })
+}
+
+/// `1 node`, `2 nodes`.
+fn many(count: impl Into<u64>, noun: &str) -> String {
+    let count = count.into();
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The inventory as it would be idle, and who is out of it.
@@ -145,8 +193,13 @@ pub(super) struct Inventory<'a> {
 
 impl<'a> Inventory<'a> {
     pub fn new(view: &'a ClusterView) -> Self {
-        let mut inventory =
-            Self { view, usable: Shape::default(), all: Shape::default(), unhealthy: Vec::new(), closed: Vec::new() };
+        let mut inventory = Self {
+            view,
+            usable: Shape::default(),
+            all: Shape::default(),
+            unhealthy: Vec::new(),
+            closed: Vec::new(),
+        };
         for node in view.state.nodes() {
             let usable = view.usable(node);
             for (domain, count) in idle(node) {
@@ -156,7 +209,11 @@ impl<'a> Inventory<'a> {
                 }
             }
             if !usable {
-                let list = if unhealthy(view, node) { &mut inventory.unhealthy } else { &mut inventory.closed };
+                let list = if unhealthy(view, node) {
+                    &mut inventory.unhealthy
+                } else {
+                    &mut inventory.closed
+                };
                 list.push(node);
             }
         }
@@ -176,17 +233,31 @@ impl<'a> Inventory<'a> {
         let with_room = free.nodes_with_room(request);
         let (wanted, total) = (request.gpus_in_all(), free.total(request));
         reasons.push(match request.gpus {
-            0 => Reason::CpuOrMemory { nodes: request.nodes, ranks: request.ranks, with_room },
-            _ if total < wanted => Reason::InsufficientGpus { wanted, free: total },
-            gpus => Reason::Fragmented { nodes: request.nodes, gpus, with_room, free: total },
+            0 => Reason::CpuOrMemory {
+                nodes: request.nodes,
+                ranks: request.ranks,
+                with_room,
+            },
+            _ if total < wanted => Reason::InsufficientGpus {
+                wanted,
+                free: total,
+            },
+            gpus => Reason::Fragmented {
+                nodes: request.nodes,
+                gpus,
+                with_room,
+                free: total,
+            },
         });
-        let out = [(&self.unhealthy, true), (&self.closed, false)].into_iter().filter_map(|(nodes, unhealthy)| {
-            let nodes = names(nodes, request);
-            (!nodes.is_empty()).then_some(match unhealthy {
-                true => Reason::NodeUnhealthy { nodes, holds: None },
-                false => Reason::NodeDrained { nodes, holds: None },
-            })
-        });
+        let out = [(&self.unhealthy, true), (&self.closed, false)]
+            .into_iter()
+            .filter_map(|(nodes, unhealthy)| {
+                let nodes = names(nodes, request);
+                (!nodes.is_empty()).then_some(match unhealthy {
+                    true => Reason::NodeUnhealthy { nodes, holds: None },
+                    false => Reason::NodeDrained { nodes, holds: None },
+                })
+            });
         reasons.extend(out);
         // If even an idle cluster of what takes work were too small, what is out leads.
         if !self.usable.fits(request) && reasons.len() > 1 {
@@ -200,7 +271,10 @@ impl<'a> Inventory<'a> {
             return None;
         }
         if request.gpus > 0 && !self.all.has_suitable(request) {
-            return Some(Reason::GpuTypeMissing { wanted: kinds_text(request), present: self.all.models() });
+            return Some(Reason::GpuTypeMissing {
+                wanted: kinds_text(request),
+                present: self.all.models(),
+            });
         }
         let never = never_fits(request, self.view.state.nodes().map(AsRef::as_ref));
         never.map(|never| Reason::NeverFits { why: never.why })
@@ -208,23 +282,47 @@ impl<'a> Inventory<'a> {
 }
 
 /// Why the holders of a checkpoint cannot take rank 0.
-pub(super) fn holder_reason(view: &ClusterView, request: &Request, checkpoint: &str, holders: &[&str]) -> Reason {
-    let names = || holders.iter().take(NAMES_MAX).map(|name| (*name).to_owned()).collect();
+pub(super) fn holder_reason(
+    view: &ClusterView,
+    request: &Request,
+    checkpoint: &str,
+    holders: &[&str],
+) -> Reason {
+    let names = || {
+        holders
+            .iter()
+            .take(NAMES_MAX)
+            .map(|name| (*name).to_owned())
+            .collect()
+    };
     let nodes = || holders.iter().filter_map(|name| view.state.node(name));
     if nodes().any(|node| view.usable(node)) {
-        return Reason::HolderFull { checkpoint: checkpoint.into(), nodes: names(), gpus: request.gpus };
+        return Reason::HolderFull {
+            checkpoint: checkpoint.into(),
+            nodes: names(),
+            gpus: request.gpus,
+        };
     }
     let holds = Some(checkpoint.into());
     if nodes().any(|node| !unhealthy(view, node)) {
-        Reason::NodeDrained { nodes: names(), holds }
+        Reason::NodeDrained {
+            nodes: names(),
+            holds,
+        }
     } else {
-        Reason::NodeUnhealthy { nodes: names(), holds }
+        Reason::NodeUnhealthy {
+            nodes: names(),
+            holds,
+        }
     }
 }
 
 /// Whether a node that takes no work is out by itself, rather than by an admin's word.
 fn unhealthy(view: &ClusterView, node: &Node) -> bool {
-    let open = Node { admin: crate::state::records::Admin::Open, ..Node::clone(node) };
+    let open = Node {
+        admin: crate::state::records::Admin::Open,
+        ..Node::clone(node)
+    };
     node.liveness == Liveness::Lost || !view.usable(&open)
 }
 
@@ -236,7 +334,10 @@ fn idle(node: &Node) -> Vec<(Domain<'_>, u32)> {
     }
     let mut found: Vec<(Domain, u32)> = vec![(Domain { pool, model: "" }, u32::MAX)];
     for device in &node.facts.devices {
-        let domain = Domain { pool, model: &device.model };
+        let domain = Domain {
+            pool,
+            model: &device.model,
+        };
         match found.iter_mut().find(|(known, _)| *known == domain) {
             Some((_, count)) => *count += 1,
             None => found.push((domain, 1)),
@@ -247,6 +348,15 @@ fn idle(node: &Node) -> Vec<(Domain<'_>, u32)> {
 
 /// The first few nodes that would help a request if they took work.
 fn names(nodes: &[&Node], request: &Request) -> Vec<String> {
-    let helps = |node: &&&Node| idle(node).iter().any(|(domain, count)| domain.suits(request) && *count >= need(request));
-    nodes.iter().filter(helps).take(NAMES_MAX).map(|node| node.facts.name.clone()).collect()
+    let helps = |node: &&&Node| {
+        idle(node)
+            .iter()
+            .any(|(domain, count)| domain.suits(request) && *count >= need(request))
+    };
+    nodes
+        .iter()
+        .filter(helps)
+        .take(NAMES_MAX)
+        .map(|node| node.facts.name.clone())
+        .collect()
 }

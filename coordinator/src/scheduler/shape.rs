@@ -13,19 +13,31 @@ pub(super) struct Domain<'a> {
 impl Domain<'_> {
     /// Whether a gang of this request may run here.
     pub fn suits(&self, request: &Request) -> bool {
-        if request.gpus == 0 { self.model.is_empty() } else { !self.model.is_empty() && fits_kind(request, self.model) }
+        if request.gpus == 0 {
+            self.model.is_empty()
+        } else {
+            !self.model.is_empty() && fits_kind(request, self.model)
+        }
     }
 
     /// The place of this domain in the request's list of types: the first that the model's name holds.
     pub fn preference(&self, request: &Request) -> usize {
         let model = self.model.to_lowercase();
-        request.kinds.iter().position(|kind| model.contains(kind.as_str())).unwrap_or(0)
+        request
+            .kinds
+            .iter()
+            .position(|kind| model.contains(kind.as_str()))
+            .unwrap_or(0)
     }
 }
 
 /// What one node must have: GPUs, or room for ranks.
 pub(super) fn need(request: &Request) -> u32 {
-    if request.gpus == 0 { request.ranks } else { request.gpus }
+    if request.gpus == 0 {
+        request.ranks
+    } else {
+        request.gpus
+    }
 }
 
 /// Per domain: how many nodes have exactly so much.
@@ -45,7 +57,9 @@ impl<'a> Shape<'a> {
 
     /// The most nodes of one suitable domain that have enough each.
     pub fn nodes_with_room(&self, request: &Request) -> u32 {
-        let room = |counts: &BTreeMap<u32, u32>| counts.range(need(request)..).map(|(_, nodes)| *nodes).sum();
+        let room = |counts: &BTreeMap<u32, u32>| {
+            counts.range(need(request)..).map(|(_, nodes)| *nodes).sum()
+        };
         self.suitable(request).map(room).max().unwrap_or(0)
     }
 
@@ -56,7 +70,12 @@ impl<'a> Shape<'a> {
 
     /// Everything in suitable domains, added up.
     pub fn total(&self, request: &Request) -> u64 {
-        let sum = |counts: &BTreeMap<u32, u32>| counts.iter().map(|(count, nodes)| u64::from(*count) * u64::from(*nodes)).sum::<u64>();
+        let sum = |counts: &BTreeMap<u32, u32>| {
+            counts
+                .iter()
+                .map(|(count, nodes)| u64::from(*count) * u64::from(*nodes))
+                .sum::<u64>()
+        };
         self.suitable(request).map(sum).sum()
     }
 
@@ -67,7 +86,12 @@ impl<'a> Shape<'a> {
 
     /// The models there are.
     pub fn models(&self) -> Vec<String> {
-        let mut models: Vec<&str> = self.0.keys().map(|domain| domain.model).filter(|model| !model.is_empty()).collect();
+        let mut models: Vec<&str> = self
+            .0
+            .keys()
+            .map(|domain| domain.model)
+            .filter(|model| !model.is_empty())
+            .collect();
         models.sort_unstable();
         models.dedup();
         models.into_iter().map(str::to_owned).collect()
@@ -79,6 +103,9 @@ impl<'a> Shape<'a> {
     }
 
     fn suitable(&self, request: &Request) -> impl Iterator<Item = &BTreeMap<u32, u32>> {
-        self.0.iter().filter(|(domain, _)| domain.suits(request)).map(|(_, counts)| counts)
+        self.0
+            .iter()
+            .filter(|(domain, _)| domain.suits(request))
+            .map(|(_, counts)| counts)
     }
 }

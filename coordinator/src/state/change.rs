@@ -22,7 +22,13 @@ pub struct Change {
 
 impl Change {
     pub(super) fn new(state: State) -> Self {
-        Self { state, effects: Vec::new(), changed: Vec::new(), seen: BTreeSet::new(), replan: false }
+        Self {
+            state,
+            effects: Vec::new(),
+            changed: Vec::new(),
+            seen: BTreeSet::new(),
+            replan: false,
+        }
     }
 
     /// Settles the digest and gives the new state with what became of the command.
@@ -32,7 +38,15 @@ impl Change {
         if self.replan {
             self.effects.push(Effect::Replan);
         }
-        (self.state, Applied { reply, effects: self.effects, changed: self.changed, rows })
+        (
+            self.state,
+            Applied {
+                reply,
+                effects: self.effects,
+                changed: self.changed,
+                rows,
+            },
+        )
     }
 
     /// The state as changed so far.
@@ -42,25 +56,51 @@ impl Change {
 
     /// The settings.
     pub fn settings(&self) -> Result<Settings, Refusal> {
-        let missing = || Refusal::new(Code::Unavailable, "the cluster is not set up yet: wait until its coordinators have elected a leader");
+        let missing = || {
+            Refusal::new(
+                Code::Unavailable,
+                "the cluster is not set up yet: wait until its coordinators have elected a leader",
+            )
+        };
         self.state.settings().cloned().ok_or_else(missing)
     }
 
     /// A job to change.
     pub fn job(&self, id: JobId) -> Result<Job, Refusal> {
-        let missing = || Refusal::new(Code::NotFound, format!("there is no job {id}: `mlctl jobs -a` lists all"));
-        self.state.job(id).map(|job| Job::clone(job)).ok_or_else(missing)
+        let missing = || {
+            Refusal::new(
+                Code::NotFound,
+                format!("there is no job {id}: `mlctl jobs -a` lists all"),
+            )
+        };
+        self.state
+            .job(id)
+            .map(|job| Job::clone(job))
+            .ok_or_else(missing)
     }
 
     /// An attempt to change, if it is there.
     pub fn attempt(&self, job: JobId, epoch: Epoch) -> Option<Attempt> {
-        self.state.attempt(job, epoch).map(|attempt| Attempt::clone(attempt))
+        self.state
+            .attempt(job, epoch)
+            .map(|attempt| Attempt::clone(attempt))
     }
 
     /// A node to change.
     pub fn node(&self, name: &str) -> Result<Node, Refusal> {
-        let missing = || Refusal::new(Code::NotFound, format!("there is no node {}: `mlctl nodes` lists all", mlctl_proto::ids::clip(name)));
-        self.state.node(name).map(|node| Node::clone(node)).ok_or_else(missing)
+        let missing = || {
+            Refusal::new(
+                Code::NotFound,
+                format!(
+                    "there is no node {}: `mlctl nodes` lists all",
+                    mlctl_proto::ids::clip(name)
+                ),
+            )
+        };
+        self.state
+            .node(name)
+            .map(|node| Node::clone(node))
+            .ok_or_else(missing)
     }
 
     /// Tells the leader what to do.
@@ -102,7 +142,12 @@ impl Change {
     /// Writes a node. Only facts and axes are a change to show; the event mark alone is not.
     pub fn put_node(&mut self, node: Node) {
         let name = node.facts.name.clone();
-        let shown = |old: &Arc<Node>| Node { event_mark: node.event_mark, ..Node::clone(old) } == node;
+        let shown = |old: &Arc<Node>| {
+            Node {
+                event_mark: node.event_mark,
+                ..Node::clone(old)
+            } == node
+        };
         if !self.state.node(&name).is_some_and(shown) {
             self.changed(Changed::Node(name));
         }
@@ -111,7 +156,12 @@ impl Change {
 
     /// Writes a spec.
     pub fn put_spec(&mut self, spec: Spec) -> Result<(), Refusal> {
-        let broken = |error| Refusal::new(Code::Internal, format!("a spec that was checked cannot be read: {error}"));
+        let broken = |error| {
+            Refusal::new(
+                Code::Internal,
+                format!("a spec that was checked cannot be read: {error}"),
+            )
+        };
         self.state.put_spec(spec).map_err(broken)
     }
 

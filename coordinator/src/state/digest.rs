@@ -62,7 +62,10 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_bytes().iter().rev().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.to_bytes()
+            .iter()
+            .rev()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -86,13 +89,17 @@ mod tests {
     #[test]
     fn order_does_not_matter_but_every_byte_does() {
         let rows = [(1, "a", "x"), (1, "b", "y"), (2, "a", "x")];
-        let terms = rows.map(|(table, key, record)| Digest::of_row(table, key.as_bytes(), record.as_bytes()));
+        let terms = rows
+            .map(|(table, key, record)| Digest::of_row(table, key.as_bytes(), record.as_bytes()));
         let mut forward = Digest::default();
         let mut backward = Digest::default();
         terms.iter().for_each(|term| forward.add(*term));
         terms.iter().rev().for_each(|term| backward.add(*term));
         assert_eq!(forward, backward);
-        assert_ne!(Digest::of_row(1, b"ab", b"c"), Digest::of_row(1, b"a", b"bc"));
+        assert_ne!(
+            Digest::of_row(1, b"ab", b"c"),
+            Digest::of_row(1, b"a", b"bc")
+        );
         assert_ne!(terms[0], terms[2]);
     }
 }

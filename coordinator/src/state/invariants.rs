@@ -26,23 +26,45 @@ pub fn check(state: &State) -> Vec<Violation> {
     for attempt in state.attempts() {
         check_attempt(state, attempt, &mut found);
     }
-    require(&mut found, state.rebuilt_indexes() == *state.indexes(), "the indexes say what the rows say", || "they differ".into());
-    require(&mut found, state.recomputed_digest() == state.digest(), "the digest is that of the rows", || state.digest().to_string());
+    require(
+        &mut found,
+        state.rebuilt_indexes() == *state.indexes(),
+        "the indexes say what the rows say",
+        || "they differ".into(),
+    );
+    require(
+        &mut found,
+        state.recomputed_digest() == state.digest(),
+        "the digest is that of the rows",
+        || state.digest().to_string(),
+    );
     let settings = state.settings().is_some() || state.row_count() == 0;
-    require(&mut found, settings, "no row without settings", || format!("{} rows", state.row_count()));
+    require(&mut found, settings, "no row without settings", || {
+        format!("{} rows", state.row_count())
+    });
     found
 }
 
 /// Everything that is wrong with a step from `before` to `after`.
 pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
     let mut found = Vec::new();
-    require(&mut found, after.applied_index() >= before.applied_index(), "the applied index never goes back", || {
-        format!("{} to {}", before.applied_index(), after.applied_index())
-    });
-    require(&mut found, after.now_ms() >= before.now_ms(), "state time never goes back", || after.now_ms().to_string());
+    require(
+        &mut found,
+        after.applied_index() >= before.applied_index(),
+        "the applied index never goes back",
+        || format!("{} to {}", before.applied_index(), after.applied_index()),
+    );
+    require(
+        &mut found,
+        after.now_ms() >= before.now_ms(),
+        "state time never goes back",
+        || after.now_ms().to_string(),
+    );
     for old in before.jobs() {
         let Some(new) = after.job(old.id) else {
-            require(&mut found, false, "no job disappears", || old.id.to_string());
+            require(&mut found, false, "no job disappears", || {
+                old.id.to_string()
+            });
             continue;
         };
         check_job_step(old, new, &mut found);
@@ -50,17 +72,34 @@ pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
     for old in before.attempts() {
         let new = after.attempt(old.job, old.epoch);
         let kept = new.is_some_and(|new| attempt_only_advances(old, new));
-        require(&mut found, kept, "an attempt only advances, and a closed one never changes", || format!("job {} epoch {}", old.job, old.epoch));
+        require(
+            &mut found,
+            kept,
+            "an attempt only advances, and a closed one never changes",
+            || format!("job {} epoch {}", old.job, old.epoch),
+        );
     }
     for old in before.nodes() {
         let new = after.node(&old.facts.name);
-        let kept = new.is_some_and(|new| new.journal_id != old.journal_id || new.event_mark >= old.event_mark);
-        require(&mut found, kept, "an event mark never goes back within a journal", || old.facts.name.clone());
+        let kept = new.is_some_and(|new| {
+            new.journal_id != old.journal_id || new.event_mark >= old.event_mark
+        });
+        require(
+            &mut found,
+            kept,
+            "an event mark never goes back within a journal",
+            || old.facts.name.clone(),
+        );
     }
     found
 }
 
-fn require(found: &mut Vec<Violation>, holds: bool, rule: &'static str, what: impl FnOnce() -> String) {
+fn require(
+    found: &mut Vec<Violation>,
+    holds: bool,
+    rule: &'static str,
+    what: impl FnOnce() -> String,
+) {
     if !holds {
         found.push(Violation { rule, what: what() });
     }
@@ -69,77 +108,198 @@ fn require(found: &mut Vec<Violation>, holds: bool, rule: &'static str, what: im
 fn check_devices(state: &State, found: &mut Vec<Violation>) {
     let mut holders: BTreeMap<(&str, &str), (JobId, Epoch)> = BTreeMap::new();
     for attempt in state.attempts() {
-        for allocation in attempt.allocations.iter().filter(|one| one.phase != AllocationPhase::Ended) {
+        for allocation in attempt
+            .allocations
+            .iter()
+            .filter(|one| one.phase != AllocationPhase::Ended)
+        {
             for uuid in &allocation.devices {
                 let other = holders.insert((&allocation.node, uuid), (attempt.job, attempt.epoch));
-                require(found, other.is_none(), "one device, one open allocation", || format!("{uuid} of {}", allocation.node));
+                require(
+                    found,
+                    other.is_none(),
+                    "one device, one open allocation",
+                    || format!("{uuid} of {}", allocation.node),
+                );
             }
         }
     }
 }
 
 fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
-    let id = || format!("job {}", job.id);
-    let open = state.attempts_of(job.id).filter(|attempt| !attempt.closed()).count();
-    let current_open = state.current_attempt(job).is_some_and(|attempt| !attempt.closed());
-    let active = matches!(job.state, JobState::Starting | JobState::Running | JobState::Stopping);
-    require(found, open == usize::from(active), "a job holds something exactly while it is active, once", || format!("{}: {} with {open} open attempts", id(), job.state.word()));
-    require(found, current_open == active, "only the newest attempt is open", id);
-    require(found, job.state.terminal() == job.outcome.is_some(), "a job has an outcome exactly when it is over", id);
-    require(found, job.state.terminal() == (job.ended_ms != 0) || job.ended_ms == 0 && state.now_ms() == 0, "a job has an end exactly when it is over", id);
-    let epochs: Vec<u64> = state.attempts_of(job.id).map(|attempt| attempt.epoch.counter).collect();
-    let expected: Vec<u64> = (1..=job.epoch_counter).collect();
-    require(found, epochs == expected, "epochs count from 1 without gaps", || format!("{}: {epochs:?}", id()));
-    require(found, state.spec(&job.spec_hash).is_some(), "a job's spec is kept", id);
-    let stopping = state.current_attempt(job).is_some_and(|attempt| attempt.stopping && !attempt.closed());
-    require(found, stopping == (job.state == JobState::Stopping), "a job is Stopping exactly while its attempt is", id);
-    let sorted = job.checkpoints.windows(2).all(|pair| pair[0].epoch <= pair[1].epoch);
-    let held = job.checkpoints.iter().all(|one| !one.holders.is_empty() && job.epoch().is_some_and(|epoch| one.epoch <= epoch));
-    require(found, sorted && held, "checkpoints are in order, of epochs that were, and held", id);
+    let attempts = || state.attempts_of(job.id);
+    let open = attempts().filter(|attempt| !attempt.closed()).count();
+    let current = state.current_attempt(job);
+    let current_open = current.is_some_and(|attempt| !attempt.closed());
+    let stopping = current.is_some_and(|attempt| attempt.stopping && !attempt.closed());
+    let active = matches!(
+        job.state,
+        JobState::Starting | JobState::Running | JobState::Stopping
+    );
+    let over = job.state.terminal();
+    let epochs = attempts().map(|attempt| attempt.epoch.counter);
+    let sorted = job
+        .checkpoints
+        .windows(2)
+        .all(|pair| pair[0].epoch <= pair[1].epoch);
+    let mut checkpoints = job.checkpoints.iter();
+    let held = checkpoints.all(|one| !one.holders.is_empty() && Some(one.epoch) <= job.epoch());
+    for (holds, rule) in [
+        (
+            open == usize::from(active),
+            "a job holds something exactly while it is active, once",
+        ),
+        (current_open == active, "only the newest attempt is open"),
+        (
+            over == job.outcome.is_some(),
+            "a job has an outcome exactly when it is over",
+        ),
+        (
+            over || job.ended_ms == 0,
+            "a job has a time of its end only when it is over",
+        ),
+        (
+            epochs.eq(1..=job.epoch_counter),
+            "epochs count from 1 without gaps",
+        ),
+        (state.spec(&job.spec_hash).is_some(), "a job's spec is kept"),
+        (
+            stopping == (job.state == JobState::Stopping),
+            "a job is Stopping exactly while its attempt is",
+        ),
+        (
+            sorted && held,
+            "checkpoints are in order, of epochs that were, and held",
+        ),
+    ] {
+        let (state, epoch) = (job.state.word(), job.epoch_counter);
+        let what = || {
+            format!(
+                "job {}: {state}, epoch {epoch}, {open} open attempts",
+                job.id
+            )
+        };
+        require(found, holds, rule, what);
+    }
 }
 
 fn check_attempt(state: &State, attempt: &Attempt, found: &mut Vec<Violation>) {
-    let id = || format!("job {} epoch {}", attempt.job, attempt.epoch);
+    let all = &attempt.allocations;
     let request = state.job(attempt.job).and_then(|job| state.request(job));
-    let nodes: BTreeSet<&str> = attempt.allocations.iter().map(|one| one.node.as_str()).collect();
+    let nodes: BTreeSet<&str> = all.iter().map(|one| one.node.as_str()).collect();
     let whole = request.is_some_and(|request| {
-        attempt.allocations.len() == request.nodes as usize
-            && nodes.len() == attempt.allocations.len()
-            && attempt.allocations.iter().all(|one| one.devices.len() == request.gpus as usize)
+        let devices = all
+            .iter()
+            .all(|one| one.devices.len() == request.gpus as usize);
+        devices && all.len() == request.nodes as usize && nodes.len() == all.len()
     });
-    require(found, whole, "a gang is whole: so many distinct nodes, so many devices on each", id);
-    let ends = attempt.allocations.iter().all(|one| one.end.is_some() == (one.phase == AllocationPhase::Ended));
-    require(found, ends, "an allocation has an end exactly when it has ended", id);
-    require(found, !attempt.closed() || attempt.end.is_some(), "a closed attempt has an end", id);
-    require(found, !attempt.stopping || attempt.end.is_some(), "an attempt that stops has a reason", id);
+    let ends = all
+        .iter()
+        .all(|one| one.end.is_some() == (one.phase == AllocationPhase::Ended));
     let success = attempt.closed() && attempt.end.as_ref().is_some_and(|end| end.success());
-    let clean = attempt.allocations.iter().all(|one| one.exits.iter().all(|exit| !exit.failed()));
-    require(found, !success || clean, "a success means that every rank exited 0", id);
+    let clean = all
+        .iter()
+        .all(|one| one.exits.iter().all(|exit| !exit.failed()));
+    for (holds, rule) in [
+        (
+            whole,
+            "a gang is whole: so many distinct nodes, so many devices on each",
+        ),
+        (ends, "an allocation has an end exactly when it has ended"),
+        (
+            !attempt.closed() || attempt.end.is_some(),
+            "a closed attempt has an end",
+        ),
+        (
+            !attempt.stopping || attempt.end.is_some(),
+            "an attempt that stops has a reason",
+        ),
+        (
+            !success || clean,
+            "a success means that every rank exited 0",
+        ),
+    ] {
+        require(found, holds, rule, || {
+            format!("job {} epoch {}", attempt.job, attempt.epoch)
+        });
+    }
 }
 
 fn check_job_step(old: &Job, new: &Job, found: &mut Vec<Violation>) {
-    let id = || format!("job {}: {} to {}", old.id, old.state.word(), new.state.word());
-    let same_end = (new.state, &new.outcome, new.ended_ms, new.epoch_counter) == (old.state, &old.outcome, old.ended_ms, old.epoch_counter);
-    require(found, !old.state.terminal() || same_end, "what is over stays as it is", id);
-    require(found, new.epoch_counter >= old.epoch_counter, "epochs never go back", id);
-    let fixed = (&new.owner_id, new.spec_hash, new.submit_index, new.submitted_ms) == (&old.owner_id, old.spec_hash, old.submit_index, old.submitted_ms);
-    require(found, fixed, "what was submitted stays as it is", id);
-    require(found, new.cancel_requested || !old.cancel_requested, "a cancel is not forgotten", id);
-    let closed_epochs = |job: &Job, before: Option<Epoch>| -> Vec<_> {
-        job.checkpoints.iter().filter(|one| Some(one.epoch) < before).cloned().collect()
+    let id = || {
+        format!(
+            "job {}: {} to {}",
+            old.id,
+            old.state.word(),
+            new.state.word()
+        )
     };
-    let (was, is) = (closed_epochs(old, old.epoch()), closed_epochs(new, old.epoch()));
+    let same_end = (new.state, &new.outcome, new.ended_ms, new.epoch_counter)
+        == (old.state, &old.outcome, old.ended_ms, old.epoch_counter);
+    require(
+        found,
+        !old.state.terminal() || same_end,
+        "what is over stays as it is",
+        id,
+    );
+    require(
+        found,
+        new.epoch_counter >= old.epoch_counter,
+        "epochs never go back",
+        id,
+    );
+    let fixed = (
+        &new.owner_id,
+        new.spec_hash,
+        new.submit_index,
+        new.submitted_ms,
+    ) == (
+        &old.owner_id,
+        old.spec_hash,
+        old.submit_index,
+        old.submitted_ms,
+    );
+    require(found, fixed, "what was submitted stays as it is", id);
+    require(
+        found,
+        new.cancel_requested || !old.cancel_requested,
+        "a cancel is not forgotten",
+        id,
+    );
+    let closed_epochs = |job: &Job, before: Option<Epoch>| -> Vec<_> {
+        job.checkpoints
+            .iter()
+            .filter(|one| Some(one.epoch) < before)
+            .cloned()
+            .collect()
+    };
+    let (was, is) = (
+        closed_epochs(old, old.epoch()),
+        closed_epochs(new, old.epoch()),
+    );
     let kept = is.iter().all(|checkpoint| was.contains(checkpoint));
-    require(found, kept, "no checkpoint of a closed epoch is accepted", id);
+    require(
+        found,
+        kept,
+        "no checkpoint of a closed epoch is accepted",
+        id,
+    );
 }
 
 fn attempt_only_advances(old: &Attempt, new: &Attempt) -> bool {
     if old.closed() {
         return old == new;
     }
-    let phases = old.allocations.iter().zip(&new.allocations).all(|(old, new)| {
-        old.node == new.node && old.devices == new.devices && old.phase <= new.phase && new.exits.starts_with(&old.exits)
-    });
+    let phases = old
+        .allocations
+        .iter()
+        .zip(&new.allocations)
+        .all(|(old, new)| {
+            old.node == new.node
+                && old.devices == new.devices
+                && old.phase <= new.phase
+                && new.exits.starts_with(&old.exits)
+        });
     let reason = !old.stopping || (new.stopping && new.end == old.end);
     phases && reason && old.allocations.len() == new.allocations.len()
 }

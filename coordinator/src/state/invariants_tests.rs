@@ -1,1 +1,211 @@
-//! Tests.
+//! Tests of the invariants: each rule is broken once, so that a check that cannot fail shows.
+use super::*;
+use crate::state::records::{End, EndKind, RankExit};
+use crate::state::rules::Request;
+use crate::state::testing::{Cluster, sealed};
+
+fn cluster() -> (Cluster, JobId, Epoch) {
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    cluster.gpu_node("b", 1);
+    let job = cluster.submitted("ann", 2, 1);
+    let epoch = cluster.started(job, &["a", "b"]);
+    cluster.event("a", job, epoch, sealed("step-1", 1));
+    (cluster, job, epoch)
+}
+
+/// Breaks a sound state and expects to be told of `rule`.
+fn broken(rule: &str, spoil: fn(&mut State, Job, Attempt)) {
+    let (mut cluster, job, epoch) = cluster();
+    let attempt = cluster
+        .state
+        .attempt(job, epoch)
+        .cloned()
+        .expect("it was started");
+    let job = cluster.job(job);
+    spoil(&mut cluster.state, job, Attempt::clone(&attempt));
+    let found = check(&cluster.state);
+    let told = found
+        .iter()
+        .any(|violation| violation.rule.starts_with(rule));
+    assert!(told, "{rule}: {found:?}");
+}
+
+/// The same with the job alone.
+fn broken_job(rule: &str, spoil: fn(&mut Job)) {
+    let (mut cluster, job, _) = cluster();
+    let mut job = cluster.job(job);
+    spoil(&mut job);
+    cluster.state.put_job(job);
+    let found = check(&cluster.state);
+    let told = found
+        .iter()
+        .any(|violation| violation.rule.starts_with(rule));
+    assert!(told, "{rule}: {found:?}");
+}
+
+#[test]
+fn each_rule_of_a_job_can_fail() {
+    broken_job("a job holds something exactly", |job| {
+        job.state = JobState::Pending
+    });
+    broken_job("only the newest", |job| job.epoch_counter = 2);
+    broken_job("a job has an outcome", |job| {
+        job.outcome = Some(End::of(EndKind::Hung))
+    });
+    broken_job("a job has a time", |job| job.ended_ms = 9);
+    broken_job("epochs count", |job| job.epoch_counter = 3);
+    broken_job("a job's spec", |job| job.spec_hash = [9; 32]);
+    broken_job("a job is Stopping", |job| job.state = JobState::Stopping);
+    broken_job("checkpoints are in order", |job| {
+        job.checkpoints[0].holders.clear()
+    });
+    broken_job("the digest", |job| job.owner_name = "eve".into());
+}
+
+#[test]
+fn each_rule_of_an_attempt_can_fail() {
+    broken("one device", |state, job, mut attempt| {
+        attempt.epoch.counter += 1;
+        state.put_job(Job {
+            epoch_counter: 2,
+            ..job
+        });
+        state.put_attempt(attempt);
+    });
+    broken("a gang is whole", |state, _, mut attempt| {
+        attempt.allocations.pop();
+        state.put_attempt(attempt);
+    });
+    broken("an allocation has an end", |state, _, mut attempt| {
+        attempt.allocations[0].phase = AllocationPhase::Ended;
+        state.put_attempt(attempt);
+    });
+    broken("a closed attempt has an end", |state, _, mut attempt| {
+        let all = attempt.allocations.iter_mut();
+        all.for_each(|allocation| allocation.phase = AllocationPhase::Ended);
+        state.put_attempt(attempt);
+    });
+    broken("an attempt that stops", |state, _, attempt| {
+        state.put_attempt(Attempt {
+            stopping: true,
+            ..attempt
+        });
+    });
+    broken("a success", |state, _, mut attempt| {
+        for allocation in &mut attempt.allocations {
+            allocation.phase = AllocationPhase::Ended;
+            allocation.exits.push(RankExit {
+                rank: 0,
+                code: 1,
+                signal: 0,
+                killed_by_us: false,
+            });
+        }
+        attempt.end = Some(End::of(EndKind::Exited));
+        state.put_attempt(attempt);
+    });
+    broken("the indexes say", |state, job, _| {
+        let other = Request {
+            nodes: 1,
+            gpus: 0,
+            ranks: 1,
+            kinds: vec![],
+        };
+        state.indexes.add_request(job.spec_hash, other);
+    });
+}
+
+#[test]
+fn each_rule_of_a_step_can_fail() {
+    type Spoil = fn(&mut State, Job, Attempt);
+    let check = |rule: &str, spoil: Spoil| {
+        let (mut cluster, job, epoch) = cluster();
+        let before = cluster.state.clone();
+        let attempt = before
+            .attempt(job, epoch)
+            .map(|one| Attempt::clone(one))
+            .expect("it was started");
+        let job = cluster.job(job);
+        spoil(&mut cluster.state, job, attempt);
+        let found = check_step(&before, &cluster.state);
+        assert!(
+            found
+                .iter()
+                .any(|violation| violation.rule.starts_with(rule)),
+            "{rule}: {found:?}"
+        );
+    };
+    check("the applied index", |state, _, _| state.applied_index = 0);
+    check("epochs never", |state, job, _| {
+        state.put_job(Job {
+            epoch_counter: 0,
+            ..job
+        })
+    });
+    check("what was submitted", |state, job, _| {
+        state.put_job(Job {
+            owner_id: "eve".into(),
+            ..job
+        })
+    });
+    check("an attempt only", |state, _, mut attempt| {
+        attempt.allocations[0].devices.clear();
+        state.put_attempt(attempt);
+    });
+    check("an event mark", |state, _, _| {
+        let node = state.node("a").map(|node| crate::state::records::Node {
+            event_mark: 0,
+            ..(**node).clone()
+        });
+        state.put_node(node.expect("it registered"));
+    });
+    check("no job disappears", |state, _, _| *state = State::new());
+}
+
+#[test]
+fn what_is_over_stays_and_a_cancel_is_kept() {
+    let (cluster, job, _) = cluster();
+    let over = Job {
+        state: JobState::Failed,
+        outcome: Some(End::of(EndKind::Hung)),
+        ended_ms: 5,
+        cancel_requested: true,
+        ..cluster.job(job)
+    };
+    let mut before = cluster.state.clone();
+    before.put_job(over.clone());
+    for (rule, changed) in [
+        (
+            "what is over",
+            Job {
+                state: JobState::Completed,
+                ..over.clone()
+            },
+        ),
+        (
+            "what is over",
+            Job {
+                outcome: Some(End::of(EndKind::Exited)),
+                ..over.clone()
+            },
+        ),
+        (
+            "a cancel",
+            Job {
+                cancel_requested: false,
+                ..over.clone()
+            },
+        ),
+    ] {
+        let mut after = before.clone();
+        after.put_job(changed);
+        let found = check_step(&before, &after);
+        assert!(
+            found
+                .iter()
+                .any(|violation| violation.rule.starts_with(rule)),
+            "{rule}: {found:?}"
+        );
+    }
+}

@@ -2,16 +2,22 @@
 //!
 //! No clock, no randomness, no I/O, no float and no panic: times and ids come with the command, what is to be done goes out
 //! as [`Effect`]s. A command is applied whole or not at all. It does not decide what runs where: `scheduler` proposes that.
-#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::float_arithmetic)]
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
 
 mod change;
 pub mod codec;
 pub mod commands;
 mod digest;
 pub mod invariants;
+#[cfg(test)]
+mod random_tests;
 pub mod records;
-pub mod rules;
 mod rows;
+pub mod rules;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -127,7 +133,10 @@ impl State {
     /// fault and changes nothing. A rejected command changes nothing but the index.
     pub fn apply(&mut self, index: u64, command: &Command) -> Applied {
         if index < self.applied_index {
-            let why = format!("entry {index} came after entry {} was applied", self.applied_index);
+            let why = format!(
+                "entry {index} came after entry {} was applied",
+                self.applied_index
+            );
             return Applied::nothing(Reply::Rejected(Refusal::new(Code::Internal, why)));
         }
         self.applied_index = index;
@@ -195,7 +204,9 @@ impl State {
     /// All attempts of a job, oldest first.
     pub fn attempts_of(&self, job: JobId) -> impl Iterator<Item = &Arc<Attempt>> {
         let (first, last) = (Epoch::new(0, 0), Epoch::new(u32::MAX, u64::MAX));
-        self.attempts.range((job, first)..=(job, last)).map(|(_, attempt)| attempt)
+        self.attempts
+            .range((job, first)..=(job, last))
+            .map(|(_, attempt)| attempt)
     }
 
     /// All attempts by job and epoch.
@@ -205,7 +216,9 @@ impl State {
 
     /// Attempts that still hold something, by job.
     pub fn active_attempts(&self) -> impl Iterator<Item = &Arc<Attempt>> {
-        self.indexes.open_attempts().filter_map(|key| self.attempts.get(key))
+        self.indexes
+            .open_attempts()
+            .filter_map(|key| self.attempts.get(key))
     }
 
     /// A node.
@@ -261,7 +274,12 @@ impl State {
 
 impl Applied {
     fn nothing(reply: Reply) -> Self {
-        Self { reply, effects: Vec::new(), changed: Vec::new(), rows: Vec::new() }
+        Self {
+            reply,
+            effects: Vec::new(),
+            changed: Vec::new(),
+            rows: Vec::new(),
+        }
     }
 
     /// Whether the command was refused.

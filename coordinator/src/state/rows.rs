@@ -1,6 +1,6 @@
 //! Where a row meets the indexes: the one way into the tables, for commands as for what is loaded from disk.
 //! Checks nothing that a command must check.
-use super::codec::CodecError;
+use super::codec::{CodecError, RawRow};
 use super::digest::Digest;
 use super::records::{Attempt, Idempotency, Job, Node, Settings, Spec, Team};
 use super::rules::Request;
@@ -23,7 +23,8 @@ impl State {
     pub(super) fn put_spec(&mut self, spec: Spec) -> Result<(), CodecError> {
         let hash = spec.hash();
         if self.indexes.request(&hash).is_none() {
-            self.indexes.add_request(hash, Request::from_json(&spec.json)?);
+            self.indexes
+                .add_request(hash, Request::from_json(&spec.json)?);
         }
         self.specs.put(spec);
         Ok(())
@@ -62,8 +63,13 @@ impl State {
 
     /// What an attempt takes of a node's CPU room: nothing if it holds devices.
     fn cpu_ranks_per_node(&self, attempt: &Attempt) -> u32 {
-        let request = self.jobs.get(&attempt.job).and_then(|job| self.indexes.request(&job.spec_hash));
-        request.filter(|request| request.gpus == 0).map_or(0, |request| request.ranks)
+        let request = self
+            .jobs
+            .get(&attempt.job)
+            .and_then(|job| self.indexes.request(&job.spec_hash));
+        request
+            .filter(|request| request.gpus == 0)
+            .map_or(0, |request| request.ranks)
     }
 
     pub(super) fn settle(&mut self, rows: &mut Vec<Row>) {
@@ -102,14 +108,19 @@ impl State {
             }
         }
         self.jobs().for_each(|job| indexes.job(None, job));
-        self.attempts().for_each(|attempt| indexes.attempt(None, attempt, self.cpu_ranks_per_node(attempt)));
-        self.keys.iter().for_each(|(_, key)| indexes.key(None, Some(key)));
+        self.attempts()
+            .for_each(|attempt| indexes.attempt(None, attempt, self.cpu_ranks_per_node(attempt)));
+        self.keys
+            .iter()
+            .for_each(|(_, key)| indexes.key(None, Some(key)));
         indexes
     }
 
     /// Every row as (table, key, record), table by table.
-    pub fn rows(&self) -> impl Iterator<Item = (u8, Vec<u8>, Vec<u8>)> {
-        fn of<R: super::codec::Record>(table: &super::table::Table<R>) -> impl Iterator<Item = (u8, Vec<u8>, Vec<u8>)> {
+    pub fn rows(&self) -> impl Iterator<Item = RawRow> {
+        fn of<R: super::codec::Record>(
+            table: &super::table::Table<R>,
+        ) -> impl Iterator<Item = RawRow> {
             table.encoded().map(|(key, record)| (R::TABLE, key, record))
         }
         of(&self.settings)
@@ -123,6 +134,12 @@ impl State {
 
     /// How many rows there are.
     pub fn row_count(&self) -> usize {
-        self.settings.len() + self.teams.len() + self.nodes.len() + self.specs.len() + self.jobs.len() + self.attempts.len() + self.keys.len()
+        self.settings.len()
+            + self.teams.len()
+            + self.nodes.len()
+            + self.specs.len()
+            + self.jobs.len()
+            + self.attempts.len()
+            + self.keys.len()
     }
 }

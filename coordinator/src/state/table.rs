@@ -20,7 +20,10 @@ pub struct Table<R: Record> {
 
 impl<R: Record> Default for Table<R> {
     fn default() -> Self {
-        Self { rows: OrdMap::new(), before: BTreeMap::new() }
+        Self {
+            rows: OrdMap::new(),
+            before: BTreeMap::new(),
+        }
     }
 }
 
@@ -39,7 +42,10 @@ impl<R: Record> Table<R> {
     }
 
     /// Rows whose keys lie in `range`, in order.
-    pub fn range(&self, range: impl std::ops::RangeBounds<R::Key>) -> impl Iterator<Item = (&R::Key, &Arc<R>)> {
+    pub fn range(
+        &self,
+        range: impl std::ops::RangeBounds<R::Key>,
+    ) -> impl Iterator<Item = (&R::Key, &Arc<R>)> {
         self.rows.range::<_, R::Key>(range)
     }
 
@@ -59,7 +65,9 @@ impl<R: Record> Table<R> {
     /// Takes the row of `key` out; gives what was there.
     pub fn remove(&mut self, key: &R::Key) -> Option<Arc<R>> {
         let old = self.rows.remove(key)?;
-        self.before.entry(key.clone()).or_insert_with(|| Some(old.clone()));
+        self.before
+            .entry(key.clone())
+            .or_insert_with(|| Some(old.clone()));
         Some(old)
     }
 
@@ -78,7 +86,11 @@ impl<R: Record> Table<R> {
             if let Some(new) = &new {
                 digest.add(Digest::of_row(R::TABLE, &bytes, new));
             }
-            rows.push(Row { table: R::TABLE, key: bytes, record: new });
+            rows.push(Row {
+                table: R::TABLE,
+                key: bytes,
+                record: new,
+            });
         }
     }
 
@@ -86,14 +98,20 @@ impl<R: Record> Table<R> {
     pub fn digest(&self) -> Digest {
         let mut digest = Digest::default();
         for (key, record) in &self.rows {
-            digest.add(Digest::of_row(R::TABLE, &R::key_bytes(key), &record.encode()));
+            digest.add(Digest::of_row(
+                R::TABLE,
+                &R::key_bytes(key),
+                &record.encode(),
+            ));
         }
         digest
     }
 
     /// Every row as bytes, in the order of keys.
     pub fn encoded(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        self.rows.iter().map(|(key, record)| (R::key_bytes(key), record.encode()))
+        self.rows
+            .iter()
+            .map(|(key, record)| (R::key_bytes(key), record.encode()))
     }
 }
 
@@ -113,7 +131,11 @@ mod tests {
         table.put(team("gone"));
         table.remove(&"gone".to_owned());
         table.settle(&mut digest, &mut rows);
-        assert_eq!(rows.len(), 1, "one row, written once; the one that came and went is not named");
+        assert_eq!(
+            rows.len(),
+            1,
+            "one row, written once; the one that came and went is not named"
+        );
         assert_eq!(digest, table.digest());
         rows.clear();
         table.put(team("a"));

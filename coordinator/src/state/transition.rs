@@ -25,7 +25,12 @@ pub fn legal(from: JobState, to: JobState) -> bool {
 /// Moves a job; an illegal move refuses the command, our fault.
 pub(super) fn advance(job: &mut Job, to: JobState) -> Result<(), Refusal> {
     if !legal(job.state, to) {
-        let why = format!("job {} cannot go from {} to {}", job.id, job.state.word(), to.word());
+        let why = format!(
+            "job {} cannot go from {} to {}",
+            job.id,
+            job.state.word(),
+            to.word()
+        );
         return Err(Refusal::new(Code::Internal, why));
     }
     job.state = to;
@@ -49,7 +54,10 @@ mod tests {
     #[test]
     fn every_state_but_held_is_reached_from_pending() {
         let mut reached = vec![JobState::Pending];
-        while let Some(to) = LEGAL.iter().find(|(from, to)| reached.contains(from) && !reached.contains(to)) {
+        while let Some(to) = LEGAL
+            .iter()
+            .find(|(from, to)| reached.contains(from) && !reached.contains(to))
+        {
             reached.push(to.1);
         }
         assert_eq!(reached.len(), JobState::ALL.len() - 1);

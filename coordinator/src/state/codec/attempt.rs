@@ -42,7 +42,11 @@ impl Record for Attempt {
         Ok(Self {
             job: JobId::try_from(record.job).map_err(bad_id(what))?,
             epoch: Epoch::try_from(record.epoch).map_err(bad_id(what))?,
-            allocations: record.allocations.into_iter().map(decode_allocation).collect::<Result<_, _>>()?,
+            allocations: record
+                .allocations
+                .into_iter()
+                .map(decode_allocation)
+                .collect::<Result<_, _>>()?,
             resume_from: record.resume_from,
             started_ms: record.started_ms,
             running_ms: record.running_ms,
@@ -86,13 +90,29 @@ pub(super) fn encode_end(end: &End) -> persist::AttemptEnd {
 }
 
 pub(super) fn decode_end(end: persist::AttemptEnd) -> Result<End, CodecError> {
-    Ok(End { kind: EndKind::from_number(end.kind)?, code: end.code, detail: end.detail, node: end.node, rank: end.rank })
+    Ok(End {
+        kind: EndKind::from_number(end.kind)?,
+        code: end.code,
+        detail: end.detail,
+        node: end.node,
+        rank: end.rank,
+    })
 }
 
 pub(super) fn encode_exit(exit: &RankExit) -> persist::RankExited {
-    persist::RankExited { rank: exit.rank, code: exit.code, signal: exit.signal, killed_by_us: exit.killed_by_us }
+    persist::RankExited {
+        rank: exit.rank,
+        code: exit.code,
+        signal: exit.signal,
+        killed_by_us: exit.killed_by_us,
+    }
 }
 
 pub(super) fn decode_exit(exit: persist::RankExited) -> RankExit {
-    RankExit { rank: exit.rank, code: exit.code, signal: exit.signal, killed_by_us: exit.killed_by_us }
+    RankExit {
+        rank: exit.rank,
+        code: exit.code,
+        signal: exit.signal,
+        killed_by_us: exit.killed_by_us,
+    }
 }

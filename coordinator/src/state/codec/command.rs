@@ -10,8 +10,9 @@ use super::settings::{decode_actor, encode_actor, timers_of};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, missing};
 use crate::state::commands::{
-    AgentEvents, Body, Bootstrap, CancelJobs, ChangeSettings, Command, DeclareNodeLost, IdempotencyKey, LossProof, Placement,
-    RegisterNode, SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob,
+    AgentEvents, Body, Bootstrap, CancelJobs, ChangeSettings, Command, DeclareNodeLost,
+    IdempotencyKey, LossProof, Placement, RegisterNode, SetNodeLiveness, StartAttempt,
+    StartAttempts, SubmitJob,
 };
 use crate::state::records::Liveness;
 
@@ -25,7 +26,10 @@ const WHAT: &str = "a command";
 /// # Errors
 /// [`CodecError::TooLong`]: it would not be read back.
 pub fn encode_command(command: &Command) -> Result<Vec<u8>, CodecError> {
-    let key = |key: &IdempotencyKey| persist::IdempotencyKey { uuid: key.uuid.to_vec(), request_hash: key.request_hash.to_vec() };
+    let key = |key: &IdempotencyKey| persist::IdempotencyKey {
+        uuid: key.uuid.to_vec(),
+        request_hash: key.request_hash.to_vec(),
+    };
     let bytes = persist::Command {
         version: RECORD_VERSION,
         actor: Some(encode_actor(&command.actor)),
@@ -36,7 +40,11 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, CodecError> {
     }
     .encode_to_vec();
     if bytes.len() > COMMAND_BYTES_MAX {
-        return Err(CodecError::TooLong { what: WHAT, bytes: bytes.len(), most: COMMAND_BYTES_MAX });
+        return Err(CodecError::TooLong {
+            what: WHAT,
+            bytes: bytes.len(),
+            most: COMMAND_BYTES_MAX,
+        });
     }
     Ok(bytes)
 }
@@ -66,7 +74,9 @@ pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
 fn encode_body(body: &Body) -> Disk {
     match body {
         Body::Bootstrap(bootstrap) => Disk::Bootstrap(encode_bootstrap(bootstrap)),
-        Body::ChangeSettings(change) => Disk::ChangeSettings(persist::ChangeSettings { allow_root: change.allow_root }),
+        Body::ChangeSettings(change) => Disk::ChangeSettings(persist::ChangeSettings {
+            allow_root: change.allow_root,
+        }),
         Body::RegisterNode(register) => Disk::RegisterNode(persist::RegisterNode {
             facts: Some(encode_facts(&register.facts)),
             journal_id: register.journal_id.clone(),
@@ -88,12 +98,12 @@ fn encode_body(body: &Body) -> Disk {
             traceparent: submit.traceparent.clone(),
             submitter_uid: submit.submitter_uid,
         }),
-        Body::CancelJobs(cancel) => {
-            Disk::CancelJobs(persist::CancelJobs { jobs: cancel.jobs.iter().map(|job| (*job).into()).collect() })
-        }
-        Body::StartAttempts(plan) => {
-            Disk::StartAttempts(persist::StartAttempts { starts: plan.starts.iter().map(encode_start).collect() })
-        }
+        Body::CancelJobs(cancel) => Disk::CancelJobs(persist::CancelJobs {
+            jobs: cancel.jobs.iter().map(|job| (*job).into()).collect(),
+        }),
+        Body::StartAttempts(plan) => Disk::StartAttempts(persist::StartAttempts {
+            starts: plan.starts.iter().map(encode_start).collect(),
+        }),
         Body::AgentEvents(report) => Disk::AgentEvents(persist::AgentEvents {
             node: report.node.clone(),
             journal_id: report.journal_id.clone(),
@@ -105,7 +115,9 @@ fn encode_body(body: &Body) -> Disk {
 fn decode_body(body: Disk) -> Result<Body, CodecError> {
     Ok(match body {
         Disk::Bootstrap(bootstrap) => Body::Bootstrap(decode_bootstrap(bootstrap)?),
-        Disk::ChangeSettings(change) => Body::ChangeSettings(ChangeSettings { allow_root: change.allow_root }),
+        Disk::ChangeSettings(change) => Body::ChangeSettings(ChangeSettings {
+            allow_root: change.allow_root,
+        }),
         Disk::RegisterNode(register) => Body::RegisterNode(RegisterNode {
             facts: decode_facts(register.facts.ok_or_else(|| missing(WHAT, "facts"))?)?,
             journal_id: register.journal_id,
@@ -128,16 +140,29 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
             submitter_uid: submit.submitter_uid,
         }),
         Disk::CancelJobs(cancel) => {
-            let jobs = cancel.jobs.into_iter().map(|job| JobId::try_from(Some(job)).map_err(bad_id(WHAT)));
-            Body::CancelJobs(CancelJobs { jobs: jobs.collect::<Result<_, _>>()? })
+            let jobs = cancel
+                .jobs
+                .into_iter()
+                .map(|job| JobId::try_from(Some(job)).map_err(bad_id(WHAT)));
+            Body::CancelJobs(CancelJobs {
+                jobs: jobs.collect::<Result<_, _>>()?,
+            })
         }
-        Disk::StartAttempts(plan) => {
-            Body::StartAttempts(StartAttempts { starts: plan.starts.into_iter().map(decode_start).collect::<Result<_, _>>()? })
-        }
+        Disk::StartAttempts(plan) => Body::StartAttempts(StartAttempts {
+            starts: plan
+                .starts
+                .into_iter()
+                .map(decode_start)
+                .collect::<Result<_, _>>()?,
+        }),
         Disk::AgentEvents(report) => Body::AgentEvents(AgentEvents {
             node: report.node,
             journal_id: report.journal_id,
-            events: report.events.into_iter().map(decode_event).collect::<Result<_, _>>()?,
+            events: report
+                .events
+                .into_iter()
+                .map(decode_event)
+                .collect::<Result<_, _>>()?,
         }),
     })
 }
@@ -155,11 +180,15 @@ fn encode_bootstrap(bootstrap: &Bootstrap) -> persist::Bootstrap {
         fence_after_ms: bootstrap.timers.fence_after_ms,
         kill_grace_ms: bootstrap.timers.kill_grace_ms,
     };
-    persist::Bootstrap { settings: Some(settings) }
+    persist::Bootstrap {
+        settings: Some(settings),
+    }
 }
 
 fn decode_bootstrap(bootstrap: persist::Bootstrap) -> Result<Bootstrap, CodecError> {
-    let settings = bootstrap.settings.ok_or_else(|| missing(WHAT, "settings"))?;
+    let settings = bootstrap
+        .settings
+        .ok_or_else(|| missing(WHAT, "settings"))?;
     Ok(Bootstrap {
         timers: timers_of(&settings),
         cluster_id: settings.cluster_id,

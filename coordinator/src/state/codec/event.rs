@@ -11,12 +11,22 @@ pub fn encode_event(event: &AgentEvent) -> persist::AgentEvent {
     let what = match &event.what {
         Happening::RanksStarted => What::RanksStarted(persist::RanksStarted {}),
         Happening::RankExited(exit) => What::RankExited(encode_exit(exit)),
-        Happening::AllocationEnded(end) => What::AllocationEnded(persist::AllocationEnded { end: Some(encode_end(end)) }),
+        Happening::AllocationEnded(end) => What::AllocationEnded(persist::AllocationEnded {
+            end: Some(encode_end(end)),
+        }),
         Happening::CheckpointSealed { name, step } => {
-            What::CheckpointSealed(persist::CheckpointSealed { name: name.clone(), step: *step })
+            What::CheckpointSealed(persist::CheckpointSealed {
+                name: name.clone(),
+                step: *step,
+            })
         }
     };
-    persist::AgentEvent { seq: event.seq, job: Some(event.job.into()), epoch: Some(event.epoch.into()), what: Some(what) }
+    persist::AgentEvent {
+        seq: event.seq,
+        job: Some(event.job.into()),
+        epoch: Some(event.epoch.into()),
+        what: Some(what),
+    }
 }
 
 /// The reverse of [`encode_event`]. What an agent reports is read here too, before it is proposed.
@@ -25,8 +35,13 @@ pub fn decode_event(event: persist::AgentEvent) -> Result<AgentEvent, CodecError
     let what = match event.what.ok_or_else(|| missing(name, "content"))? {
         What::RanksStarted(_) => Happening::RanksStarted,
         What::RankExited(exit) => Happening::RankExited(decode_exit(exit)),
-        What::AllocationEnded(ended) => Happening::AllocationEnded(decode_end(ended.end.ok_or_else(|| missing(name, "end"))?)?),
-        What::CheckpointSealed(sealed) => Happening::CheckpointSealed { name: sealed.name, step: sealed.step },
+        What::AllocationEnded(ended) => {
+            Happening::AllocationEnded(decode_end(ended.end.ok_or_else(|| missing(name, "end"))?)?)
+        }
+        What::CheckpointSealed(sealed) => Happening::CheckpointSealed {
+            name: sealed.name,
+            step: sealed.step,
+        },
     };
     Ok(AgentEvent {
         seq: event.seq,

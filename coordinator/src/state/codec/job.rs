@@ -5,7 +5,9 @@ use prost::Message;
 
 use super::attempt::{decode_end, encode_end};
 use super::words::Word;
-use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message};
+use super::{
+    CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
+};
 use crate::state::records::{Checkpoint, Job, JobState, Spec};
 
 impl Record for Spec {
@@ -21,13 +23,21 @@ impl Record for Spec {
     }
 
     fn encode(&self) -> Vec<u8> {
-        persist::SpecRecord { version: RECORD_VERSION, json: self.json.clone(), uses: self.uses }.encode_to_vec()
+        persist::SpecRecord {
+            version: RECORD_VERSION,
+            json: self.json.clone(),
+            uses: self.uses,
+        }
+        .encode_to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let record: persist::SpecRecord = message("a spec", bytes, ROW_BYTES_MAX)?;
         known_version("a spec", record.version)?;
-        Ok(Self { json: record.json, uses: record.uses })
+        Ok(Self {
+            json: record.json,
+            uses: record.uses,
+        })
     }
 }
 
@@ -95,7 +105,11 @@ impl Record for Job {
             cancel_requested: record.cancel_requested,
             cancelled_by: record.cancelled_by,
             traceparent: record.traceparent,
-            checkpoints: record.checkpoints.into_iter().map(decode_checkpoint).collect::<Result<_, _>>()?,
+            checkpoints: record
+                .checkpoints
+                .into_iter()
+                .map(decode_checkpoint)
+                .collect::<Result<_, _>>()?,
             submitter_uid: record.submitter_uid,
         })
     }

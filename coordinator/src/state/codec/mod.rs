@@ -22,6 +22,9 @@ pub const RECORD_VERSION: u32 = 1;
 /// One row, key and record together, bytes. The largest is an attempt of the widest gang.
 pub const ROW_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// A row of any table: its table, its key, its record.
+pub type RawRow = (u8, Vec<u8>, Vec<u8>);
+
 /// A record that is stored in a table.
 pub trait Record: Sized {
     /// The number of its table. Never used for another.
@@ -50,7 +53,9 @@ pub enum CodecError {
         why: String,
     },
     /// Written by another release.
-    #[error("{what} has version {version}, this release reads {RECORD_VERSION}: install the release that wrote it, or a later one")]
+    #[error(
+        "{what} has version {version}, this release reads {RECORD_VERSION}: install the release that wrote it, or a later one"
+    )]
     Version {
         /// Which record.
         what: &'static str,
@@ -110,27 +115,55 @@ fn missing(what: &'static str, field: &'static str) -> CodecError {
 }
 
 fn unknown(field: &'static str, value: impl ToString) -> CodecError {
-    CodecError::Unknown { field, value: mlctl_proto::ids::clip(&value.to_string()) }
+    CodecError::Unknown {
+        field,
+        value: mlctl_proto::ids::clip(&value.to_string()),
+    }
 }
 
 fn bad_id(what: &'static str) -> impl Fn(IdError) -> CodecError {
-    move |error| CodecError::Malformed { what, why: error.to_string() }
+    move |error| CodecError::Malformed {
+        what,
+        why: error.to_string(),
+    }
 }
 
 /// Decodes a message, its length checked first.
-fn message<M: Message + Default>(what: &'static str, bytes: &[u8], most: usize) -> Result<M, CodecError> {
+fn message<M: Message + Default>(
+    what: &'static str,
+    bytes: &[u8],
+    most: usize,
+) -> Result<M, CodecError> {
     if bytes.len() > most {
-        return Err(CodecError::TooLong { what, bytes: bytes.len(), most });
+        return Err(CodecError::TooLong {
+            what,
+            bytes: bytes.len(),
+            most,
+        });
     }
-    M::decode(bytes).map_err(|error| CodecError::Malformed { what, why: error.to_string() })
+    M::decode(bytes).map_err(|error| CodecError::Malformed {
+        what,
+        why: error.to_string(),
+    })
 }
 
 fn known_version(what: &'static str, version: u32) -> Result<(), CodecError> {
-    if version == RECORD_VERSION { Ok(()) } else { Err(CodecError::Version { what, version }) }
+    if version == RECORD_VERSION {
+        Ok(())
+    } else {
+        Err(CodecError::Version { what, version })
+    }
 }
 
-fn array<const N: usize>(what: &'static str, field: &'static str, bytes: &[u8]) -> Result<[u8; N], CodecError> {
-    bytes.try_into().map_err(|_| CodecError::Malformed { what, why: format!("its {field} has {} bytes, not {N}", bytes.len()) })
+fn array<const N: usize>(
+    what: &'static str,
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<[u8; N], CodecError> {
+    bytes.try_into().map_err(|_| CodecError::Malformed {
+        what,
+        why: format!("its {field} has {} bytes, not {N}", bytes.len()),
+    })
 }
 
 #[cfg(test)]

@@ -5,8 +5,12 @@ use mlctl_proto::persist;
 use prost::Message;
 
 use super::words::Word;
-use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, known_version, message, missing, unknown};
-use crate::state::records::{Addresses, Admin, Device, Health, Isolation, Liveness, Node, NodeFacts, Power};
+use super::{
+    CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, known_version, message, missing, unknown,
+};
+use crate::state::records::{
+    Addresses, Admin, Device, Health, Isolation, Liveness, Node, NodeFacts, Power,
+};
 
 impl Record for Node {
     const TABLE: u8 = 3;
@@ -95,7 +99,9 @@ pub fn encode_facts(facts: &NodeFacts) -> persist::NodeFacts {
 
 /// The reverse of [`encode_facts`]. What an agent says in its hello is read here too.
 pub fn decode_facts(facts: persist::NodeFacts) -> Result<NodeFacts, CodecError> {
-    let addresses = facts.addresses.ok_or_else(|| missing("a node's facts", "addresses"))?;
+    let addresses = facts
+        .addresses
+        .ok_or_else(|| missing("a node's facts", "addresses"))?;
     let device = |device: persist::Device| Device {
         uuid: device.uuid,
         index: device.index,
@@ -108,7 +114,11 @@ pub fn decode_facts(facts: persist::NodeFacts) -> Result<NodeFacts, CodecError> 
         name: facts.name,
         boot_id: facts.boot_id,
         machine_id: facts.machine_id,
-        addresses: Addresses { rank: addresses.rank, data: addresses.data, network: addresses.network },
+        addresses: Addresses {
+            rank: addresses.rank,
+            data: addresses.data,
+            network: addresses.network,
+        },
         pool: facts.pool,
         devices: facts.devices.into_iter().map(device).collect(),
         cpus: facts.cpus,

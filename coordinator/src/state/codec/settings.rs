@@ -4,7 +4,10 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::persist::{self, reply::What};
 use prost::Message;
 
-use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message, missing, unknown};
+use super::{
+    CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
+    missing, unknown,
+};
 use crate::state::records::{Actor, Idempotency, Reply, Settings, Team, Timers};
 
 impl Record for Settings {
@@ -30,8 +33,13 @@ impl Record for Settings {
             fence_after_ms: self.timers.fence_after_ms,
             kill_grace_ms: self.timers.kill_grace_ms,
         };
-        persist::SettingsRecord { version: RECORD_VERSION, settings: Some(settings), next_job: self.next_job, now_ms: self.now_ms }
-            .encode_to_vec()
+        persist::SettingsRecord {
+            version: RECORD_VERSION,
+            settings: Some(settings),
+            next_job: self.next_job,
+            now_ms: self.now_ms,
+        }
+        .encode_to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
@@ -75,7 +83,11 @@ impl Record for Team {
     }
 
     fn encode(&self) -> Vec<u8> {
-        persist::TeamRecord { version: RECORD_VERSION, name: self.name.clone() }.encode_to_vec()
+        persist::TeamRecord {
+            version: RECORD_VERSION,
+            name: self.name.clone(),
+        }
+        .encode_to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
@@ -132,17 +144,30 @@ fn ids(jobs: &[JobId]) -> Vec<persist::Id> {
 fn encode_reply(reply: &Reply) -> persist::Reply {
     let what = match reply {
         Reply::Done => What::Done(persist::Done {}),
-        Reply::Submitted { job } => What::Submitted(persist::Submitted { job: Some((*job).into()) }),
-        Reply::Cancelled { jobs, already_ended } => {
-            What::Cancelled(persist::Cancelled { jobs: ids(jobs), already_ended: ids(already_ended) })
-        }
+        Reply::Submitted { job } => What::Submitted(persist::Submitted {
+            job: Some((*job).into()),
+        }),
+        Reply::Cancelled {
+            jobs,
+            already_ended,
+        } => What::Cancelled(persist::Cancelled {
+            jobs: ids(jobs),
+            already_ended: ids(already_ended),
+        }),
         Reply::Started { jobs, refused } => {
-            let refused = refused.iter().map(|(job, why)| persist::RefusedStart { job: Some((*job).into()), why: why.clone() });
-            What::Started(persist::Started { jobs: ids(jobs), refused: refused.collect() })
+            let refused = refused.iter().map(|(job, why)| persist::RefusedStart {
+                job: Some((*job).into()),
+                why: why.clone(),
+            });
+            What::Started(persist::Started {
+                jobs: ids(jobs),
+                refused: refused.collect(),
+            })
         }
-        Reply::Rejected(refusal) => {
-            What::Rejected(persist::Rejected { code: refusal.code.word().into(), message: refusal.message.clone() })
-        }
+        Reply::Rejected(refusal) => What::Rejected(persist::Rejected {
+            code: refusal.code.word().into(),
+            message: refusal.message.clone(),
+        }),
     };
     persist::Reply { what: Some(what) }
 }
@@ -150,19 +175,34 @@ fn encode_reply(reply: &Reply) -> persist::Reply {
 fn decode_reply(reply: persist::Reply) -> Result<Reply, CodecError> {
     let name = "a reply";
     let id = |id: Option<persist::Id>| JobId::try_from(id).map_err(bad_id(name));
-    let ids = |ids: Vec<persist::Id>| ids.into_iter().map(|one| id(Some(one))).collect::<Result<Vec<_>, _>>();
+    let ids = |ids: Vec<persist::Id>| {
+        ids.into_iter()
+            .map(|one| id(Some(one)))
+            .collect::<Result<Vec<_>, _>>()
+    };
     match reply.what.ok_or_else(|| missing(name, "content"))? {
         What::Done(_) => Ok(Reply::Done),
-        What::Submitted(submitted) => Ok(Reply::Submitted { job: id(submitted.job)? }),
-        What::Cancelled(cancelled) => {
-            Ok(Reply::Cancelled { jobs: ids(cancelled.jobs)?, already_ended: ids(cancelled.already_ended)? })
-        }
+        What::Submitted(submitted) => Ok(Reply::Submitted {
+            job: id(submitted.job)?,
+        }),
+        What::Cancelled(cancelled) => Ok(Reply::Cancelled {
+            jobs: ids(cancelled.jobs)?,
+            already_ended: ids(cancelled.already_ended)?,
+        }),
         What::Started(started) => {
-            let refused = started.refused.into_iter().map(|one| Ok((id(one.job)?, one.why)));
-            Ok(Reply::Started { jobs: ids(started.jobs)?, refused: refused.collect::<Result<_, CodecError>>()? })
+            let refused = started
+                .refused
+                .into_iter()
+                .map(|one| Ok((id(one.job)?, one.why)));
+            Ok(Reply::Started {
+                jobs: ids(started.jobs)?,
+                refused: refused.collect::<Result<_, CodecError>>()?,
+            })
         }
         What::Rejected(rejected) => {
-            let code = Code::ALL.into_iter().find(|code| code.word() == rejected.code);
+            let code = Code::ALL
+                .into_iter()
+                .find(|code| code.word() == rejected.code);
             let code = code.ok_or_else(|| unknown("error code", &rejected.code))?;
             Ok(Reply::Rejected(Refusal::new(code, rejected.message)))
         }
@@ -170,9 +210,19 @@ fn decode_reply(reply: persist::Reply) -> Result<Reply, CodecError> {
 }
 
 pub(super) fn encode_actor(actor: &Actor) -> persist::Actor {
-    persist::Actor { user_id: actor.user_id.clone(), name: actor.name.clone(), admin: actor.admin, system: actor.system }
+    persist::Actor {
+        user_id: actor.user_id.clone(),
+        name: actor.name.clone(),
+        admin: actor.admin,
+        system: actor.system,
+    }
 }
 
 pub(super) fn decode_actor(actor: persist::Actor) -> Actor {
-    Actor { user_id: actor.user_id, name: actor.name, admin: actor.admin, system: actor.system }
+    Actor {
+        user_id: actor.user_id,
+        name: actor.name,
+        admin: actor.admin,
+        system: actor.system,
+    }
 }

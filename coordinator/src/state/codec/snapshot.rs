@@ -5,25 +5,28 @@ use std::collections::BTreeMap;
 use mlctl_proto::persist::SnapshotRow;
 use prost::Message;
 
-use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, message};
+use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, RawRow, Record, message};
 use crate::state::records::{Attempt, Idempotency, Job, Node, Settings, Spec, Team};
 use crate::state::{Digest, State};
 
 const MAGIC: &[u8; 8] = b"mlctl-sn";
-const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 32;
 /// A whole snapshot, bytes: what one member keeps in memory.
 pub const SNAPSHOT_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
 
 /// The state as a snapshot's payload: the same state, the same bytes.
 pub fn encode_snapshot(state: &State) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES);
-    bytes.extend_from_slice(MAGIC);
+    let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&RECORD_VERSION.to_le_bytes());
     bytes.extend_from_slice(&state.applied_index().to_le_bytes());
     bytes.extend_from_slice(&(state.row_count() as u64).to_le_bytes());
     bytes.extend_from_slice(&state.digest().to_bytes());
+    bytes.extend_from_slice(&header_sum(&bytes));
     for (table, key, record) in state.rows() {
-        let row = SnapshotRow { table: u32::from(table), key, record };
+        let row = SnapshotRow {
+            table: u32::from(table),
+            key,
+            record,
+        };
         bytes.extend_from_slice(&(row.encoded_len() as u32).to_le_bytes());
         bytes.extend_from_slice(&row.encode_to_vec());
     }
@@ -36,7 +39,11 @@ pub fn encode_snapshot(state: &State) -> Vec<u8> {
 /// Bytes that are damaged or that another release wrote.
 pub fn decode_snapshot(bytes: &[u8]) -> Result<State, CodecError> {
     if bytes.len() > SNAPSHOT_BYTES_MAX {
-        return Err(CodecError::TooLong { what: "a snapshot", bytes: bytes.len(), most: SNAPSHOT_BYTES_MAX });
+        return Err(CodecError::TooLong {
+            what: "a snapshot",
+            bytes: bytes.len(),
+            most: SNAPSHOT_BYTES_MAX,
+        });
     }
     let mut rest = bytes;
     if take::<8>(&mut rest)? != *MAGIC {
@@ -44,21 +51,33 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, CodecError> {
     }
     let version = u32::from_le_bytes(take(&mut rest)?);
     if version != RECORD_VERSION {
-        return Err(CodecError::Version { what: "the snapshot", version });
+        return Err(CodecError::Version {
+            what: "the snapshot",
+            version,
+        });
     }
     let applied = u64::from_le_bytes(take(&mut rest)?);
     let count = u64::from_le_bytes(take(&mut rest)?);
     let digest = Digest::from_bytes(take(&mut rest)?);
+    let header = &bytes[..bytes.len() - rest.len()];
+    if take::<8>(&mut rest)? != header_sum(header) {
+        return Err(damaged("its header does not match its checksum"));
+    }
     let mut rows = Vec::new();
     while !rest.is_empty() {
         rows.push(read_row(&mut rest)?);
     }
     if rows.len() as u64 != count {
-        return Err(damaged(&format!("it has {} rows, its header says {count}", rows.len())));
+        return Err(damaged(&format!(
+            "it has {} rows, its header says {count}",
+            rows.len()
+        )));
     }
     let state = state_from_rows(applied, rows.into_iter())?;
     if state.digest() != digest {
-        return Err(damaged("the digest of its rows is not the one in its header"));
+        return Err(damaged(
+            "the digest of its rows is not the one in its header",
+        ));
     }
     Ok(state)
 }
@@ -67,20 +86,24 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, CodecError> {
 ///
 /// # Errors
 /// A row that this release cannot read, that lies under a wrong key or refers to a row that is not there.
-pub fn state_from_rows(applied: u64, rows: impl Iterator<Item = (u8, Vec<u8>, Vec<u8>)>) -> Result<State, CodecError> {
+pub fn state_from_rows(
+    applied: u64,
+    rows: impl Iterator<Item = RawRow>,
+) -> Result<State, CodecError> {
     // Specs before jobs before attempts: the hooks of the indexes look back.
-    let mut tables: BTreeMap<u8, Vec<(Vec<u8>, Vec<u8>)>> = BTreeMap::new();
-    for (table, key, record) in rows {
-        tables.entry(table).or_default().push((key, record));
+    let mut tables: BTreeMap<u8, Vec<RawRow>> = BTreeMap::new();
+    for row in rows {
+        tables.entry(row.0).or_default().push(row);
     }
     let mut state = State::new();
-    for (table, rows) in tables {
-        for (key, record) in rows {
-            load_row(&mut state, table, &key, &record)?;
-        }
+    for (table, key, record) in tables.into_values().flatten() {
+        load_row(&mut state, table, &key, &record)?;
     }
     if state.settings().is_none() && state.row_count() > 0 {
-        return Err(CodecError::Row { table: Settings::TABLE, why: "there are rows but no settings".into() });
+        return Err(CodecError::Row {
+            table: Settings::TABLE,
+            why: "there are rows but no settings".into(),
+        });
     }
     state.settle(&mut Vec::new());
     state.skip(applied);
@@ -103,7 +126,10 @@ fn load_row(state: &mut State, table: u8, key: &[u8], record: &[u8]) -> Result<(
         Attempt::TABLE => {
             let attempt: Attempt = own(key, record)?;
             if state.job(attempt.job).is_none() {
-                return Err(dangling(table, format!("attempt {} has no job {}", attempt.epoch, attempt.job)));
+                return Err(dangling(
+                    table,
+                    format!("attempt {} has no job {}", attempt.epoch, attempt.job),
+                ));
             }
             state.put_attempt(attempt);
         }
@@ -117,15 +143,28 @@ fn load_row(state: &mut State, table: u8, key: &[u8], record: &[u8]) -> Result<(
 fn own<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R, CodecError> {
     let record = R::decode(bytes)?;
     if R::key_bytes(&record.key()) != key {
-        return Err(dangling(R::TABLE, "a record lies under a key that is not its own".into()));
+        return Err(dangling(
+            R::TABLE,
+            "a record lies under a key that is not its own".into(),
+        ));
     }
     if record.encode() != bytes {
-        return Err(dangling(R::TABLE, "a record holds fields that this release does not know".into()));
+        return Err(dangling(
+            R::TABLE,
+            "a record holds fields that this release does not know".into(),
+        ));
     }
     Ok(record)
 }
 
-fn read_row(rest: &mut &[u8]) -> Result<(u8, Vec<u8>, Vec<u8>), CodecError> {
+/// The digest covers the rows; this covers what stands before them.
+fn header_sum(header: &[u8]) -> [u8; 8] {
+    let mut sum = [0; 8];
+    sum.copy_from_slice(&blake3::hash(header).as_bytes()[..8]);
+    sum
+}
+
+fn read_row(rest: &mut &[u8]) -> Result<RawRow, CodecError> {
     let length = u32::from_le_bytes(take(rest)?) as usize;
     if length > rest.len() {
         return Err(damaged("it is cut inside a row"));
@@ -138,7 +177,9 @@ fn read_row(rest: &mut &[u8]) -> Result<(u8, Vec<u8>, Vec<u8>), CodecError> {
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], CodecError> {
-    let (head, after) = rest.split_first_chunk::<N>().ok_or_else(|| damaged("it is cut"))?;
+    let (head, after) = rest
+        .split_first_chunk::<N>()
+        .ok_or_else(|| damaged("it is cut"))?;
     *rest = after;
     Ok(*head)
 }

@@ -1,1 +1,188 @@
-//! Tests.
+//! Tests of the codec: round trips, every kind of damage, and bytes that somebody made up.
+use mlctl_proto::persist;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+use crate::state::State;
+use crate::state::invariants;
+use crate::state::records::{Attempt, EndKind, Idempotency, Job, Node, Settings, Spec, Team};
+use crate::state::testing::script::{histories, play};
+use crate::state::testing::{Cluster, sealed};
+
+/// A state with a row in every table.
+fn rich() -> Cluster {
+    let mut cluster = Cluster::new();
+    for name in ["a", "b"] {
+        cluster.gpu_node(name, 2);
+    }
+    let keyed = cluster.submit_keyed("ann", &["true"], [3; 16], [4; 32]);
+    cluster.apply(&keyed);
+    let job = cluster.submitted("ann", 2, 1);
+    let epoch = cluster.started(job, &["a", "b"]);
+    cluster.event("a", job, epoch, sealed("step-1", 1));
+    cluster.event("a", job, epoch, crate::state::testing::exit(0, 1, 0, false));
+    cluster.ended("b", job, epoch, EndKind::Signalled);
+    cluster
+}
+
+fn same(left: &State, right: &State) {
+    assert_eq!(left.digest(), right.digest());
+    assert_eq!(left.applied_index(), right.applied_index());
+    assert_eq!(left.indexes(), right.indexes());
+    assert!(left.rows().eq(right.rows()));
+    assert_eq!(invariants::check(right), []);
+}
+
+#[test]
+fn a_snapshot_comes_back_as_it_was() {
+    let state = rich().state;
+    let tables: std::collections::BTreeSet<u8> = state.rows().map(|(table, _, _)| table).collect();
+    assert_eq!(tables.len(), 7, "every table is covered");
+    let bytes = encode_snapshot(&state);
+    same(
+        &state,
+        &decode_snapshot(&bytes).expect("it was just written"),
+    );
+    same(
+        &State::new(),
+        &decode_snapshot(&encode_snapshot(&State::new())).expect("an empty state is one"),
+    );
+    let mut rows: Vec<_> = state.rows().collect();
+    rows.reverse();
+    same(
+        &state,
+        &state_from_rows(state.applied_index(), rows.into_iter()).expect("in any order"),
+    );
+}
+
+#[test]
+fn no_flipped_and_no_missing_byte_goes_unseen() {
+    let bytes = encode_snapshot(&rich().state);
+    for at in 0..bytes.len() {
+        assert!(decode_snapshot(&bytes[..at]).is_err(), "cut at {at}");
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        assert!(decode_snapshot(&flipped).is_err(), "flipped at {at}");
+    }
+    let longer = [bytes.as_slice(), &bytes[60..]].concat();
+    assert!(decode_snapshot(&longer).is_err());
+}
+
+#[test]
+fn rows_that_do_not_belong_are_refused() {
+    let state = rich().state;
+    let rows: Vec<_> = state.rows().collect();
+    let check = |part: &str, spoil: &dyn Fn(&mut Vec<RawRow>)| {
+        let mut rows = rows.clone();
+        spoil(&mut rows);
+        let error = state_from_rows(1, rows.into_iter())
+            .expect_err(part)
+            .to_string();
+        assert!(error.contains(part), "{part}: {error}");
+    };
+    check("knows no such table", &|rows| rows[0].0 = 99);
+    check("a key that is not its own", &|rows| rows[1].1.push(0));
+    check("rows but no settings", &|rows| drop(rows.remove(0)));
+    check("has no spec", &|rows| {
+        rows.retain(|row| row.0 != Spec::TABLE)
+    });
+    check("has no job", &|rows| rows.retain(|row| row.0 != Job::TABLE));
+    check("does not know", &|rows| {
+        rows[1].2.extend_from_slice(&[0xf8, 0x07, 1])
+    });
+}
+
+#[test]
+fn what_another_release_wrote_is_an_error() {
+    let check = |expected: &str, spoil: &dyn Fn(&mut persist::Command)| {
+        let bytes = encode_command(&rich().log()[1]).expect("short");
+        let mut command = persist::Command::decode(bytes.as_slice()).expect("it was just written");
+        spoil(&mut command);
+        let error = decode_command(&command.encode_to_vec())
+            .expect_err(expected)
+            .to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    };
+    let facts = |command: &mut persist::Command, spoil: &dyn Fn(&mut persist::NodeFacts)| {
+        let Some(persist::command::Body::RegisterNode(register)) = &mut command.body else {
+            panic!("it registers a node")
+        };
+        spoil(register.facts.as_mut().expect("with facts"));
+    };
+    check("has version 2", &|command| command.version = 2);
+    check("has version 0", &|command| command.version = 0);
+    check("lacks its actor", &|command| command.actor = None);
+    check("lacks its body", &|command| command.body = None);
+    check("has 3 bytes", &|command| {
+        command.key = Some(persist::IdempotencyKey {
+            uuid: vec![1; 3],
+            request_hash: vec![1; 32],
+        });
+    });
+    check("isolation has the unknown value 77", &|command| {
+        facts(command, &|facts| facts.isolation = 77)
+    });
+    check("lacks its addresses", &|command| {
+        facts(command, &|facts| facts.addresses = None)
+    });
+    let record = persist::JobRecord {
+        version: 9,
+        ..persist::JobRecord::default()
+    };
+    assert!(matches!(
+        Job::decode(&record.encode_to_vec()),
+        Err(CodecError::Version { version: 9, .. })
+    ));
+    assert!(matches!(
+        decode_command(&vec![0; COMMAND_BYTES_MAX + 1]),
+        Err(CodecError::TooLong { .. })
+    ));
+}
+
+fn decode_anything(bytes: &[u8]) {
+    let _ = decode_command(bytes);
+    let _ = decode_snapshot(bytes);
+    let _ = Settings::decode(bytes);
+    let _ = Team::decode(bytes);
+    let _ = Node::decode(bytes);
+    let _ = Spec::decode(bytes);
+    let _ = Job::decode(bytes);
+    let _ = Attempt::decode(bytes);
+    let _ = Idempotency::decode(bytes);
+    for table in 0..9 {
+        let _ = state_from_rows(1, [(table, Vec::new(), bytes.to_vec())].into_iter());
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..400)) {
+        decode_anything(&bytes);
+    }
+
+    #[test]
+    fn mutated_commands_are_refused_or_mean_what_they_say(
+        which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>()
+    ) {
+        let cluster = rich();
+        let mut bytes = encode_command(which.get(cluster.log())).expect("short");
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        decode_anything(&bytes);
+        if let Ok(command) = decode_command(&bytes) {
+            let again = encode_command(&command).expect("no longer than it was");
+            prop_assert_eq!(decode_command(&again), Ok(command.clone()));
+            let mut state = cluster.state;
+            state.apply(state.applied_index() + 1, &command);
+            prop_assert_eq!(invariants::check(&state), []);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_any_history_comes_back(history in histories(60)) {
+        let state = play(&history, false).state;
+        same(&state, &decode_snapshot(&encode_snapshot(&state)).expect("it was just written"));
+    }
+}

@@ -3,7 +3,9 @@ use mlctl_proto::persist;
 
 use super::{CodecError, unknown};
 use crate::state::commands::LossProof;
-use crate::state::records::{Admin, AllocationPhase, EndKind, Isolation, JobState, Liveness, Power};
+use crate::state::records::{
+    Admin, AllocationPhase, EndKind, Isolation, JobState, Liveness, Power,
+};
 
 /// A word that has a number on disk.
 pub(super) trait Word: Sized + Copy + 'static {
@@ -15,7 +17,11 @@ pub(super) trait Word: Sized + Copy + 'static {
     fn number(self) -> i32;
 
     fn from_number(number: i32) -> Result<Self, CodecError> {
-        Self::WORDS.iter().find(|(_, n)| *n == number).map(|(word, _)| *word).ok_or_else(|| unknown(Self::FIELD, number))
+        Self::WORDS
+            .iter()
+            .find(|(_, n)| *n == number)
+            .map(|(word, _)| *word)
+            .ok_or_else(|| unknown(Self::FIELD, number))
     }
 }
 
@@ -67,7 +73,11 @@ mod tests {
             assert_ne!(*number, 0, "0 means that a field was never written");
         }
         for number in [0, -1, 99, i32::MIN] {
-            assert!(matches!(W::from_number(number), Err(CodecError::Unknown { .. })), "{} {number}", W::FIELD);
+            assert!(
+                matches!(W::from_number(number), Err(CodecError::Unknown { .. })),
+                "{} {number}",
+                W::FIELD
+            );
         }
     }
 

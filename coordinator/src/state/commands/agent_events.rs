@@ -2,13 +2,17 @@
 //! looked at, also over one that is refused: a stale word must not be repeated forever.
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::limits::{CHECKPOINTS_PER_JOB_MAX, DETAIL_BYTES_MAX, EVENTS_PER_BATCH_MAX, RANKS_PER_NODE_MAX};
+use mlctl_proto::limits::{
+    CHECKPOINTS_PER_JOB_MAX, DETAIL_BYTES_MAX, EVENTS_PER_BATCH_MAX, RANKS_PER_NODE_MAX,
+};
 
 use super::Context;
 use super::current::Current;
 use crate::state::Effect;
 use crate::state::change::Change;
-use crate::state::records::{AllocationPhase, Checkpoint, End, Job, JobState, Node, RankExit, Reply};
+use crate::state::records::{
+    AllocationPhase, Checkpoint, End, Job, JobState, Node, RankExit, Reply,
+};
 use crate::state::rules::checkpoint_name_is_legal;
 
 /// A report of one agent.
@@ -58,31 +62,54 @@ impl AgentEvents {
         context.require_system()?;
         let node = change.node(&self.node)?;
         if node.journal_id != self.journal_id {
-            let why = format!("node {} registered with another journal: it has to say hello first", self.node);
+            let why = format!(
+                "node {} registered with another journal: it has to say hello first",
+                self.node
+            );
             return Err(Refusal::new(Code::Conflict, why));
         }
         let mark = self.check_numbers(node.event_mark)?;
-        for event in self.events.iter().filter(|event| event.seq > node.event_mark) {
+        for event in self
+            .events
+            .iter()
+            .filter(|event| event.seq > node.event_mark)
+        {
             event.apply(change, &node, context)?;
         }
         // No event changes the node's own row: the copy taken above is still the newest.
-        change.put_node(Node { event_mark: mark, ..node });
-        change.effect(Effect::EventsApplied { node: self.node.clone(), journal_id: self.journal_id.clone(), up_to: mark });
+        change.put_node(Node {
+            event_mark: mark,
+            ..node
+        });
+        change.effect(Effect::EventsApplied {
+            node: self.node.clone(),
+            journal_id: self.journal_id.clone(),
+            up_to: mark,
+        });
         Ok(Reply::Done)
     }
 
     /// Events follow each other without a gap, and the first new one follows the mark; gives the new mark.
     fn check_numbers(&self, mark: u64) -> Result<u64, Refusal> {
         if self.events.len() > EVENTS_PER_BATCH_MAX {
-            let why = format!("{} events in one report; at most {EVENTS_PER_BATCH_MAX}", self.events.len());
+            let why = format!(
+                "{} events in one report; at most {EVENTS_PER_BATCH_MAX}",
+                self.events.len()
+            );
             return Err(Refusal::new(Code::LimitExceeded, why));
         }
         let (Some(first), Some(last)) = (self.events.first(), self.events.last()) else {
             return Ok(mark);
         };
-        let contiguous = self.events.windows(2).all(|pair| pair[0].seq.checked_add(1) == Some(pair[1].seq));
+        let contiguous = self
+            .events
+            .windows(2)
+            .all(|pair| pair[0].seq.checked_add(1) == Some(pair[1].seq));
         if !contiguous || first.seq == 0 || first.seq > mark.saturating_add(1) {
-            let why = format!("events {} to {} do not follow event {mark}: send them again from there", first.seq, last.seq);
+            let why = format!(
+                "events {} to {} do not follow event {mark}: send them again from there",
+                first.seq, last.seq
+            );
             return Err(Refusal::new(Code::Conflict, why));
         }
         Ok(mark.max(last.seq))
@@ -97,13 +124,24 @@ impl AgentEvent {
             return Ok(());
         };
         let own = |position: &usize| {
-            current.attempt.allocations.get(*position).is_some_and(|allocation| allocation.boot_id == node.facts.boot_id)
+            current
+                .attempt
+                .allocations
+                .get(*position)
+                .is_some_and(|allocation| allocation.boot_id == node.facts.boot_id)
         };
         let Some(position) = current.position(&node.facts.name).filter(own) else {
             return Ok(());
         };
         if let Happening::CheckpointSealed { name, step } = &self.what {
-            return seal(change, current.job, self.epoch, (name, *step), node, context);
+            return seal(
+                change,
+                current.job,
+                self.epoch,
+                (name, *step),
+                node,
+                context,
+            );
         }
         if current.attempt.allocations[position].phase == AllocationPhase::Ended {
             return Ok(());
@@ -112,7 +150,11 @@ impl AgentEvent {
             Happening::RanksStarted => current.started(position)?,
             Happening::RankExited(exit) => rank_exited(&mut current, change, position, exit)?,
             Happening::AllocationEnded(end) => {
-                let end = End { node: node.facts.name.clone(), detail: short(&end.detail), ..end.clone() };
+                let end = End {
+                    node: node.facts.name.clone(),
+                    detail: short(&end.detail),
+                    ..end.clone()
+                };
                 current.end_allocation(change, position, end)?;
             }
             Happening::CheckpointSealed { .. } => {}
@@ -123,8 +165,16 @@ impl AgentEvent {
 }
 
 /// Notes how a rank ended. The first that failed by itself ends the gang.
-fn rank_exited(current: &mut Current, change: &mut Change, position: usize, exit: &RankExit) -> Result<(), Refusal> {
-    let world = change.state().request(&current.job).map_or(0, |request| request.world_size());
+fn rank_exited(
+    current: &mut Current,
+    change: &mut Change,
+    position: usize,
+    exit: &RankExit,
+) -> Result<(), Refusal> {
+    let world = change
+        .state()
+        .request(&current.job)
+        .map_or(0, |request| request.world_size());
     let allocation = &mut current.attempt.allocations[position];
     let known = allocation.exits.iter().any(|one| one.rank == exit.rank);
     if known || exit.rank >= world || allocation.exits.len() >= RANKS_PER_NODE_MAX as usize {
@@ -154,11 +204,20 @@ fn seal(
     }
     let holder = &node.facts.name;
     let list = &mut job.checkpoints;
-    match list.iter_mut().find(|one| one.epoch == epoch && one.name == name) {
+    match list
+        .iter_mut()
+        .find(|one| one.epoch == epoch && one.name == name)
+    {
         Some(known) if known.holders.contains(holder) => return Ok(()),
         Some(known) => known.holders.push(holder.clone()),
         None => {
-            let new = Checkpoint { epoch, name: name.into(), step, holders: vec![holder.clone()], sealed_ms: context.now_ms };
+            let new = Checkpoint {
+                epoch,
+                name: name.into(),
+                step,
+                holders: vec![holder.clone()],
+                sealed_ms: context.now_ms,
+            };
             list.insert(place(list, &new), new);
         }
     }
@@ -174,8 +233,12 @@ fn seal(
 
 /// Where a checkpoint belongs: by epoch, then by step; one whose name has no number is as new as the moment it was recorded.
 fn place(list: &[Checkpoint], new: &Checkpoint) -> usize {
-    let before = |one: &Checkpoint| one.epoch < new.epoch || (one.epoch == new.epoch && (new.step == 0 || one.step <= new.step));
-    list.iter().rposition(before).map_or(0, |position| position + 1)
+    let before = |one: &Checkpoint| {
+        one.epoch < new.epoch || (one.epoch == new.epoch && (new.step == 0 || one.step <= new.step))
+    };
+    list.iter()
+        .rposition(before)
+        .map_or(0, |position| position + 1)
 }
 
 /// At most [`DETAIL_BYTES_MAX`] bytes of a text.

@@ -29,7 +29,10 @@ impl Bootstrap {
     pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
         context.require_system()?;
         if change.state().settings().is_some() {
-            return Err(Refusal::new(Code::Conflict, "the cluster is set up already: nothing was changed"));
+            return Err(Refusal::new(
+                Code::Conflict,
+                "the cluster is set up already: nothing was changed",
+            ));
         }
         bounded("the cluster id", &self.cluster_id, 128)?;
         bounded("the cluster name", &self.cluster_name, 128)?;
@@ -47,7 +50,9 @@ impl Bootstrap {
             next_job: 1,
             now_ms: context.now_ms,
         });
-        change.put_team(Team { name: DEFAULT_TEAM.into() });
+        change.put_team(Team {
+            name: DEFAULT_TEAM.into(),
+        });
         Ok(Reply::Done)
     }
 }
@@ -76,20 +81,38 @@ mod tests {
     #[test]
     fn only_a_bootstrap_and_only_once() {
         let mut state = State::new();
-        let change = Body::ChangeSettings(super::super::ChangeSettings { allow_root: Some(true) });
+        let change = Body::ChangeSettings(super::super::ChangeSettings {
+            allow_root: Some(true),
+        });
         let early = state.apply(1, &command(person("root", true), 5, change));
-        assert_eq!(early.refusal().map(|refusal| refusal.code), Some(Code::Unavailable));
+        assert_eq!(
+            early.refusal().map(|refusal| refusal.code),
+            Some(Code::Unavailable)
+        );
         assert_eq!((state.applied_index(), state.row_count()), (1, 0));
 
-        let denied = state.apply(2, &command(person("root", true), 5, Body::Bootstrap(bootstrap())));
-        assert_eq!(denied.refusal().map(|refusal| refusal.code), Some(Code::Denied));
+        let denied = state.apply(
+            2,
+            &command(person("root", true), 5, Body::Bootstrap(bootstrap())),
+        );
+        assert_eq!(
+            denied.refusal().map(|refusal| refusal.code),
+            Some(Code::Denied)
+        );
 
         let done = state.apply(3, &command(system(), 7, Body::Bootstrap(bootstrap())));
         assert_eq!(done.reply, Reply::Done);
         assert_eq!((state.now_ms(), state.teams().count()), (7, 1));
         let again = state.apply(4, &command(system(), 9, Body::Bootstrap(bootstrap())));
-        assert_eq!(again.refusal().map(|refusal| refusal.code), Some(Code::Conflict));
-        assert_eq!(state.now_ms(), 7, "a refused command does not move state time");
+        assert_eq!(
+            again.refusal().map(|refusal| refusal.code),
+            Some(Code::Conflict)
+        );
+        assert_eq!(
+            state.now_ms(),
+            7,
+            "a refused command does not move state time"
+        );
     }
 
     #[test]
@@ -98,14 +121,24 @@ mod tests {
             let mut bootstrap = bootstrap();
             spoil(&mut bootstrap);
             let applied = State::new().apply(1, &command(system(), 1, Body::Bootstrap(bootstrap)));
-            assert_eq!(applied.refusal().map(|refusal| refusal.code), Some(Code::BadRequest), "{what}");
+            assert_eq!(
+                applied.refusal().map(|refusal| refusal.code),
+                Some(Code::BadRequest),
+                "{what}"
+            );
         };
         check("no id", |b| b.cluster_id.clear());
         check("a long name", |b| b.cluster_name = "x".repeat(129));
         check("incarnation 0", |b| b.incarnation = 0);
         check("no heartbeat", |b| b.timers.heartbeat_ms = 0);
-        check("a timeout below the heartbeat", |b| b.timers.node_timeout_ms = 1);
-        check("lost before silent", |b| b.timers.lost_after_ms = b.timers.node_timeout_ms - 1);
-        check("an unsafe fence", |b| b.timers.fence_after_ms = b.timers.lost_after_ms);
+        check("a timeout below the heartbeat", |b| {
+            b.timers.node_timeout_ms = 1
+        });
+        check("lost before silent", |b| {
+            b.timers.lost_after_ms = b.timers.node_timeout_ms - 1
+        });
+        check("an unsafe fence", |b| {
+            b.timers.fence_after_ms = b.timers.lost_after_ms
+        });
     }
 }

@@ -22,7 +22,10 @@ impl CancelJobs {
     pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
         context.require_person()?;
         if self.jobs.is_empty() {
-            return Err(Refusal::new(Code::BadRequest, "no job is named: give at least one id"));
+            return Err(Refusal::new(
+                Code::BadRequest,
+                "no job is named: give at least one id",
+            ));
         }
         let ids: BTreeSet<JobId> = self.jobs.iter().copied().collect();
         let mut jobs = Vec::new();
@@ -31,7 +34,10 @@ impl CancelJobs {
             let job = change.job(id)?;
             let own = job.owner_id == context.actor.user_id;
             if !own && !context.actor.admin {
-                let why = format!("job {id} belongs to {}: ask them, or an admin", clip(&job.owner_name));
+                let why = format!(
+                    "job {id} belongs to {}: ask them, or an admin",
+                    clip(&job.owner_name)
+                );
                 return Err(Refusal::new(Code::Denied, why));
             }
             if job.state.terminal() {
@@ -41,7 +47,10 @@ impl CancelJobs {
                 jobs.push(id);
             }
         }
-        Ok(Reply::Cancelled { jobs, already_ended })
+        Ok(Reply::Cancelled {
+            jobs,
+            already_ended,
+        })
     }
 }
 
@@ -51,7 +60,10 @@ fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Re
     }
     job.cancel_requested = true;
     job.cancelled_by = context.actor.name.clone();
-    let end = End { detail: format!("cancelled by {}", clip(&context.actor.name)), ..End::of(EndKind::Cancelled) };
+    let end = End {
+        detail: format!("cancelled by {}", clip(&context.actor.name)),
+        ..End::of(EndKind::Cancelled)
+    };
     if matches!(job.state, JobState::Pending | JobState::Held) {
         advance(&mut job, JobState::Cancelled)?;
         job.outcome = Some(end);
@@ -63,7 +75,12 @@ fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Re
     let epoch = job.epoch();
     change.put_job(job);
     let current = epoch.and_then(|epoch| Current::load(change, id, epoch, context.now_ms));
-    let missing = || Refusal::new(Code::Internal, format!("job {id} is active but has no attempt"));
+    let missing = || {
+        Refusal::new(
+            Code::Internal,
+            format!("job {id} is active but has no attempt"),
+        )
+    };
     let mut current = current.ok_or_else(missing)?;
     current.stop(change, end, None)?;
     current.store(change);
@@ -77,7 +94,9 @@ mod tests {
     use crate::state::{Body, Effect};
 
     fn cancel_body(jobs: &[JobId]) -> Body {
-        Body::CancelJobs(CancelJobs { jobs: jobs.to_vec() })
+        Body::CancelJobs(CancelJobs {
+            jobs: jobs.to_vec(),
+        })
     }
 
     #[test]
@@ -88,20 +107,47 @@ mod tests {
         let pending = cluster.submitted("ann", 1, 1);
         let epoch = cluster.started(running, &["a"]);
         cluster.running(running, epoch);
-        let applied = cluster.run(person("ann", false), cancel_body(&[pending, running, running]));
-        assert_eq!(applied.reply, Reply::Cancelled { jobs: vec![running, pending], already_ended: vec![] });
-        let stop = Effect::Stop { node: "a".into(), job: running, epoch, reason: EndKind::Cancelled };
+        let applied = cluster.run(
+            person("ann", false),
+            cancel_body(&[pending, running, running]),
+        );
+        assert_eq!(
+            applied.reply,
+            Reply::Cancelled {
+                jobs: vec![running, pending],
+                already_ended: vec![]
+            }
+        );
+        let stop = Effect::Stop {
+            node: "a".into(),
+            job: running,
+            epoch,
+            reason: EndKind::Cancelled,
+        };
         assert_eq!(applied.effects, [stop]);
         assert_eq!(cluster.job(pending).state, JobState::Cancelled);
         assert_eq!(cluster.job(running).state, JobState::Stopping);
         let again = cluster.run(person("ann", false), cancel_body(&[running, pending]));
-        assert_eq!(again.reply, Reply::Cancelled { jobs: vec![running], already_ended: vec![pending] });
+        assert_eq!(
+            again.reply,
+            Reply::Cancelled {
+                jobs: vec![running],
+                already_ended: vec![pending]
+            }
+        );
         assert!(again.effects.is_empty() && again.changed.is_empty());
 
         cluster.ended("a", running, epoch, EndKind::NodeLost);
         let job = cluster.job(running);
-        assert_eq!((job.state, job.cancelled_by.as_str()), (JobState::Cancelled, "ann"));
-        assert_eq!(job.outcome.map(|end| end.kind), Some(EndKind::Cancelled), "the first reason is the person's");
+        assert_eq!(
+            (job.state, job.cancelled_by.as_str()),
+            (JobState::Cancelled, "ann")
+        );
+        assert_eq!(
+            job.outcome.map(|end| end.kind),
+            Some(EndKind::Cancelled),
+            "the first reason is the person's"
+        );
     }
 
     #[test]
@@ -115,7 +161,10 @@ mod tests {
         cluster.run(person("ann", false), cancel_body(&[job]));
         cluster.ended("b", job, epoch, EndKind::KeeperLost);
         let job = cluster.job(job);
-        assert_eq!((job.state, job.outcome.map(|end| end.kind)), (JobState::Cancelled, Some(EndKind::Cancelled)));
+        assert_eq!(
+            (job.state, job.outcome.map(|end| end.kind)),
+            (JobState::Cancelled, Some(EndKind::Cancelled))
+        );
     }
 
     #[test]
@@ -125,9 +174,24 @@ mod tests {
         let bob = cluster.submitted("bob", 1, 0);
         let unknown = JobId::new(1, 99);
         for (actor, jobs, code, part) in [
-            (person("ann", false), vec![ann, bob], Code::Denied, "belongs to bob"),
-            (person("ann", false), vec![ann, unknown], Code::NotFound, "no job 99"),
-            (person("ann", false), vec![], Code::BadRequest, "at least one"),
+            (
+                person("ann", false),
+                vec![ann, bob],
+                Code::Denied,
+                "belongs to bob",
+            ),
+            (
+                person("ann", false),
+                vec![ann, unknown],
+                Code::NotFound,
+                "no job 99",
+            ),
+            (
+                person("ann", false),
+                vec![],
+                Code::BadRequest,
+                "at least one",
+            ),
         ] {
             let applied = cluster.run(actor, cancel_body(&jobs));
             let refusal = applied.refusal().expect(part);
@@ -136,6 +200,12 @@ mod tests {
             assert_eq!(cluster.job(ann).state, JobState::Pending);
         }
         let applied = cluster.run(person("root", true), cancel_body(&[ann, bob]));
-        assert_eq!(applied.reply, Reply::Cancelled { jobs: vec![ann, bob], already_ended: vec![] });
+        assert_eq!(
+            applied.reply,
+            Reply::Cancelled {
+                jobs: vec![ann, bob],
+                already_ended: vec![]
+            }
+        );
     }
 }

@@ -38,8 +38,16 @@ mod tests {
         let mut cluster = Cluster::new();
         let mut check = |actor: Actor, allow_root, expected: Result<bool, Code>| {
             let applied = cluster.run(actor, Body::ChangeSettings(ChangeSettings { allow_root }));
-            let now = cluster.state.settings().is_some_and(|settings| settings.allow_root);
-            assert_eq!(applied.refusal().map_or(Ok(now), |refusal| Err(refusal.code)), expected);
+            let now = cluster
+                .state
+                .settings()
+                .is_some_and(|settings| settings.allow_root);
+            assert_eq!(
+                applied
+                    .refusal()
+                    .map_or(Ok(now), |refusal| Err(refusal.code)),
+                expected
+            );
         };
         check(person("ann", false), Some(true), Err(Code::Denied));
         check(system(), Some(true), Err(Code::Denied));

@@ -21,9 +21,16 @@ pub(super) struct Current {
 impl Current {
     /// The attempt `epoch` of `job`, if it is the job's current one.
     pub fn load(change: &Change, job: JobId, epoch: Epoch, now_ms: UtcMs) -> Option<Self> {
-        let job = change.job(job).ok().filter(|job| job.epoch() == Some(epoch))?;
+        let job = change
+            .job(job)
+            .ok()
+            .filter(|job| job.epoch() == Some(epoch))?;
         let attempt = change.attempt(job.id, epoch)?;
-        Some(Self { job, attempt, now_ms })
+        Some(Self {
+            job,
+            attempt,
+            now_ms,
+        })
     }
 
     /// Writes both back.
@@ -34,7 +41,10 @@ impl Current {
 
     /// The place of a node's allocation in the gang.
     pub fn position(&self, node: &str) -> Option<usize> {
-        self.attempt.allocations.iter().position(|allocation| allocation.node == node)
+        self.attempt
+            .allocations
+            .iter()
+            .position(|allocation| allocation.node == node)
     }
 
     /// The ranks of one allocation run. Once no allocation waits for that, the job runs.
@@ -46,7 +56,11 @@ impl Current {
             return Ok(());
         }
         allocation.phase = AllocationPhase::Running;
-        let waiting = self.attempt.allocations.iter().any(|one| one.phase == AllocationPhase::Assigned);
+        let waiting = self
+            .attempt
+            .allocations
+            .iter()
+            .any(|one| one.phase == AllocationPhase::Assigned);
         if waiting || self.attempt.stopping {
             return Ok(());
         }
@@ -59,7 +73,12 @@ impl Current {
 
     /// Begins to end the attempt: every allocation that still holds something is told, except the one that knows already.
     /// The first reason in commit order is the attempt's; later ones change nothing.
-    pub fn stop(&mut self, change: &mut Change, end: End, knows: Option<usize>) -> Result<(), Refusal> {
+    pub fn stop(
+        &mut self,
+        change: &mut Change,
+        end: End,
+        knows: Option<usize>,
+    ) -> Result<(), Refusal> {
         if self.attempt.stopping {
             return Ok(());
         }
@@ -70,14 +89,24 @@ impl Current {
         for (position, allocation) in self.attempt.allocations.iter().enumerate() {
             if allocation.phase != AllocationPhase::Ended && Some(position) != knows {
                 let node = allocation.node.clone();
-                change.effect(Effect::Stop { node, job: self.job.id, epoch: self.attempt.epoch, reason });
+                change.effect(Effect::Stop {
+                    node,
+                    job: self.job.id,
+                    epoch: self.attempt.epoch,
+                    reason,
+                });
             }
         }
         Ok(())
     }
 
     /// One allocation holds nothing any more. The last one closes the attempt.
-    pub fn end_allocation(&mut self, change: &mut Change, position: usize, end: End) -> Result<(), Refusal> {
+    pub fn end_allocation(
+        &mut self,
+        change: &mut Change,
+        position: usize,
+        end: End,
+    ) -> Result<(), Refusal> {
         if end.success() {
             self.started(position)?;
         }
@@ -96,19 +125,31 @@ impl Current {
             self.stop(change, end, Some(position))?;
         }
         change.replan();
-        if self.attempt.closed() { self.close() } else { Ok(()) }
+        if self.attempt.closed() {
+            self.close()
+        } else {
+            Ok(())
+        }
     }
 
     /// All allocations have ended: the epoch is closed and the job goes on or ends.
     fn close(&mut self) -> Result<(), Refusal> {
         self.attempt.ended_ms = self.now_ms;
-        let end = self.attempt.end.get_or_insert_with(|| End::of(EndKind::Exited)).clone();
+        let end = self
+            .attempt
+            .end
+            .get_or_insert_with(|| End::of(EndKind::Exited))
+            .clone();
         let to = self.after(&end);
         advance(&mut self.job, to)?;
         if to.terminal() {
             // A job that a person ended while it was about to start again ends by that person.
             let cancelled_between = to == JobState::Cancelled && end.kind != EndKind::Cancelled;
-            self.job.outcome = Some(if cancelled_between { End::of(EndKind::Cancelled) } else { end });
+            self.job.outcome = Some(if cancelled_between {
+                End::of(EndKind::Cancelled)
+            } else {
+                end
+            });
             self.job.ended_ms = self.now_ms;
         } else if end.kind.infrastructure() {
             self.job.infrastructure_restarts = self.job.infrastructure_restarts.saturating_add(1);
@@ -120,7 +161,10 @@ impl Current {
     fn after(&self, end: &End) -> JobState {
         let again = match end.kind {
             EndKind::Preempted => true,
-            kind => kind.infrastructure() && self.job.infrastructure_restarts < INFRASTRUCTURE_RESTARTS_MAX,
+            kind => {
+                kind.infrastructure()
+                    && self.job.infrastructure_restarts < INFRASTRUCTURE_RESTARTS_MAX
+            }
         };
         match end.kind {
             _ if end.success() => JobState::Completed,
@@ -134,18 +178,32 @@ impl Current {
 }
 
 /// What a node held under `boot_id` has ended: the machine is gone, or runs another boot. Other nodes of those gangs are told.
-pub(super) fn lose_allocations(change: &mut Change, node: &str, boot_id: &str, detail: &str, now_ms: UtcMs) -> Result<(), Refusal> {
+pub(super) fn lose_allocations(
+    change: &mut Change,
+    node: &str,
+    boot_id: &str,
+    detail: &str,
+    now_ms: UtcMs,
+) -> Result<(), Refusal> {
     for (job, epoch) in change.state().open_allocations_on(node) {
         let Some(mut current) = Current::load(change, job, epoch, now_ms) else {
             continue;
         };
         let held = |position: &usize| {
-            current.attempt.allocations.get(*position).is_some_and(|one| one.boot_id == boot_id && one.phase != AllocationPhase::Ended)
+            current
+                .attempt
+                .allocations
+                .get(*position)
+                .is_some_and(|one| one.boot_id == boot_id && one.phase != AllocationPhase::Ended)
         };
         let Some(position) = current.position(node).filter(held) else {
             continue;
         };
-        let end = End { detail: detail.into(), node: node.into(), ..End::of(EndKind::NodeLost) };
+        let end = End {
+            detail: detail.into(),
+            node: node.into(),
+            ..End::of(EndKind::NodeLost)
+        };
         current.end_allocation(change, position, end)?;
         current.store(change);
     }

@@ -35,12 +35,18 @@ impl DeclareNodeLost {
         let current_boot = node.facts.boot_id == self.boot_id;
         let detail = match self.proof {
             LossProof::NewBootId if current_boot => {
-                let why = format!("node {} still runs the boot that is said to be gone", self.node);
+                let why = format!(
+                    "node {} still runs the boot that is said to be gone",
+                    self.node
+                );
                 return Err(Refusal::new(Code::Conflict, why));
             }
             LossProof::NewBootId => format!("node {} has booted again", self.node),
             LossProof::LostAfter if !current_boot => {
-                return Err(Refusal::new(Code::Conflict, format!("node {} has booted again since", self.node)));
+                return Err(Refusal::new(
+                    Code::Conflict,
+                    format!("node {} has booted again since", self.node),
+                ));
             }
             LossProof::LostAfter => format!("node {} was silent for too long", self.node),
         };
@@ -64,7 +70,11 @@ mod tests {
     use crate::state::{Body, Effect};
 
     fn lose(node: &str, boot: &str, proof: LossProof) -> Body {
-        Body::DeclareNodeLost(DeclareNodeLost { node: node.into(), boot_id: boot.into(), proof })
+        Body::DeclareNodeLost(DeclareNodeLost {
+            node: node.into(),
+            boot_id: boot.into(),
+            proof,
+        })
     }
 
     #[test]
@@ -75,17 +85,38 @@ mod tests {
         let job = cluster.submitted("ann", 2, 1);
         let epoch = cluster.started(job, &["a", "b"]);
         let applied = cluster.run(system(), lose("a", "boot-a", LossProof::LostAfter));
-        let stop = Effect::Stop { node: "b".into(), job, epoch, reason: EndKind::NodeLost };
+        let stop = Effect::Stop {
+            node: "b".into(),
+            job,
+            epoch,
+            reason: EndKind::NodeLost,
+        };
         assert_eq!(applied.effects, [stop, Effect::Replan]);
-        assert_eq!(cluster.job(job).state, JobState::Stopping, "b still holds its device");
+        assert_eq!(
+            cluster.job(job).state,
+            JobState::Stopping,
+            "b still holds its device"
+        );
         assert_eq!(cluster.state.device_holder("b", "b-0"), Some((job, epoch)));
         assert_eq!(cluster.state.device_holder("a", "a-0"), None);
-        assert_eq!(cluster.state.node("a").map(|node| node.liveness), Some(Liveness::Lost));
+        assert_eq!(
+            cluster.state.node("a").map(|node| node.liveness),
+            Some(Liveness::Lost)
+        );
 
         cluster.ended("b", job, epoch, EndKind::NodeLost);
-        assert_eq!((cluster.job(job).state, cluster.job(job).infrastructure_restarts), (JobState::Pending, 1));
+        assert_eq!(
+            (
+                cluster.job(job).state,
+                cluster.job(job).infrastructure_restarts
+            ),
+            (JobState::Pending, 1)
+        );
         let again = cluster.run(system(), lose("a", "boot-a", LossProof::LostAfter));
-        assert!(again.refusal().is_none() && again.changed.is_empty(), "twice is once");
+        assert!(
+            again.refusal().is_none() && again.changed.is_empty(),
+            "twice is once"
+        );
     }
 
     #[test]
@@ -99,9 +130,22 @@ mod tests {
             ("a", "", LossProof::LostAfter, Code::BadRequest),
         ] {
             let applied = cluster.run(system(), lose(node, boot, proof));
-            assert_eq!(applied.refusal().map(|refusal| refusal.code), Some(code), "{node} {boot} {proof:?}");
+            assert_eq!(
+                applied.refusal().map(|refusal| refusal.code),
+                Some(code),
+                "{node} {boot} {proof:?}"
+            );
         }
-        assert!(cluster.run(system(), lose("a", "older", LossProof::NewBootId)).refusal().is_none());
-        assert_eq!(cluster.state.node("a").map(|node| node.liveness), Some(Liveness::Ready), "the new boot lives");
+        assert!(
+            cluster
+                .run(system(), lose("a", "older", LossProof::NewBootId))
+                .refusal()
+                .is_none()
+        );
+        assert_eq!(
+            cluster.state.node("a").map(|node| node.liveness),
+            Some(Liveness::Ready),
+            "the new boot lives"
+        );
     }
 }

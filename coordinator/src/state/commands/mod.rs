@@ -52,7 +52,8 @@ pub struct IdempotencyKey {
     pub request_hash: [u8; 32],
 }
 
-/// What a command does.
+/// What a command does. Short-lived, one at a time: its size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// Sets the cluster up, once.
@@ -78,7 +79,10 @@ pub enum Body {
 impl Body {
     /// A person's request, whose accepted reply is remembered.
     pub fn of_person(&self) -> bool {
-        matches!(self, Self::SubmitJob(_) | Self::CancelJobs(_) | Self::ChangeSettings(_))
+        matches!(
+            self,
+            Self::SubmitJob(_) | Self::CancelJobs(_) | Self::ChangeSettings(_)
+        )
     }
 }
 
@@ -96,18 +100,36 @@ pub struct Context<'a> {
 impl Context<'_> {
     fn require_system(&self) -> Result<(), Refusal> {
         let why = "only coordinators and agents may do this, not a person";
-        if self.actor.system { Ok(()) } else { Err(Refusal::new(Code::Denied, why)) }
+        if self.actor.system {
+            Ok(())
+        } else {
+            Err(Refusal::new(Code::Denied, why))
+        }
     }
 
     fn require_person(&self) -> Result<(), Refusal> {
-        let why = "only a person may do this: use a user's certificate (`mlctl admin user add NAME`)";
-        if self.actor.system || self.actor.user_id.is_empty() { Err(Refusal::new(Code::Denied, why)) } else { Ok(()) }
+        let why =
+            "only a person may do this: use a user's certificate (`mlctl admin user add NAME`)";
+        if self.actor.system || self.actor.user_id.is_empty() {
+            Err(Refusal::new(Code::Denied, why))
+        } else {
+            Ok(())
+        }
     }
 
     fn require_admin(&self) -> Result<(), Refusal> {
         self.require_person()?;
-        let why = || format!("{} is not an admin: ask one, or use an admin's context", mlctl_proto::ids::clip(&self.actor.name));
-        if self.actor.admin { Ok(()) } else { Err(Refusal::new(Code::Denied, why())) }
+        let why = || {
+            format!(
+                "{} is not an admin: ask one, or use an admin's context",
+                mlctl_proto::ids::clip(&self.actor.name)
+            )
+        };
+        if self.actor.admin {
+            Ok(())
+        } else {
+            Err(Refusal::new(Code::Denied, why()))
+        }
     }
 }
 
@@ -117,7 +139,11 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::Bootstrap(_) => command.time_ms.max(change.state().now_ms()),
         _ => change.advance_clock(command.time_ms)?,
     };
-    let context = Context { index, now_ms, actor: &command.actor };
+    let context = Context {
+        index,
+        now_ms,
+        actor: &command.actor,
+    };
     remembered::purge(change, now_ms);
     let reply = match &command.body {
         Body::Bootstrap(body) => body.apply(change, &context),
@@ -139,5 +165,8 @@ fn bounded(what: &str, text: &str, most: usize) -> Result<(), Refusal> {
     if (1..=most).contains(&text.len()) {
         return Ok(());
     }
-    Err(Refusal::new(Code::BadRequest, format!("{what} has {} bytes: use 1 to {most}", text.len())))
+    Err(Refusal::new(
+        Code::BadRequest,
+        format!("{what} has {} bytes: use 1 to {most}", text.len()),
+    ))
 }

@@ -27,7 +27,8 @@ pub fn find(state: &State, command: &Command) -> Result<Option<Reply>, Refusal> 
         return Ok(None);
     }
     if known.request_hash != key.request_hash {
-        let why = "this idempotency key was used for another request: use a new key for a new request";
+        let why =
+            "this idempotency key was used for another request: use a new key for a new request";
         return Err(Refusal::new(Code::KeyReused, why));
     }
     Ok(Some(known.reply.clone()))
@@ -49,7 +50,10 @@ pub(super) fn remember(change: &mut Change, command: &Command, now_ms: UtcMs, re
 
 /// Forgets the oldest replies whose time is over: bounded work per command.
 pub(super) fn purge(change: &mut Change, now_ms: UtcMs) {
-    let due = change.state().indexes().keys_up_to(now_ms.saturating_sub(IDEMPOTENCY_MS));
+    let due = change
+        .state()
+        .indexes()
+        .keys_up_to(now_ms.saturating_sub(IDEMPOTENCY_MS));
     let due: Vec<_> = due.take(PURGED_PER_COMMAND_MAX).cloned().collect();
     for key in &due {
         change.remove_key(key);
@@ -68,7 +72,9 @@ mod tests {
     #[test]
     fn the_same_request_is_answered_as_before_and_another_is_refused() {
         let mut cluster = Cluster::new();
-        let submit = |cluster: &Cluster, key: u8, hash: u8| cluster.submit_keyed("ann", &["true"], [key; 16], [hash; 32]);
+        let submit = |cluster: &Cluster, key: u8, hash: u8| {
+            cluster.submit_keyed("ann", &["true"], [key; 16], [hash; 32])
+        };
         let first = submit(&cluster, 1, 1);
         let reply = cluster.apply(&first).reply;
         let before = cluster.state.digest();
@@ -78,11 +84,17 @@ mod tests {
         assert_eq!(cluster.state.digest(), before);
 
         let other = submit(&cluster, 1, 2);
-        assert_eq!(cluster.apply(&other).refusal().map(|refusal| refusal.code), Some(Code::KeyReused));
+        assert_eq!(
+            cluster.apply(&other).refusal().map(|refusal| refusal.code),
+            Some(Code::KeyReused)
+        );
         assert_eq!(cluster.state.digest(), before);
 
         let bob = cluster.submit_keyed("bob", &["true"], [1; 16], [9; 32]);
-        assert!(matches!(cluster.apply(&bob).reply, Reply::Submitted { .. }), "keys of two people never meet");
+        assert!(
+            matches!(cluster.apply(&bob).reply, Reply::Submitted { .. }),
+            "keys of two people never meet"
+        );
         assert_eq!(cluster.state.jobs().count(), 2);
     }
 
@@ -91,12 +103,19 @@ mod tests {
         let mut cluster = Cluster::new();
         cluster.gpu_node("a", 1);
         let mut command = cluster.submit_keyed("ann", &["true"], [1; 16], [1; 32]);
-        let super::super::Body::SubmitJob(submit) = &mut command.body else { unreachable!("made above") };
+        let super::super::Body::SubmitJob(submit) = &mut command.body else {
+            unreachable!("made above")
+        };
         let good = std::mem::replace(&mut submit.spec, br#"{"command":["x"],"nodes":9}"#.to_vec());
         assert!(cluster.apply(&command).refusal().is_some());
-        let super::super::Body::SubmitJob(submit) = &mut command.body else { unreachable!("made above") };
+        let super::super::Body::SubmitJob(submit) = &mut command.body else {
+            unreachable!("made above")
+        };
         submit.spec = good;
-        assert!(cluster.apply(&command).refusal().is_none(), "the key was not used up");
+        assert!(
+            cluster.apply(&command).refusal().is_none(),
+            "the key was not used up"
+        );
     }
 
     #[test]
@@ -109,8 +128,15 @@ mod tests {
         assert_eq!(cluster.state.keys.len(), 40);
         cluster.now_ms += IDEMPOTENCY_MS;
         let again = cluster.submit_keyed("ann", &["true"], [39; 16], [2; 32]);
-        assert!(matches!(cluster.apply(&again).reply, Reply::Submitted { .. }), "39 is over, though its row may still be there");
-        assert_eq!(cluster.state.keys.len(), 40 - PURGED_PER_COMMAND_MAX, "its row was replaced");
+        assert!(
+            matches!(cluster.apply(&again).reply, Reply::Submitted { .. }),
+            "39 is over, though its row may still be there"
+        );
+        assert_eq!(
+            cluster.state.keys.len(),
+            40 - PURGED_PER_COMMAND_MAX,
+            "its row was replaced"
+        );
         for _ in 0..3 {
             let command = cluster.submit("bob", &["true"]);
             cluster.apply(&command);

@@ -26,9 +26,20 @@ impl SetNodeLiveness {
         }
         match (node.liveness, self.liveness) {
             (from, to) if from == to => return Ok(Reply::Done),
-            (Liveness::Ready, Liveness::Unreachable) | (Liveness::Unreachable, Liveness::Ready) => {}
-            (Liveness::Lost, _) => return conflict(format!("node {} is Lost: it has to register again", self.node)),
-            (from, to) => return conflict(format!("node {} cannot go from {from:?} to {to:?}", self.node)),
+            (Liveness::Ready, Liveness::Unreachable) | (Liveness::Unreachable, Liveness::Ready) => {
+            }
+            (Liveness::Lost, _) => {
+                return conflict(format!(
+                    "node {} is Lost: it has to register again",
+                    self.node
+                ));
+            }
+            (from, to) => {
+                return conflict(format!(
+                    "node {} cannot go from {from:?} to {to:?}",
+                    self.node
+                ));
+            }
         }
         node.liveness = self.liveness;
         node.since_ms = context.now_ms;
@@ -50,17 +61,35 @@ mod tests {
     fn silent_and_back() {
         let mut cluster = Cluster::new();
         cluster.gpu_node("a", 1);
-        let mut check = |node: &str, boot: &str, liveness, expected: Result<(Liveness, bool), Code>| {
-            let set = SetNodeLiveness { node: node.into(), boot_id: boot.into(), liveness };
-            let applied = cluster.run(system(), Body::SetNodeLiveness(set));
-            let now = cluster.state.node("a").map(|node| node.liveness).unwrap_or(Liveness::Joining);
-            let got = applied.refusal().map_or(Ok((now, applied.effects == [Effect::Replan])), |refusal| Err(refusal.code));
-            assert_eq!(got, expected, "{node} {boot} {liveness:?}");
-        };
+        let mut check =
+            |node: &str, boot: &str, liveness, expected: Result<(Liveness, bool), Code>| {
+                let set = SetNodeLiveness {
+                    node: node.into(),
+                    boot_id: boot.into(),
+                    liveness,
+                };
+                let applied = cluster.run(system(), Body::SetNodeLiveness(set));
+                let now = cluster
+                    .state
+                    .node("a")
+                    .map(|node| node.liveness)
+                    .unwrap_or(Liveness::Joining);
+                let got = applied
+                    .refusal()
+                    .map_or(Ok((now, applied.effects == [Effect::Replan])), |refusal| {
+                        Err(refusal.code)
+                    });
+                assert_eq!(got, expected, "{node} {boot} {liveness:?}");
+            };
         check("b", "boot-b", Liveness::Ready, Err(Code::NotFound));
         check("a", "old", Liveness::Unreachable, Err(Code::Conflict));
         check("a", "boot-a", Liveness::Ready, Ok((Liveness::Ready, false)));
-        check("a", "boot-a", Liveness::Unreachable, Ok((Liveness::Unreachable, false)));
+        check(
+            "a",
+            "boot-a",
+            Liveness::Unreachable,
+            Ok((Liveness::Unreachable, false)),
+        );
         check("a", "boot-a", Liveness::Ready, Ok((Liveness::Ready, true)));
         check("a", "boot-a", Liveness::Lost, Err(Code::Conflict));
         check("a", "boot-a", Liveness::Joining, Err(Code::Conflict));

@@ -88,7 +88,11 @@ impl StartAttempt {
             end: None,
         };
         for placement in &self.placements {
-            change.effect(Effect::Start { node: placement.node.clone(), job: self.job, epoch: self.epoch });
+            change.effect(Effect::Start {
+                node: placement.node.clone(),
+                job: self.job,
+                epoch: self.epoch,
+            });
         }
         change.put_job(job);
         change.put_attempt(attempt);
@@ -106,7 +110,10 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     if start.epoch != next {
         return Err(format!("its next epoch is {next}, not {}", start.epoch));
     }
-    if state.current_attempt(job).is_some_and(|attempt| !attempt.closed()) {
+    if state
+        .current_attempt(job)
+        .is_some_and(|attempt| !attempt.closed())
+    {
         return Err("its last attempt still holds something".into());
     }
     let request = state.request(job).ok_or("its spec is gone")?;
@@ -117,15 +124,24 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
 
 fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<(), String> {
     if u32::try_from(start.placements.len()) != Ok(request.nodes) {
-        return Err(format!("it needs {} nodes, the plan has {}", request.nodes, start.placements.len()));
+        return Err(format!(
+            "it needs {} nodes, the plan has {}",
+            request.nodes,
+            start.placements.len()
+        ));
     }
     let mut names = BTreeSet::new();
     let mut domains = BTreeSet::new();
     for placement in &start.placements {
         if !names.insert(&placement.node) {
-            return Err(format!("node {} is in the gang twice", clip(&placement.node)));
+            return Err(format!(
+                "node {} is in the gang twice",
+                clip(&placement.node)
+            ));
         }
-        let node = state.node(&placement.node).ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
+        let node = state
+            .node(&placement.node)
+            .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
         let model = check_placement(state, request, placement, node)?;
         domains.insert((&node.facts.pool, model));
     }
@@ -136,7 +152,12 @@ fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<
 }
 
 /// Whether one node takes its part; gives the model of its devices, if there are any.
-fn check_placement<'a>(state: &State, request: &Request, placement: &Placement, node: &'a Node) -> Result<Option<&'a str>, String> {
+fn check_placement<'a>(
+    state: &State,
+    request: &Request,
+    placement: &Placement,
+    node: &'a Node,
+) -> Result<Option<&'a str>, String> {
     let name = &node.facts.name;
     if !node.schedulable() {
         return Err(format!("node {name} takes no new work"));
@@ -145,26 +166,44 @@ fn check_placement<'a>(state: &State, request: &Request, placement: &Placement, 
         return Err(format!("node {name} has booted again"));
     }
     if u32::try_from(placement.devices.len()) != Ok(request.gpus) {
-        return Err(format!("it needs {} GPUs on each node, the plan has {} on {name}", request.gpus, placement.devices.len()));
+        return Err(format!(
+            "it needs {} GPUs on each node, the plan has {} on {name}",
+            request.gpus,
+            placement.devices.len()
+        ));
     }
     if request.gpus == 0 {
         let used = state.cpu_ranks_on(name);
         let room = cpu_room_for(request.ranks, node.facts.cpus, used);
-        return if room { Ok(None) } else { Err(format!("node {name} runs {used} ranks already")) };
+        return if room {
+            Ok(None)
+        } else {
+            Err(format!("node {name} runs {used} ranks already"))
+        };
     }
     let mut taken = BTreeSet::new();
     let mut models = BTreeSet::new();
     for uuid in &placement.devices {
-        let device = node.facts.devices.iter().find(|device| device.uuid == *uuid);
+        let device = node
+            .facts
+            .devices
+            .iter()
+            .find(|device| device.uuid == *uuid);
         let device = device.ok_or_else(|| format!("node {name} has no device {}", clip(uuid)))?;
         if !taken.insert(uuid) {
             return Err(format!("device {} is in the plan twice", clip(uuid)));
         }
         if let Some((job, _)) = state.device_holder(name, uuid) {
-            return Err(format!("device {} of {name} is held by job {job}", clip(uuid)));
+            return Err(format!(
+                "device {} of {name} is held by job {job}",
+                clip(uuid)
+            ));
         }
         if !fits_kind(request, &device.model) {
-            return Err(format!("device {} of {name} is not of a type that the job takes", clip(uuid)));
+            return Err(format!(
+                "device {} of {name} is not of a type that the job takes",
+                clip(uuid)
+            ));
         }
         models.insert(device.model.as_str());
     }
@@ -175,16 +214,32 @@ fn check_placement<'a>(state: &State, request: &Request, placement: &Placement, 
 }
 
 fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<(), String> {
-    let rank_0 = start.placements.first().map_or("", |placement| placement.node.as_str());
+    let rank_0 = start
+        .placements
+        .first()
+        .map_or("", |placement| placement.node.as_str());
     match resume(state, job) {
         Resume::Nothing if start.resume_from.is_empty() => Ok(()),
-        Resume::Nothing => Err(format!("no node holds checkpoint {} any more", clip(&start.resume_from))),
-        Resume::From(_) if start.resume_from.is_empty() => Err("it has a checkpoint to resume from".into()),
+        Resume::Nothing => Err(format!(
+            "no node holds checkpoint {} any more",
+            clip(&start.resume_from)
+        )),
+        Resume::From(_) if start.resume_from.is_empty() => {
+            Err("it has a checkpoint to resume from".into())
+        }
         Resume::From(checkpoints) => {
-            let held = checkpoints
-                .iter()
-                .any(|checkpoint| checkpoint.name == start.resume_from && checkpoint.holders.iter().any(|holder| holder == rank_0));
-            if held { Ok(()) } else { Err(format!("rank 0 is not on a node that holds checkpoint {}", clip(&start.resume_from))) }
+            let held = checkpoints.iter().any(|checkpoint| {
+                checkpoint.name == start.resume_from
+                    && checkpoint.holders.iter().any(|holder| holder == rank_0)
+            });
+            if held {
+                Ok(())
+            } else {
+                Err(format!(
+                    "rank 0 is not on a node that holds checkpoint {}",
+                    clip(&start.resume_from)
+                ))
+            }
         }
     }
 }

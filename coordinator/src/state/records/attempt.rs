@@ -77,7 +77,13 @@ pub struct End {
 impl End {
     /// An end of `kind` with nothing more to say.
     pub fn of(kind: EndKind) -> Self {
-        Self { kind, code: 0, detail: String::new(), node: String::new(), rank: None }
+        Self {
+            kind,
+            code: 0,
+            detail: String::new(),
+            node: String::new(),
+            rank: None,
+        }
     }
 
     /// Every rank exited 0.
@@ -93,7 +99,9 @@ impl End {
             EndKind::TimedOut => (124, false),
             EndKind::Cancelled => (130, false),
             EndKind::OutOfMemory => (137, false),
-            EndKind::NodeLost | EndKind::DeviceError | EndKind::KeeperLost | EndKind::Hung => (140, false),
+            EndKind::NodeLost | EndKind::DeviceError | EndKind::KeeperLost | EndKind::Hung => {
+                (140, false)
+            }
             EndKind::LaunchFailed => (141, false),
             EndKind::NeverStarted | EndKind::Preempted | EndKind::Superseded => (142, false),
         }
@@ -121,8 +129,17 @@ impl RankExit {
 
     /// The end of an attempt that this exit is the reason of.
     pub fn as_end(&self, node: &str) -> End {
-        let (kind, code) = if self.signal == 0 { (EndKind::Exited, self.code) } else { (EndKind::Signalled, self.signal) };
-        End { code, node: node.into(), rank: Some(self.rank), ..End::of(kind) }
+        let (kind, code) = if self.signal == 0 {
+            (EndKind::Exited, self.code)
+        } else {
+            (EndKind::Signalled, self.signal)
+        };
+        End {
+            code,
+            node: node.into(),
+            rank: Some(self.rank),
+            ..End::of(kind)
+        }
     }
 }
 
@@ -180,6 +197,8 @@ pub struct Attempt {
 impl Attempt {
     /// All its allocations have ended: its devices are free, its epoch is closed.
     pub fn closed(&self) -> bool {
-        self.allocations.iter().all(|a| a.phase == AllocationPhase::Ended)
+        self.allocations
+            .iter()
+            .all(|a| a.phase == AllocationPhase::Ended)
     }
 }

@@ -43,7 +43,10 @@ impl JobState {
 
     /// Never changes again.
     pub fn terminal(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::TimedOut)
+        matches!(
+            self,
+            Self::Completed | Self::Failed | Self::Cancelled | Self::TimedOut
+        )
     }
 
     /// The word people and programs see.

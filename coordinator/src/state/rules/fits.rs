@@ -12,12 +12,22 @@ pub const CPU_RANKS_PER_CPU: u32 = 8;
 /// Whether a device of `model` is what `request` asks for: any, or a model whose name holds one of the types.
 pub fn fits_kind(request: &Request, model: &str) -> bool {
     let model = model.to_lowercase();
-    request.kinds.is_empty() || request.kinds.iter().any(|kind| model.contains(kind.as_str()))
+    request.kinds.is_empty()
+        || request
+            .kinds
+            .iter()
+            .any(|kind| model.contains(kind.as_str()))
 }
 
 /// Ranks without GPUs that `node` still takes beside `used`. An empty node takes any one allocation.
 pub fn cpu_room(cpus: u32, used: u32) -> u32 {
-    if used == 0 { u32::MAX } else { cpus.max(1).saturating_mul(CPU_RANKS_PER_CPU).saturating_sub(used) }
+    if used == 0 {
+        u32::MAX
+    } else {
+        cpus.max(1)
+            .saturating_mul(CPU_RANKS_PER_CPU)
+            .saturating_sub(used)
+    }
 }
 
 /// Whether `ranks` more ranks without GPUs fit beside `used`.
@@ -33,7 +43,10 @@ pub struct NeverFits {
 }
 
 /// Whether a request could run on the whole inventory if every node were healthy and idle. An empty inventory says nothing.
-pub fn never_fits<'a>(request: &Request, nodes: impl Iterator<Item = &'a Node>) -> Option<NeverFits> {
+pub fn never_fits<'a>(
+    request: &Request,
+    nodes: impl Iterator<Item = &'a Node>,
+) -> Option<NeverFits> {
     let nodes: Vec<&Node> = nodes.filter(|node| node.admin != Admin::Retired).collect();
     if nodes.is_empty() {
         return None;
@@ -67,10 +80,18 @@ pub fn never_fits<'a>(request: &Request, nodes: impl Iterator<Item = &'a Node>) 
     if best >= request.nodes {
         return None;
     }
-    let asked = format!("{} with {} {} each", nodes_text(request.nodes), request.gpus, kinds_text(request));
+    let asked = format!(
+        "{} with {} {} each",
+        nodes_text(request.nodes),
+        request.gpus,
+        kinds_text(request)
+    );
     let why = if of_kind == 0 && !models.is_empty() && !request.kinds.is_empty() {
         let have: Vec<&str> = models.keys().copied().collect();
-        format!("the job asks for {asked}, but this cluster has no such GPU, only {}: change `gpu`", have.join(", "))
+        format!(
+            "the job asks for {asked}, but this cluster has no such GPU, only {}: change `gpu`",
+            have.join(", ")
+        )
     } else {
         format!(
             "the job asks for {asked}, but of the {} of this cluster at most {best} in one pool have that many of one model (the most on one node: {most_on_one}): ask for fewer `nodes` or `gpus`",
@@ -95,13 +116,21 @@ fn never_fits_cpu(request: &Request, nodes: &[&Node]) -> Option<NeverFits> {
 }
 
 fn nodes_text(count: u32) -> String {
-    if count == 1 { "1 node".into() } else { format!("{count} nodes") }
+    if count == 1 {
+        "1 node".into()
+    } else {
+        format!("{count} nodes")
+    }
 }
 
 /// `H100 or A100 GPUs`, `GPUs`.
 pub(crate) fn kinds_text(request: &Request) -> String {
     let noun = if request.gpus == 1 { "GPU" } else { "GPUs" };
-    if request.kinds.is_empty() { noun.into() } else { format!("{} {noun}", request.kinds.join(" or ")) }
+    if request.kinds.is_empty() {
+        noun.into()
+    } else {
+        format!("{} {noun}", request.kinds.join(" or "))
+    }
 }
 
 #[cfg(test)]
@@ -110,7 +139,12 @@ mod tests {
     use crate::state::testing::node;
 
     fn request(nodes: u32, gpus: u32, kinds: &[&str]) -> Request {
-        Request { nodes, gpus, ranks: 1, kinds: kinds.iter().map(|kind| kind.to_lowercase()).collect() }
+        Request {
+            nodes,
+            gpus,
+            ranks: 1,
+            kinds: kinds.iter().map(|kind| kind.to_lowercase()).collect(),
+        }
     }
 
     #[test]
@@ -122,7 +156,11 @@ mod tests {
             (&["A100", "H100"], "NVIDIA H100", true),
             (&["A100"], "NVIDIA H100", false),
         ] {
-            assert_eq!(fits_kind(&request(1, 1, kinds), model), fits, "{kinds:?} {model}");
+            assert_eq!(
+                fits_kind(&request(1, 1, kinds), model),
+                fits,
+                "{kinds:?} {model}"
+            );
         }
     }
 
@@ -130,7 +168,10 @@ mod tests {
     fn an_empty_node_takes_any_one_allocation() {
         assert!(cpu_room_for(1_000, 0, 0) && cpu_room_for(1_000, 2, 0));
         assert!(cpu_room_for(15, 2, 1) && !cpu_room_for(16, 2, 1));
-        assert!(!cpu_room_for(1, 2, 16) && !cpu_room_for(1, 2, 1_000), "never negative");
+        assert!(
+            !cpu_room_for(1, 2, 16) && !cpu_room_for(1, 2, 1_000),
+            "never negative"
+        );
     }
 
     #[test]
@@ -141,7 +182,13 @@ mod tests {
         retired.admin = Admin::Retired;
         let mut down = node("c", 8, "NVIDIA H100");
         down.liveness = crate::state::records::Liveness::Lost;
-        let nodes = [node("a", 8, "NVIDIA H100"), node("b", 4, "NVIDIA A100"), down, other_pool, retired];
+        let nodes = [
+            node("a", 8, "NVIDIA H100"),
+            node("b", 4, "NVIDIA A100"),
+            down,
+            other_pool,
+            retired,
+        ];
         for (nodes_wanted, gpus, kinds, never) in [
             (2, 8, &["h100"][..], None),
             (2, 8, &[][..], None),
@@ -149,7 +196,12 @@ mod tests {
             (3, 8, &[], Some("at most 2 in one pool")),
             (2, 4, &["a100"], Some("at most 1 in one pool")),
             (1, 64, &[], Some("the most on one node: 8")),
-            (1, 1, &["b200"], Some("no such GPU, only NVIDIA A100, NVIDIA H100")),
+            (
+                1,
+                1,
+                &["b200"],
+                Some("no such GPU, only NVIDIA A100, NVIDIA H100"),
+            ),
             (3, 0, &[], None),
             (4, 0, &[], Some("the largest pool of this cluster has 3")),
         ] {
@@ -160,6 +212,10 @@ mod tests {
                 _ => panic!("{nodes_wanted} x {gpus} {kinds:?}: {found:?}"),
             }
         }
-        assert_eq!(never_fits(&request(9, 9, &[]), [].into_iter()), None, "an empty inventory says nothing");
+        assert_eq!(
+            never_fits(&request(9, 9, &[]), [].into_iter()),
+            None,
+            "an empty inventory says nothing"
+        );
     }
 }

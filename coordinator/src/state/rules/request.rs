@@ -29,7 +29,9 @@ impl Request {
 
     /// The request of a stored spec.
     pub fn from_json(json: &[u8]) -> Result<Self, CodecError> {
-        let spec = parse_json(json).map_err(|error| CodecError::Spec { why: error.to_string() })?;
+        let spec = parse_json(json).map_err(|error| CodecError::Spec {
+            why: error.to_string(),
+        })?;
         Ok(Self::of(&spec))
     }
 

@@ -14,16 +14,33 @@ pub enum Resume<'a> {
 
 /// The checkpoints of a job that a start may resume from, newest first.
 pub fn resume<'a>(state: &State, job: &'a Job) -> Resume<'a> {
-    let living: Vec<&Checkpoint> =
-        job.checkpoints.iter().rev().filter(|checkpoint| living_holders(state, checkpoint).next().is_some()).collect();
-    if living.is_empty() { Resume::Nothing } else { Resume::From(living) }
+    let living: Vec<&Checkpoint> = job
+        .checkpoints
+        .iter()
+        .rev()
+        .filter(|checkpoint| living_holders(state, checkpoint).next().is_some())
+        .collect();
+    if living.is_empty() {
+        Resume::Nothing
+    } else {
+        Resume::From(living)
+    }
 }
 
 /// Holders that are not gone for good. A node that is Unreachable may come back with its disk; a Lost one is given up.
-pub fn living_holders<'a>(state: &State, checkpoint: &'a Checkpoint) -> impl Iterator<Item = &'a str> {
-    checkpoint.holders.iter().map(String::as_str).filter(move |holder| {
-        state.node(holder).is_some_and(|node| node.liveness != Liveness::Lost && node.admin != Admin::Retired)
-    })
+pub fn living_holders<'a>(
+    state: &State,
+    checkpoint: &'a Checkpoint,
+) -> impl Iterator<Item = &'a str> {
+    checkpoint
+        .holders
+        .iter()
+        .map(String::as_str)
+        .filter(move |holder| {
+            state
+                .node(holder)
+                .is_some_and(|node| node.liveness != Liveness::Lost && node.admin != Admin::Retired)
+        })
 }
 
 /// Whether a checkpoint's name is one plain directory name: it becomes part of a path on a node.

@@ -53,7 +53,10 @@ impl Indexes {
 
     /// Attempts with an open allocation on a node.
     pub fn open_allocations_on(&self, node: &str) -> Vec<Holder> {
-        self.open_on_node.get(node).map(|open| open.iter().copied().collect()).unwrap_or_default()
+        self.open_on_node
+            .get(node)
+            .map(|open| open.iter().copied().collect())
+            .unwrap_or_default()
     }
 
     /// Ranks of jobs without GPUs on a node.
@@ -63,7 +66,10 @@ impl Indexes {
 
     /// Remembered replies of `time_ms` or before, oldest first.
     pub fn keys_up_to(&self, time_ms: UtcMs) -> impl Iterator<Item = &(String, [u8; 16])> {
-        self.keys_by_time.iter().take_while(move |(time, _)| *time <= time_ms).map(|(_, key)| key)
+        self.keys_by_time
+            .iter()
+            .take_while(move |(time, _)| *time <= time_ms)
+            .map(|(_, key)| key)
     }
 
     /// Hook of the specs.
@@ -117,7 +123,10 @@ impl Indexes {
 
     fn hold(&mut self, holder: Holder, node: &str, allocation: &Allocation, cpu_ranks: u32) {
         let node: Arc<str> = Arc::from(node);
-        self.open_on_node.entry(node.clone()).or_default().insert(holder);
+        self.open_on_node
+            .entry(node.clone())
+            .or_default()
+            .insert(holder);
         if !allocation.devices.is_empty() {
             let devices = self.devices.entry(node.clone()).or_default();
             for uuid in &allocation.devices {
@@ -167,6 +176,11 @@ impl Indexes {
 
 /// The allocations of an attempt that hold something, by node: one per node.
 fn open_allocations(attempt: Option<&Attempt>) -> BTreeMap<&str, &Allocation> {
-    let all = attempt.map(|attempt| attempt.allocations.as_slice()).unwrap_or_default();
-    all.iter().filter(|one| one.phase != AllocationPhase::Ended).map(|one| (one.node.as_str(), one)).collect()
+    let all = attempt
+        .map(|attempt| attempt.allocations.as_slice())
+        .unwrap_or_default();
+    all.iter()
+        .filter(|one| one.phase != AllocationPhase::Ended)
+        .map(|one| (one.node.as_str(), one))
+        .collect()
 }

@@ -1,0 +1,180 @@
+//! Random histories for property tests: numbers in, commands out. Most make sense, many are stale, late, foreign or repeated.
+use mlctl_proto::ids::{Epoch, JobId};
+use proptest::collection::vec;
+use proptest::prelude::{Strategy, any};
+
+use super::{Cluster, ended, exit, node, person, sealed, spec, system};
+use crate::state::Body;
+use crate::state::commands::{CancelJobs, DeclareNodeLost, Happening, LossProof, SetNodeLiveness};
+use crate::state::records::{Attempt, EndKind, Liveness};
+
+/// One step of a history.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step([u8; 4]);
+
+/// Histories of at most `most` steps.
+pub(crate) fn histories(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    vec(any::<[u8; 4]>().prop_map(Step), 0..most)
+}
+
+const NODES: [&str; 4] = ["a", "b", "c", "d"];
+const ENDS: [EndKind; 6] = [
+    EndKind::Exited,
+    EndKind::NodeLost,
+    EndKind::KeeperLost,
+    EndKind::Preempted,
+    EndKind::Cancelled,
+    EndKind::LaunchFailed,
+];
+
+/// Plays a history on a new cluster; `checked`: with every invariant after each command.
+pub(crate) fn play(history: &[Step], checked: bool) -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.checked = checked;
+    NODES[..2].iter().for_each(|name| cluster.gpu_node(name, 2));
+    history.iter().for_each(|step| step.play(&mut cluster));
+    cluster
+}
+
+impl Step {
+    fn play(self, cluster: &mut Cluster) {
+        let [kind, a, b, c] = self.0;
+        let name = NODES[usize::from(b) % 4];
+        match kind % 16 {
+            0 => register(cluster, name, a),
+            1..=3 => {
+                let user = ["ann", "bob"][usize::from(a) % 2];
+                let spec = spec(1 + u32::from(b) % 2, u32::from(c) % 3);
+                cluster.run(person(user, false), super::submit_body(&spec));
+            }
+            4..=7 => start(cluster, a, usize::from(b)),
+            8..=11 => event(cluster, a, b, c),
+            12 => {
+                let jobs = vec![JobId::new(1, 1 + u64::from(a) % 8)];
+                cluster.run(
+                    person(["ann", "bob"][usize::from(b) % 2], c.is_multiple_of(4)),
+                    Body::CancelJobs(CancelJobs { jobs }),
+                );
+            }
+            13 => {
+                let liveness = if c.is_multiple_of(2) {
+                    Liveness::Ready
+                } else {
+                    Liveness::Unreachable
+                };
+                let set = SetNodeLiveness {
+                    node: name.into(),
+                    boot_id: format!("boot-{name}"),
+                    liveness,
+                };
+                cluster.run(system(), Body::SetNodeLiveness(set));
+            }
+            14 => {
+                let proof = if c.is_multiple_of(4) {
+                    LossProof::NewBootId
+                } else {
+                    LossProof::LostAfter
+                };
+                let lost = DeclareNodeLost {
+                    node: name.into(),
+                    boot_id: format!("boot-{name}"),
+                    proof,
+                };
+                cluster.run(system(), Body::DeclareNodeLost(lost));
+            }
+            _ => {
+                let again = cluster.log().len() * usize::from(a) / 256;
+                let command = cluster.log()[again].clone();
+                cluster.apply(&command);
+                cluster.now_ms += i64::from(c) * 1_000;
+            }
+        }
+    }
+}
+
+fn register(cluster: &mut Cluster, name: &str, a: u8) {
+    let mut node = node(name, 1 + u32::from(a) % 2, "SIM");
+    if a.is_multiple_of(5) {
+        node.facts.boot_id = format!("boot-{name}-{}", a % 3);
+    }
+    cluster.register(&node);
+}
+
+/// Starts some job on its turn of nodes: often the right one, often not.
+fn start(cluster: &mut Cluster, a: u8, b: usize) {
+    let pending: Vec<JobId> = cluster.state.pending().map(|job| job.id).collect();
+    let jobs = if a < 32 {
+        cluster.state.jobs().map(|job| job.id).collect()
+    } else {
+        pending
+    };
+    let nodes: Vec<String> = cluster
+        .state
+        .nodes()
+        .map(|node| node.facts.name.clone())
+        .collect();
+    let Some(job) = jobs.get(usize::from(a) % jobs.len().max(1)) else {
+        return;
+    };
+    let record = cluster.job(*job);
+    let count = cluster
+        .state
+        .request(&record)
+        .map_or(1, |request| request.nodes as usize);
+    let holder = record
+        .checkpoints
+        .last()
+        .and_then(|one| one.holders.first());
+    let first = holder
+        .and_then(|holder| nodes.iter().position(|name| name == holder))
+        .filter(|_| !b.is_multiple_of(4))
+        .unwrap_or(b);
+    let names: Vec<&str> = (0..count)
+        .map(|offset| nodes[(first + offset) % nodes.len()].as_str())
+        .collect();
+    let mut start = cluster.start(*job, &names);
+    if b.is_multiple_of(7) {
+        start.resume_from.clear();
+    }
+    cluster.propose(vec![start.clone(), start]);
+}
+
+fn event(cluster: &mut Cluster, a: u8, b: u8, c: u8) {
+    let open: Vec<(JobId, Epoch)> = cluster
+        .state
+        .active_attempts()
+        .map(|one| (one.job, one.epoch))
+        .collect();
+    let all: Vec<(JobId, Epoch)> = cluster
+        .state
+        .attempts()
+        .map(|one| (one.job, one.epoch))
+        .collect();
+    let from = if a.is_multiple_of(8) { all } else { open };
+    let Some((job, epoch)) = from.get(usize::from(a) % from.len().max(1)).copied() else {
+        return;
+    };
+    let Some(attempt) = cluster
+        .state
+        .attempt(job, epoch)
+        .map(|one| Attempt::clone(one))
+    else {
+        return;
+    };
+    let position = usize::from(b) % attempt.allocations.len();
+    let rank = position as u32;
+    let what = match c % 8 {
+        0 | 1 => Happening::RanksStarted,
+        2 => exit(rank, 0, 0, false),
+        3 => exit(
+            rank,
+            i32::from(c) % 5,
+            i32::from(b) % 2,
+            b.is_multiple_of(3),
+        ),
+        4 | 6 => sealed(&format!("step-{}", c / 8), u64::from(c / 8)),
+        5 => ended(EndKind::Exited, 0),
+        _ => ended(ENDS[usize::from(b) % ENDS.len()], i32::from(c % 2)),
+    };
+    cluster.event(&attempt.allocations[position].node, job, epoch, what);
+}
