@@ -3,53 +3,53 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use mlctl_agent::devices::probe::{Probe, probe};
 
-/// The fake library beside this test's executable; built if it is not there yet.
+static LIBRARY: LazyLock<PathBuf> = LazyLock::new(library);
+
+/// The fake library beside this test's executable. Cargo builds it where it is missing or stale: no crate can depend on a cdylib.
 fn library() -> PathBuf {
     let executable = std::env::current_exe().expect("this test");
     let profile = executable
         .ancestors()
         .find(|dir| dir.join("deps").is_dir())
-        .expect("target/<profile>")
-        .to_owned();
-    let library = profile.join("libfake_nvml.so");
-    if !library.exists() {
-        let name = profile
-            .file_name()
-            .expect("a profile")
-            .to_string_lossy()
-            .into_owned();
-        let name = if name == "debug" {
-            "dev".to_owned()
-        } else {
-            name
-        };
-        let target = profile.parent().expect("target");
-        let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--package",
-                "mlctl-fake-nvml",
-                "--profile",
-                &name,
-                "--target-dir",
-            ])
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(
-            built.expect("cargo").success(),
-            "the fake driver library cannot be built"
-        );
-    }
-    library
+        .expect("target/<profile>");
+    let name = profile
+        .file_name()
+        .expect("a profile")
+        .to_string_lossy()
+        .into_owned();
+    let name = if name == "debug" {
+        "dev".to_owned()
+    } else {
+        name
+    };
+    let built = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--offline",
+            "--package",
+            "mlctl-fake-nvml",
+            "--profile",
+            &name,
+            "--target-dir",
+        ])
+        .arg(profile.parent().expect("target"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(
+        built.expect("cargo").success(),
+        "the fake driver library cannot be built"
+    );
+    profile.join("libfake_nvml.so")
 }
 
 fn look(state: &Path, text: &str) -> Probe {
     std::fs::write(state, text).expect("written");
-    probe("n", library().to_str().expect("UTF-8"), 4)
+    probe("n", LIBRARY.to_str().expect("UTF-8"), 4)
 }
 
 /// One test, because the control file's name is in the environment of the process.

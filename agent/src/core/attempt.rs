@@ -127,12 +127,6 @@ impl Attempt {
             rank,
         }
     }
-
-    /// This node's name, as the gang knows it.
-    pub(super) fn node(&self) -> &str {
-        let member = self.start.members.get(self.start.node_rank as usize);
-        member.map_or("", |member| member.node.as_str())
-    }
 }
 
 /// `text` cut to what a record may hold, at a character's border.

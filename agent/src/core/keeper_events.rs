@@ -187,17 +187,17 @@ impl Core {
 
     pub(super) fn on_keeper_lost(&mut self, job: JobId, epoch: Epoch, why: &str) {
         let key = (job, epoch);
-        let Some(attempt) = self.attempts.get(&key).filter(|a| a.ended.is_none()) else {
-            return;
+        let speaks = |a: &&Attempt| {
+            a.ended.is_none() && matches!(a.keeper, Keeper::Sought | Keeper::Connected)
         };
-        if matches!(attempt.keeper, Keeper::None | Keeper::Preparing) {
+        if self.attempts.get(&key).filter(speaks).is_none() {
             return;
         }
         let end = AttemptEnd {
             kind: EndKind::KeeperLost.into(),
             code: 0,
             detail: detail_text(why),
-            node: attempt.node().to_owned(),
+            node: self.node.clone(),
             rank: None,
         };
         self.close(key, end);
@@ -302,7 +302,7 @@ impl Core {
     /// Nothing of the attempt is left: write down how it ended.
     pub(super) fn end_attempt(&mut self, key: Key) {
         if let Some(attempt) = self.attempts.get(&key) {
-            let end = attempt.end(attempt.node());
+            let end = attempt.end(&self.node);
             self.close(key, end);
         }
     }

@@ -230,7 +230,7 @@ impl Core {
                 kind: EndKind::NeverStarted.into(),
                 code: 0,
                 detail: detail_text(why),
-                node: String::new(),
+                node: self.node.clone(),
                 rank: None,
             };
             self.emit(

@@ -68,6 +68,7 @@ struct Link {
 /// The agent's mind. One owner, one event at a time.
 #[derive(Debug)]
 pub struct Core {
+    node: String,
     journal_id: String,
     incarnation: u32,
     term: u64,
@@ -89,9 +90,10 @@ pub struct Core {
 }
 
 impl Core {
-    /// The mind of an agent that starts, from what its journal said. The actions re-adopt what was running.
-    pub fn new(recovered: Recovered, now: BoottimeMs) -> (Self, Vec<Action>) {
+    /// The mind of the agent of `node` that starts, from what its journal said. The actions re-adopt what was running.
+    pub fn new(node: String, recovered: Recovered, now: BoottimeMs) -> (Self, Vec<Action>) {
         let mut core = Self {
+            node,
             journal_id: recovered.journal_id,
             incarnation: recovered.incarnation,
             term: recovered.term,

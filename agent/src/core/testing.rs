@@ -63,7 +63,7 @@ impl Bench {
     }
 
     fn from(recovered: Recovered, disk: Vec<Record>) -> Self {
-        let (core, actions) = Core::new(recovered, 0);
+        let (core, actions) = Core::new("n1".into(), recovered, 0);
         let mut bench = Self {
             core,
             now: 0,

@@ -79,7 +79,7 @@ impl Driver {
         recovered: Recovered,
         context: Context,
     ) -> Result<Self, JournalError> {
-        let (core, actions) = Core::new(recovered, boottime::now());
+        let (core, actions) = Core::new(context.config.name.clone(), recovered, boottime::now());
         let journal = Journal::start(context.dirs.root(), id, &core.records())?;
         let context = Arc::new(context);
         let mut driver = Self {
