@@ -238,7 +238,7 @@ address = "127.0.0.1:7070"
                 "does not list",
             ),
             (
-                GOOD.replace("127.0.0.1:7070\"\n[[", "127.0.0.1:7070\"\ncolour = 1\n[["),
+                GOOD.replace("cluster_name", "colour = 1\ncluster_name"),
                 "colour",
             ),
             (

@@ -152,7 +152,6 @@ impl Peers {
         };
         let waiting = Arc::new(Mutex::new(waiting));
         let mut failures = 0;
-        let mut said = false;
         while !shutdown.is_triggered() {
             let outcome = tokio::select! {
                 outcome = self.stream(peer, Arc::clone(&waiting), &mut failures) => outcome,
@@ -161,7 +160,8 @@ impl Peers {
             if let Some(raft) = self.raft.get() {
                 raft.unreachable(id);
             }
-            if !std::mem::replace(&mut said, failures > 0) || failures == 0 {
+            // Said once; the dials that follow it are not news.
+            if failures == 0 {
                 tracing::info!(peer = %peer.member.name, address = %peer.member.address, reason = %outcome, "no stream to this coordinator; dialling again");
             }
             let delay = RETRY.delay(failures, id ^ u64::from(failures));

@@ -1,6 +1,8 @@
 //! Starts a coordinator, serves until told to end, and ends in order.
 //!
 //! Order of the end: no new calls, streams end, consensus stops, the index is written and synced.
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,7 +99,9 @@ pub async fn run_on(
     let tls = server_config(&identity)?;
     let own = own(&config, &identity)?;
     let dir = config.data_dir.clone();
-    std::fs::create_dir_all(&dir).map_err(io(format!("make {}", dir.display())))?;
+    // Specs and logs are nobody else's to read.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+    made.map_err(io(format!("make {}", dir.display())))?;
     let peers = Arc::new(Peers::new(own, &config.members, Dialer::new(&identity)?));
     let Consensus {
         raft,

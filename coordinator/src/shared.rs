@@ -85,7 +85,7 @@ impl Shared {
         let too_large =
             |error: codec::CodecError| Refusal::new(Code::LimitExceeded, error.to_string());
         let bytes = Bytes::from(codec::encode_command(&command).map_err(too_large)?);
-        let span = tracing::debug_span!("commit", bytes = bytes.len());
+        let span = tracing::info_span!("commit", bytes = bytes.len());
         let outcome = self.raft.propose(bytes).instrument(span).await;
         let mut committed = outcome.map_err(propose_error)?;
         match std::mem::replace(&mut committed.reply, Reply::Done) {

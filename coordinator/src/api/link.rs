@@ -289,14 +289,15 @@ impl Session {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => if let Err(over) = self.order(port.term, order) { break over },
-                    None => break Over::Moved,
+                    None => break if self.leads(port.term) { Over::Quiet } else { Over::Moved },
                 },
                 next = messages.next() => match next {
                     Some(Ok(said)) => if let Err(over) = self.said(port, said, &reports).await { break over },
                     Some(Err(_)) | None => break Over::Quiet,
                 },
                 over = &mut replicate => break over,
-                _ = &mut held => break Over::Quiet,
+                // The loop is gone with its term, or a later stream of this node replaced this one.
+                _ = &mut held => break if self.leads(port.term) { Over::Quiet } else { Over::Moved },
                 () = self.deposed(port.term) => break Over::Moved,
                 () = self.shared.shutdown.wait() => break Over::Quiet,
             }
@@ -308,6 +309,10 @@ impl Session {
         // The loop that this stream belonged to may have ended.
         let _ = port.inputs.send(gone).await;
         over
+    }
+
+    fn leads(&self, term: u64) -> bool {
+        *self.shared.published.leading().borrow() == Some(term)
     }
 
     /// Returns when this member does not lead `term` any more.

@@ -130,7 +130,7 @@ async fn show(
                 tail.run(request.follow, lines).await?;
             }
             next += 1;
-            let only_one = request.attempt != 0 && !request.all_attempts && !request.follow;
+            let only_one = request.attempt != 0 && !request.all_attempts;
             if only_one {
                 return Ok(());
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::limits::CLIENT_TRY_MS;
 use mlctl_runtime::telemetry::trace_context;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -16,6 +17,8 @@ use crate::shared::{CallError, Shared};
 
 /// A coordinator without a leader waits this long for one.
 const LEADER_WAIT: Duration = Duration::from_secs(2);
+/// A call that was passed on and is not answered within this; clients give up a try a little later.
+const PATIENCE: Duration = Duration::from_millis(CLIENT_TRY_MS - 500);
 /// Between two tries while the old leader is still the one that is known.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -77,7 +80,10 @@ where
     let mut request = Request::new(message.clone());
     person.put(request.metadata_mut())?;
     trace_context::inject(request.metadata_mut());
-    there(lease, request).await
+    let answer = tokio::time::timeout(PATIENCE, there(lease, request)).await;
+    answer.unwrap_or_else(|_| {
+        Err(Refusal::new(Code::Unavailable, "the leader does not answer; try again").into())
+    })
 }
 
 /// Who leads, once somebody does.

@@ -75,7 +75,7 @@ impl Planning {
 pub(super) async fn plan(shared: Arc<Shared>, heard: BTreeSet<String>) -> Planned {
     let state = shared.state();
     let now = now_ms();
-    let span = tracing::debug_span!(
+    let span = tracing::info_span!(
         "plan",
         pending = tracing::field::Empty,
         starts = tracing::field::Empty

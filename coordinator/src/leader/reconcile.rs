@@ -86,3 +86,93 @@ fn reason(attempt: &Attempt) -> EndKind {
         .as_ref()
         .map_or(EndKind::Superseded, |end| end.kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::records::EndKind;
+    use crate::state::testing::Cluster;
+
+    fn running(key: Key) -> Report {
+        Report {
+            key,
+            phase: Phase::Running,
+            master_port: 1,
+        }
+    }
+
+    fn cluster() -> (Cluster, Key) {
+        let mut cluster = Cluster::new();
+        cluster.gpu_node("a", 2);
+        cluster.gpu_node("b", 2);
+        let job = cluster.submitted("ann", 2, 1);
+        let epoch = cluster.started(job, &["a", "b"]);
+        (cluster, (job, epoch))
+    }
+
+    #[test]
+    fn what_is_assigned_and_unknown_is_started() {
+        let (mut cluster, key) = cluster();
+        assert_eq!(on_hello(&cluster.state, "a", &[]), [Correction::Start(key)]);
+        assert_eq!(on_hello(&cluster.state, "a", &[running(key)]), []);
+        assert_eq!(on_hello(&cluster.state, "c", &[]), []);
+        assert_eq!(
+            stale(&cluster.state, "a", &[]),
+            [],
+            "an order may be under way"
+        );
+        cluster.running(key.0, key.1);
+        let forgot = on_hello(&cluster.state, "a", &[]);
+        assert_eq!(forgot, [Correction::Stop(key, EndKind::KeeperLost)]);
+    }
+
+    #[test]
+    fn what_ends_is_stopped_until_the_node_says_so() {
+        let (mut cluster, key) = cluster();
+        cluster.running(key.0, key.1);
+        cluster.ended("a", key.0, key.1, EndKind::KeeperLost);
+        let stop = [Correction::Stop(key, EndKind::KeeperLost)];
+        for reports in [&[][..], &[running(key)]] {
+            assert_eq!(on_hello(&cluster.state, "b", reports), stop);
+        }
+        assert_eq!(stale(&cluster.state, "b", &[running(key)]), stop);
+        let ended = Report {
+            phase: Phase::Ended,
+            ..running(key)
+        };
+        assert_eq!(
+            stale(&cluster.state, "b", &[ended]),
+            [],
+            "its event is on the way"
+        );
+        assert_eq!(on_hello(&cluster.state, "a", &[]), []);
+        assert_eq!(
+            on_hello(&cluster.state, "a", &[running(key)]),
+            stop,
+            "it said that it ended"
+        );
+    }
+
+    #[test]
+    fn a_superseded_attempt_is_stopped_and_a_stranger_is_left_alone() {
+        let (mut cluster, key) = cluster();
+        cluster.running(key.0, key.1);
+        cluster.lose("b");
+        let back = on_hello(&cluster.state, "b", &[running(key)]);
+        assert_eq!(back, [Correction::Stop(key, EndKind::NodeLost)]);
+        let strangers = [
+            (JobId::new(1, 77), Epoch::new(1, 1)),
+            (key.0, Epoch::new(1, 9)),
+        ];
+        for stranger in strangers {
+            assert_eq!(
+                stale(&cluster.state, "b", &[running(stranger)]),
+                [Correction::Orphan(stranger)]
+            );
+        }
+        assert_eq!(
+            stale(&cluster.state, "c", &[running(key)]),
+            [Correction::Stop(key, EndKind::NodeLost)]
+        );
+    }
+}

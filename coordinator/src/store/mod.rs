@@ -3,6 +3,8 @@
 //! Never the truth: that is the newest verified snapshot and the log. The index may lag, and may be deleted at any
 //! moment; whatever is wrong with it, it is deleted and built anew from memory, and that is said once.
 mod index;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::Path;

@@ -19,7 +19,7 @@ const QUEUE: usize = 4_096;
 /// Between the first write after a sync and the next sync.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
 /// After building it anew failed.
-const RETRY_AFTER: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 enum Message {
     Rows {
@@ -151,6 +151,9 @@ impl Work {
                 Ok(Some(Message::Stop)) | Err(()) => break,
             }
         }
+        // The last chance: what could not be built before may be possible now.
+        self.retry_at = None;
+        self.catch_up();
         self.flush();
     }
 
@@ -216,7 +219,7 @@ impl Work {
             return;
         }
         if let Err(reason) = self.rebuild() {
-            tracing::warn!(dir = %self.dir.display(), %reason, "the index cannot be built; the next try is in 30 s");
+            tracing::warn!(dir = %self.dir.display(), %reason, "the index cannot be built; tried again in 5 s");
             self.index = None;
             self.behind.store(true, Ordering::Release);
             self.retry_at = Some(Instant::now() + RETRY_AFTER);

@@ -2,6 +2,8 @@
 //!
 //! A stopped coordinator ends its threads as its process would end. Power loss is tested elsewhere.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+pub mod script;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -1,0 +1,204 @@
+//! The index under a real machine: deleted under load, damaged, overtaken by a snapshot; the digest tells.
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Writer, load};
+use crate::consensus::Apply;
+use crate::machine::Machine;
+use crate::published::Published;
+use crate::state::records::Reply;
+use crate::state::testing::Cluster;
+use crate::state::{Digest, State, codec};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Commands that make nodes, jobs, attempts and their ends.
+fn commands(rounds: usize) -> Vec<Bytes> {
+    let mut cluster = Cluster::new();
+    cluster.checked = false;
+    cluster.gpu_node("n1", 8);
+    for _ in 0..rounds {
+        let job = cluster.submitted("ann", 1, 1);
+        let epoch = cluster.started(job, &["n1"]);
+        cluster.running(job, epoch);
+        cluster.ended("n1", job, epoch, crate::state::records::EndKind::Exited);
+        cluster.submitted("bob", 1, 8);
+    }
+    let encode = |command| Bytes::from(codec::encode_command(command).expect("fits"));
+    cluster.log().iter().map(encode).collect()
+}
+
+struct Run {
+    machine: Machine,
+    writer: Writer,
+    published: Arc<Published>,
+}
+
+fn run(dir: &Path, state: State, current: bool) -> Run {
+    let published = Arc::new(Published::new(state.clone()));
+    let (feed, writer) = Writer::start(dir, Arc::clone(&published), current).expect("a thread");
+    let machine = Machine::new(
+        state,
+        Arc::clone(&published),
+        feed,
+        Arc::new(|reason| panic!("{reason}")),
+    );
+    Run {
+        machine,
+        writer,
+        published,
+    }
+}
+
+impl Run {
+    fn apply(&mut self, commands: &[Bytes]) {
+        for command in commands {
+            let index = self.machine.applied() + 1;
+            self.machine.apply(index, std::slice::from_ref(command));
+            self.machine.published(index, None);
+        }
+    }
+
+    fn digest(&self) -> (u64, Digest) {
+        let state = self.published.state();
+        (state.applied_index(), state.digest())
+    }
+
+    fn stop(self) -> (u64, Digest) {
+        let digest = self.digest();
+        assert!(self.writer.stop(PATIENCE), "the thread ends");
+        digest
+    }
+}
+
+fn loaded(dir: &Path) -> Option<(u64, Digest)> {
+    load(dir).map(|state| (state.applied_index(), state.digest()))
+}
+
+#[test]
+fn a_restart_finds_what_was_written() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = dir.path().join("index");
+    assert!(load(&index).is_none());
+    let commands = commands(30);
+    let (first, second) = commands.split_at(commands.len() / 2);
+    let mut before = run(&index, State::new(), false);
+    before.apply(first);
+    let digest = before.stop();
+    assert_eq!(loaded(&index), Some(digest));
+    let mut after = run(&index, load(&index).expect("there"), true);
+    after.apply(second);
+    let digest = after.stop();
+    assert_eq!(loaded(&index), Some(digest));
+}
+
+#[test]
+fn deleted_under_load_nothing_is_lost() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = dir.path().join("index");
+    let commands = commands(60);
+    let mut run = run(&index, State::new(), false);
+    for (n, part) in commands.chunks(commands.len() / 6).enumerate() {
+        if n % 2 == 1 {
+            // It may not be there yet, or be in the middle of being filled.
+            let _ = fs::remove_dir_all(&index);
+        }
+        run.apply(part);
+    }
+    let digest = run.stop();
+    assert_eq!(loaded(&index), Some(digest));
+}
+
+#[test]
+fn damaged_bytes_are_noticed_and_the_index_is_built_anew() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = dir.path().join("index");
+    let mut first = run(&index, State::new(), false);
+    let mut digests = std::collections::BTreeMap::new();
+    for command in commands(20) {
+        first.apply(&[command]);
+        let (index, digest) = first.digest();
+        digests.insert(index, digest);
+    }
+    let digest = first.stop();
+    let db = index.join("db");
+    let good = fs::read(&db).expect("there");
+    let mut noticed = 0;
+    for at in [16, 64, good.len() / 4, good.len() / 2] {
+        let mut bad = good.clone();
+        for byte in bad.iter_mut().skip(at).take(64) {
+            *byte ^= 0x5a;
+        }
+        fs::write(&db, &bad).expect("written");
+        match loaded(&index) {
+            // A whole older state, or the damage lay where nothing is kept: what is loaded was true.
+            Some((index, found)) => assert_eq!(digests.get(&index), Some(&found), "at {at}"),
+            None => noticed += 1,
+        }
+    }
+    assert!(noticed > 0, "no damage was noticed");
+    fs::write(&db, b"nonsense").expect("written");
+    assert_eq!(loaded(&index), None);
+    let mut again = run(&index, State::new(), false);
+    again.apply(&commands(20));
+    assert_eq!(again.stop(), digest);
+    assert_eq!(loaded(&index), Some(digest));
+}
+
+#[test]
+fn a_snapshot_replaces_everything() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (ahead, behind) = (dir.path().join("ahead"), dir.path().join("behind"));
+    let mut leader = run(&ahead, State::new(), false);
+    leader.apply(&commands(10));
+    // An entry without commands moves the index alone.
+    let index = leader.machine.applied() + 1;
+    assert!(leader.machine.apply(index, &[]).is_empty());
+    leader.machine.published(index, None);
+    let snapshot = leader.machine.snapshot()();
+    let digest = leader.stop();
+    assert_eq!(digest.0, index);
+
+    let mut follower = run(&behind, State::new(), false);
+    follower.apply(&commands(1));
+    assert!(
+        follower.machine.restore(index + 1, &snapshot).is_err(),
+        "another index"
+    );
+    assert!(
+        follower.machine.restore(index, &snapshot[1..]).is_err(),
+        "damaged"
+    );
+    follower
+        .machine
+        .restore(index, &snapshot)
+        .expect("restored");
+    assert!(
+        follower.published.changes_since(index - 1).is_err(),
+        "what led to it is not known"
+    );
+    assert_eq!(follower.stop(), digest);
+    assert_eq!(loaded(&behind), Some(digest));
+}
+
+#[test]
+fn a_command_that_cannot_be_read_is_fatal() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let published = Arc::new(Published::new(State::new()));
+    let (feed, writer) =
+        Writer::start(dir.path(), Arc::clone(&published), false).expect("a thread");
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&said);
+    let on_fatal = Arc::new(move |reason| heard.lock().expect("not poisoned").push(reason));
+    let mut machine = Machine::new(State::new(), published, feed, on_fatal);
+    let replies = machine.apply(1, &[Bytes::from_static(b"\xff\xff nonsense")]);
+    assert!(matches!(replies.as_slice(), [Reply::Rejected(_)]));
+    let said = said.lock().expect("not poisoned");
+    assert!(said.len() == 1 && said[0].contains("index 1"), "{said:?}");
+    drop(machine);
+    assert!(writer.stop(PATIENCE));
+}

@@ -1,0 +1,247 @@
+//! Logs across attempts and across leaders: what was pushed is shown wherever it lies, and gaps are said.
+mod support;
+
+use mlctl_proto::agent::bulk_client::BulkClient;
+use mlctl_proto::agent::{LogPiece, StartAllocation};
+use mlctl_proto::api::jobs_client::JobsClient;
+use mlctl_proto::api::{LogLine, LogsRequest};
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::{Epoch, JobId};
+use support::script::{push_log, run_through, start};
+use support::{Agent, Cluster, PATIENCE, submit};
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+
+const SPEC: &str = r#"{"command":["sh"]}"#;
+
+fn all(job: &str) -> LogsRequest {
+    LogsRequest {
+        job: job.into(),
+        all_attempts: true,
+        ..LogsRequest::default()
+    }
+}
+
+/// Texts as `ATTEMPT:TEXT`, notes as `ATTEMPT#NOTE`.
+async fn read(jobs: &mut JobsClient<Channel>, request: LogsRequest) -> Vec<String> {
+    let stream = timeout(PATIENCE, jobs.logs(request))
+        .await
+        .expect("answers in time")
+        .expect("opens")
+        .into_inner();
+    let show = |line: LogLine| match line.note.as_str() {
+        "" => format!("{}:{}", line.attempt, String::from_utf8_lossy(&line.text)),
+        note => format!("{}#{note}", line.attempt),
+    };
+    let lines = stream.map(|line| show(line.expect("a line")));
+    timeout(PATIENCE, lines.collect())
+        .await
+        .expect("ends in time")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_shows_what_the_old_one_was_given() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let ann = cluster.user("ann", false);
+    let node = cluster.ca.issue_node("n1").expect("a certificate");
+    let channel = cluster.channel(leader, &node).await;
+    let mut agent = Agent::open(channel.clone(), "n1", Agent::hello("n1", "boot-1"))
+        .await
+        .expect("opens");
+    let job = submit(&mut cluster.jobs(leader, &ann).await, 1, SPEC)
+        .await
+        .expect("taken")
+        .job;
+    let order = agent.until(start).await;
+    let push = push_log(channel, &order).await;
+    run_through(&mut agent, &order, 1, 0).await;
+    drop(push);
+    drop(agent);
+    let want = ["1:hello", "1:end"];
+    assert_eq!(
+        read(&mut cluster.jobs(leader, &ann).await, all(&job)).await,
+        want
+    );
+
+    // The old leader is back as a follower; who leads now was never pushed to.
+    cluster.stop(leader).await;
+    cluster.leader().await;
+    cluster.restart(leader).await;
+    let mut shown = Vec::new();
+    for _ in 0..20 {
+        let now = cluster.leader().await;
+        let mut request = all(&job);
+        request.follow = true;
+        shown = read(&mut cluster.jobs(now, &ann).await, request).await;
+        if now != leader && shown == want {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(shown, want);
+    for n in 0..3 {
+        cluster.stop(n).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_follow_one_another_and_a_lost_node_is_not_waited_for() {
+    let mut cluster = Cluster::start(1).await;
+    let ann = cluster.user("ann", false);
+    let (one, two) = ("n1", "n2");
+    let channel = cluster
+        .channel(0, &cluster.ca.issue_node(one).expect("a certificate"))
+        .await;
+    let mut agent = Agent::open(channel.clone(), one, Agent::hello(one, "boot-1"))
+        .await
+        .expect("opens");
+    let mut jobs = cluster.jobs(0, &ann).await;
+    let job = submit(&mut jobs, 1, SPEC).await.expect("taken").job;
+    let follow = LogsRequest {
+        job: job.clone(),
+        follow: true,
+        ..LogsRequest::default()
+    };
+    let reader = {
+        let mut jobs = jobs.clone();
+        tokio::spawn(async move { read(&mut jobs, follow).await })
+    };
+    let order = agent.until(start).await;
+    hostile_pieces(channel.clone(), &order).await;
+    let push = push_log(channel, &order).await;
+    drop((push, agent));
+
+    let channel = cluster
+        .channel(0, &cluster.ca.issue_node(two).expect("a certificate"))
+        .await;
+    let mut agent = Agent::open(channel.clone(), two, Agent::hello(two, "boot-1"))
+        .await
+        .expect("opens");
+    let beats = async {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            agent.heartbeat(Vec::new()).await;
+            if let Ok(Ok(mlctl_proto::agent::leader_message::What::Start(order))) =
+                timeout(std::time::Duration::from_millis(300), agent.next()).await
+            {
+                break order;
+            }
+        }
+    };
+    let order = timeout(PATIENCE, beats).await.expect("the job moves");
+    let push = push_log(channel, &order).await;
+    run_through(&mut agent, &order, 1, 0).await;
+    drop(push);
+    let shown = timeout(PATIENCE, reader)
+        .await
+        .expect("in time")
+        .expect("reads");
+    let want = [
+        "1:hello",
+        "1:end",
+        "2#attempt 2 (attempt 1: NodeLost n1)",
+        "2:hello",
+        "2:end",
+    ];
+    assert_eq!(shown, want);
+    assert_eq!(read(&mut jobs, all(&job)).await, want);
+    let second = LogsRequest {
+        attempt: 1,
+        ..LogsRequest {
+            job: job.clone(),
+            ..LogsRequest::default()
+        }
+    };
+    assert_eq!(read(&mut jobs, second).await, want[..2]);
+    for (wrong, code) in [
+        (
+            LogsRequest {
+                job: "77".into(),
+                ..LogsRequest::default()
+            },
+            Code::NotFound,
+        ),
+        (
+            LogsRequest {
+                job: "x".into(),
+                ..LogsRequest::default()
+            },
+            Code::BadRequest,
+        ),
+        (
+            LogsRequest {
+                attempt: 9,
+                ..all(&job)
+            },
+            Code::BadRequest,
+        ),
+        (
+            LogsRequest {
+                rank: Some(1),
+                ..all(&job)
+            },
+            Code::BadRequest,
+        ),
+    ] {
+        let refused = jobs.logs(wrong.clone()).await.expect_err("refused");
+        assert_eq!(Refusal::from(&refused).code, code, "{wrong:?}");
+    }
+    cluster.stop(0).await;
+}
+
+/// Pieces that no agent sends: the stream ends with the reason, or they are thrown away; nothing is stored.
+async fn hostile_pieces(channel: Channel, of: &StartAllocation) {
+    let piece = |change: fn(&mut LogPiece)| {
+        let mut piece = LogPiece {
+            job: of.job,
+            epoch: of.epoch,
+            ..LogPiece::default()
+        };
+        change(&mut piece);
+        piece
+    };
+    for (what, piece, code) in [
+        (
+            "another's rank",
+            piece(|piece| piece.rank = 1),
+            Code::Denied,
+        ),
+        (
+            "no whole frames",
+            piece(|piece| piece.frames = vec![1, 2, 3].into()),
+            Code::BadRequest,
+        ),
+        (
+            "too long",
+            piece(|piece| piece.frames = vec![0; 300_000].into()),
+            Code::LimitExceeded,
+        ),
+        ("no job", piece(|piece| piece.job = None), Code::BadRequest),
+    ] {
+        let mut bulk = BulkClient::new(channel.clone());
+        let mut answers = bulk
+            .push_logs(tokio_stream::iter([piece]))
+            .await
+            .expect("opens")
+            .into_inner();
+        let refused = answers.message().await.expect_err(what);
+        assert_eq!(Refusal::from(&refused).code, code, "{what}");
+    }
+    let mut unknown = piece(|piece| piece.offset = 10);
+    unknown.job = Some(JobId::new(1, 77).into());
+    unknown.epoch = Some(Epoch::new(1, 1).into());
+    let mut bulk = BulkClient::new(channel);
+    let mut answers = bulk
+        .push_logs(tokio_stream::iter([unknown]))
+        .await
+        .expect("opens")
+        .into_inner();
+    let answer = answers
+        .message()
+        .await
+        .expect("goes on")
+        .expect("an answer");
+    assert_eq!((answer.offset, answer.end), (10, false));
+}
