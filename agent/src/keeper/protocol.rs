@@ -1,0 +1,214 @@
+//! What an agent and a keeper say to each other over `<attempt_dir>/keeper.sock`.
+//!
+//! Both begin with `Hello`. The keeper's carries its full status, so that an agent which comes late, or again, has missed nothing.
+//! Additions only: a keeper outlives the agent that had it started, and speaks with the next release.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages.
+pub const PROTOCOL: u32 = 1;
+/// The oldest version that is still spoken: the one before.
+pub const PROTOCOL_OLDEST: u32 = if PROTOCOL > 1 { PROTOCOL - 1 } else { PROTOCOL };
+/// One message, bytes. A status of as many ranks as a node may have fits.
+pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Is this version spoken here?
+pub fn speaks(protocol: u32) -> bool {
+    (PROTOCOL_OLDEST..=PROTOCOL).contains(&protocol)
+}
+
+/// From the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToKeeper {
+    /// The first message of a connection.
+    Hello {
+        /// [`PROTOCOL`] of the agent.
+        protocol: u32,
+    },
+    /// Start the ranks: every node of the gang is ready. Counts once.
+    Go {
+        /// Host or IP of node rank 0.
+        master_address: String,
+        /// The port leased there.
+        master_port: u16,
+    },
+    /// End the ranks: TERM, and KILL after the grace. A shorter grace counts, a longer one does not.
+    Stop {
+        /// Between TERM and KILL, milliseconds.
+        grace_ms: u32,
+    },
+    /// The end is on the agent's disk: the keeper may go. Refused while anything is left of the attempt.
+    Release,
+}
+
+/// From the keeper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromKeeper {
+    /// The answer to `Hello`.
+    Hello {
+        /// [`PROTOCOL`] of the keeper.
+        protocol: u32,
+        /// Everything so far.
+        status: Status,
+    },
+    /// All ranks of this node were started.
+    RanksStarted,
+    /// The ranks cannot be started; those that were are being killed. `AllEnded` follows.
+    LaunchFailed {
+        /// What, why and what to do.
+        why: String,
+    },
+    /// A rank's log grew, or more of its output was dropped. Several may be told as one.
+    LogGrew {
+        /// The rank.
+        rank: u32,
+        /// Bytes of its log file, whole frames.
+        bytes: u64,
+        /// Bytes of frames that the cap kept out.
+        dropped: u64,
+    },
+    /// A rank has ended.
+    RankExited(Exit),
+    /// A rank's log is complete.
+    LogEnded {
+        /// The rank.
+        rank: u32,
+        /// Bytes of its log file.
+        bytes: u64,
+        /// Bytes of frames that the cap kept out.
+        dropped: u64,
+    },
+    /// No process of the attempt is left on this node and every log is complete.
+    AllEnded {
+        /// Every rank that was started.
+        exits: Vec<Exit>,
+        /// Why ranks could not be started, if so.
+        launch_failed: Option<String>,
+    },
+    /// The last message was not done.
+    Refused {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Everything that has happened so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The keeper's process id.
+    pub pid: u32,
+    /// Where it stands.
+    pub phase: Phase,
+    /// All ranks were started.
+    pub started: bool,
+    /// Why ranks could not be started, if so.
+    pub launch_failed: Option<String>,
+    /// Every rank of the plan.
+    pub ranks: Vec<RankStatus>,
+}
+
+impl Status {
+    /// Is nothing left of the attempt?
+    pub fn all_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    /// The ranks that have ended.
+    pub fn exits(&self) -> Vec<Exit> {
+        self.ranks.iter().filter_map(|rank| rank.exit).collect()
+    }
+}
+
+/// Where a keeper stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// For `Go`.
+    Waiting,
+    /// Ranks run.
+    Running,
+    /// Ranks are being ended, or what they left behind is.
+    Stopping,
+    /// Nothing is left.
+    Ended,
+}
+
+/// One rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankStatus {
+    /// The rank.
+    pub rank: u32,
+    /// Bytes of its log file.
+    pub log_bytes: u64,
+    /// Bytes of frames that the cap kept out.
+    pub log_dropped: u64,
+    /// Its log is complete.
+    pub log_ended: bool,
+    /// How it ended, once it has.
+    pub exit: Option<Exit>,
+}
+
+/// How a rank ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The rank.
+    pub rank: u32,
+    /// Its exit code, when `signal` is 0.
+    pub code: i32,
+    /// The signal that ended it, 0 if it exited.
+    pub signal: i32,
+    /// The gang was being ended when it did: never a failure of its own.
+    pub killed_by_us: bool,
+}
+
+impl Exit {
+    /// Did it fail, and by itself?
+    pub fn is_failure(&self) -> bool {
+        !self.killed_by_us && (self.code != 0 || self.signal != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::wire;
+
+    #[test]
+    fn only_this_version_and_the_one_before_are_spoken() {
+        assert!(speaks(PROTOCOL) && speaks(PROTOCOL_OLDEST));
+        assert!(!speaks(0) && !speaks(PROTOCOL + 1));
+    }
+
+    #[test]
+    fn the_largest_status_fits_into_a_message() {
+        let exit = Exit {
+            rank: u32::MAX,
+            code: i32::MIN,
+            signal: i32::MIN,
+            killed_by_us: false,
+        };
+        let rank = RankStatus {
+            rank: u32::MAX,
+            log_bytes: u64::MAX,
+            log_dropped: u64::MAX,
+            log_ended: false,
+            exit: Some(exit),
+        };
+        let ranks = vec![rank; mlctl_proto::limits::RANKS_PER_NODE_MAX as usize];
+        let status = Status {
+            pid: 1,
+            phase: Phase::Stopping,
+            started: true,
+            launch_failed: None,
+            ranks,
+        };
+        let bytes = wire::encode(
+            &FromKeeper::Hello {
+                protocol: PROTOCOL,
+                status,
+            },
+            MESSAGE_BYTES_MAX,
+        )
+        .expect("fits");
+        assert!(bytes.len() < MESSAGE_BYTES_MAX / 2, "{}", bytes.len());
+    }
+}

@@ -1,0 +1,297 @@
+//! Before and at the start of ranks: may they run, does their program exist, who do they run as, and the start itself.
+//! Does NOT watch them (see `control`).
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::Permissions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Pid, User, geteuid, getgrouplist, getpid};
+
+use super::child::{Identity, Setup, prepare};
+use crate::launch::{LaunchPlan, RankPlan};
+
+/// Where programs are looked for when a job has no `PATH`.
+const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
+/// Descriptors that the keeper needs beside two pipes and a log per rank.
+const DESCRIPTORS_OWN: u64 = 64;
+
+/// Who ranks run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    setup: Setup,
+    /// `HOME`, `USER`, `LOGNAME` of another user.
+    env: BTreeMap<String, String>,
+}
+
+/// A started rank.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) pid: Pid,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// Finds out, before any rank of the gang runs, what would keep this node's from starting.
+///
+/// # Errors
+/// One sentence for people: what, why, what to do.
+pub(super) fn check(plan: &LaunchPlan, job_user: Option<&str>) -> Result<Account, String> {
+    let account = account(plan, job_user)?;
+    let work_dir = Path::new(&plan.work_dir);
+    if !work_dir.is_dir() {
+        return Err(format!(
+            "the working directory {} is not there",
+            plan.work_dir
+        ));
+    }
+    for rank in &plan.ranks {
+        find_program(rank, work_dir)?;
+    }
+    Ok(account)
+}
+
+/// Starts one rank.
+///
+/// # Errors
+/// One sentence for people.
+pub(super) fn start(
+    rank: &RankPlan,
+    work_dir: &Path,
+    account: &Account,
+) -> Result<Started, String> {
+    let program = find_program(rank, work_dir)?;
+    let mut command = Command::new(&program);
+    command
+        .env_clear()
+        .envs(&rank.env)
+        .envs(&account.env)
+        .current_dir(work_dir);
+    command
+        .args(rank.argv.iter().skip(1))
+        .arg0(rank.argv.first().map_or("", String::as_str));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    prepare(&mut command, account.setup.clone());
+    let mut child = command
+        .spawn()
+        .map_err(|error| explain(rank, &program, work_dir, &error))?;
+    match (
+        child.stdout.take(),
+        child.stderr.take(),
+        i32::try_from(child.id()),
+    ) {
+        (Some(stdout), Some(stderr), Ok(pid)) => Ok(Started {
+            pid: Pid::from_raw(pid),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        }),
+        _ => Err(format!("rank {} has no pipes", rank.rank)),
+    }
+}
+
+/// Room for two pipes and a log per rank; the ranks get back what was. No room: the start of some rank says so.
+pub(super) fn raise_open_files(account: &mut Account, ranks: usize) {
+    let wanted = ranks as u64 * 3 + DESCRIPTORS_OWN;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < wanted
+        && setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard).is_ok()
+    {
+        account.setup.open_files = Some((soft, hard));
+    }
+}
+
+fn account(plan: &LaunchPlan, job_user: Option<&str>) -> Result<Account, String> {
+    if let Some(allowed) = job_user
+        && plan.user.as_deref() != Some(allowed)
+    {
+        let asked = plan.user.as_deref().unwrap_or("its own user");
+        return Err(format!(
+            "the plan asks for {asked}, but on this node jobs run as `{allowed}` (`job_user` of the launcher)"
+        ));
+    }
+    let mut account = Account {
+        setup: Setup {
+            keeper: getpid(),
+            identity: None,
+            open_files: None,
+        },
+        env: BTreeMap::new(),
+    };
+    let own = geteuid();
+    let mut uid = own;
+    if let Some(name) = &plan.user {
+        let user =
+            User::from_name(name).map_err(|e| format!("cannot look up the user `{name}`: {e}"))?;
+        let user = user.ok_or_else(|| {
+            format!("there is no user `{name}` on this node: set `job_user` of the agent to one")
+        })?;
+        uid = user.uid;
+        if uid != own {
+            if !own.is_root() {
+                return Err(format!(
+                    "only root can start ranks as `{name}`: run the launcher as root, or unset `job_user`"
+                ));
+            }
+            let c_name = CString::new(name.as_str())
+                .map_err(|_| "the user's name holds a NUL byte".to_owned())?;
+            let groups = getgrouplist(&c_name, user.gid)
+                .map_err(|e| format!("cannot look up the groups of `{name}`: {e}"))?;
+            account.setup.identity = Some(Identity {
+                uid,
+                gid: user.gid,
+                groups,
+            });
+            let home = user.dir.to_string_lossy().into_owned();
+            account.env = [
+                ("HOME", home),
+                ("USER", name.clone()),
+                ("LOGNAME", name.clone()),
+            ]
+            .map(|(k, v)| (k.into(), v))
+            .into();
+        }
+    }
+    if uid.is_root() && !plan.allow_root {
+        return Err("jobs do not run as root here: set `job_user` in the agent's configuration to another user, \
+                    or let an admin allow root jobs in the cluster's settings (`allow_root`; a dev cluster does)"
+            .into());
+    }
+    Ok(account)
+}
+
+/// The program as an absolute path, found as `execvp` would with the rank's own `PATH`.
+fn find_program(rank: &RankPlan, work_dir: &Path) -> Result<PathBuf, String> {
+    let name = rank.argv.first().map_or("", String::as_str);
+    let shown = mlctl_proto::ids::clip(name);
+    if name.is_empty() {
+        return Err("the command is empty: name the program to run".into());
+    }
+    if name.contains('/') {
+        let program = work_dir.join(name);
+        return match fault(&program) {
+            None => Ok(program),
+            Some(fault) => Err(format!(
+                "cannot start `{shown}`: {fault} (looked for {})",
+                program.display()
+            )),
+        };
+    }
+    let path = rank.env.get("PATH").map_or(PATH_DEFAULT, String::as_str);
+    let mut found = None;
+    for dir in path.split(':') {
+        let program = work_dir.join(dir).join(name);
+        match fault(&program) {
+            None => return Ok(program),
+            Some(fault) if program.exists() => {
+                found = Some(format!("{} is there, but {fault}", program.display()))
+            }
+            Some(_) => {}
+        }
+    }
+    let hint = if work_dir.join(name).is_file() {
+        format!("; to run the one in the code, write `./{shown}`")
+    } else {
+        String::new()
+    };
+    let why = found.unwrap_or_else(|| format!("no such program in PATH ({path})"));
+    Err(format!("cannot start `{shown}`: {why}{hint}"))
+}
+
+/// What keeps a file from being a program.
+fn fault(program: &Path) -> Option<&'static str> {
+    match program.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Some("it may not be looked at")
+        }
+        Err(_) => Some("there is no such file"),
+        Ok(file) if file.is_dir() => Some("it is a directory"),
+        Ok(file) if Permissions::mode(&file.permissions()) & 0o111 == 0 => {
+            Some("it is not executable: chmod +x it")
+        }
+        Ok(_) => None,
+    }
+}
+
+/// The program was there: why it did not start all the same.
+fn explain(rank: &RankPlan, program: &Path, work_dir: &Path, error: &io::Error) -> String {
+    let shown = mlctl_proto::ids::clip(rank.argv.first().map_or("", String::as_str));
+    let hint = match error.raw_os_error() {
+        _ if !work_dir.is_dir() => format!("the working directory {} is gone", work_dir.display()),
+        Some(libc::ENOENT) => format!(
+            "{} is there, but the interpreter that its first line or its header names is not",
+            program.display()
+        ),
+        Some(libc::EACCES) => format!(
+            "{} may not be run by this user, or lies on a file system mounted noexec",
+            program.display()
+        ),
+        Some(libc::E2BIG) => "arguments and environment are too long for this system".into(),
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "no open files are left: raise the limit `nofile` of the launcher".into()
+        }
+        Some(libc::EAGAIN) => "no processes are left for this user: raise the limit `nproc`".into(),
+        _ => program.display().to_string(),
+    };
+    format!("cannot start `{shown}`: {hint} ({error})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rank(program: &str, path: &str) -> RankPlan {
+        let env = [("PATH".to_owned(), path.to_owned())].into();
+        RankPlan {
+            rank: 0,
+            local_rank: 0,
+            argv: vec![program.into()],
+            env,
+            devices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn programs_are_found_or_their_absence_is_explained() {
+        let dir = tempfile::tempdir().expect("dir");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("bin")).expect("made");
+        for (name, mode) in [
+            ("run", 0o755),
+            ("plain", 0o644),
+            ("bin/tool", 0o755),
+            ("bin/plain", 0o644),
+        ] {
+            std::fs::write(at(name), "x").expect("written");
+            std::fs::set_permissions(at(name), Permissions::from_mode(mode)).expect("mode");
+        }
+        let find = |program: &str, path: &str| find_program(&rank(program, path), dir.path());
+        assert_eq!(find("./run", "/bin"), Ok(at("./run")));
+        assert_eq!(find("tool", "/none:bin"), Ok(at("bin/tool")));
+        assert!(find("sh", "/none:/bin").is_ok());
+        for (program, path, says) in [
+            (
+                "nothing-like-it",
+                "/bin:/usr/bin",
+                "no such program in PATH (/bin:/usr/bin)",
+            ),
+            ("run", "/bin", "write `./run`"),
+            ("plain", "bin", "chmod +x"),
+            ("./plain", "", "chmod +x"),
+            ("./bin", "", "is a directory"),
+            ("/no/such", "", "no such file"),
+            ("", "", "is empty"),
+        ] {
+            let error = find(program, path).expect_err(program);
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

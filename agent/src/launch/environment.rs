@@ -1,0 +1,178 @@
+//! The variables of a rank: what torch, NCCL, Gloo and CUDA read, and `MLCTL_*`.
+//!
+//! Pure. Order of precedence, weakest first: what the node gives to every job, defaults, the user's own, what mlctl alone may set.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
+
+use std::collections::BTreeMap;
+
+use mlctl_proto::spec::LaunchMethod;
+
+use super::plan::Request;
+
+/// Variables by name.
+pub type Variables = BTreeMap<String, String>;
+
+/// Set only by mlctl, whatever the node or the user says; `MLCTL_*` beside them.
+const OWNED: [&str; 20] = [
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PET_NNODES",
+    "PET_NPROC_PER_NODE",
+    "PET_NODE_RANK",
+    "PET_RDZV_BACKEND",
+    "PET_RDZV_ENDPOINT",
+    "PET_RDZV_ID",
+    "PET_MASTER_ADDR",
+    "PET_MASTER_PORT",
+    "PET_MAX_RESTARTS",
+    "PET_STANDALONE",
+    "CUDA_VISIBLE_DEVICES",
+    "TRACEPARENT",
+];
+
+/// What pretended devices are called.
+const SIMULATED: &str = "SIM-";
+
+/// The environment of one process, but for where the gang meets (see [`meet_at`]).
+pub fn of_rank(request: &Request, rank: u32, local_rank: u32, devices: &[String]) -> Variables {
+    let mut env = Variables::new();
+    env.extend(
+        request
+            .base_env
+            .iter()
+            .filter(|(key, _)| !is_owned(key))
+            .map(clone),
+    );
+    defaults(request, &mut env);
+    env.extend(
+        request
+            .spec
+            .env
+            .iter()
+            .filter(|(key, _)| !is_owned(key))
+            .map(clone),
+    );
+    gang(request, rank, local_rank, &mut env);
+    if let Some(visible) = visible_devices(devices) {
+        env.insert("CUDA_VISIBLE_DEVICES".into(), visible);
+    }
+    own(request, &mut env);
+    env
+}
+
+/// Adds where the gang meets: known when every node is ready.
+pub fn meet_at(env: &mut Variables, address: &str, port: u16) {
+    let endpoint = if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    };
+    for (key, value) in [
+        ("MASTER_ADDR", address.to_owned()),
+        ("MASTER_PORT", port.to_string()),
+        ("PET_MASTER_ADDR", address.to_owned()),
+        ("PET_MASTER_PORT", port.to_string()),
+        ("PET_RDZV_ENDPOINT", endpoint),
+    ] {
+        env.insert(key.into(), value);
+    }
+}
+
+fn clone((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
+}
+
+fn is_owned(key: &str) -> bool {
+    key.starts_with("MLCTL_") || OWNED.contains(&key)
+}
+
+/// What a user may set otherwise.
+fn defaults(request: &Request, env: &mut Variables) {
+    let mut set = |key: &str, value: &str| env.insert(key.to_owned(), value.to_owned());
+    set("PYTHONUNBUFFERED", "1");
+    if request.spec.launcher == LaunchMethod::Torchrun {
+        set("OMP_NUM_THREADS", "1");
+        // Standard output of the ranks goes through files of torchrun and from there, with `[default0]:` before each line, to its own.
+        // Torch 1.13 on Python 3.11 cannot start with 0 (its default) or 3; later ones take every value.
+        set("PET_REDIRECTS", "1");
+        set("PET_TEE", "1");
+        set(
+            "PET_LOG_DIR",
+            &format!("{}/torchrun", request.attempt_dir.trim_end_matches('/')),
+        );
+    }
+    let address = request
+        .members
+        .get(request.node_rank as usize)
+        .map_or("", |member| &member.rank_address);
+    let loopback = address.starts_with("127.") || address == "::1" || address == "localhost";
+    if let Some(interface) = if loopback {
+        Some("lo")
+    } else {
+        request.interface.as_deref()
+    } {
+        set("NCCL_SOCKET_IFNAME", interface);
+        set("GLOO_SOCKET_IFNAME", interface);
+    }
+}
+
+/// The gang and the rank's place in it.
+fn gang(request: &Request, rank: u32, local_rank: u32, env: &mut Variables) {
+    let per_node = request.spec.ranks_per_node();
+    let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
+    // torchrun gives its ranks their own; at the process above them these two would be wrong.
+    if request.spec.launcher != LaunchMethod::Torchrun {
+        set("RANK", rank.to_string());
+        set("LOCAL_RANK", local_rank.to_string());
+    }
+    set("WORLD_SIZE", request.spec.world_size().to_string());
+    set("LOCAL_WORLD_SIZE", per_node.to_string());
+    set("NODE_RANK", request.node_rank.to_string());
+    set("GROUP_RANK", request.node_rank.to_string());
+    set("PET_NNODES", request.spec.nodes.to_string());
+    set("PET_NPROC_PER_NODE", per_node.to_string());
+    set("PET_NODE_RANK", request.node_rank.to_string());
+    // Static, because then node rank 0 holds rank 0 (and with it the checkpoint to resume from) and `MASTER_ADDR` is the one we gave;
+    // c10d sorts nodes by host name and process id.
+    set("PET_RDZV_BACKEND", "static".into());
+    set("PET_RDZV_ID", format!("{}-{}", request.job, request.epoch));
+    // The gang restarts as a whole, with a new id and port, or not at all.
+    set("PET_MAX_RESTARTS", "0".into());
+}
+
+/// UUIDs, which survive renumbering; empty for a job without GPUs, so that it sees none; unset for pretended devices.
+fn visible_devices(devices: &[String]) -> Option<String> {
+    let simulated = devices.iter().any(|device| device.starts_with(SIMULATED));
+    (!simulated).then(|| devices.join(","))
+}
+
+fn own(request: &Request, env: &mut Variables) {
+    let mut set = |key: &str, value: &str| env.insert(key.to_owned(), value.to_owned());
+    set("MLCTL_JOB", &request.job.to_string());
+    set("MLCTL_JOB_NAME", &request.job_name);
+    set("MLCTL_OWNER", &request.owner);
+    set("MLCTL_ATTEMPT", &request.epoch.counter.to_string());
+    set("MLCTL_EPOCH", &request.epoch.to_string());
+    set("MLCTL_NODE", &request.node_name);
+    // Also tells the processes of this attempt from all others on the machine.
+    set("MLCTL_ATTEMPT_DIR", &request.attempt_dir);
+    if let Some(dir) = &request.checkpoint_dir {
+        set("MLCTL_CHECKPOINT_DIR", dir);
+    }
+    if let Some(path) = &request.resume_from {
+        set("MLCTL_RESUME_FROM", path);
+    }
+    if !request.traceparent.is_empty() {
+        set("TRACEPARENT", &request.traceparent);
+    }
+}
