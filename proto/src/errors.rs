@@ -145,9 +145,11 @@ mod rpc {
                 .and_then(|value| value.to_str().ok());
             let code = match (word, status.code()) {
                 (Some(word), _) => Code::from_word(word),
-                (None, Grpc::Unavailable | Grpc::DeadlineExceeded | Grpc::Cancelled) => {
-                    Code::Unavailable
-                }
+                // What the transport says when a connection breaks in the middle of an answer is `Unknown`.
+                (
+                    None,
+                    Grpc::Unavailable | Grpc::DeadlineExceeded | Grpc::Cancelled | Grpc::Unknown,
+                ) => Code::Unavailable,
                 (None, Grpc::PermissionDenied | Grpc::Unauthenticated) => Code::Denied,
                 (None, Grpc::InvalidArgument | Grpc::OutOfRange) => Code::BadRequest,
                 (None, Grpc::NotFound) => Code::NotFound,
@@ -179,5 +181,13 @@ mod tests {
             let status = tonic::Status::from(refusal.clone());
             assert_eq!(Refusal::from(&status), refusal);
         }
+    }
+
+    #[cfg(feature = "rpc")]
+    #[test]
+    fn a_broken_connection_is_worth_another_try() {
+        let broken =
+            tonic::Status::unknown("h2 protocol error: error reading a body from connection");
+        assert_eq!(Refusal::from(&broken).code, Code::Unavailable);
     }
 }

@@ -167,10 +167,13 @@ impl Layout {
         for member in &coordinators {
             self.make_coordinator(&ca, &coordinators, member)?;
         }
-        let addresses = coordinators
+        let addresses: Vec<String> = coordinators
             .iter()
             .map(|member| member.address.clone())
             .collect();
+        // Beside the authority, as `mlctl admin init` leaves them: `mlctl admin user add` works on a dev cluster too.
+        let list = addresses.join("\n") + "\n";
+        write_private(&ca_dir.join("coordinators"), list.as_bytes()).map_err(Failure::config)?;
         let user = user_name();
         let bundle = ca.issue_user(&user, true).map_err(Failure::config)?;
         ContextFile::new(&user, addresses, &bundle)
@@ -304,5 +307,8 @@ mod tests {
         }
         let context = ContextFile::read(&layout.context()).expect("readable");
         assert_eq!(context.addresses.len(), 3);
+        let list =
+            std::fs::read_to_string(temporary.path().join("ca/coordinators")).expect("there");
+        assert!(list.lines().eq(&context.addresses), "{list}");
     }
 }

@@ -15,7 +15,7 @@ use tokio::process::Command;
 
 use super::control::{Answer, Ask, Process, socket};
 use super::layout::{Dev, Layout};
-use super::processes::{keepers, kill_now, terminate};
+use super::processes::{keepers, kill_attempts, kill_now, terminate};
 use crate::failure::Failure;
 
 /// A daemon that died is started again after this.
@@ -288,9 +288,7 @@ impl Supervisor {
         pids.into_iter().for_each(kill_now);
         // A keeper that was just being started shows up a moment later; its launcher is dead by now.
         for _ in 0..3 {
-            keepers(&self.layout.node(name).join("data"))
-                .into_iter()
-                .for_each(|keeper| kill_now(keeper.pid));
+            kill_attempts(&self.layout.node(name).join("data"));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Answer::Done
@@ -344,9 +342,7 @@ impl Supervisor {
             pids(role).into_iter().for_each(terminate);
         }
         for name in &nodes {
-            keepers(&self.layout.node(name).join("data"))
-                .into_iter()
-                .for_each(|keeper| kill_now(keeper.pid));
+            kill_attempts(&self.layout.node(name).join("data"));
         }
         for _ in 0..300 {
             if self
@@ -363,9 +359,7 @@ impl Supervisor {
             pids(role).into_iter().for_each(kill_now);
         }
         for name in &nodes {
-            keepers(&self.layout.node(name).join("data"))
-                .into_iter()
-                .for_each(|keeper| kill_now(keeper.pid));
+            kill_attempts(&self.layout.node(name).join("data"));
         }
     }
 }
