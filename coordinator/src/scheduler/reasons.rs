@@ -276,7 +276,7 @@ impl<'a> Inventory<'a> {
                 present: self.all.models(),
             });
         }
-        let never = never_fits(request, self.view.state.nodes().map(AsRef::as_ref));
+        let never = never_fits(request, self.view.state.inventory());
         never.map(|never| Reason::NeverFits { why: never.why })
     }
 }

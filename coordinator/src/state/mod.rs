@@ -35,7 +35,7 @@ pub use digest::Digest;
 pub use transition::legal;
 
 use records::{Attempt, EndKind, Idempotency, Job, Node, Reply, Settings, Spec, Team};
-use rules::Request;
+use rules::{Inventory, Request};
 use table::Table;
 use view::Indexes;
 
@@ -264,6 +264,11 @@ impl State {
     /// Attempts with an open allocation on a node.
     pub fn open_allocations_on(&self, node: &str) -> Vec<(JobId, Epoch)> {
         self.indexes.open_allocations_on(node)
+    }
+
+    /// What there is, whatever its state and whoever holds it.
+    pub fn inventory(&self) -> &Inventory {
+        self.indexes.inventory()
     }
 
     /// Ranks of jobs without GPUs that run on a node or were assigned to it.

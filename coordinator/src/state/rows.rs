@@ -17,6 +17,8 @@ impl State {
     }
 
     pub(super) fn put_node(&mut self, node: Node) {
+        let old = self.nodes.get(node.facts.name.as_str()).cloned();
+        self.indexes.node(old.as_deref(), &node);
         self.nodes.put(node);
     }
 
@@ -107,6 +109,7 @@ impl State {
                 indexes.add_request(*hash, request);
             }
         }
+        self.nodes().for_each(|node| indexes.node(None, node));
         self.jobs().for_each(|job| indexes.job(None, job));
         self.attempts()
             .for_each(|attempt| indexes.attempt(None, attempt, self.cpu_ranks_per_node(attempt)));

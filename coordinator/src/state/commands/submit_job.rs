@@ -39,14 +39,9 @@ impl SubmitJob {
             );
             return Err(Refusal::new(Code::LimitExceeded, why));
         }
-        if let Some(never) = never_fits(
-            &Request::of(&spec),
-            change.state().nodes().map(AsRef::as_ref),
-        ) {
-            return Err(Refusal::new(
-                Code::NeverFits,
-                format!("no node of this cluster could ever run it: {}", never.why),
-            ));
+        if let Some(never) = never_fits(&Request::of(&spec), change.state().inventory()) {
+            let why = format!("no node of this cluster could ever run it: {}", never.why);
+            return Err(Refusal::new(Code::NeverFits, why));
         }
         let mut settings = change.settings()?;
         let id = JobId::new(settings.incarnation, settings.next_job);

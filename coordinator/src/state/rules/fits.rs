@@ -1,9 +1,8 @@
 //! Does this request fit these devices? A gang has one pool and, if it has GPUs, one model: nodes of a pool reach each other, and
 //! mixed devices run at the pace of the slowest. Knows nothing of who holds what: callers bring what is free.
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use super::Request;
-use crate::state::records::{Admin, Node};
+use super::{Inventory, Request};
 
 /// Ranks of jobs without GPUs that a node takes per logical CPU. Such jobs wait more than they compute, and a machine with two
 /// cores must run several small ones; it is a bound against pile-ups, not a reservation of CPU time.
@@ -43,70 +42,49 @@ pub struct NeverFits {
 }
 
 /// Whether a request could run on the whole inventory if every node were healthy and idle. An empty inventory says nothing.
-pub fn never_fits<'a>(
-    request: &Request,
-    nodes: impl Iterator<Item = &'a Node>,
-) -> Option<NeverFits> {
-    let nodes: Vec<&Node> = nodes.filter(|node| node.admin != Admin::Retired).collect();
-    if nodes.is_empty() {
+pub fn never_fits(request: &Request, inventory: &Inventory) -> Option<NeverFits> {
+    let nodes = inventory.nodes();
+    if nodes == 0 {
         return None;
     }
     if request.gpus == 0 {
-        return never_fits_cpu(request, &nodes);
+        return never_fits_cpu(request, inventory);
     }
-    let mut best = 0;
-    let mut most_on_one = 0;
-    let mut of_kind = 0_u64;
-    let mut models: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut domains: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-    for node in &nodes {
-        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
-        for device in &node.facts.devices {
-            *models.entry(&device.model).or_default() += 1;
-            if fits_kind(request, &device.model) {
-                *counts.entry(&device.model).or_default() += 1;
-            }
-        }
-        for (model, count) in counts {
-            of_kind += u64::from(count);
-            most_on_one = most_on_one.max(count);
-            if count >= request.gpus {
-                let domain = domains.entry((&node.facts.pool, model)).or_default();
-                *domain += 1;
-                best = best.max(*domain);
-            }
+    let (mut best, mut most_on_one) = (0, 0);
+    for (model, counts) in inventory.devices() {
+        if fits_kind(request, model) {
+            best = best.max(counts.range(request.gpus..).map(|(_, nodes)| *nodes).sum());
+            most_on_one = most_on_one.max(counts.get_max().map_or(0, |(count, _)| *count));
         }
     }
     if best >= request.nodes {
         return None;
     }
+    let kinds = kinds_text(request);
     let asked = format!(
-        "{} with {} {} each",
+        "{} with {} {kinds} each",
         nodes_text(request.nodes),
-        request.gpus,
-        kinds_text(request)
+        request.gpus
     );
-    let why = if of_kind == 0 && !models.is_empty() && !request.kinds.is_empty() {
-        let have: Vec<&str> = models.keys().copied().collect();
+    let models: BTreeSet<&str> = inventory.devices().map(|(model, _)| model).collect();
+    let why = if most_on_one == 0 && !models.is_empty() {
+        let have: Vec<&str> = models.into_iter().collect();
         format!(
             "the job asks for {asked}, but this cluster has no such GPU, only {}: change `gpu`",
             have.join(", ")
         )
     } else {
         format!(
-            "the job asks for {asked}, but of the {} of this cluster at most {best} in one pool have that many of one model (the most on one node: {most_on_one}): ask for fewer `nodes` or `gpus`",
-            nodes_text(nodes.len().try_into().unwrap_or(u32::MAX)),
+            "the job asks for {asked}, but of the {} of this cluster at most {best} in one pool have that many of one model \
+             (the most on one node: {most_on_one}): ask for fewer `nodes` or `gpus`",
+            nodes_text(nodes),
         )
     };
     Some(NeverFits { why })
 }
 
-fn never_fits_cpu(request: &Request, nodes: &[&Node]) -> Option<NeverFits> {
-    let mut pools: BTreeMap<&str, u32> = BTreeMap::new();
-    for node in nodes {
-        *pools.entry(&node.facts.pool).or_default() += 1;
-    }
-    let most = pools.values().copied().max().unwrap_or(0);
+fn never_fits_cpu(request: &Request, inventory: &Inventory) -> Option<NeverFits> {
+    let most = inventory.largest_pool();
     (most < request.nodes).then(|| NeverFits {
         why: format!(
             "the job asks for {}, but the largest pool of this cluster has {most}: ask for fewer `nodes`",
@@ -136,6 +114,7 @@ pub(crate) fn kinds_text(request: &Request) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::records::{Admin, Node};
     use crate::state::testing::node;
 
     fn request(nodes: u32, gpus: u32, kinds: &[&str]) -> Request {
@@ -145,6 +124,12 @@ mod tests {
             ranks: 1,
             kinds: kinds.iter().map(|kind| kind.to_lowercase()).collect(),
         }
+    }
+
+    fn inventory(nodes: &[Node]) -> Inventory {
+        let mut inventory = Inventory::default();
+        nodes.iter().for_each(|node| inventory.add(node));
+        inventory
     }
 
     #[test]
@@ -205,7 +190,7 @@ mod tests {
             (3, 0, &[], None),
             (4, 0, &[], Some("the largest pool of this cluster has 3")),
         ] {
-            let found = never_fits(&request(nodes_wanted, gpus, kinds), nodes.iter());
+            let found = never_fits(&request(nodes_wanted, gpus, kinds), &inventory(&nodes));
             match (never, &found) {
                 (None, None) => {}
                 (Some(part), Some(found)) if found.why.contains(part) => {}
@@ -213,7 +198,7 @@ mod tests {
             }
         }
         assert_eq!(
-            never_fits(&request(9, 9, &[]), [].into_iter()),
+            never_fits(&request(9, 9, &[]), &inventory(&[])),
             None,
             "an empty inventory says nothing"
         );

@@ -7,8 +7,10 @@ use imbl::{OrdMap, OrdSet};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
-use crate::state::records::{Allocation, AllocationPhase, Attempt, Idempotency, Job, JobState};
-use crate::state::rules::Request;
+use crate::state::records::{
+    Allocation, AllocationPhase, Attempt, Idempotency, Job, JobState, Node,
+};
+use crate::state::rules::{Inventory, Request};
 
 type Holder = (JobId, Epoch);
 
@@ -22,6 +24,7 @@ pub struct Indexes {
     open_attempts: OrdSet<Holder>,
     open_on_node: OrdMap<Arc<str>, OrdSet<Holder>>,
     cpu_ranks: OrdMap<Arc<str>, u32>,
+    inventory: Inventory,
     keys_by_time: OrdSet<(UtcMs, (String, [u8; 16]))>,
 }
 
@@ -70,6 +73,22 @@ impl Indexes {
             .iter()
             .take_while(move |(time, _)| *time <= time_ms)
             .map(|(_, key)| key)
+    }
+
+    /// What there is, whoever holds it.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// Hook of the nodes.
+    pub fn node(&mut self, old: Option<&Node>, new: &Node) {
+        if old.is_some_and(|old| Inventory::same(old, new)) {
+            return;
+        }
+        if let Some(old) = old {
+            self.inventory.remove(old);
+        }
+        self.inventory.add(new);
     }
 
     /// Hook of the specs.
