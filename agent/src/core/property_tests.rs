@@ -134,12 +134,10 @@ impl Promises {
 }
 
 fn perform(bench: &mut Bench, promises: &mut Promises, act: Act) {
-    let job = JOB;
+    // A leader's mark never runs ahead of what was said to the cluster.
+    let said = promises.said.keys().last().copied().unwrap_or(0);
     match act {
-        // A leader's mark never runs ahead of what was said to the cluster.
-        Act::Connect(mark) => {
-            bench.connect(mark.min(promises.said.keys().last().copied().unwrap_or(0)))
-        }
+        Act::Connect(mark) => bench.connect(mark.min(said)),
         Act::LinkDown => bench.step(Event::LinkDown),
         Act::Later(ms) => {
             bench.now += ms;
@@ -164,25 +162,32 @@ fn perform(bench: &mut Bench, promises: &mut Promises, act: Act) {
                 port: 1,
             };
             bench.leader(LeaderMessage::Go {
-                job,
+                job: JOB,
                 epoch: epoch(n),
                 rendezvous,
             });
         }
-        Act::Applied(up_to) => {
-            let up_to = up_to.min(promises.said.keys().last().copied().unwrap_or(0));
-            bench.leader(LeaderMessage::EventsApplied { up_to });
-        }
-        Act::Prepared(n) => bench.step(Event::Prepared {
+        Act::Applied(up_to) => bench.leader(LeaderMessage::EventsApplied {
+            up_to: up_to.min(said),
+        }),
+        other => bench.step(local(other)),
+    }
+}
+
+/// What preparations, keepers and the disk say.
+fn local(act: Act) -> Event {
+    let job = JOB;
+    match act {
+        Act::Prepared(n) => Event::Prepared {
             job,
             epoch: epoch(n),
             master_port: 9,
-        }),
-        Act::PrepareFailed(n) => bench.step(Event::PrepareFailed {
+        },
+        Act::PrepareFailed(n) => Event::PrepareFailed {
             job,
             epoch: epoch(n),
             why: "x".into(),
-        }),
+        },
         Act::Connected {
             epoch: n,
             started,
@@ -193,54 +198,53 @@ fn perform(bench: &mut Bench, promises: &mut Promises, act: Act) {
                 all_ended,
                 ..KeeperStatus::default()
             };
-            bench.step(Event::KeeperConnected {
+            Event::KeeperConnected {
                 job,
                 epoch: epoch(n),
                 status,
-            });
+            }
         }
-        Act::NeverStarted(n) => bench.step(Event::KeeperNeverStarted {
+        Act::NeverStarted(n) => Event::KeeperNeverStarted {
             job,
             epoch: epoch(n),
-        }),
-        Act::Lost(n) => bench.step(Event::KeeperLost {
+        },
+        Act::Lost(n) => Event::KeeperLost {
             job,
             epoch: epoch(n),
             why: "x".into(),
-        }),
-        Act::Started(n) => bench.step(Event::RanksStarted {
+        },
+        Act::Started(n) => Event::RanksStarted {
             job,
             epoch: epoch(n),
-        }),
+        },
         Act::Exited {
             epoch: n,
             rank,
             code,
-        } => {
-            bench.step(Event::RankExited {
-                job,
-                epoch: epoch(n),
-                exit: exit(rank, code, 0),
-            });
-        }
-        Act::AllEnded(n) => bench.step(Event::AllRanksEnded {
+        } => Event::RankExited {
             job,
             epoch: epoch(n),
-        }),
+            exit: exit(rank, code, 0),
+        },
+        Act::AllEnded(n) => Event::AllRanksEnded {
+            job,
+            epoch: epoch(n),
+        },
         Act::Sealed {
             epoch: n,
             step,
             by_rescan,
         } => {
             let name = format!("step-{step}");
-            bench.step(Event::Checkpoint(CheckpointFound {
+            Event::Checkpoint(CheckpointFound {
                 job,
                 epoch: epoch(n),
                 name,
                 step,
                 by_rescan,
-            }));
+            })
         }
+        other => unreachable!("{other:?} is performed above"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use mlctl_proto::ids::{Epoch, JobId};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::Context;
@@ -21,10 +21,12 @@ use crate::launcher::client::{LauncherError, start_keeper};
 
 /// A keeper that is there but silent is asked again after this.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A keeper that was asked for just before the agent died may still be on its way.
+/// A keeper that was asked for just before the agent died, or a launcher that died, may be on its way.
 const STARTING: Duration = Duration::from_secs(5);
-/// Between two tries to reach a keeper that is starting.
-const STARTING_PAUSE: Duration = Duration::from_millis(2);
+/// Between two tries to reach a keeper that may be starting.
+const STARTING_PAUSE: Duration = Duration::from_millis(50);
+/// Between two tries to reach a launcher that is not there.
+const LAUNCHER_PAUSE: Duration = Duration::from_millis(100);
 /// A keeper takes a message within this, or its connection is given up.
 const TAKE: Duration = Duration::from_secs(5);
 
@@ -46,25 +48,29 @@ pub(super) enum Found {
     NeverStarted,
 }
 
-/// Has the launcher start the keeper of an attempt that is laid out, and connects to it.
+/// Has the launcher start the keeper of an attempt that is laid out, and connects to it. It takes connections by then.
 pub(super) async fn start(
     context: &Context,
     job: JobId,
     epoch: Epoch,
 ) -> Result<Connection, StartError> {
     let folder = context.dirs.attempt(job, epoch);
-    let pid = start_keeper(&context.dirs.launcher_socket(), &folder).await?;
-    debug!(%job, %epoch, pid, "keeper started");
-    let end = tokio::time::Instant::now() + STARTING;
+    let socket = context.dirs.launcher_socket();
+    let end = Instant::now() + STARTING;
     loop {
-        match connect(&folder).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) if error.is_gone() && tokio::time::Instant::now() < end => {
-                sleep(STARTING_PAUSE).await
+        match start_keeper(&socket, &folder).await {
+            Ok(pid) => {
+                debug!(%job, %epoch, pid, "keeper started");
+                break;
+            }
+            // It may have died and is started again in a moment.
+            Err(LauncherError::Unreachable { .. }) if Instant::now() < end => {
+                sleep(LAUNCHER_PAUSE).await;
             }
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(connect(&folder).await?)
 }
 
 /// Looks for the keeper of an attempt. Asks for ever while one is there and silent; `starting`: it may not be there yet.

@@ -12,6 +12,7 @@ use mlctl_proto::spec::{JobSpec, SpecError, parse_json};
 use mlctl_runtime::telemetry::trace_context::current_traceparent;
 use nix::unistd::User;
 use prost::Message;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -22,6 +23,7 @@ use crate::core::Start;
 use crate::keeper::PLAN;
 use crate::launch::port::{self, PortError, PortLease};
 use crate::launch::{Interpreters, LaunchPlan, Member, PlanError, Request, interface, plan};
+use crate::link::Leader;
 use crate::link::convert::start_to_wire;
 
 /// The committed start, so that a live keeper can be adopted even without a journal.
@@ -31,7 +33,7 @@ const PORT: &str = "port";
 /// Between two tries to fetch code from a leader that is there.
 const AGAIN: Duration = Duration::from_millis(300);
 /// Variables of the agent that every job gets.
-const HANDED_ON: [&str; 9] = [
+const HANDED_ON: [&str; 8] = [
     "PATH",
     "HOME",
     "USER",
@@ -40,7 +42,6 @@ const HANDED_ON: [&str; 9] = [
     "LC_ALL",
     "TZ",
     "LD_LIBRARY_PATH",
-    "PYTHONPATH",
 ];
 
 /// Why an attempt cannot be laid out.
@@ -106,7 +107,10 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
         Ok::<_, PortError>((lease, peer.and_then(|peer| interface::to_peer(&peer))))
     })
     .await??;
-    let plan = plan(&request(context, start, spec, interface, user))?;
+    let mut request = request(context, start, spec, interface, user);
+    // Without a leader the gang could not start anyway, and a guess would fail the job.
+    request.allow_root = leading(&mut context.leader.clone()).await.hello.allow_root;
+    let plan = plan(&request)?;
     write_plan(context, start, &plan, lease.as_ref())?;
     Ok(Laid { lease })
 }
@@ -159,14 +163,7 @@ async fn fetch_code(context: &Context, manifest: &str, work: &Path) -> Result<()
     let mut leader = context.leader.clone();
     let mut told = false;
     loop {
-        let now = leader.borrow_and_update().clone();
-        let Some(now) = now else {
-            if leader.changed().await.is_err() {
-                // The agent ends.
-                std::future::pending::<()>().await;
-            }
-            continue;
-        };
+        let now = leading(&mut leader).await;
         match code::fetch(&context.store, now.channel, manifest, work).await {
             Err(FetchError::Leader(status)) => {
                 if !std::mem::replace(&mut told, true) {
@@ -181,6 +178,19 @@ async fn fetch_code(context: &Context, manifest: &str, work: &Path) -> Result<()
                 }
             }
             other => return Ok(other?),
+        }
+    }
+}
+
+/// The leader, once there is one.
+async fn leading(leader: &mut watch::Receiver<Option<Leader>>) -> Leader {
+    loop {
+        if let Some(now) = leader.borrow_and_update().clone() {
+            return now;
+        }
+        if leader.changed().await.is_err() {
+            // The agent ends, and this task with it.
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -215,11 +225,6 @@ fn request(
         rank_address: member.rank_address.clone(),
         devices: member.devices.clone(),
     });
-    let allow_root = context
-        .leader
-        .borrow()
-        .as_ref()
-        .is_some_and(|leader| leader.hello.allow_root);
     Request {
         spec,
         job: start.job,
@@ -238,7 +243,8 @@ fn request(
         base_env: base_env(user.as_ref()),
         interface,
         user: user.map(|user| user.name),
-        allow_root,
+        // Said by the leader; see `lay_out`.
+        allow_root: false,
         interpreters: Interpreters::default(),
     }
 }

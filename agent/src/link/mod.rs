@@ -105,7 +105,8 @@ impl Link {
                 (tries, hints) = (0, 0);
             }
             match ended {
-                Ended::NotLeader(addresses) => {
+                Ended::NotLeader(mut addresses) => {
+                    addresses.retain(|other| *other != address);
                     let hint = !addresses.is_empty();
                     self.addresses.prefer(addresses);
                     hints += 1;
