@@ -1,6 +1,7 @@
 //! `mlctl demo`: the whole promise in half a minute, on this machine, with nothing installed.
 use std::time::Instant;
 
+use mlctl_runtime::shutdown::Shutdown;
 use serde_json::json;
 
 use super::client_side;
@@ -32,9 +33,10 @@ pub fn run(args: &DemoArgs, output: &dyn Output) -> Result<u8, Failure> {
         }
     };
     let told = client_side(async {
+        let interrupted = Shutdown::on_signals().map_err(Failure::internal)?;
         tokio::select! {
             told = tell(&dir, &workload, output) => told,
-            _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted".into())),
+            () = interrupted.wait() => Err(Failure::failed("interrupted".into())),
         }
     });
     clean_up(&dir, args.keep, told.is_err(), output);
