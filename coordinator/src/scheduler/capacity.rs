@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::shape::{Domain, Shape, need};
-use crate::state::commands::Placement;
-use crate::state::records::Node;
 use crate::state::rules::{Request, cpu_room};
-use crate::state::view::ClusterView;
+use crate::state::view::{ClusterView, Node, Placement};
 
 /// One node that takes work.
 struct Slot<'a> {

@@ -3,8 +3,7 @@ use mlctl_proto::ids::JobId;
 
 use super::planner::Planner;
 use super::reasons::Reason;
-use crate::state::records::JobState;
-use crate::state::view::ClusterView;
+use crate::state::view::{ClusterView, JobState};
 
 /// Why `job` waits, the leading reason first; empty if it is not pending, is unknown, or starts with the next plan.
 pub fn explain(view: &ClusterView, job: JobId) -> Vec<Reason> {

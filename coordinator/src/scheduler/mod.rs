@@ -26,8 +26,7 @@ use std::collections::BTreeMap;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use crate::state::commands::StartAttempt;
-use crate::state::view::ClusterView;
+use crate::state::view::{ClusterView, StartAttempt};
 
 pub use explain::explain;
 pub use reasons::Reason;

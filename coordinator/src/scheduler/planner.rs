@@ -9,10 +9,8 @@ use super::Plan;
 use super::capacity::{Capacity, Choice};
 use super::reasons::{Inventory, Reason, holder_reason};
 use super::shape::Shape;
-use crate::state::commands::StartAttempt;
-use crate::state::records::{Checkpoint, Job};
 use crate::state::rules::{Request, Resume, living_holders, resume};
-use crate::state::view::ClusterView;
+use crate::state::view::{Checkpoint, ClusterView, Job, StartAttempt};
 
 /// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
 const NAMED_MAX: usize = 16_384;

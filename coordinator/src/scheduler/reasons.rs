@@ -2,9 +2,8 @@
 use std::fmt;
 
 use super::shape::{Domain, Shape, need};
-use crate::state::records::{Liveness, Node};
 use crate::state::rules::{Request, kinds_text, never_fits};
-use crate::state::view::ClusterView;
+use crate::state::view::{Admin, ClusterView, Liveness, Node};
 
 /// Names of nodes that one reason lists.
 const NAMES_MAX: usize = 8;
@@ -320,7 +319,7 @@ pub(super) fn holder_reason(
 /// Whether a node that takes no work is out by itself, rather than by an admin's word.
 fn unhealthy(view: &ClusterView, node: &Node) -> bool {
     let open = Node {
-        admin: crate::state::records::Admin::Open,
+        admin: Admin::Open,
         ..Node::clone(node)
     };
     node.liveness == Liveness::Lost || !view.usable(&open)
@@ -329,7 +328,7 @@ fn unhealthy(view: &ClusterView, node: &Node) -> bool {
 /// What a node would have if it were idle.
 fn idle(node: &Node) -> Vec<(Domain<'_>, u32)> {
     let pool = node.facts.pool.as_str();
-    if node.admin == crate::state::records::Admin::Retired {
+    if node.admin == Admin::Retired {
         return Vec::new();
     }
     let mut found: Vec<(Domain, u32)> = vec![(Domain { pool, model: "" }, u32::MAX)];

@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 
 pub use indexes::Indexes;
 
+/// What the scheduler sees of the rest of the state: the rows of a view, and the shape of what it proposes.
+pub use super::commands::{Placement, StartAttempt};
+pub use super::records::{Admin, Checkpoint, Job, JobState, Liveness, Node};
+
 use super::State;
-use super::records::Node;
 
 /// What a plan is made from.
 #[derive(Debug, Clone, Default)]
