@@ -176,16 +176,16 @@ fn perform(bench: &mut Bench, promises: &mut Promises, act: Act) {
 
 /// What preparations, keepers and the disk say.
 fn local(act: Act) -> Event {
-    let job = JOB;
+    let (job, at) = (JOB, epoch);
     match act {
         Act::Prepared(n) => Event::Prepared {
             job,
-            epoch: epoch(n),
+            epoch: at(n),
             master_port: 9,
         },
         Act::PrepareFailed(n) => Event::PrepareFailed {
             job,
-            epoch: epoch(n),
+            epoch: at(n),
             why: "x".into(),
         },
         Act::Connected {
@@ -200,51 +200,43 @@ fn local(act: Act) -> Event {
             };
             Event::KeeperConnected {
                 job,
-                epoch: epoch(n),
+                epoch: at(n),
                 status,
             }
         }
-        Act::NeverStarted(n) => Event::KeeperNeverStarted {
-            job,
-            epoch: epoch(n),
-        },
+        Act::NeverStarted(n) => Event::KeeperNeverStarted { job, epoch: at(n) },
         Act::Lost(n) => Event::KeeperLost {
             job,
-            epoch: epoch(n),
+            epoch: at(n),
             why: "x".into(),
         },
-        Act::Started(n) => Event::RanksStarted {
-            job,
-            epoch: epoch(n),
-        },
+        Act::Started(n) => Event::RanksStarted { job, epoch: at(n) },
         Act::Exited {
             epoch: n,
             rank,
             code,
         } => Event::RankExited {
             job,
-            epoch: epoch(n),
+            epoch: at(n),
             exit: exit(rank, code, 0),
         },
-        Act::AllEnded(n) => Event::AllRanksEnded {
-            job,
-            epoch: epoch(n),
-        },
+        Act::AllEnded(n) => Event::AllRanksEnded { job, epoch: at(n) },
         Act::Sealed {
             epoch: n,
             step,
             by_rescan,
-        } => {
-            let name = format!("step-{step}");
-            Event::Checkpoint(CheckpointFound {
-                job,
-                epoch: epoch(n),
-                name,
-                step,
-                by_rescan,
-            })
-        }
+        } => Event::Checkpoint(found(n, step, by_rescan)),
         other => unreachable!("{other:?} is performed above"),
+    }
+}
+
+fn found(counter: u64, step: u64, by_rescan: bool) -> CheckpointFound {
+    CheckpointFound {
+        job: JOB,
+        epoch: epoch(counter),
+        name: format!("step-{step}"),
+        step,
+        by_rescan,
     }
 }
 

@@ -433,3 +433,40 @@ fn ended_attempts_stay_in_the_full_set_until_acknowledged() {
         1
     );
 }
+
+#[test]
+fn a_node_that_comes_back_after_its_job_moved_is_told_to_stop_and_obeys() {
+    let mut bench = Bench::connected();
+    bench.running(1);
+    bench.now = 60_000;
+    bench.step(Event::Tick);
+    assert_eq!(
+        bench.did(|action| matches!(action, Action::Redial { .. })),
+        1,
+        "after a long sleep the leader that was is left"
+    );
+    bench.step(Event::LinkDown);
+    bench.term = 9;
+    bench.connect(1);
+    assert!(
+        matches!(&bench.said[0], ToLeader::Hello { attempts, .. } if attempts[0].phase == Phase::Running),
+        "it says what runs"
+    );
+    bench.stop(1, EndKind::Superseded);
+    assert_eq!(
+        bench.did(|action| matches!(action, Action::KeeperStop { .. })),
+        1
+    );
+    bench.step(Event::AllRanksEnded {
+        job: JOB,
+        epoch: epoch(1),
+    });
+    bench.sync();
+    assert_eq!(bench.ends(), vec![(1, EndKind::Superseded, 0)]);
+    bench.leader(LeaderMessage::EventsApplied { up_to: 2 });
+    assert_eq!(
+        bench.phases(),
+        vec![],
+        "acknowledged, although the cluster refused it"
+    );
+}
