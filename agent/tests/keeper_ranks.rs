@@ -65,6 +65,44 @@ async fn one_failing_rank_ends_the_others() {
 }
 
 #[tokio::test]
+async fn a_torchrun_that_stays_after_a_failure_is_ended() {
+    let told = "echo 'ERROR:torch.distributed.elastic.multiprocessing.api:failed (exitcode: -11) local_rank: 1 (pid: 9) of binary: x' >&2";
+    let torchrun = |script: &str| {
+        Keeper::start_with(&[script], |plan| {
+            plan.method = mlctl_proto::spec::LaunchMethod::Torchrun
+        })
+    };
+    // It stays, or it ends at once with a code of its own: the rank's own end is told, and is not ours.
+    for after in ["sleep 1000", "exit 1"] {
+        let keeper = torchrun(&format!("{told}; {after}"));
+        let mut agent = keeper.running().await;
+        assert_eq!(
+            to_the_end(&mut agent.receiver).await.0,
+            [exit(0, 0, 11, false)],
+            "{after}"
+        );
+    }
+    // Once it is being ended, such words say nothing.
+    let keeper = torchrun(&format!(
+        "trap \"{}; exit 1\" TERM; echo > ready; while :; do sleep 0.05; done",
+        told
+    ));
+    let mut agent = keeper.running().await;
+    keeper.noted("ready").await;
+    agent
+        .sender
+        .send(ToKeeper::Stop { grace_ms: 5000 })
+        .await
+        .expect("sent");
+    assert_eq!(
+        to_the_end(&mut agent.receiver).await.0,
+        [exit(0, 1, 0, true)]
+    );
+    // No other launch method listens for them.
+    ends_as(&[told], &[exit(0, 0, 0, false)]).await;
+}
+
+#[tokio::test]
 async fn ranks_that_ignore_term_or_are_stopped_end_after_the_grace() {
     let ignore = "trap '' TERM; echo > ready0; while :; do sleep 0.05; done";
     let stopped = "trap '' TERM; echo > ready1; kill -STOP $$; while :; do sleep 0.05; done";

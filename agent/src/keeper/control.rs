@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use mlctl_proto::spec::LaunchMethod;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -14,12 +15,16 @@ use super::exits::ExitsFile;
 use super::output::{Log, Stream, log_path};
 use super::protocol::{Exit, FromKeeper, PROTOCOL, Phase, RankStatus, Status, ToKeeper, speaks};
 use super::ranks::{self, Account};
+use super::torchrun::Failure;
 use crate::launch::{LaunchPlan, with_rendezvous};
 
 /// How often leftovers that do not die are killed again. Their ends wake the keeper earlier.
 const LEFTOVERS_MS: u64 = 20;
 /// After SIGTERM and the end of all ranks, an agent gets this long to take note.
 const LEAVE_MS: u64 = 3_000;
+
+/// Where standard error is among a rank's streams.
+const STDERR: usize = 1;
 
 /// A rank and its output.
 #[derive(Debug)]
@@ -31,6 +36,28 @@ pub(super) struct Rank {
     pub(super) log: Log,
     /// Standard output and error, while open.
     pub(super) streams: [Option<Stream>; 2],
+    /// A torchrun told that one of its ranks failed, before we began to end anything.
+    failure: Option<Failure>,
+}
+
+impl Rank {
+    /// Reads what a stream has; closes it at its end. `running`: what torchrun tells of failures counts.
+    fn read(&mut self, stream: usize, running: bool) {
+        let now = clock::now_ms();
+        let Some(open) = self.streams.get_mut(stream) else {
+            return;
+        };
+        let Some(pipe) = open else {
+            return;
+        };
+        let ended = pipe.read(now, &mut self.log);
+        if let Some(failure) = pipe.take_failure().filter(|_| running) {
+            self.failure.get_or_insert(failure);
+        }
+        if ended && let Some(pipe) = open.take() {
+            pipe.finish(now, &mut self.log);
+        }
+    }
 }
 
 /// One node's part of an attempt.
@@ -73,6 +100,7 @@ impl Keeper {
                 exit: None,
                 log,
                 streams: [None, None],
+                failure: None,
             })
         };
         let ranks = plan
@@ -189,16 +217,13 @@ impl Keeper {
 
     /// Some pipe has data or has ended.
     pub(super) fn on_output(&mut self, rank: usize, stream: usize) {
+        let running = self.phase == Phase::Running;
         let Some(rank) = self.ranks.get_mut(rank) else {
             return;
         };
-        if let Some(open) = rank.streams.get_mut(stream)
-            && open
-                .as_mut()
-                .is_some_and(|pipe| pipe.read(clock::now_ms(), &mut rank.log))
-            && let Some(pipe) = open.take()
-        {
-            pipe.finish(clock::now_ms(), &mut rank.log);
+        rank.read(stream, running);
+        if running && rank.failure.is_some() {
+            self.stop(self.plan.grace_ms);
         }
     }
 
@@ -279,10 +304,11 @@ impl Keeper {
                             format!("cannot read the output of rank {}: {e}", planned.rank)
                         })
                     };
-                    rank.streams = [
-                        Some(pipe(started.stdout, false)?),
-                        Some(pipe(started.stderr, true)?),
-                    ];
+                    let (stdout, stderr) =
+                        (pipe(started.stdout, false)?, pipe(started.stderr, true)?);
+                    let torchrun = plan.method == LaunchMethod::Torchrun;
+                    let stderr = if torchrun { stderr.watched() } else { stderr };
+                    rank.streams = [Some(stdout), Some(stderr)];
                     Ok(())
                 });
             if let Err(why) = started {
@@ -340,12 +366,18 @@ impl Keeper {
             let Some(rank) = self.ranks.iter_mut().find(|rank| rank.pid == Some(pid)) else {
                 continue;
             };
-            let exit = Exit {
+            // Its last words may still wait in the pipe.
+            rank.read(STDERR, !killed_by_us);
+            let mut exit = Exit {
                 rank: rank.rank,
                 code,
                 signal,
                 killed_by_us,
             };
+            if let Some(failure) = rank.failure {
+                // The rank's own end says more than that of the torchrun above it, and came before anything that we did.
+                (exit.code, exit.signal, exit.killed_by_us) = (failure.code, failure.signal, false);
+            }
             rank.pid = None;
             rank.exit = Some(exit);
             failed |= exit.is_failure();

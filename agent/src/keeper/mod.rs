@@ -18,6 +18,7 @@ pub mod protocol;
 mod ranks;
 pub(crate) mod socket_dir;
 pub mod sweep;
+mod torchrun;
 mod turns;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::clock;
 use super::lines::Lines;
+use super::torchrun::{self, Failure};
 
 /// One read of a pipe; also what the kernel keeps in one.
 const READ_BYTES: usize = 64 * 1024;
@@ -108,6 +109,9 @@ fn fitting(frames: &[u8], room: usize) -> usize {
 pub(super) struct Stream {
     pipe: File,
     lines: Lines,
+    /// torchrun writes here: its lines are looked at.
+    watched: bool,
+    failure: Option<Failure>,
 }
 
 impl Stream {
@@ -120,7 +124,22 @@ impl Stream {
         Ok(Self {
             pipe: File::from(pipe),
             lines: Lines::new(if stderr { STDERR } else { 0 }),
+            watched: false,
+            failure: None,
         })
+    }
+
+    /// The same, of a torchrun: what it says of failing ranks is kept for [`Stream::take_failure`].
+    pub(super) fn watched(self) -> Self {
+        Self {
+            watched: true,
+            ..self
+        }
+    }
+
+    /// The first failure of a rank that was told since the last time.
+    pub(super) fn take_failure(&mut self) -> Option<Failure> {
+        self.failure.take()
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -163,6 +182,9 @@ impl Stream {
                 }
             }
         };
+        if self.watched && self.failure.is_none() {
+            self.failure = failure_in(&frames);
+        }
         log.append(&frames);
         ended
     }
@@ -179,6 +201,17 @@ impl Stream {
         self.lines.finish(clock::wall_ms(), &mut frames);
         log.append(&frames);
     }
+}
+
+/// The first line among `frames` that tells of a failing rank.
+fn failure_in(mut frames: &[u8]) -> Option<Failure> {
+    while let Ok(Some((frame, used))) = decode(frames) {
+        if let Some(failure) = torchrun::failure(frame.text) {
+            return Some(failure);
+        }
+        frames = &frames[used..];
+    }
+    None
 }
 
 /// Where a rank's log lies.
