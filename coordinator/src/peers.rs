@@ -2,9 +2,9 @@
 //!
 //! Raft messages may be lost: queues are bounded and drop, and raft sends again. Nothing here knows what is in them.
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -14,7 +14,7 @@ use mlctl_proto::peer::{PullSnapshotRequest, RaftMessage};
 use mlctl_runtime::backoff::Backoff;
 use mlctl_runtime::shutdown::Shutdown;
 use mlctl_runtime::tls::{DialError, Dialer};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tonic::transport::Channel;
 
 use crate::config::Member;
@@ -23,6 +23,8 @@ use crate::state::records::Reply;
 
 /// Raft messages that may wait for one member.
 const QUEUE: usize = 1_024;
+/// A leader whose last Raft message is older than this may be gone: its heartbeats come every 50 ms.
+const FRESH_MS: u64 = 250;
 const CONNECT: Duration = Duration::from_secs(1);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
 /// Calls on one connection, below the limit of the other side.
@@ -40,6 +42,8 @@ pub struct Peers {
     dialer: Dialer,
     runtime: tokio::runtime::Handle,
     raft: OnceLock<Handle<Reply>>,
+    began: Instant,
+    hears: Notify,
 }
 
 struct Peer {
@@ -47,6 +51,8 @@ struct Peer {
     queue: mpsc::Sender<Bytes>,
     waiting: Mutex<Option<mpsc::Receiver<Bytes>>>,
     channels: Mutex<Vec<(Channel, Arc<AtomicUsize>)>>,
+    /// When its last Raft message came, milliseconds since `began`; 0: never, or its stream broke since.
+    heard: AtomicU64,
 }
 
 /// A channel to a member; counts as a call on its connection until it is dropped.
@@ -74,6 +80,7 @@ impl Peers {
                 queue,
                 waiting: Mutex::new(Some(waiting)),
                 channels: Mutex::default(),
+                heard: AtomicU64::new(0),
             };
             (member.id, peer)
         });
@@ -83,6 +90,8 @@ impl Peers {
             dialer,
             runtime: tokio::runtime::Handle::current(),
             raft: OnceLock::new(),
+            began: Instant::now(),
+            hears: Notify::new(),
         }
     }
 
@@ -100,6 +109,42 @@ impl Peers {
     /// The other members' ids.
     pub fn ids(&self) -> impl Iterator<Item = MemberId> {
         self.others.keys().copied()
+    }
+
+    /// A Raft message of `id` came.
+    pub fn heard(&self, id: MemberId) {
+        if let Some(peer) = self.others.get(&id) {
+            peer.heard.store(self.now_ms(), Ordering::Relaxed);
+            self.hears.notify_waiters();
+        }
+    }
+
+    /// Returns with the next Raft message of anybody.
+    pub async fn hears(&self) {
+        self.hears.notified().await;
+    }
+
+    /// The stream of Raft messages of `id` ended: it may be gone.
+    pub fn unheard(&self, id: MemberId) {
+        if let Some(peer) = self.others.get(&id) {
+            peer.heard.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `id`, if it leads, is likely to be there: a leader says so several times in [`FRESH_MS`].
+    pub fn fresh(&self, id: MemberId) -> bool {
+        let heard = self
+            .others
+            .get(&id)
+            .map_or(0, |peer| peer.heard.load(Ordering::Relaxed));
+        heard > 0 && self.now_ms() - heard.min(self.now_ms()) <= FRESH_MS
+    }
+
+    fn now_ms(&self) -> u64 {
+        // Never 0, which says that nothing was heard.
+        u64::try_from(self.began.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     /// Members, this one included, that make a majority.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::config::Config;
-use crate::consensus::{Committed, Handle, ProposeError, ReadError};
+use crate::consensus::{Committed, Handle, MemberId, ProposeError, ReadError};
 use crate::leader::Port;
 use crate::logs::Logs;
 use crate::peers::Peers;
@@ -110,11 +110,22 @@ impl Shared {
         })
     }
 
-    /// `host:port` of every member, the leader first if one is known.
+    /// The leader, if one is known that is likely to be there.
+    pub fn likely_leader(&self) -> Option<MemberId> {
+        let status = self.raft.status();
+        let (own, leader) = (status.borrow().id, status.borrow().leader);
+        leader.filter(|leader| *leader == own || self.peers.fresh(*leader))
+    }
+
+    /// `host:port` of every member: the leader first, one that seems to be gone last.
     pub fn addresses(&self) -> Vec<String> {
-        let leader = self.raft.status().borrow().leader;
+        let (likely, known) = (self.likely_leader(), self.raft.status().borrow().leader);
         let mut members: Vec<_> = self.config.members.iter().collect();
-        members.sort_by_key(|member| Some(member.id) != leader);
+        members.sort_by_key(|member| match Some(member.id) {
+            id if id == likely => 0,
+            id if id == known => 2,
+            _ => 1,
+        });
         members
             .into_iter()
             .map(|member| member.address.clone())

@@ -29,7 +29,7 @@ use crate::state::records::{Actor, Liveness, NodeFacts, Reply};
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// A member that does not lead waits this long for a leader that it can name.
-const LEADER_WAIT: Duration = Duration::from_millis(500);
+const LEADER_WAIT: Duration = Duration::from_millis(1_500);
 /// Orders that may wait for one agent.
 const ORDERS: usize = 1_024;
 /// Reports of events that may wait to be replicated.
@@ -151,15 +151,34 @@ impl Session {
         }
     }
 
-    /// The leader's loop, if this member leads or begins to within a moment.
+    /// The leader's loop, if this member leads or begins to; `None` once it can name who leads. While the leader that
+    /// is known seems to be gone, an answer would only send the agent to it: a moment later there is a better one.
     async fn port(&self) -> Option<Port> {
         let mut leader = self.shared.leader.clone();
         let mut status = self.shared.raft.status();
         let own = status.borrow().id;
         let found = async {
-            tokio::select! {
-                port = leader.wait_for(Option::is_some) => port.ok().and_then(|port| port.clone()),
-                _ = status.wait_for(|status| status.leader.is_some_and(|leader| leader != own)) => None,
+            loop {
+                if let Some(port) = leader.borrow_and_update().clone() {
+                    return Some(port);
+                }
+                status.borrow_and_update();
+                if self
+                    .shared
+                    .likely_leader()
+                    .is_some_and(|leader| leader != own)
+                {
+                    return None;
+                }
+                let goes_on = tokio::select! {
+                    changed = leader.changed() => changed.is_ok(),
+                    changed = status.changed() => changed.is_ok(),
+                    () = self.shared.peers.hears() => true,
+                    () = self.shared.shutdown.wait() => false,
+                };
+                if !goes_on {
+                    return None;
+                }
             }
         };
         tokio::time::timeout(LEADER_WAIT, found)

@@ -16,6 +16,7 @@ use super::Answers;
 use super::auth::coordinator;
 use super::blobs::parse;
 use super::exchange::{self, Receiving};
+use crate::peers::Peers;
 use crate::shared::Shared;
 
 /// The service.
@@ -30,21 +31,16 @@ impl Peer {
     }
 }
 
-#[tonic::async_trait]
-impl peer_server::Peer for Peer {
-    async fn raft(
-        &self,
-        request: Request<Streaming<RaftMessage>>,
-    ) -> Result<Response<RaftDone>, Status> {
-        let member = coordinator(&request)?;
-        let mut messages = request.into_inner();
+impl Peer {
+    /// Hands a member's Raft messages to consensus until its stream ends.
+    async fn take(&self, member: u64, mut messages: Streaming<RaftMessage>) -> Result<(), Status> {
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
                 () = self.shared.shutdown.wait() => None,
             };
             let Some(message) = message else {
-                return Ok(Response::new(RaftDone {}));
+                return Ok(());
             };
             let message = message?;
             if message.from != member {
@@ -54,9 +50,33 @@ impl peer_server::Peer for Peer {
                 );
                 return Err(Refusal::new(Code::Denied, why).into());
             }
+            self.shared.peers.heard(member);
             // A message that finds no room is lost, and raft sends it again.
             self.shared.raft.step(member, Bytes::from(message.message));
         }
+    }
+}
+
+/// Says that a member's stream of Raft messages is over.
+struct Unheard<'a>(&'a Peers, u64);
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        self.0.unheard(self.1);
+    }
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for Peer {
+    async fn raft(
+        &self,
+        request: Request<Streaming<RaftMessage>>,
+    ) -> Result<Response<RaftDone>, Status> {
+        let member = coordinator(&request)?;
+        // However this call ends, dropped with its connection too.
+        let _over = Unheard(&self.shared.peers, member);
+        self.take(member, request.into_inner()).await?;
+        Ok(Response::new(RaftDone {}))
     }
 
     type PullSnapshotStream = Answers<SnapshotChunk>;

@@ -90,30 +90,32 @@ where
 async fn place(shared: &Arc<Shared>, deadline: Instant) -> Result<Place, Status> {
     let mut status = shared.raft.status();
     let mut leading = shared.published.leading();
+    let own = status.borrow().id;
     loop {
         if leading.borrow_and_update().is_some() && shared.state().settings().is_some() {
             return Ok(Place::Here);
         }
         let leader = status.borrow_and_update().leader;
-        match leader {
-            Some(leader) if leader != shared.raft.status().borrow().id => {
-                return Ok(Place::There(leader));
-            }
-            // It leads and has not yet applied what came before, or set the cluster up.
-            Some(_) | None => {}
+        let other = leader.filter(|leader| *leader != own);
+        if let Some(leader) = other.filter(|leader| shared.peers.fresh(*leader)) {
+            return Ok(Place::There(leader));
         }
+        // Nobody leads, the leader seems to be gone, or it is this member and it has not yet applied what came before.
         let mut applied = shared.published.applied();
         let changed = async {
             tokio::select! {
-                _ = status.changed() => {}
-                _ = leading.changed() => {}
-                _ = applied.changed(), if leader.is_some() => {}
-                () = shared.shutdown.wait() => {}
+                changed = status.changed() => changed.is_ok(),
+                changed = leading.changed() => changed.is_ok(),
+                changed = applied.changed(), if leader == Some(own) => changed.is_ok(),
+                () = shared.peers.hears(), if other.is_some() => true,
+                () = shared.shutdown.wait() => false,
             }
         };
-        let waited = tokio::time::timeout_at(deadline, changed).await;
-        if waited.is_err() || shared.shutdown.is_triggered() {
-            return Err(no_leader());
+        match (tokio::time::timeout_at(deadline, changed).await, other) {
+            (Ok(true), _) => {}
+            // Silent, but nobody else leads either: it may only be slow.
+            (Err(_), Some(leader)) => return Ok(Place::There(leader)),
+            (Ok(false) | Err(_), _) => return Err(no_leader()),
         }
     }
 }
