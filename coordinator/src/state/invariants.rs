@@ -300,7 +300,15 @@ fn attempt_only_advances(old: &Attempt, new: &Attempt) -> bool {
                 && old.phase <= new.phase
                 && new.exits.starts_with(&old.exits)
         });
-    let reason = !old.stopping || (new.stopping && new.end == old.end);
+    let explained = new
+        .end
+        .as_ref()
+        .is_some_and(|end| end.kind.infrastructure())
+        && old
+            .end
+            .as_ref()
+            .is_some_and(|end| !end.kind.infrastructure());
+    let reason = !old.stopping || (new.stopping && (new.end == old.end || explained));
     phases && reason && old.allocations.len() == new.allocations.len()
 }
 

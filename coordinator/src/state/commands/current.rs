@@ -72,7 +72,7 @@ impl Current {
     }
 
     /// Begins to end the attempt: every allocation that still holds something is told, except the one that knows already.
-    /// The first reason in commit order is the attempt's; later ones change nothing.
+    /// The first reason in commit order is the attempt's; of later ones only a loss that explains it replaces it.
     pub fn stop(
         &mut self,
         change: &mut Change,
@@ -121,7 +121,9 @@ impl Current {
         };
         allocation.phase = AllocationPhase::Ended;
         allocation.end = Some(end.clone());
-        if !end.success() {
+        if self.explains(&end) {
+            self.attempt.end = Some(end);
+        } else if !end.success() {
             self.stop(change, end, Some(position))?;
         }
         change.replan();
@@ -130,6 +132,15 @@ impl Current {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether a loss explains the failure by which the attempt is being ended: ranks whose peer's machine, keeper or device died
+    /// fail too, and often are heard of first. A rank that failed where the loss was had failed by itself.
+    fn explains(&self, loss: &End) -> bool {
+        let failed_elsewhere = self.attempt.end.as_ref().is_some_and(|end| {
+            matches!(end.kind, EndKind::Exited | EndKind::Signalled) && end.node != loss.node
+        });
+        self.attempt.stopping && loss.kind.infrastructure() && failed_elsewhere
     }
 
     /// All allocations have ended: the epoch is closed and the job goes on or ends.

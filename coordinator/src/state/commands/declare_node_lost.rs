@@ -65,7 +65,8 @@ impl DeclareNodeLost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::records::{EndKind, JobState};
+    use crate::state::commands::agent_events::Happening;
+    use crate::state::records::{EndKind, JobState, RankExit};
     use crate::state::testing::{Cluster, system};
     use crate::state::{Body, Effect};
 
@@ -117,6 +118,35 @@ mod tests {
             again.refusal().is_none() && again.changed.is_empty(),
             "twice is once"
         );
+    }
+
+    /// A rank whose peer's machine died often fails, and is heard of, long before the machine is known to be lost.
+    #[test]
+    fn a_loss_explains_the_failure_of_a_peer() {
+        let exit = |rank| {
+            Happening::RankExited(RankExit {
+                rank,
+                code: 1,
+                signal: 0,
+                killed_by_us: false,
+            })
+        };
+        for (failed_on, rank, after) in [("b", 1, JobState::Pending), ("a", 0, JobState::Failed)] {
+            let mut cluster = Cluster::new();
+            cluster.gpu_node("a", 1);
+            cluster.gpu_node("b", 1);
+            let job = cluster.submitted("ann", 2, 1);
+            let epoch = cluster.started(job, &["a", "b"]);
+            cluster.event(failed_on, job, epoch, exit(rank));
+            assert_eq!(cluster.job(job).state, JobState::Stopping);
+            cluster.ended("b", job, epoch, EndKind::Exited);
+            cluster.run(system(), lose("a", "boot-a", LossProof::LostAfter));
+            assert_eq!(
+                cluster.job(job).state,
+                after,
+                "the rank of {failed_on} failed"
+            );
+        }
     }
 
     #[test]
