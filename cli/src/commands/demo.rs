@@ -8,7 +8,7 @@ use super::client_side;
 use crate::args::DemoArgs;
 use crate::demo::story::{Outcome, play};
 use crate::demo::workload::{Workload, built_in, torch};
-use crate::dev::control::{Ask, order};
+use crate::dev::control;
 use crate::dev::up::detached;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -112,7 +112,7 @@ fn clean_up(dir: &std::path::Path, keep: bool, failed: bool, output: &dyn Output
         return;
     }
     // It may never have come up.
-    let _ = order(&cluster, &Ask::Stop);
+    let _ = control::stop(&cluster);
     if failed {
         output.note(&format!(
             "what its processes said is in {}",

@@ -2,8 +2,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -91,6 +92,26 @@ pub fn order(dir: &Path, what: &Ask) -> Result<(), Failure> {
         Some(_) => Ok(()),
         None => Err(not_running(dir)),
     }
+}
+
+/// Ends the cluster in `dir` and waits until its supervisor, the last of its processes, has ended too.
+pub fn stop(dir: &Path) -> Result<(), Failure> {
+    order(dir, &Ask::Stop)?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while locked(dir) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// The file that a supervisor holds locked as long as its process lives.
+pub fn lock_file(dir: &Path) -> PathBuf {
+    dir.join("supervisor.lock")
+}
+
+fn locked(dir: &Path) -> bool {
+    let file = std::fs::File::open(lock_file(dir));
+    file.is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
 }
 
 /// No supervisor answers in `dir`.

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Command;
 
-use super::control::{Answer, Ask, Process, socket};
+use super::control::{Answer, Ask, Process, lock_file, socket};
 use super::layout::{Dev, Layout};
 use super::processes::{keepers, kill_attempts, kill_now, terminate};
 use crate::failure::Failure;
@@ -45,8 +45,8 @@ struct Supervisor {
 /// Runs the cluster in `dir` until it is told to stop.
 pub async fn run(dir: &Path, shutdown: Shutdown) -> Result<(), Failure> {
     let layout = Layout::new(dir);
-    let lock = std::fs::File::create(dir.join("supervisor.lock")).map_err(Failure::internal)?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| {
+    let lock = std::fs::File::create(lock_file(dir)).map_err(Failure::internal)?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| {
         Failure::config_text(format!("another supervisor runs in {}", dir.display()))
     })?;
     let path = socket(dir);
@@ -80,6 +80,8 @@ pub async fn run(dir: &Path, shutdown: Shutdown) -> Result<(), Failure> {
         })
         .await?;
     let _ = std::fs::remove_file(&path);
+    // Whoever waits for our end waits for this lock: the end of the process gives it back.
+    std::mem::forget(lock);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use mlctl_runtime::config::ContextFile;
 
 use crate::args::DevArgs;
-use crate::dev::control::{Ask, order};
+use crate::dev::control;
 use crate::dev::layout::{Dev, Layout};
 use crate::dev::up::detached;
 use crate::failure::Failure;
@@ -27,7 +27,7 @@ pub async fn run(dir: &Path, args: &DevArgs, output: &dyn Output) -> Result<u8, 
     }
     output.note("Ctrl-C ends it; its data stays");
     tokio::signal::ctrl_c().await.map_err(Failure::internal)?;
-    order(dir, &Ask::Stop)?;
+    control::stop(dir)?;
     Ok(0)
 }
 
