@@ -166,7 +166,9 @@ fn show(line: &LogLine, steps: u64, tell: &dyn Fn(&str)) {
         .and_then(|rest| rest.split('/').next())
         .and_then(|step| step.parse().ok());
     let milestone = step.is_some_and(|step| step.is_multiple_of((steps / 5).max(1)));
-    let matters = text.starts_with("resumed") || (line.stderr && !text.trim().is_empty());
+    // Of what a failing rank says on stderr, the line that names the error; a whole traceback hides the story.
+    let error = text.starts_with("error:") || (!text.starts_with(' ') && text.contains("Error: "));
+    let matters = text.starts_with("resumed") || (line.stderr && error);
     if milestone || matters {
         tell(&format!("   [{}] {text}", line.rank));
     }
