@@ -13,6 +13,7 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::peer::peer_client::PeerClient;
 use mlctl_proto::peer::{FetchBlobRequest, HasBlobsRequest, RaftMessage};
 use support::{Agent, Cluster};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 const SPEC: &str = r#"{"command":["true"]}"#;
@@ -47,10 +48,50 @@ async fn every_role_is_kept_to_its_calls() {
         )
         .await;
 
+    let all = Callers {
+        user,
+        admin,
+        node,
+        member,
+        stranger,
+    };
+    wrong_roles(&all).await;
+    forged_names(&all).await;
+    let change = || ChangeRequest {
+        key: vec![7; 16],
+        allow_root: Some(false),
+    };
+    denied(
+        "a user",
+        ClusterClient::new(all.user.clone()).change(change()).await,
+    );
+    ClusterClient::new(all.admin)
+        .change(change())
+        .await
+        .expect("an admin may");
+    let hello = ClusterClient::new(all.user)
+        .hello(HelloRequest::default())
+        .await
+        .expect("hello")
+        .into_inner();
+    assert!(hello.user_name == "ann" && !hello.admin && hello.dev && hello.members.len() == 1);
+    cluster.stop(0).await;
+}
+
+struct Callers {
+    user: Channel,
+    admin: Channel,
+    node: Channel,
+    member: Channel,
+    stranger: Channel,
+}
+
+/// Calls that are not for the role.
+async fn wrong_roles(all: &Callers) {
     for (what, channel) in [
-        ("a node", &node),
-        ("a coordinator", &member),
-        ("a stranger", &stranger),
+        ("a node", &all.node),
+        ("a coordinator", &all.member),
+        ("a stranger", &all.stranger),
     ] {
         denied(
             what,
@@ -78,10 +119,10 @@ async fn every_role_is_kept_to_its_calls() {
         );
     }
     for (what, channel) in [
-        ("a user", &user),
-        ("an admin", &admin),
-        ("a node", &node),
-        ("a stranger", &stranger),
+        ("a user", &all.user),
+        ("an admin", &all.admin),
+        ("a node", &all.node),
+        ("a stranger", &all.stranger),
     ] {
         let mut peer = PeerClient::new(channel.clone());
         denied(what, peer.has_blobs(HasBlobsRequest::default()).await);
@@ -93,9 +134,9 @@ async fn every_role_is_kept_to_its_calls() {
         );
     }
     for (what, channel) in [
-        ("a user", &user),
-        ("an admin", &admin),
-        ("a coordinator", &member),
+        ("a user", &all.user),
+        ("an admin", &all.admin),
+        ("a coordinator", &all.member),
     ] {
         denied(
             what,
@@ -106,7 +147,10 @@ async fn every_role_is_kept_to_its_calls() {
         let opened = Agent::open(channel.clone(), "n1", Agent::hello("n1", "b")).await;
         denied(what, opened.map(|_| ()));
     }
+}
 
+/// Calls in a name that is not the caller's.
+async fn forged_names(all: &Callers) {
     // Only coordinators pass calls on; a user who names another is told so.
     let mut named = Request::new(ListJobsRequest::default());
     for (key, value) in [
@@ -118,7 +162,7 @@ async fn every_role_is_kept_to_its_calls() {
             .metadata_mut()
             .insert(key, value.parse().expect("ascii"));
     }
-    let outcome = JobsClient::new(user.clone()).list(named).await;
+    let outcome = JobsClient::new(all.user.clone()).list(named).await;
     assert!(
         outcome
             .as_ref()
@@ -128,7 +172,7 @@ async fn every_role_is_kept_to_its_calls() {
     denied("another user", outcome);
 
     // A node speaks only about itself; a member only in its own name.
-    let mut other = Agent::open(node.clone(), "n2", Agent::hello("n2", "b"))
+    let mut other = Agent::open(all.node.clone(), "n2", Agent::hello("n2", "b"))
         .await
         .expect("a stream");
     denied("another node", other.next().await);
@@ -138,30 +182,10 @@ async fn every_role_is_kept_to_its_calls() {
     };
     denied(
         "another member",
-        PeerClient::new(member)
+        PeerClient::new(all.member.clone())
             .raft(tokio_stream::iter([forged]))
             .await,
     );
-
-    let change = || ChangeRequest {
-        key: vec![7; 16],
-        allow_root: Some(false),
-    };
-    denied(
-        "a user",
-        ClusterClient::new(user.clone()).change(change()).await,
-    );
-    ClusterClient::new(admin)
-        .change(change())
-        .await
-        .expect("an admin may");
-    let hello = ClusterClient::new(user)
-        .hello(HelloRequest::default())
-        .await
-        .expect("hello")
-        .into_inner();
-    assert!(hello.user_name == "ann" && !hello.admin && hello.dev && hello.members.len() == 1);
-    cluster.stop(0).await;
 }
 
 fn upload(id: &str, bytes: &[u8]) -> Vec<PutBlob> {
@@ -179,35 +203,31 @@ fn upload(id: &str, bytes: &[u8]) -> Vec<PutBlob> {
     parts
 }
 
+fn entry(file: &[u8]) -> Entry {
+    Entry {
+        path: "train.py".into(),
+        blob: BlobId::of(file).to_string(),
+        size: file.len() as u64,
+        executable: false,
+        link: None,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_is_on_a_majority_before_its_job_is_taken() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
     let ann = cluster.user("ann", false);
     let mut blobs = BlobsClient::new(cluster.channel(follower, &ann).await);
     let mut jobs = cluster.jobs(follower, &ann).await;
     let file = vec![42_u8; 1_000_000];
-    let entry = Entry {
-        path: "train.py".into(),
-        blob: BlobId::of(&file).to_string(),
-        size: file.len() as u64,
-        executable: false,
-        link: None,
-    };
-    let manifest = Manifest::new(vec![entry]).expect("good").encode();
+    let manifest = Manifest::new(vec![entry(&file)]).expect("good").encode();
     let (file_id, manifest_id) = (
         BlobId::of(&file).to_string(),
         BlobId::of(&manifest).to_string(),
     );
 
-    for (what, parts) in [
-        ("a path for an id", upload("../../etc/passwd", b"x")),
-        ("no id", upload("", b"x")),
-        ("other bytes", upload(&file_id, b"x")),
-    ] {
-        let refused = blobs.put(tokio_stream::iter(parts)).await.expect_err(what);
-        assert_eq!(code(&refused), Code::BadRequest, "{what}: {refused:?}");
-    }
+    refused_uploads(&mut blobs, &file_id).await;
     let ids = MissingRequest {
         ids: vec![file_id.clone(), manifest_id.clone()],
     };
@@ -257,13 +277,29 @@ async fn code_is_on_a_majority_before_its_job_is_taken() {
     );
     jobs.submit(request).await.expect("taken");
 
-    // A node gets it from any coordinator, whether or not that one has it.
+    fetched_anywhere(&cluster, &[leader, follower], &file_id, &file).await;
+    without_a_majority(cluster, leader, follower).await;
+}
+
+async fn refused_uploads(blobs: &mut BlobsClient<Channel>, file_id: &str) {
+    for (what, parts) in [
+        ("a path for an id", upload("../../etc/passwd", b"x")),
+        ("no id", upload("", b"x")),
+        ("other bytes", upload(file_id, b"x")),
+    ] {
+        let refused = blobs.put(tokio_stream::iter(parts)).await.expect_err(what);
+        assert_eq!(code(&refused), Code::BadRequest, "{what}: {refused:?}");
+    }
+}
+
+/// A node gets a blob from any coordinator, whether or not that one has it.
+async fn fetched_anywhere(cluster: &Cluster, members: &[usize], file_id: &str, file: &[u8]) {
     let node = cluster.ca.issue_node("n1").expect("a certificate");
-    for n in [leader, follower] {
-        let mut bulk = BulkClient::new(cluster.channel(n, &node).await);
+    for n in members {
+        let mut bulk = BulkClient::new(cluster.channel(*n, &node).await);
         let mut chunks = bulk
             .get_blob(GetBlobRequest {
-                id: file_id.clone(),
+                id: file_id.to_owned(),
             })
             .await
             .expect("there")
@@ -274,15 +310,18 @@ async fn code_is_on_a_majority_before_its_job_is_taken() {
         }
         assert!(got == file, "{} bytes", got.len());
     }
-    let mut bulk = BulkClient::new(cluster.channel(leader, &node).await);
+    let mut bulk = BulkClient::new(cluster.channel(members[0], &node).await);
     let nowhere = bulk
         .get_blob(GetBlobRequest { id: "0".repeat(64) })
         .await
         .expect_err("nowhere");
     assert_eq!(code(&nowhere), Code::NotFound);
-    // One member less is still a majority; two are not.
+}
+
+/// One member less is still a majority; two are not.
+async fn without_a_majority(mut cluster: Cluster, leader: usize, follower: usize) {
     cluster.stop(follower).await;
-    let mut blobs = BlobsClient::new(cluster.channel(leader, &ann).await);
+    let mut blobs = BlobsClient::new(cluster.channel(leader, &cluster.user("ann", false)).await);
     let small = BlobId::of(b"small").to_string();
     assert_eq!(
         blobs

@@ -2,12 +2,16 @@
 mod support;
 
 use mlctl_proto::agent::{Events, agent_message, leader_message};
-use mlctl_proto::api::{LogsRequest, NodesRequest, WatchRequest};
+use mlctl_proto::api::cluster_client::ClusterClient;
+use mlctl_proto::api::jobs_client::JobsClient;
+use mlctl_proto::api::{LogLine, LogsRequest, NodesRequest, SubmitReply, WatchEvent, WatchRequest};
 use mlctl_proto::errors::{Code, Refusal};
 use support::script::{ended, event, exited, push_log, run_through, start};
 use support::{Agent, Cluster, PATIENCE, get, submit};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
+use tonic::Streaming;
+use tonic::transport::Channel;
 
 const SPEC: &str = r#"{"command":["sh","-c","echo hello"],"nodes":1}"#;
 
@@ -29,13 +33,36 @@ async fn one_member_takes_jobs_and_refuses_what_is_wrong() {
         .expect_err("another request");
     assert_eq!(code(&other), Code::KeyReused);
     assert_eq!(submit(&mut jobs, 2, SPEC).await.expect("taken").job, "2");
+    wrong_submits(&mut jobs).await;
+    cancels(&mut jobs, &mut cluster.jobs(0, &bob).await).await;
+    // What was acknowledged is there after a restart, with and without the index.
+    cluster.stop(0).await;
+    cluster.restart(0).await;
+    assert_eq!(
+        get(&mut cluster.jobs(0, &ann).await, "2").await.state,
+        "Pending"
+    );
+    cluster.stop(0).await;
+    std::fs::remove_dir_all(cluster.data_dir(0).join("index")).expect("deleted");
+    cluster.restart(0).await;
+    let mut jobs = cluster.jobs(0, &ann).await;
+    assert_eq!(get(&mut jobs, "1").await.state, "Cancelled");
+    assert_eq!(
+        submit(&mut jobs, 2, SPEC).await.expect("remembered").job,
+        "2"
+    );
+    cluster.stop(0).await;
+}
+
+/// Nothing of this is taken.
+async fn wrong_submits(jobs: &mut JobsClient<Channel>) {
     for (spec, needle) in [
         ("{", "job spec"),
         (r#"{"command":["true"],"nods":1}"#, "nods"),
         (r#"{"command":["true"],"nodes":0}"#, "nodes"),
         (r#"{"command":[]}"#, "command"),
     ] {
-        let refused = submit(&mut jobs, 9, spec).await.expect_err(needle);
+        let refused = submit(jobs, 9, spec).await.expect_err(needle);
         assert_eq!(code(&refused), Code::BadRequest, "{spec}");
         assert!(
             refused.message().contains(needle),
@@ -58,12 +85,14 @@ async fn one_member_takes_jobs_and_refuses_what_is_wrong() {
         code(&jobs.submit(request).await.expect_err("a short key")),
         Code::BadRequest
     );
+}
 
+/// Ann owns jobs 1 and 2; Bob does not.
+async fn cancels(jobs: &mut JobsClient<Channel>, bobs: &mut JobsClient<Channel>) {
     let cancel = |key: u8, job: &str| mlctl_proto::api::CancelRequest {
         key: vec![key; 16],
         jobs: vec![job.into()],
     };
-    let mut bobs = cluster.jobs(0, &bob).await;
     let denied = bobs.cancel(cancel(3, "1")).await.expect_err("not his");
     assert_eq!(code(&denied), Code::Denied);
     let unknown = jobs.cancel(cancel(4, "77")).await.expect_err("none such");
@@ -74,8 +103,8 @@ async fn one_member_takes_jobs_and_refuses_what_is_wrong() {
         .expect("cancelled")
         .into_inner();
     assert_eq!(done.cancelled, ["1"]);
-    assert_eq!(get(&mut jobs, "1").await.state, "Cancelled");
-    let pending = get(&mut bobs, "2").await;
+    assert_eq!(get(jobs, "1").await.state, "Cancelled");
+    let pending = get(bobs, "2").await;
     assert_eq!(
         (pending.state.as_str(), pending.owner.as_str()),
         ("Pending", "ann")
@@ -93,24 +122,6 @@ async fn one_member_takes_jobs_and_refuses_what_is_wrong() {
             .collect::<Vec<_>>(),
         ["2"]
     );
-
-    // What was acknowledged is there after a restart, with and without the index.
-    cluster.stop(0).await;
-    cluster.restart(0).await;
-    assert_eq!(
-        get(&mut cluster.jobs(0, &ann).await, "2").await.state,
-        "Pending"
-    );
-    cluster.stop(0).await;
-    std::fs::remove_dir_all(cluster.data_dir(0).join("index")).expect("deleted");
-    cluster.restart(0).await;
-    let mut jobs = cluster.jobs(0, &ann).await;
-    assert_eq!(get(&mut jobs, "1").await.state, "Cancelled");
-    assert_eq!(
-        submit(&mut jobs, 2, SPEC).await.expect("remembered").job,
-        "2"
-    );
-    cluster.stop(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,48 +129,8 @@ async fn a_job_runs_through_a_follower_with_watch_and_logs() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
     let ann = cluster.user("ann", false);
-    let node = cluster.ca.issue_node("n1").expect("a certificate");
     let mut jobs = cluster.jobs(follower, &ann).await;
-
-    // A coordinator that does not lead names the one that does.
-    let mut lost = Agent::open(
-        cluster.channel(follower, &node).await,
-        "n1",
-        Agent::hello("n1", "boot-1"),
-    )
-    .await
-    .expect("opens");
-    let named = lost.until(|what| match what {
-        leader_message::What::NotLeader(not) => Some(not.addresses.clone()),
-        _ => None,
-    });
-    assert_eq!(
-        named.await.first().map(String::as_str),
-        Some(cluster.address(leader))
-    );
-
-    let channel = cluster.channel(leader, &node).await;
-    let mut agent = Agent::open(channel.clone(), "n1", Agent::hello("n1", "boot-1"))
-        .await
-        .expect("opens");
-    let leader_message::What::Hello(hello) = agent.next().await.expect("a hello") else {
-        panic!("the first is a hello")
-    };
-    assert_eq!(
-        (
-            hello.event_mark,
-            hello.heartbeat_ms,
-            hello.coordinators.len()
-        ),
-        (0, 500, 3)
-    );
-    let seq = agent.heartbeat(Vec::new()).await;
-    let lease = agent.until(|what| match what {
-        leader_message::What::Heartbeat(answer) => Some(answer.seq),
-        _ => None,
-    });
-    assert_eq!(lease.await, seq);
-
+    let (mut agent, channel) = greeted(&cluster, leader, follower).await;
     let submitted = submit(&mut jobs, 1, SPEC)
         .await
         .expect("taken through a follower");
@@ -192,6 +163,65 @@ async fn a_job_runs_through_a_follower_with_watch_and_logs() {
     let push = push_log(channel, &order).await;
     run_through(&mut agent, &order, 1, 0).await;
 
+    completes(&mut changes, &submitted.job).await;
+    shows_two_lines(&mut lines).await;
+    drop(push);
+
+    let job = get(&mut jobs, &submitted.job).await;
+    assert_eq!((job.state.as_str(), job.attempts.len()), ("Completed", 1));
+    assert_eq!(job.outcome.expect("an end").exit_code, 0);
+    let nodes = ClusterClient::new(cluster.channel(follower, &ann).await)
+        .nodes(NodesRequest {})
+        .await
+        .expect("nodes")
+        .into_inner();
+    assert_eq!(
+        nodes
+            .nodes
+            .iter()
+            .map(|node| (node.name.as_str(), node.state.as_str()))
+            .collect::<Vec<_>>(),
+        [("n1", "Ready")]
+    );
+    for n in 0..3 {
+        cluster.stop(n).await;
+    }
+}
+
+/// An agent that found the leader and holds a lease.
+async fn greeted(cluster: &Cluster, leader: usize, follower: usize) -> (Agent, Channel) {
+    // A coordinator that does not lead names the one that does.
+    let (mut lost, _) = cluster.agent(follower, "n1").await;
+    let named = lost.until(|what| match what {
+        leader_message::What::NotLeader(not) => Some(not.addresses.clone()),
+        _ => None,
+    });
+    assert_eq!(
+        named.await.first().map(String::as_str),
+        Some(cluster.address(leader))
+    );
+    let (mut agent, channel) = cluster.agent(leader, "n1").await;
+    let leader_message::What::Hello(hello) = agent.next().await.expect("a hello") else {
+        panic!("the first is a hello")
+    };
+    assert_eq!(
+        (
+            hello.event_mark,
+            hello.heartbeat_ms,
+            hello.coordinators.len()
+        ),
+        (0, 500, 3)
+    );
+    let seq = agent.heartbeat(Vec::new()).await;
+    let lease = agent.until(|what| match what {
+        leader_message::What::Heartbeat(answer) => Some(answer.seq),
+        _ => None,
+    });
+    assert_eq!(lease.await, seq);
+    (agent, channel)
+}
+
+async fn completes(changes: &mut Streaming<WatchEvent>, job: &str) {
     let mut states = Vec::new();
     while states.last().map(String::as_str) != Some("Completed") {
         let event = timeout(PATIENCE, changes.message())
@@ -200,13 +230,13 @@ async fn a_job_runs_through_a_follower_with_watch_and_logs() {
             .expect("goes on")
             .expect("an event");
         for change in event.changes {
-            assert_eq!(
-                (change.kind.as_str(), change.id.as_str()),
-                ("job", submitted.job.as_str())
-            );
+            assert_eq!((change.kind.as_str(), change.id.as_str()), ("job", job));
             states.push(change.job.expect("the job").state);
         }
     }
+}
+
+async fn shows_two_lines(lines: &mut Streaming<LogLine>) {
     let mut shown = Vec::new();
     while let Some(line) = timeout(PATIENCE, lines.next()).await.expect("in time") {
         let line = line.expect("a line");
@@ -223,27 +253,20 @@ async fn a_job_runs_through_a_follower_with_watch_and_logs() {
             (0, "end".into(), String::new())
         ]
     );
-    drop(push);
+}
 
-    let job = get(&mut jobs, &submitted.job).await;
-    assert_eq!((job.state.as_str(), job.attempts.len()), ("Completed", 1));
-    assert_eq!(job.outcome.expect("an end").exit_code, 0);
-    let nodes =
-        mlctl_proto::api::cluster_client::ClusterClient::new(cluster.channel(follower, &ann).await)
-            .nodes(NodesRequest {})
-            .await
-            .expect("nodes")
-            .into_inner();
-    assert_eq!(
-        nodes
-            .nodes
-            .iter()
-            .map(|node| (node.name.as_str(), node.state.as_str()))
-            .collect::<Vec<_>>(),
-        [("n1", "Ready")]
-    );
-    for n in 0..3 {
-        cluster.stop(n).await;
+/// As a client does while leaders change.
+async fn submit_twice(jobs: &mut JobsClient<Channel>, key: u8) -> SubmitReply {
+    let first = submit(jobs, key, SPEC).await;
+    match first {
+        Ok(taken) => taken,
+        // One try of a client may end while there is no leader; it tries again with the same key.
+        Err(status) => {
+            assert_eq!(code(&status), Code::Unavailable, "{status:?}");
+            submit(jobs, key, SPEC)
+                .await
+                .expect("taken by the new leader")
+        }
     }
 }
 
@@ -252,31 +275,14 @@ async fn a_new_leader_serves_and_the_job_goes_on() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let ann = cluster.user("ann", false);
-    let node = cluster.ca.issue_node("n1").expect("a certificate");
     let survivor = cluster.follower().await;
     let mut jobs = cluster.jobs(survivor, &ann).await;
-    let mut agent = Agent::open(
-        cluster.channel(leader, &node).await,
-        "n1",
-        Agent::hello("n1", "boot-1"),
-    )
-    .await
-    .expect("opens");
+    let (mut agent, _) = cluster.agent(leader, "n1").await;
     let first = submit(&mut jobs, 1, SPEC).await.expect("taken");
     let order = agent.until(start).await;
     cluster.stop(leader).await;
     let began = tokio::time::Instant::now();
-    let second = submit(&mut jobs, 2, SPEC).await;
-    let second = match second {
-        Ok(second) => second,
-        // One try of a client may end while there is no leader; it tries again with the same key.
-        Err(status) => {
-            assert_eq!(code(&status), Code::Unavailable, "{status:?}");
-            submit(&mut jobs, 2, SPEC)
-                .await
-                .expect("taken by the new leader")
-        }
-    };
+    let second = submit_twice(&mut jobs, 2).await;
     assert!(
         began.elapsed() < std::time::Duration::from_secs(3),
         "{:?}",
@@ -286,13 +292,7 @@ async fn a_new_leader_serves_and_the_job_goes_on() {
 
     // The agent knows nothing of the order: the new leader says it again, and stops nothing.
     let leader = cluster.leader().await;
-    let mut agent = Agent::open(
-        cluster.channel(leader, &node).await,
-        "n1",
-        Agent::hello("n1", "boot-1"),
-    )
-    .await
-    .expect("opens");
+    let (mut agent, _) = cluster.agent(leader, "n1").await;
     let mut orders = vec![agent.until(start).await];
     if orders[0].job != order.job {
         orders.push(agent.until(start).await);
@@ -331,37 +331,11 @@ async fn a_new_leader_serves_and_the_job_goes_on() {
             .exit_code,
         3
     );
-    for n in (0..3).filter(|n| *n != survivor) {
-        if n == leader {
-            cluster.stop(n).await;
-        }
-    }
+    cluster.stop(leader).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_node_is_lost_and_its_return_is_told_to_stop() {
-    let mut cluster = Cluster::start(1).await;
-    let ann = cluster.user("ann", false);
-    let node = cluster.ca.issue_node("n1").expect("a certificate");
-    let mut jobs = cluster.jobs(0, &ann).await;
-    let mut agent = Agent::open(
-        cluster.channel(0, &node).await,
-        "n1",
-        Agent::hello("n1", "boot-1"),
-    )
-    .await
-    .expect("opens");
-    let job = submit(&mut jobs, 1, SPEC).await.expect("taken");
-    let order = agent.until(start).await;
-    let mut changes = {
-        let watch = WatchRequest {
-            from_index: job.index,
-            jobs: vec![job.job.clone()],
-        };
-        jobs.watch(watch).await.expect("watches").into_inner()
-    };
-    drop(agent);
-    // No heartbeat for `lost_after`: the attempt ends and the job waits for another node.
+/// Returns when the watched job is Pending.
+async fn waits(changes: &mut Streaming<WatchEvent>) {
     loop {
         let event = timeout(PATIENCE, changes.message())
             .await
@@ -377,6 +351,25 @@ async fn a_silent_node_is_lost_and_its_return_is_told_to_stop() {
             break;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_node_is_lost_and_its_return_is_told_to_stop() {
+    let mut cluster = Cluster::start(1).await;
+    let ann = cluster.user("ann", false);
+    let node = cluster.ca.issue_node("n1").expect("a certificate");
+    let mut jobs = cluster.jobs(0, &ann).await;
+    let (mut agent, _) = cluster.agent(0, "n1").await;
+    let job = submit(&mut jobs, 1, SPEC).await.expect("taken");
+    let order = agent.until(start).await;
+    let watch = WatchRequest {
+        from_index: job.index,
+        jobs: vec![job.job.clone()],
+    };
+    let mut changes = jobs.watch(watch).await.expect("watches").into_inner();
+    drop(agent);
+    // No heartbeat for `lost_after`: the attempt ends and the job waits for another node.
+    waits(&mut changes).await;
     let lost = get(&mut jobs, &job.job).await;
     assert_eq!(
         lost.attempts[0].end.as_ref().expect("an end").kind,

@@ -8,7 +8,7 @@ use mlctl_proto::api::{LogLine, LogsRequest};
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
 use support::script::{push_log, run_through, start};
-use support::{Agent, Cluster, PATIENCE, submit};
+use support::{Cluster, PATIENCE, submit};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
@@ -45,11 +45,7 @@ async fn a_new_leader_shows_what_the_old_one_was_given() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let ann = cluster.user("ann", false);
-    let node = cluster.ca.issue_node("n1").expect("a certificate");
-    let channel = cluster.channel(leader, &node).await;
-    let mut agent = Agent::open(channel.clone(), "n1", Agent::hello("n1", "boot-1"))
-        .await
-        .expect("opens");
+    let (mut agent, channel) = cluster.agent(leader, "n1").await;
     let job = submit(&mut cluster.jobs(leader, &ann).await, 1, SPEC)
         .await
         .expect("taken")
@@ -91,12 +87,7 @@ async fn attempts_follow_one_another_and_a_lost_node_is_not_waited_for() {
     let mut cluster = Cluster::start(1).await;
     let ann = cluster.user("ann", false);
     let (one, two) = ("n1", "n2");
-    let channel = cluster
-        .channel(0, &cluster.ca.issue_node(one).expect("a certificate"))
-        .await;
-    let mut agent = Agent::open(channel.clone(), one, Agent::hello(one, "boot-1"))
-        .await
-        .expect("opens");
+    let (mut agent, channel) = cluster.agent(0, one).await;
     let mut jobs = cluster.jobs(0, &ann).await;
     let job = submit(&mut jobs, 1, SPEC).await.expect("taken").job;
     let follow = LogsRequest {
@@ -113,12 +104,7 @@ async fn attempts_follow_one_another_and_a_lost_node_is_not_waited_for() {
     let push = push_log(channel, &order).await;
     drop((push, agent));
 
-    let channel = cluster
-        .channel(0, &cluster.ca.issue_node(two).expect("a certificate"))
-        .await;
-    let mut agent = Agent::open(channel.clone(), two, Agent::hello(two, "boot-1"))
-        .await
-        .expect("opens");
+    let (mut agent, channel) = cluster.agent(0, two).await;
     let beats = async {
         loop {
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
@@ -149,12 +135,15 @@ async fn attempts_follow_one_another_and_a_lost_node_is_not_waited_for() {
     assert_eq!(read(&mut jobs, all(&job)).await, want);
     let second = LogsRequest {
         attempt: 1,
-        ..LogsRequest {
-            job: job.clone(),
-            ..LogsRequest::default()
-        }
+        all_attempts: false,
+        ..all(&job)
     };
     assert_eq!(read(&mut jobs, second).await, want[..2]);
+    wrong_requests(&mut jobs, &job).await;
+    cluster.stop(0).await;
+}
+
+async fn wrong_requests(jobs: &mut JobsClient<Channel>, job: &str) {
     for (wrong, code) in [
         (
             LogsRequest {
@@ -173,14 +162,14 @@ async fn attempts_follow_one_another_and_a_lost_node_is_not_waited_for() {
         (
             LogsRequest {
                 attempt: 9,
-                ..all(&job)
+                ..all(job)
             },
             Code::BadRequest,
         ),
         (
             LogsRequest {
                 rank: Some(1),
-                ..all(&job)
+                ..all(job)
             },
             Code::BadRequest,
         ),
@@ -188,7 +177,6 @@ async fn attempts_follow_one_another_and_a_lost_node_is_not_waited_for() {
         let refused = jobs.logs(wrong.clone()).await.expect_err("refused");
         assert_eq!(Refusal::from(&refused).code, code, "{wrong:?}");
     }
-    cluster.stop(0).await;
 }
 
 /// Pieces that no agent sends: the stream ends with the reason, or they are thrown away; nothing is stored.

@@ -121,6 +121,14 @@ impl Cluster {
         self.running[n] = Some(self.run(n, listener, false));
     }
 
+    /// An agent of `node` that said hello to coordinator `n`, and its channel.
+    pub async fn agent(&self, n: usize, node: &str) -> (Agent, Channel) {
+        let bundle = self.ca.issue_node(node).expect("a certificate");
+        let channel = self.channel(n, &bundle).await;
+        let agent = Agent::open(channel.clone(), node, Agent::hello(node, "boot-1")).await;
+        (agent.expect("opens"), channel)
+    }
+
     pub fn user(&self, name: &str, admin: bool) -> Bundle {
         self.ca.issue_user(name, admin).expect("a certificate")
     }
