@@ -3,4 +3,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
+pub mod process;
 pub mod tidy;
