@@ -411,3 +411,46 @@ async fn a_silent_node_is_lost_and_its_return_is_told_to_stop() {
     );
     cluster.stop(0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_say_when_their_coordinator_goes() {
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let ann = cluster.user("ann", false);
+    let job = submit(&mut cluster.jobs(leader, &ann).await, 1, SPEC)
+        .await
+        .expect("taken")
+        .job;
+    let mut streams = Vec::new();
+    for n in [leader, follower] {
+        let mut jobs = cluster.jobs(n, &ann).await;
+        let watch = jobs
+            .watch(WatchRequest::default())
+            .await
+            .expect("watches")
+            .into_inner();
+        let follow = LogsRequest {
+            job: job.clone(),
+            follow: true,
+            ..LogsRequest::default()
+        };
+        let lines = jobs.logs(follow).await.expect("follows").into_inner();
+        streams.push((watch, lines));
+    }
+    cluster.stop(leader).await;
+    for (mut watch, mut lines) in streams {
+        let ended = async {
+            loop {
+                match watch.message().await {
+                    Ok(Some(_)) => {}
+                    other => break other.expect_err("not a quiet end"),
+                }
+            }
+        };
+        let status = timeout(PATIENCE, ended).await.expect("in time");
+        assert_eq!(code(&status), Code::Unavailable, "{status:?}");
+        let line = timeout(PATIENCE, lines.message()).await.expect("in time");
+        assert_eq!(code(&line.expect_err("not a quiet end")), Code::Unavailable);
+    }
+    cluster.stop(follower).await;
+}

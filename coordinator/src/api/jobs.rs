@@ -1,20 +1,21 @@
 //! The `Jobs` service: each verb to its file, each call to the leader.
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use mlctl_proto::api::jobs_client::JobsClient;
 use mlctl_proto::api::jobs_server;
 use mlctl_proto::api::{
     CancelReply, CancelRequest, GetJobRequest, Job, ListJobsReply, ListJobsRequest, LogLine,
     LogsRequest, SubmitReply, SubmitRequest, WatchEvent, WatchRequest, WhyReply, WhyRequest,
 };
+use mlctl_runtime::shutdown::Shutdown;
 use mlctl_runtime::telemetry::trace_context;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use super::auth::person;
-use super::route::on_leader;
+use super::route::{no_leader, on_leader, our_word};
 use super::{Answers, jobs_cancel, jobs_read, jobs_submit, logs, watch};
 use crate::peers::Lease;
 use crate::shared::Shared;
@@ -116,7 +117,7 @@ impl jobs_server::Jobs for Jobs {
         let here = |message| logs::open(&self.shared, &person, message);
         let there = |lease: Lease, request| async move {
             let answer = JobsClient::new(lease.channel.clone()).logs(request).await?;
-            Ok(held(answer, lease))
+            Ok(held(answer, lease, self.shared.shutdown.clone()))
         };
         on_leader(&self.shared, &person, &message, here, there).await
     }
@@ -134,18 +135,29 @@ impl jobs_server::Jobs for Jobs {
             let answer = JobsClient::new(lease.channel.clone())
                 .watch(request)
                 .await?;
-            Ok(held(answer, lease))
+            Ok(held(answer, lease, self.shared.shutdown.clone()))
         };
         on_leader(&self.shared, &person, &message, here, there).await
     }
 }
 
-/// The leader's stream as ours; it counts as a call on the connection until it ends.
-fn held<T: Send + 'static>(answer: Response<Streaming<T>>, lease: Lease) -> Response<Answers<T>> {
+/// The leader's stream as ours; it counts as a call on the connection until it ends. When the leader goes away or this
+/// coordinator stops it ends with an error that asks for another try, so that nobody takes that for its end.
+fn held<T: Send + 'static>(
+    answer: Response<Streaming<T>>,
+    lease: Lease,
+    shutdown: Shutdown,
+) -> Response<Answers<T>> {
     answer.map(|stream| {
-        let stream = stream.map(move |item| {
-            let _counts = &lease;
-            item
+        let begin = Some((stream, lease, shutdown));
+        let stream = stream::unfold(begin, |state| async move {
+            let (mut stream, lease, shutdown) = state?;
+            let item = tokio::select! {
+                item = stream.next() => item?.map_err(our_word),
+                () = shutdown.wait() => Err(no_leader()),
+            };
+            let goes_on = item.is_ok().then_some((stream, lease, shutdown));
+            Some((item, goes_on))
         });
         Box::pin(stream) as Answers<T>
     })

@@ -58,7 +58,7 @@ where
             },
         };
         if Instant::now() + PAUSE >= deadline {
-            return Err(last);
+            return Err(our_word(last));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -137,7 +137,17 @@ fn worth_another_try(status: &Status) -> bool {
     )
 }
 
-fn no_leader() -> Status {
+/// What the transport says when a connection breaks is no answer: the call may be made again.
+pub fn our_word(status: Status) -> Status {
+    if status.metadata().contains_key("mlctl-code") {
+        status
+    } else {
+        no_leader()
+    }
+}
+
+/// Nobody serves the call at the moment.
+pub fn no_leader() -> Status {
     let why = "no coordinator leads at the moment; try again in a second";
     Refusal::new(Code::Unavailable, why).into()
 }

@@ -94,7 +94,7 @@ impl Watcher {
                 }
                 Err(None) => return,
             }
-            if leading.borrow().is_none() {
+            if leading.borrow().is_none() || self.shared.shutdown.is_triggered() {
                 let status = Refusal::new(
                     Code::Unavailable,
                     "this coordinator leads no more; watch again from the last index",
@@ -108,7 +108,7 @@ impl Watcher {
                 _ = leading.changed() => {}
                 () = tokio::time::sleep_until(beat) => quiet_since = None,
                 () = self.events.closed() => return,
-                () = self.shared.shutdown.wait() => return,
+                () = self.shared.shutdown.wait() => {}
             }
         }
     }
