@@ -30,7 +30,9 @@ const DIAL: Duration = Duration::from_secs(1);
 /// A coordinator that has said nothing at all by then is passed over.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 /// The first retry comes within 100 ms; a fleet comes back spread out.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(80), Duration::from_secs(5));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(80), BACKOFF_MAX);
+/// Nobody waits longer than this between two tries.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Messages to the leader that may wait on one connection.
 const OUTGOING: usize = 1_024;
 /// Hints of followers that are followed at once, before the usual waiting begins.
@@ -94,15 +96,24 @@ pub(crate) async fn run(
     }
 }
 
+/// The longest pause between two tries: two heartbeats, so that a pause alone never makes a node look lost.
+fn longest_pause(heartbeat_ms: u32) -> Duration {
+    let two = Duration::from_millis(u64::from(heartbeat_ms) * 2);
+    two.clamp(Duration::from_millis(500), BACKOFF_MAX)
+}
+
 impl Link {
     async fn dial_for_ever(&mut self) {
         let (mut tries, mut hints) = (0, 0);
+        let mut backoff = BACKOFF;
         let mut last_told = String::new();
         while let Some(address) = self.addresses.next(rand::random()) {
             let ended = self.session(&address).await;
-            let led = self.leader.send_replace(None).is_some();
-            if led {
+            let leader = self.leader.send_replace(None);
+            let led = leader.is_some();
+            if let Some(leader) = leader {
                 (tries, hints) = (0, 0);
+                backoff.cap = longest_pause(leader.hello.heartbeat_ms);
             }
             match ended {
                 Ended::NotLeader(mut addresses) => {
@@ -124,7 +135,7 @@ impl Link {
                 }
                 Ended::Broken(_) | Ended::Left => {}
             }
-            tokio::time::sleep(BACKOFF.delay(tries, rand::random())).await;
+            tokio::time::sleep(backoff.delay(tries, rand::random())).await;
             tries = tries.saturating_add(1);
         }
     }
