@@ -98,7 +98,7 @@ fn client_side(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8,
     // Without a collector this only makes the ids by which a job's spans find one another.
     let _telemetry = mlctl_runtime::telemetry::init(&mlctl_runtime::telemetry::TelemetryConfig {
         filter: "warn".into(),
-        ..mlctl_runtime::telemetry::TelemetryConfig::new("mlctl", "")
+        ..mlctl_runtime::telemetry::TelemetryConfig::new("cli", "")
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
