@@ -4,5 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod checkers;
 pub mod process;
+pub mod sim;
 pub mod tidy;

@@ -1,0 +1,232 @@
+//! I2': no result, completion or checkpoint of a closed epoch is ever accepted; what is accepted was really so; a node says
+//! that it holds nothing only when that is true; a superseded attempt is stopped soon after its node is back.
+//! Does NOT believe any core: it is told by the world what ranks really did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mlctl_coordinator::state::State;
+use mlctl_coordinator::state::records::{AllocationPhase, Attempt, EndKind, Job};
+use mlctl_proto::ids::{Epoch, JobId};
+
+use super::{Checked, ensure};
+
+/// (job, epoch).
+pub type Key = (JobId, Epoch);
+
+/// A superseded attempt is stopped within this once its node can be spoken with, milliseconds.
+const STOPPED_WITHIN_MS: u64 = 2_000;
+
+/// How a rank really ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RankFate {
+    /// The rank.
+    pub rank: u32,
+    /// Its exit code.
+    pub code: i32,
+    /// The signal that ended it, 0: none.
+    pub signal: i32,
+}
+
+/// What ranks really did.
+#[derive(Debug, Default)]
+pub struct ClosedEpochs {
+    fates: BTreeSet<(String, Key, RankFate)>,
+    sealed: BTreeSet<(String, Key, String)>,
+    alive: BTreeMap<(String, Key), u32>,
+    /// Since when an attempt that still runs on a node should not.
+    stale_since: BTreeMap<(String, Key), u64>,
+}
+
+impl ClosedEpochs {
+    /// Ranks of an attempt run on `node` now.
+    pub fn ranks_started(&mut self, node: &str, key: Key, count: u32) {
+        self.alive.insert((node.to_owned(), key), count);
+    }
+
+    /// A rank ended.
+    pub fn rank_ended(&mut self, node: &str, key: Key, fate: RankFate) {
+        self.fates.insert((node.to_owned(), key, fate));
+        if let Some(alive) = self.alive.get_mut(&(node.to_owned(), key)) {
+            *alive = alive.saturating_sub(1);
+        }
+    }
+
+    /// All processes of an attempt on `node` are gone at once.
+    pub fn vanished(&mut self, node: &str, key: Key) {
+        self.alive.remove(&(node.to_owned(), key));
+    }
+
+    /// A checkpoint got its final name.
+    pub fn sealed(&mut self, node: &str, key: Key, name: &str) {
+        self.sealed.insert((node.to_owned(), key, name.to_owned()));
+    }
+
+    /// How many ranks of an attempt exited 0.
+    pub fn succeeded(&self, key: Key) -> usize {
+        let good = |(_, of, fate): &&(String, Key, RankFate)| {
+            *of == key && (fate.code, fate.signal) == (0, 0)
+        };
+        self.fates.iter().filter(good).count()
+    }
+
+    /// One command took `before` to `after` and changed `jobs`.
+    ///
+    /// # Errors
+    /// With the first thing that was accepted and should not have been.
+    pub fn step(&self, before: &State, after: &State, jobs: &[JobId]) -> Checked {
+        for id in jobs {
+            let (Some(new), old) = (after.job(*id), before.job(*id)) else {
+                continue;
+            };
+            self.checkpoints(old.map(AsRef::as_ref), new)?;
+            for attempt in after.attempts_of(*id) {
+                let earlier = before.attempt(*id, attempt.epoch);
+                if earlier.is_some_and(|earlier| earlier == attempt) {
+                    continue;
+                }
+                let open = new.epoch() == Some(attempt.epoch)
+                    && !earlier.is_some_and(|earlier| earlier.closed());
+                ensure(open, "I2'", || {
+                    format!(
+                        "job {id}: something was accepted for the closed epoch {}",
+                        attempt.epoch
+                    )
+                })?;
+                self.attempt(earlier.map(AsRef::as_ref), attempt)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoints(&self, old: Option<&Job>, new: &Job) -> Checked {
+        let known = |epoch: Epoch, name: &str, holder: &String| {
+            old.is_some_and(|old| {
+                old.checkpoints.iter().any(|one| {
+                    one.epoch == epoch && one.name == name && one.holders.contains(holder)
+                })
+            })
+        };
+        for one in &new.checkpoints {
+            for holder in &one.holders {
+                if known(one.epoch, &one.name, holder) {
+                    continue;
+                }
+                let (id, name, epoch) = (new.id, &one.name, one.epoch);
+                ensure(new.epoch() == Some(epoch), "I2'", || {
+                    format!("job {id}: checkpoint {name} of the closed epoch {epoch} was accepted")
+                })?;
+                let real = self
+                    .sealed
+                    .contains(&(holder.clone(), (id, epoch), name.clone()));
+                ensure(real, "I2'", || {
+                    format!("job {id}: {holder} never sealed {name} in epoch {epoch}")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt(&self, old: Option<&Attempt>, new: &Attempt) -> Checked {
+        let (id, epoch) = (new.job, new.epoch);
+        for (position, allocation) in new.allocations.iter().enumerate() {
+            let node = &allocation.node;
+            let earlier = old.and_then(|old| old.allocations.get(position));
+            for exit in &allocation.exits {
+                let fate = RankFate {
+                    rank: exit.rank,
+                    code: exit.code,
+                    signal: exit.signal,
+                };
+                let real = self.fates.contains(&(node.clone(), (id, epoch), fate));
+                ensure(real, "I2'", || {
+                    format!(
+                        "job {id} epoch {epoch}: {node} never saw {fate:?}, but it was accepted"
+                    )
+                })?;
+            }
+            let ends_now = allocation.phase == AllocationPhase::Ended
+                && earlier.is_none_or(|earlier| earlier.phase != AllocationPhase::Ended);
+            let by_word = allocation
+                .end
+                .as_ref()
+                .is_some_and(|end| end.kind != EndKind::NodeLost);
+            if ends_now && by_word {
+                let alive = self.alive.get(&(node.clone(), (id, epoch)));
+                let alive = alive.copied().unwrap_or(0);
+                ensure(alive == 0, "I2'", || {
+                    format!(
+                        "job {id} epoch {epoch}: {node} said that it holds nothing, but {alive} ranks run there"
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at an attempt whose ranks run on `node` and that nobody has told to stop. `quiet_since`: since when the node and
+    /// its leader speak with each other undisturbed; `None` while they do not.
+    ///
+    /// # Errors
+    /// When it should have been stopped by now.
+    pub fn runs(
+        &mut self,
+        state: &State,
+        node: &str,
+        key: Key,
+        quiet_since: Option<u64>,
+        now: u64,
+    ) -> Checked {
+        let entry = (node.to_owned(), key);
+        if !stale(state, node, key) {
+            self.stale_since.remove(&entry);
+            return Ok(());
+        }
+        let since = *self.stale_since.entry(entry).or_insert(now);
+        let late = quiet_since.is_some_and(|quiet| now > quiet.max(since) + STOPPED_WITHIN_MS);
+        ensure(!late, "I2'", || {
+            let (job, epoch) = key;
+            format!("job {job} epoch {epoch} is over and still runs on {node}, which is connected")
+        })
+    }
+}
+
+/// Whether `node` should not run this attempt (any more).
+fn stale(state: &State, node: &str, (job, epoch): Key) -> bool {
+    let current = state.job(job).and_then(|job| job.epoch());
+    let attempt = state.attempt(job, epoch);
+    let held = attempt.is_some_and(|attempt| {
+        let mut own = attempt.allocations.iter().filter(|one| one.node == node);
+        !attempt.stopping && own.any(|one| one.phase != AllocationPhase::Ended)
+    });
+    current != Some(epoch) || !held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_state_does_not_know_is_to_be_stopped_in_time() {
+        let key = (JobId::new(1, 1), Epoch::new(1, 1));
+        let check = |quiet_since, now| {
+            let mut epochs = ClosedEpochs::default();
+            let first = epochs.runs(&State::new(), "n1", key, quiet_since, 1_000);
+            first.and_then(|()| epochs.runs(&State::new(), "n1", key, quiet_since, now))
+        };
+        assert!(check(Some(0), 3_000).is_ok());
+        assert!(check(Some(0), 3_001).is_err());
+        assert!(check(Some(2_000), 3_001).is_ok());
+        assert!(check(None, 90_000).is_ok());
+    }
+
+    #[test]
+    fn only_ranks_that_exited_0_succeeded() {
+        let key = (JobId::new(1, 1), Epoch::new(1, 1));
+        let mut epochs = ClosedEpochs::default();
+        for (rank, code, signal) in [(0, 0, 0), (1, 1, 0), (2, 0, 9)] {
+            epochs.rank_ended("n1", key, RankFate { rank, code, signal });
+        }
+        assert_eq!(epochs.succeeded(key), 1);
+        assert_eq!(epochs.succeeded((key.0, Epoch::new(1, 2))), 0);
+    }
+}

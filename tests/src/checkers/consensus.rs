@@ -1,0 +1,152 @@
+//! I7: one leader a term, no vote given twice or forgotten, leaders complete, and what is committed never changes.
+//! Does NOT look inside entries.
+
+use std::collections::BTreeMap;
+
+use mlctl_coordinator::consensus::turn::{CommittedEntry, CoreStatus, Role};
+
+use super::{Checked, ensure};
+
+/// What was seen of elections and of the log.
+#[derive(Debug, Default)]
+pub struct Consensus {
+    leaders: BTreeMap<u64, u64>,
+    /// (member, term) to whom it voted for.
+    votes: BTreeMap<(u64, u64), u64>,
+    /// What each member said to others on the strength of its disk: (term, vote, last index).
+    promised: BTreeMap<u64, (u64, u64, u64)>,
+    /// Index to (term, hash of the commands) as first committed anywhere.
+    committed: BTreeMap<u64, (u64, blake3::Hash)>,
+}
+
+impl Consensus {
+    /// Where `member` stands after a turn.
+    ///
+    /// # Errors
+    /// When a term has two leaders, or a leader lacks what is committed.
+    pub fn stands(&mut self, member: u64, status: &CoreStatus) -> Checked {
+        if status.role != Role::Leader {
+            return Ok(());
+        }
+        let new = !self.leaders.contains_key(&status.term);
+        let leader = *self.leaders.entry(status.term).or_insert(member);
+        ensure(leader == member, "I7", || {
+            format!("term {} has the leaders {leader} and {member}", status.term)
+        })?;
+        let newest = self
+            .committed
+            .last_key_value()
+            .map_or(0, |(index, _)| *index);
+        ensure(!new || status.last >= newest, "I7", || {
+            let last = status.last;
+            format!("leader {member} ends at {last}, but {newest} is committed")
+        })
+    }
+
+    /// `member` lets others rely on its having stored this. `last` is the end of its log.
+    ///
+    /// # Errors
+    /// When it voted for somebody else in that term.
+    pub fn promises(&mut self, member: u64, term: u64, vote: u64, last: u64) -> Checked {
+        self.promised.insert(member, (term, vote, last));
+        if vote == 0 {
+            return Ok(());
+        }
+        let first = *self.votes.entry((member, term)).or_insert(vote);
+        ensure(first == vote, "I7", || {
+            format!("in term {term} member {member} voted for {first} and for {vote}")
+        })
+    }
+
+    /// `member` starts again with this on its disk.
+    ///
+    /// # Errors
+    /// When that is less than others rely on.
+    pub fn starts(&self, member: u64, term: u64, vote: u64, last: u64) -> Checked {
+        let Some(&(promised_term, promised_vote, promised_last)) = self.promised.get(&member)
+        else {
+            return Ok(());
+        };
+        ensure(term >= promised_term, "I7", || {
+            format!("member {member} forgot term {promised_term}: it starts in {term}")
+        })?;
+        let kept = term > promised_term || promised_vote == 0 || vote == promised_vote;
+        ensure(kept, "I7", || {
+            format!("member {member} forgot its vote for {promised_vote} in term {term}")
+        })?;
+        ensure(last >= promised_last, "I7", || {
+            format!("member {member} forgot entries: {promised_last} were stored, {last} are there")
+        })
+    }
+
+    /// `member` takes this entry for committed.
+    ///
+    /// # Errors
+    /// When another entry was committed at that index.
+    pub fn committed(&mut self, member: u64, entry: &CommittedEntry) -> Checked {
+        let mut hasher = blake3::Hasher::new();
+        for command in &entry.commands {
+            hasher.update(&(command.len() as u64).to_le_bytes());
+            hasher.update(command);
+        }
+        let seen = (entry.term, hasher.finalize());
+        let first = *self.committed.entry(entry.index).or_insert(seen);
+        ensure(first == seen, "I7", || {
+            let index = entry.index;
+            format!("member {member} has another entry committed at {index} than the first")
+        })
+    }
+
+    /// Elections that were won.
+    pub fn elections(&self) -> usize {
+        self.leaders.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leads(seen: &mut Consensus, member: u64, term: u64, last: u64) -> bool {
+        let status = CoreStatus {
+            role: Role::Leader,
+            term,
+            last,
+            ..CoreStatus::default()
+        };
+        seen.stands(member, &status).is_ok()
+    }
+
+    fn entry(index: u64, term: u64) -> CommittedEntry {
+        CommittedEntry {
+            index,
+            term,
+            proposal: None,
+            commands: Vec::new(),
+            size: 0,
+        }
+    }
+
+    #[test]
+    fn one_complete_leader_a_term() {
+        let mut seen = Consensus::default();
+        assert!(leads(&mut seen, 1, 1, 0) && leads(&mut seen, 1, 1, 0));
+        assert!(!leads(&mut seen, 2, 1, 0));
+        assert!(seen.committed(1, &entry(5, 1)).is_ok());
+        assert!(seen.committed(2, &entry(5, 1)).is_ok());
+        assert!(seen.committed(2, &entry(5, 2)).is_err());
+        assert!(!leads(&mut seen, 2, 2, 4) && leads(&mut seen, 3, 3, 5));
+    }
+
+    #[test]
+    fn a_promise_binds_over_a_restart() {
+        let mut seen = Consensus::default();
+        assert!(seen.promises(1, 4, 2, 10).is_ok());
+        assert!(seen.promises(1, 4, 3, 10).is_err());
+        assert!(seen.promises(1, 4, 2, 10).is_ok());
+        assert!(seen.starts(1, 4, 2, 10).is_ok() && seen.starts(1, 5, 0, 11).is_ok());
+        assert!(seen.starts(1, 3, 0, 10).is_err());
+        assert!(seen.starts(1, 4, 0, 10).is_err());
+        assert!(seen.starts(1, 4, 2, 9).is_err());
+    }
+}

@@ -1,0 +1,58 @@
+//! What must hold in every run, one property a file. Fed with what the cores did and with what really happened in the world.
+//! Does NOT know how the world is simulated, nor whether something in it was broken on purpose.
+
+mod acknowledged;
+mod applied;
+mod closed_epochs;
+mod consensus;
+mod digests;
+mod liveness;
+mod terminal;
+
+pub use acknowledged::Acknowledged;
+pub use applied::Applied;
+pub use closed_epochs::{ClosedEpochs, Key, RankFate};
+pub use consensus::Consensus;
+pub use digests::Digests;
+pub use liveness::unfinished;
+pub use terminal::Terminal;
+
+/// A property that does not hold, with what shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The property's short name, such as `I4`.
+    pub property: &'static str,
+    /// What shows it, for people.
+    pub what: String,
+}
+
+/// The outcome of one check.
+pub type Checked = Result<(), Violation>;
+
+/// All properties of one run.
+#[derive(Debug, Default)]
+pub struct Checkers {
+    /// I1: nothing acknowledged is lost.
+    pub acknowledged: Acknowledged,
+    /// I2': nothing of a closed epoch counts, and it is stopped.
+    pub closed_epochs: ClosedEpochs,
+    /// I4: one terminal state for ever.
+    pub terminal: Terminal,
+    /// I5: replicas agree.
+    pub digests: Digests,
+    /// I6: each entry once, in order.
+    pub applied: Applied,
+    /// I7: elections, votes and the log.
+    pub consensus: Consensus,
+}
+
+fn ensure(holds: bool, property: &'static str, what: impl FnOnce() -> String) -> Checked {
+    if holds {
+        Ok(())
+    } else {
+        Err(Violation {
+            property,
+            what: what(),
+        })
+    }
+}

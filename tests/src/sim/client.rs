@@ -1,0 +1,212 @@
+//! Simulated users: submit and cancel through any coordinator, try another one with the same key when no answer comes.
+//! Does NOT know who leads: coordinators forward.
+
+use mlctl_coordinator::state::Body;
+use mlctl_coordinator::state::commands::{CancelJobs, IdempotencyKey, SubmitJob};
+use mlctl_coordinator::state::records::{Actor, Reply};
+use mlctl_proto::ids::JobId;
+use mlctl_proto::limits::{CLIENT_RETRY_MS, CLIENT_TRY_MS};
+
+use super::coordinator::{Outcome, Waiter};
+use super::world::{COORDINATORS, Event, World};
+
+/// Answered, refused for now, or of unknown outcome.
+pub(super) type Answer = Outcome;
+
+/// One request on its way.
+#[derive(Clone)]
+pub(super) struct Call {
+    client: usize,
+    number: u64,
+    key: [u8; 16],
+    body: Body,
+}
+
+/// A user with at most one call open.
+pub(super) struct Client {
+    number: usize,
+    open: Option<(Box<Call>, u64, u64)>,
+    calls: u64,
+    own: Vec<JobId>,
+}
+
+impl Client {
+    pub(super) fn new(number: usize) -> Self {
+        Self {
+            number,
+            open: None,
+            calls: 0,
+            own: Vec::new(),
+        }
+    }
+
+    /// An answer is waited for.
+    pub(super) fn waits(&self) -> bool {
+        self.open.is_some()
+    }
+
+    fn actor(&self) -> Actor {
+        let name = format!("user-{}", self.number);
+        Actor {
+            user_id: name.clone(),
+            name,
+            admin: false,
+            system: false,
+        }
+    }
+}
+
+impl World {
+    /// A user looks at the clock: begins something, tries again, or gives up.
+    pub(super) fn on_client_turn(&mut self, who: usize) {
+        let now = self.now;
+        match &self.clients[who].open {
+            None if self.calm => return,
+            None => self.begin(who),
+            Some((_, began, _)) if now > began + CLIENT_RETRY_MS && !self.calm => {
+                self.clients[who].open = None;
+            }
+            Some((_, _, tried)) if now > tried + CLIENT_TRY_MS => self.try_again(who),
+            Some(_) => {}
+        }
+        let delay = self.dice.between(200, 4_000);
+        self.after(delay, Event::ClientTurn(who));
+    }
+
+    fn begin(&mut self, who: usize) {
+        let client = &mut self.clients[who];
+        client.calls += 1;
+        let (number, cancels) = (client.calls, self.dice.chance(15) && !client.own.is_empty());
+        let body = if cancels {
+            let job = client.own[self.dice.place(client.own.len())];
+            Body::CancelJobs(CancelJobs { jobs: vec![job] })
+        } else {
+            let (nodes, gpus) = (self.dice.between(1, 2), self.dice.roll(3));
+            let ranks = if gpus == 0 {
+                self.dice.between(1, 2)
+            } else {
+                gpus
+            };
+            let spec = format!(
+                r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks}}}"#
+            );
+            Body::SubmitJob(SubmitJob {
+                spec: spec.into_bytes(),
+                code_manifest: String::new(),
+                code_bytes: 0,
+                traceparent: String::new(),
+                submitter_uid: 0,
+            })
+        };
+        let mut key = [who as u8 + 1; 16];
+        key[8..].copy_from_slice(&number.to_le_bytes());
+        let call = Call {
+            client: who,
+            number,
+            key,
+            body,
+        };
+        self.clients[who].open = Some((Box::new(call), self.now, self.now));
+        self.try_again(who);
+    }
+
+    fn try_again(&mut self, who: usize) {
+        let now = self.now;
+        let Some((call, _, tried)) = &mut self.clients[who].open else {
+            return;
+        };
+        *tried = now;
+        let (call, to) = (call.clone(), self.dice.place(COORDINATORS));
+        if let Some(delay) = self.datagram() {
+            let forwarded = false;
+            self.after(
+                delay,
+                Event::Request {
+                    to,
+                    call,
+                    forwarded,
+                },
+            );
+        }
+    }
+
+    /// A coordinator is asked: it leads, or forwards once to who does.
+    pub(super) fn on_request(&mut self, to: usize, call: Box<Call>, forwarded: bool) {
+        let Some(leader) = self.leader_known_to(to) else {
+            return self.answer(call.client, call.number, None);
+        };
+        if leader != to {
+            let delay = self
+                .datagram()
+                .filter(|_| !forwarded && !self.is_cut(to, leader));
+            if let Some(delay) = delay {
+                let forwarded = true;
+                self.after(
+                    delay,
+                    Event::Request {
+                        to: leader,
+                        call,
+                        forwarded,
+                    },
+                );
+            }
+            return;
+        }
+        let key = IdempotencyKey {
+            uuid: call.key,
+            request_hash: *blake3::hash(&call.key).as_bytes(),
+        };
+        let waiter = Waiter::Client {
+            client: call.client,
+            call: call.number,
+        };
+        let actor = self.clients[call.client].actor();
+        self.propose(to, actor, Some(key), call.body, waiter);
+        self.turn(to);
+    }
+
+    /// An answer sets out.
+    pub(super) fn answer(&mut self, client: usize, call: u64, answer: Answer) {
+        if let Some(delay) = self.datagram() {
+            self.after(
+                delay,
+                Event::Answer {
+                    client,
+                    call,
+                    answer,
+                },
+            );
+        }
+    }
+
+    /// An answer arrives. Only now something was promised.
+    pub(super) fn on_answer(&mut self, who: usize, number: u64, answer: Answer) {
+        let client = &mut self.clients[who];
+        let Some((call, _, _)) = client
+            .open
+            .as_ref()
+            .filter(|(call, ..)| call.number == number)
+        else {
+            return;
+        };
+        let Some((index, reply)) = answer else {
+            // It is tried elsewhere at the next turn.
+            return;
+        };
+        let key = call.key;
+        client.open = None;
+        match reply {
+            Reply::Submitted { job } => {
+                client.own.push(job);
+                let checked = self.checkers.acknowledged.submitted(key, job, index);
+                self.check(checked);
+            }
+            Reply::Cancelled { jobs, .. } => {
+                for job in jobs {
+                    self.checkers.acknowledged.cancelled(job, index);
+                }
+            }
+            _ => {}
+        }
+    }
+}

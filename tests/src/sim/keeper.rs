@@ -1,0 +1,393 @@
+//! Simulated keepers and ranks: they outlive the agent, end by themselves or when told, and tell the checkers what really happened.
+//! Does NOT decide anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mlctl_agent::core as agent;
+use mlctl_coordinator::state::rules::Request;
+
+use super::node::Node;
+use super::world::{Event, Process, World};
+use crate::checkers::{Key, RankFate};
+
+/// The end of a rank that is on its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RankEnding {
+    pub(super) node: usize,
+    boot: u64,
+    key: Key,
+    fate: RankFate,
+}
+
+/// What a keeper leaves on disk.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Laid {
+    exits: Vec<agent::RankEnd>,
+    all_ended: bool,
+}
+
+/// A keeper with its ranks.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    ranks: Vec<u32>,
+    first_node: bool,
+    started: bool,
+    stopping: bool,
+    alive: BTreeMap<u32, ()>,
+    exits: Vec<agent::RankEnd>,
+    all_ended: bool,
+    launch_failed: Option<String>,
+}
+
+impl Keeper {
+    fn new(start: &agent::Start) -> Self {
+        let each = Request::from_json(&start.spec).map_or(1, |request| request.ranks);
+        let first = start.node_rank * each;
+        Self {
+            ranks: (first..first + each).collect(),
+            first_node: start.node_rank == 0,
+            started: false,
+            stopping: false,
+            alive: BTreeMap::new(),
+            exits: Vec::new(),
+            all_ended: false,
+            launch_failed: None,
+        }
+    }
+
+    /// Ranks run and nobody has told them to end.
+    pub(super) fn runs_on(&self) -> bool {
+        !self.alive.is_empty() && !self.stopping
+    }
+
+    fn port(&self) -> u16 {
+        if self.first_node { 4_000 } else { 0 }
+    }
+
+    fn status(&self) -> agent::KeeperStatus {
+        agent::KeeperStatus {
+            started: self.started,
+            exits: self.exits.clone(),
+            all_ended: self.all_ended,
+            master_port: self.port(),
+            launch_failed: self.launch_failed.clone(),
+        }
+    }
+}
+
+impl World {
+    /// A word of a keeper, if an agent is there to hear it.
+    fn tell_agent(&mut self, who: usize, event: agent::Event) {
+        if self.nodes[who].agent.is_some() {
+            let at = self.process(who);
+            self.after(1, Event::AgentHears(at, event));
+        }
+    }
+
+    /// A preparation comes to its end.
+    pub(super) fn on_spawn_keeper(&mut self, at: Process, start: &Arc<agent::Start>) {
+        if self.agent(at).is_none() {
+            return;
+        }
+        let (job, epoch) = (start.job, start.epoch);
+        let fails = self.dice.chance(1);
+        let node = &mut self.nodes[at.who];
+        let cancelled = node.cancelled.remove(&(job, epoch));
+        if fails || (cancelled && self.dice.chance(50)) {
+            let why = "it could not be prepared".to_owned();
+            return self.tell_agent(at.who, agent::Event::PrepareFailed { job, epoch, why });
+        }
+        let keeper = Keeper::new(start);
+        let master_port = keeper.port();
+        node.keepers.insert((job, epoch), keeper);
+        node.laid.insert((job, epoch), Laid::default());
+        self.tell_agent(
+            at.who,
+            agent::Event::Prepared {
+                job,
+                epoch,
+                master_port,
+            },
+        );
+    }
+
+    /// An agent that has started looks for a keeper.
+    pub(super) fn on_adopt(&mut self, at: Process, start: &Arc<agent::Start>) {
+        if self.agent(at).is_none() {
+            return;
+        }
+        let (job, epoch) = (start.job, start.epoch);
+        let node = &self.nodes[at.who];
+        if let Some(keeper) = node.keepers.get(&(job, epoch)) {
+            let status = keeper.status();
+            self.rescan(at.who, (job, epoch));
+            self.tell_agent(at.who, agent::Event::KeeperConnected { job, epoch, status });
+        } else if node.laid.contains_key(&(job, epoch)) {
+            self.rescan(at.who, (job, epoch));
+            self.report_loss(at.who, (job, epoch));
+        } else {
+            self.step(at.who, agent::Event::KeeperNeverStarted { job, epoch });
+        }
+    }
+
+    /// Tells what a keeper wrote down before it was gone, and that it is gone.
+    fn report_loss(&mut self, who: usize, (job, epoch): Key) {
+        let laid = self.nodes[who]
+            .laid
+            .get(&(job, epoch))
+            .cloned()
+            .unwrap_or_default();
+        let all_ended = laid.all_ended;
+        if all_ended || !laid.exits.is_empty() {
+            let status = agent::KeeperStatus {
+                started: !laid.exits.is_empty(),
+                exits: laid.exits,
+                all_ended,
+                ..agent::KeeperStatus::default()
+            };
+            self.tell_agent(who, agent::Event::KeeperConnected { job, epoch, status });
+        }
+        if !all_ended {
+            let why = "the keeper is gone".to_owned();
+            self.tell_agent(who, agent::Event::KeeperLost { job, epoch, why });
+        }
+    }
+
+    /// Reports every checkpoint directory of a job that is there.
+    fn rescan(&mut self, who: usize, (job, epoch): Key) {
+        let found = self.nodes[who]
+            .checkpoints
+            .get(&job)
+            .cloned()
+            .unwrap_or_default();
+        for (name, step) in found {
+            let found = agent::CheckpointFound {
+                job,
+                epoch,
+                name,
+                step,
+                by_rescan: true,
+            };
+            self.tell_agent(who, agent::Event::Checkpoint(found));
+        }
+    }
+
+    pub(super) fn keeper_go(&mut self, who: usize, key: Key) {
+        let (job, epoch) = key;
+        let fails = self.dice.chance(1);
+        let Node {
+            keepers,
+            boot,
+            name,
+            ..
+        } = &mut self.nodes[who];
+        let (name, boot) = (name.clone(), *boot);
+        let Some(keeper) = keepers
+            .get_mut(&key)
+            .filter(|one| !one.started && !one.all_ended)
+        else {
+            return;
+        };
+        if fails {
+            keeper.launch_failed = Some("it could not be executed".into());
+            return self.all_ended(who, key);
+        }
+        keeper.started = true;
+        keeper.alive = keeper.ranks.iter().map(|rank| (*rank, ())).collect();
+        let (ranks, first_node) = (keeper.ranks.clone(), keeper.first_node);
+        self.checkers
+            .closed_epochs
+            .ranks_started(&name, key, ranks.len() as u32);
+        self.tell_agent(who, agent::Event::RanksStarted { job, epoch });
+        for rank in ranks {
+            let code = i32::from(self.dice.chance(4));
+            let fate = RankFate {
+                rank,
+                code,
+                signal: 0,
+            };
+            let delay = self.dice.between(50, 6_000);
+            self.after(
+                delay,
+                Event::RankEnds(RankEnding {
+                    node: who,
+                    boot,
+                    key,
+                    fate,
+                }),
+            );
+        }
+        if first_node {
+            let delay = self.dice.between(200, 1_500);
+            self.after(
+                delay,
+                Event::Seal {
+                    node: who,
+                    boot,
+                    key,
+                },
+            );
+        }
+    }
+
+    pub(super) fn keeper_stop(&mut self, who: usize, key: Key, grace_ms: u64) {
+        let Node { keepers, boot, .. } = &mut self.nodes[who];
+        let boot = *boot;
+        let Some(keeper) = keepers.get_mut(&key).filter(|one| !one.all_ended) else {
+            return;
+        };
+        let first = !std::mem::replace(&mut keeper.stopping, true);
+        if !keeper.started {
+            return self.all_ended(who, key);
+        }
+        let alive: Vec<u32> = keeper.alive.keys().copied().collect();
+        for rank in alive.into_iter().filter(|_| first) {
+            let deaf = self.dice.chance(15);
+            let (delay, signal) = if deaf {
+                (grace_ms, 9)
+            } else {
+                (self.dice.between(1, 300), 15)
+            };
+            let fate = RankFate {
+                rank,
+                code: 0,
+                signal,
+            };
+            self.after(
+                delay,
+                Event::RankEnds(RankEnding {
+                    node: who,
+                    boot,
+                    key,
+                    fate,
+                }),
+            );
+        }
+    }
+
+    pub(super) fn on_rank_ends(&mut self, ending: RankEnding) {
+        let RankEnding {
+            node: who,
+            boot,
+            key,
+            fate,
+        } = ending;
+        let node = &mut self.nodes[who];
+        let Some(keeper) = node.keepers.get_mut(&key).filter(|_| node.boot == boot) else {
+            return;
+        };
+        if keeper.alive.remove(&fate.rank).is_none() {
+            return;
+        }
+        let exit = agent::RankEnd {
+            rank: fate.rank,
+            code: fate.code,
+            signal: fate.signal,
+            killed_by_us: keeper.stopping,
+        };
+        keeper.exits.push(exit);
+        let over = keeper.alive.is_empty();
+        if let Some(laid) = node.laid.get_mut(&key) {
+            laid.exits.push(exit);
+        }
+        let name = node.name.clone();
+        self.checkers.closed_epochs.rank_ended(&name, key, fate);
+        let (job, epoch) = key;
+        self.tell_agent(who, agent::Event::RankExited { job, epoch, exit });
+        if over {
+            self.all_ended(who, key);
+        }
+    }
+
+    /// A keeper has nothing left to own.
+    fn all_ended(&mut self, who: usize, key: Key) {
+        let (job, epoch) = key;
+        let node = &mut self.nodes[who];
+        if let Some(laid) = node.laid.get_mut(&key) {
+            laid.all_ended = true;
+        }
+        let Some(keeper) = node.keepers.get_mut(&key) else {
+            return;
+        };
+        keeper.all_ended = true;
+        let failed = keeper.launch_failed.clone();
+        self.rescan(who, key);
+        if let Some(why) = failed {
+            self.tell_agent(who, agent::Event::LaunchFailed { job, epoch, why });
+        }
+        self.tell_agent(who, agent::Event::AllRanksEnded { job, epoch });
+    }
+
+    pub(super) fn keeper_release(&mut self, who: usize, key: Key) {
+        self.nodes[who].keepers.remove(&key);
+    }
+
+    /// A checkpoint directory gets its final name.
+    pub(super) fn on_seal(&mut self, who: usize, boot: u64, key: Key) {
+        let (job, epoch) = key;
+        let node = &mut self.nodes[who];
+        let running = node
+            .keepers
+            .get(&key)
+            .is_some_and(|keeper| !keeper.alive.is_empty());
+        if !running || node.boot != boot {
+            return;
+        }
+        let list = node.checkpoints.entry(job).or_default();
+        let step = list.last().map_or(0, |(_, step)| *step) + 5;
+        let name = format!("step-{step}");
+        list.push((name.clone(), step));
+        let node_name = node.name.clone();
+        self.checkers.closed_epochs.sealed(&node_name, key, &name);
+        let found = agent::CheckpointFound {
+            job,
+            epoch,
+            name,
+            step,
+            by_rescan: false,
+        };
+        self.tell_agent(who, agent::Event::Checkpoint(found));
+        let delay = self.dice.between(300, 2_000);
+        self.after(
+            delay,
+            Event::Seal {
+                node: who,
+                boot,
+                key,
+            },
+        );
+    }
+
+    /// `kill -9` of a keeper: its ranks die with it.
+    pub(super) fn kill_keeper(&mut self, who: usize) {
+        let node = &self.nodes[who];
+        let open: Vec<Key> = node
+            .keepers
+            .iter()
+            .filter(|(_, one)| !one.all_ended)
+            .map(|(key, _)| *key)
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        let key = open[self.dice.place(open.len())];
+        self.nodes[who].keepers.remove(&key);
+        let name = self.nodes[who].name.clone();
+        self.checkers.closed_epochs.vanished(&name, key);
+        self.rescan(who, key);
+        self.report_loss(who, key);
+    }
+
+    /// The machine loses its power: everything that runs is gone, and it will boot anew.
+    pub(super) fn cut_power(&mut self, who: usize) {
+        self.crash_agent(who, true);
+        let node = &mut self.nodes[who];
+        node.boot += 1;
+        (node.paused_until, node.frozen_until) = (0, 0);
+        let (name, keepers) = (node.name.clone(), std::mem::take(&mut node.keepers));
+        for key in keepers.into_keys() {
+            self.checkers.closed_epochs.vanished(&name, key);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The whole cluster on virtual time: new seeds until the box of tests/budget.toml closes, a few fixed ones, replay bit for bit,
+//! and a test of the test: bugs planted around the cores are found. Does NOT start a process.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mlctl_tests::sim::cli::{Totals, explain};
+use mlctl_tests::sim::{Plant, Report, run};
+
+/// Seeds of a planted bug that may pass before one shows it.
+const SEEDS_PER_PLANT: u64 = 200;
+
+fn holds(seed: u64) -> Report {
+    let report = run(seed, None);
+    assert!(report.violation.is_none(), "{}", explain(&report));
+    report
+}
+
+/// Seconds of this suite in tests/budget.toml.
+fn box_of_time() -> Duration {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("budget.toml");
+    let text = std::fs::read_to_string(&path).expect("tests/budget.toml is there");
+    let table: toml::Table = text.parse().expect("tests/budget.toml is TOML");
+    let number = |key: &str| {
+        let value = table.get(key).and_then(toml::Value::as_integer);
+        u64::try_from(value.expect("a number")).expect("not negative")
+    };
+    let full = std::env::var_os("MLCTL_TEST_FULL").is_some_and(|value| value == "1");
+    let times = if full { number("full_multiplier") } else { 1 };
+    Duration::from_secs(number("sim") * times)
+}
+
+#[test]
+fn new_seeds_until_the_box_closes() {
+    let (began, limit) = (Instant::now(), box_of_time());
+    let mut totals = Totals::default();
+    while began.elapsed() < limit && totals.violations.is_empty() {
+        totals.add(run(rand::random(), None));
+    }
+    println!("sim: {}", totals.line(began.elapsed()));
+    let found: Vec<String> = totals.violations.iter().map(explain).collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    assert!(totals.seeds > 0, "the box closed before one seed was done");
+}
+
+#[test]
+fn fixed_seeds_hold_and_reach_what_matters() {
+    let reports: Vec<Report> = (1..=4).map(holds).collect();
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    assert!(sum(|report| report.acknowledged) > 200);
+    assert!(sum(|report| report.ended) > 200);
+    assert!(sum(|report| report.elections) > 10);
+    assert!(sum(|report| report.counts.restarts) > 20);
+    assert!(sum(|report| report.counts.crashes) > 20);
+    assert!(sum(|report| report.counts.cuts) > 10);
+    assert!(sum(|report| report.counts.pauses) > 10);
+    assert!(sum(|report| report.counts.power_cuts) > 0);
+    assert!(sum(|report| report.counts.installs) > 0);
+}
+
+#[test]
+fn a_seed_replays_bit_for_bit() {
+    let mut prints = BTreeSet::new();
+    for seed in 1_000..1_020 {
+        let first = run(seed, None);
+        assert_eq!(first, run(seed, None), "seed {seed} does not replay");
+        prints.insert(first.fingerprint);
+    }
+    assert_eq!(prints.len(), 20, "another seed is another run");
+}
+
+/// Runs seeds with a planted bug until a property does not hold; it is one of those that the bug breaks.
+fn caught(plant: Plant, breaks: &[&str]) {
+    let broken = |seed| {
+        let found = run(seed, Some(plant)).violation;
+        found.map(|violation| (seed, violation))
+    };
+    let Some((seed, violation)) = (1..=SEEDS_PER_PLANT).find_map(broken) else {
+        panic!("{plant:?} was not found in {SEEDS_PER_PLANT} seeds");
+    };
+    let (property, what) = (violation.property, violation.what);
+    println!("{plant:?}: seed {seed}, {property}: {what}");
+    assert!(breaks.contains(&property), "{plant:?} broke {property}");
+}
+
+/// What a disk that forgets may show first.
+const FORGETFUL: [&str; 5] = ["I1", "I5", "I6", "I7", "no panic"];
+
+#[test]
+fn a_log_called_stored_too_early_is_found() {
+    caught(Plant::LazySync, &FORGETFUL);
+}
+
+#[test]
+fn a_forgotten_vote_is_found() {
+    caught(Plant::VoteForgotten, &["I7"]);
+}
+
+#[test]
+fn a_journal_that_is_not_stored_is_found() {
+    caught(Plant::JournalForgotten, &["I2'", "L"]);
+}
+
+#[test]
+fn old_results_under_a_new_epoch_are_found() {
+    caught(Plant::ForgedEpoch, &["I2'"]);
+}
+
+#[test]
+fn an_answer_before_the_commit_is_found() {
+    caught(Plant::EarlyAnswer, &["I1"]);
+}
+
+#[test]
+fn a_snapshot_behind_its_index_is_found() {
+    caught(Plant::SnapshotLag, &["I5"]);
+}
+
+#[test]
+fn an_attempt_that_is_not_stopped_is_found() {
+    caught(Plant::StopSwallowed, &["I2'"]);
+}
+
+#[test]
+fn events_acknowledged_before_they_are_applied_are_found() {
+    caught(Plant::EarlyAcknowledgement, &["I2'", "L"]);
+}
+
+#[test]
+fn an_entry_applied_twice_is_found() {
+    caught(Plant::DoubleApply, &["I6"]);
+}
+
+#[test]
+fn a_success_that_never_ran_is_found() {
+    caught(Plant::ForgedSuccess, &["I4"]);
+}
+
+#[test]
+fn every_plant_has_its_test() {
+    let source = include_str!("sim.rs");
+    for plant in Plant::ALL {
+        let call = format!("caught(Plant::{plant:?}, ");
+        assert!(source.contains(&call), "no test plants {plant:?}");
+    }
+}
