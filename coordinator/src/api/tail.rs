@@ -97,7 +97,7 @@ impl Tail {
         self.drain(self.reader(), lines).await.map(|_| ())
     }
 
-    /// Whether this member lacks the end of a log that there must be.
+    /// Whether this member lacks a log that there must be: nothing of it ever came here, or its end has not come in time.
     pub async fn incomplete(&self) -> Result<bool, Option<Status>> {
         let mut reader = self.reader();
         let read = tokio::task::spawn_blocking(move || reader.read().map(|_| reader)).await;
@@ -105,8 +105,10 @@ impl Tail {
             .map_err(|error| Some(Status::internal(error.to_string())))?
             .map_err(disk)?;
         let state = self.shared.state();
-        let late = matches!(self.more(&state, &reader.stored()), More::Late(_));
-        Ok(late && self.deadline(&state) <= Instant::now())
+        let stored = reader.stored();
+        let late = matches!(self.more(&state, &stored), More::Late(_));
+        let nothing = stored.values().all(|stored| stored.offset == 0);
+        Ok(late && (nothing || self.deadline(&state) <= Instant::now()))
     }
 
     async fn drain(&self, mut reader: Reader, lines: &Lines) -> Result<Reader, Option<Status>> {
