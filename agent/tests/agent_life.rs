@@ -157,6 +157,7 @@ fn start(job: u64, epoch: u64, script: &str) -> StartAllocation {
         spec: spec.canonical_json(),
         members: vec![member],
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+        allow_root: true,
         ..StartAllocation::default()
     }
 }

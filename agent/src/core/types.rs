@@ -47,6 +47,8 @@ pub struct Start {
     pub traceparent: String,
     /// Advice for the node's user map.
     pub submitter_uid: u32,
+    /// Whether the cluster lets jobs run as root.
+    pub allow_root: bool,
 }
 
 impl Start {
@@ -65,6 +67,7 @@ impl Start {
             resume_from: String::new(),
             traceparent: String::new(),
             submitter_uid: 0,
+            allow_root: false,
         }
     }
 }

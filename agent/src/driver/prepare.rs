@@ -107,9 +107,7 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
         Ok::<_, PortError>((lease, peer.and_then(|peer| interface::to_peer(&peer))))
     })
     .await??;
-    let mut request = request(context, start, spec, interface, user);
-    // Without a leader the gang could not start anyway, and a guess would fail the job.
-    request.allow_root = leading(&mut context.leader.clone()).await.hello.allow_root;
+    let request = request(context, start, spec, interface, user);
     let plan = plan(&request)?;
     write_plan(context, start, &plan, lease.as_ref())?;
     Ok(Laid { lease })
@@ -243,8 +241,7 @@ fn request(
         base_env: base_env(user.as_ref()),
         interface,
         user: user.map(|user| user.name),
-        // Said by the leader; see `lay_out`.
-        allow_root: false,
+        allow_root: start.allow_root,
         interpreters: Interpreters::default(),
     }
 }

@@ -44,6 +44,7 @@ pub(crate) fn start_from_wire(start: agent::StartAllocation) -> Result<Start, Id
         resume_from: start.resume_from,
         traceparent: start.traceparent,
         submitter_uid: start.submitter_uid,
+        allow_root: start.allow_root,
     })
 }
 
@@ -67,6 +68,7 @@ pub(crate) fn start_to_wire(start: &Start) -> agent::StartAllocation {
         resume_from: start.resume_from.clone(),
         traceparent: start.traceparent.clone(),
         submitter_uid: start.submitter_uid,
+        allow_root: start.allow_root,
     }
 }
 
@@ -184,6 +186,7 @@ mod tests {
             devices: vec!["c".into()],
         }];
         start.submitter_uid = 1000;
+        start.allow_root = true;
         assert_eq!(start_from_wire(start_to_wire(&start)), Ok(start));
     }
 

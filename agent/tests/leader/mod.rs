@@ -173,7 +173,6 @@ impl Leader {
                     node_timeout_ms: 3_000,
                     lost_after_ms: 3_000,
                     incarnation: 1,
-                    allow_root: true,
                     event_mark,
                     coordinators: vec![self.address.to_string()],
                     ..LeaderHello::default()

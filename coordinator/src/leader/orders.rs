@@ -22,6 +22,8 @@ pub struct StartOrder {
     pub node_rank: u32,
     /// Checkpoint to resume from, empty: none.
     pub resume_from: String,
+    /// Whether the cluster lets jobs run as root.
+    pub allow_root: bool,
 }
 
 /// A node of a gang.
@@ -56,6 +58,7 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
         members: members.collect(),
         node_rank: u32::try_from(node_rank).ok()?,
         resume_from: attempt.resume_from.clone(),
+        allow_root: state.settings().is_some_and(|settings| settings.allow_root),
     })))
 }
 

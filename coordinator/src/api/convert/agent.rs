@@ -114,7 +114,6 @@ pub fn hello(
         fence_after_ms: timers.fence_after_ms,
         kill_grace_ms: timers.kill_grace_ms,
         event_mark,
-        allow_root: settings.allow_root,
     })
 }
 
@@ -171,6 +170,7 @@ fn start(order: StartOrder, traceparent: Option<String>) -> wire::StartAllocatio
         resume_from: order.resume_from,
         traceparent: traceparent.unwrap_or_else(|| job.traceparent.clone()),
         submitter_uid: job.submitter_uid,
+        allow_root: order.allow_root,
     }
 }
 
