@@ -20,7 +20,7 @@ fn shape(daemons: &[Daemon]) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn an_existing_directory_heals_and_keeps_its_data() {
+fn it_tells_its_timers_and_its_processes() {
     let cluster = Cluster::prepare();
     let output = cluster.up(&[]);
     for word in [
@@ -56,6 +56,12 @@ fn an_existing_directory_heals_and_keeps_its_data() {
         1,
         "{daemons:#?}"
     );
+}
+
+#[test]
+fn an_existing_directory_heals_and_keeps_its_data() {
+    let cluster = Cluster::prepare();
+    cluster.up(&[]);
     let ended = cluster.submit_shell(1, "echo kept; exit 3");
     assert_eq!(cluster.wait(&ended, SOON), 3);
     let nap = nap();

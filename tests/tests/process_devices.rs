@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use mlctl_tests::process::workload::nap;
-use mlctl_tests::process::{Cluster, until};
+use mlctl_tests::process::{Cluster, list, until};
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -33,7 +34,7 @@ fn what_can_never_run_is_refused_with_the_numbers() {
                 .concat(),
             )
             .expect(64);
-        let value: serde_json::Value = serde_json::from_str(&json.stdout).expect("one JSON value");
+        let value: Value = serde_json::from_str(&json.stdout).expect("one JSON value");
         assert_eq!(value["error"]["code"], "NeverFits", "{value}");
     }
     assert_eq!(
@@ -129,46 +130,24 @@ fn simulated_devices_are_called_so_everywhere() {
     }
     let job = cluster.job(&id);
     let attempt = &job.attempts()[0];
-    let devices: Vec<&str> = attempt["allocations"][0]["devices"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|one| one.as_str())
-        .collect();
+    let devices = list(&attempt["allocations"][0]["devices"]);
     assert_eq!(
         (devices.len(), &attempt["simulated"]),
         (2, &true.into()),
         "{:#}",
         job.0
     );
-    assert!(
-        devices.iter().all(|device| device.starts_with("SIM-")),
-        "{devices:?}"
-    );
+    let called = |device: &Value| device.as_str().is_some_and(|uuid| uuid.starts_with("SIM-"));
+    assert!(devices.iter().all(called), "{devices:?}");
     let nodes = cluster.json(&["nodes"]);
-    let all: Vec<&serde_json::Value> = nodes["nodes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .flat_map(|node| node["devices"].as_array().into_iter().flatten())
-        .collect();
-    assert_eq!(
-        (
-            all.len(),
-            all.iter()
-                .filter(|device| device["simulated"] == true)
-                .count()
-        ),
-        (4, 4),
-        "{nodes}"
-    );
-    assert_eq!(
-        all.iter()
-            .filter(|device| device["job"] == id.as_str())
-            .count(),
-        2,
-        "{nodes}"
-    );
+    let all = || {
+        list(&nodes["nodes"])
+            .iter()
+            .flat_map(|node| list(&node["devices"]))
+    };
+    let simulated = all().filter(|device| device["simulated"] == true).count();
+    let held = all().filter(|device| device["job"] == id.as_str()).count();
+    assert_eq!((all().count(), simulated, held), (4, 4, 2), "{nodes}");
     for arguments in [&["nodes"][..], &["show", &id]] {
         let table = cluster.mlctl(arguments).expect(0).stdout;
         assert!(table.contains("SIM"), "{table}");
@@ -177,10 +156,8 @@ fn simulated_devices_are_called_so_everywhere() {
     assert_eq!(cluster.wait(&id, SOON), 130);
     let freed = cluster.json(&["nodes"]);
     assert!(
-        freed["nodes"]
-            .as_array()
-            .into_iter()
-            .flatten()
+        list(&freed["nodes"])
+            .iter()
             .all(|node| node["gpus_used"] == 0),
         "{freed}"
     );

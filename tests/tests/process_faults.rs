@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use mlctl_tests::process::workload::{counting, nap};
-use mlctl_tests::process::{Cluster, machine, until};
+use mlctl_tests::process::{Cluster, Job, machine, until};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -327,22 +327,24 @@ fn node_pids(cluster: &Cluster, node: &str) -> Vec<i32> {
     pids
 }
 
-/// A node that stands still for longer than `lost_after` and then goes on: what it held was given to another node meanwhile.
-#[test]
-fn a_frozen_node_that_thaws_is_not_believed() {
-    let cluster = Cluster::start(2, 0);
-    let naps = [nap(), nap()];
-    let old = format!("sleep {}", naps[0]);
-    // Both jobs begin on the one node that is there.
+fn signal(pids: &[i32], signal: Signal) {
+    pids.iter().for_each(|&pid| machine::send(pid, signal));
+}
+
+/// Two jobs on `dev-0`, while `dev-1` joins when they already run. The first one has an exit code of its own to tell in its first
+/// attempt, 7, and 3 in its second; the second one sleeps: for the first nap in its first attempt, then for the second nap.
+fn two_jobs_on_one_node(cluster: &Cluster, naps: &[String; 2]) -> (String, String) {
     cluster.mlctl(&["dev", "kill", "dev-1"]).expect(0);
-    // What the old attempt would like to say as soon as it thaws: an exit code of its own.
-    let talker = cluster.submit_shell(
-        1,
-        "echo attempt $MLCTL_ATTEMPT; if [ $MLCTL_ATTEMPT = 1 ]; then sleep 4; echo stale; exit 7; fi; sleep 8; exit 3",
-    );
-    let sleeper = cluster.submit_shell(
-        1,
-        &format!("echo attempt $MLCTL_ATTEMPT; if [ $MLCTL_ATTEMPT = 1 ]; then sleep {}; else sleep {}; fi", naps[0], naps[1]),
+    let by_attempt = |first: &str, second: &str| {
+        format!(
+            "echo attempt $MLCTL_ATTEMPT; if [ $MLCTL_ATTEMPT = 1 ]; then {first}; else {second}; fi"
+        )
+    };
+    let talker = by_attempt("sleep 4; echo stale; exit 7", "sleep 8; exit 3");
+    let sleeper = by_attempt(&format!("sleep {}", naps[0]), &format!("sleep {}", naps[1]));
+    let (talker, sleeper) = (
+        cluster.submit_shell(1, &talker),
+        cluster.submit_shell(1, &sleeper),
     );
     for id in [&talker, &sleeper] {
         cluster.wait_line(id, "[0] attempt 1", SOON);
@@ -351,39 +353,45 @@ fn a_frozen_node_that_thaws_is_not_believed() {
     until("the other node", SOON, || {
         (cluster.liveness("dev-1") == "Ready").then_some(())
     });
+    (talker, sleeper)
+}
+
+/// A node that stands still for longer than `lost_after` and then goes on: what it held was given to another node meanwhile.
+#[test]
+fn a_frozen_node_that_thaws_is_not_believed() {
+    let cluster = Cluster::start(2, 0);
+    let naps = [nap(), nap()];
+    let (old, new) = (format!("sleep {}", naps[0]), format!("sleep {}", naps[1]));
+    let (talker, sleeper) = two_jobs_on_one_node(&cluster, &naps);
     let pids = node_pids(&cluster, "dev-0");
-    pids.iter()
-        .for_each(|&pid| machine::send(pid, Signal::SIGSTOP));
+    signal(&pids, Signal::SIGSTOP);
     for id in [&talker, &sleeper] {
-        let moved = cluster.wait_until(id, "on its second attempt", SOON, |job| {
-            job.attempts().len() == 2 && job.state() == "Running"
-        });
+        let second = |job: &Job| job.attempts().len() == 2 && job.state() == "Running";
+        let job = cluster.wait_until(id, "on its second attempt", SOON, second);
         assert_eq!(
-            (moved.attempt_end(1), moved.nodes()),
+            (job.attempt_end(1), job.nodes()),
             ("NodeLost", vec!["dev-1".to_owned()]),
             "{:#}",
-            moved.0
+            job.0
         );
     }
     assert!(
         !machine::doing(&old).is_empty(),
         "the old attempt is frozen, not gone"
     );
-    pids.iter()
-        .for_each(|&pid| machine::send(pid, Signal::SIGCONT));
+    signal(&pids, Signal::SIGCONT);
     let thawed = Instant::now();
     until("the node's return", SOON, || {
         (cluster.liveness("dev-0") == "Ready").then_some(())
     });
-    until(
-        "the end of what was superseded",
-        Duration::from_secs(2),
-        || machine::doing(&old).is_empty().then_some(()),
-    );
+    let two_seconds = Duration::from_secs(2);
+    until("the end of what was superseded", two_seconds, || {
+        machine::doing(&old).is_empty().then_some(())
+    });
+    let took = thawed.elapsed();
     assert!(
-        thawed.elapsed() < Duration::from_secs(6),
-        "back and clean after {:?}",
-        thawed.elapsed()
+        took < Duration::from_secs(6),
+        "back and clean after {took:?}"
     );
     assert_eq!(
         cluster.wait(&talker, SOON),
@@ -391,23 +399,15 @@ fn a_frozen_node_that_thaws_is_not_believed() {
         "the result is the second attempt's"
     );
     let job = cluster.job(&talker);
-    assert_eq!(
-        (job.attempts().len(), job.attempt_end(1), job.attempt_end(2)),
-        (2, "NodeLost", "Exited"),
-        "{:#}",
-        job.0
-    );
+    let ends = (job.attempts().len(), job.attempt_end(1), job.attempt_end(2));
+    assert_eq!(ends, (2, "NodeLost", "Exited"), "{:#}", job.0);
     let job = cluster.job(&sleeper);
-    assert_eq!(
-        (
-            job.state(),
-            job.attempts().len(),
-            machine::doing(&format!("sleep {}", naps[1])).len()
-        ),
-        ("Running", 2, 1),
-        "{:#}",
-        job.0
+    let going_on = (
+        job.state(),
+        job.attempts().len(),
+        machine::doing(&new).len(),
     );
+    assert_eq!(going_on, ("Running", 2, 1), "{:#}", job.0);
     cluster.mlctl(&["cancel", &sleeper]).expect(0);
     assert_eq!(cluster.wait(&sleeper, SOON), 130);
 }

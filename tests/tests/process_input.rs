@@ -84,6 +84,35 @@ const SPECS: [(&str, &str, &[&str]); 19] = [
     ("half.json", "{\"command\": [\"true\"]", &["bad job spec"]),
 ];
 
+/// A command line, and what the refusal must say.
+const LINES: [(&str, &[&str]); 13] = [
+    ("submit no-such.toml", &["no-such.toml", "No such file"]),
+    ("submit", &["nothing to run"]),
+    ("submit --no-code --nodes 0 -- true", &["nodes", "is 0"]),
+    ("submit --no-code --nodes -2 -- true", &["nodes", "-2"]),
+    (
+        "submit --no-code --nodes two -- true",
+        &["--nodes two", "whole number"],
+    ),
+    (
+        "submit --no-code --launcher mpirun -- true",
+        &["launcher", "mpirun"],
+    ),
+    (
+        "submit --no-code --env NAME -- true",
+        &["--env NAME", "KEY=VALUE"],
+    ),
+    ("submit --code no-such-dir -- true", &["no-such-dir"]),
+    (
+        "submit --no-code --checkpoint-dir /abs -- true",
+        &["checkpoint.dir"],
+    ),
+    ("submit --no-cod -- true", &["--no-code"]),
+    ("sumbit", &["submit"]),
+    ("show not-a-number", &["not-a-number"]),
+    ("cancel", &["JOB"]),
+];
+
 #[test]
 fn bad_specs_and_flags_change_nothing() {
     let cluster = Cluster::start(1, 0);
@@ -101,53 +130,9 @@ fn bad_specs_and_flags_change_nothing() {
     cluster
         .mlctl(&["submit", "--no-code", "long.toml"])
         .refused(64, &["long.toml", "65536"]);
-    for (arguments, words) in [
-        (
-            &["submit", "no-such.toml"][..],
-            &["no-such.toml", "No such file"][..],
-        ),
-        (&["submit"], &["nothing to run"]),
-        (
-            &["submit", "--no-code", "--nodes", "0", "--", "true"],
-            &["nodes", "is 0"],
-        ),
-        (
-            &["submit", "--no-code", "--nodes", "-2", "--", "true"],
-            &["nodes", "-2"],
-        ),
-        (
-            &["submit", "--no-code", "--nodes", "two", "--", "true"],
-            &["--nodes two", "whole number"],
-        ),
-        (
-            &["submit", "--no-code", "--launcher", "mpirun", "--", "true"],
-            &["launcher", "mpirun"],
-        ),
-        (
-            &["submit", "--no-code", "--env", "NAME", "--", "true"],
-            &["--env NAME", "KEY=VALUE"],
-        ),
-        (
-            &["submit", "--code", "no-such-dir", "--", "true"],
-            &["no-such-dir"],
-        ),
-        (
-            &[
-                "submit",
-                "--no-code",
-                "--checkpoint-dir",
-                "/abs",
-                "--",
-                "true",
-            ],
-            &["checkpoint.dir"],
-        ),
-        (&["submit", "--no-cod", "--", "true"], &["--no-code"]),
-        (&["sumbit"], &["submit"]),
-        (&["show", "not-a-number"], &["not-a-number"]),
-        (&["cancel"], &["JOB"]),
-    ] {
-        cluster.mlctl(arguments).refused(64, words);
+    for (line, words) in LINES {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        cluster.mlctl(&arguments).refused(64, words);
     }
     let huge = "x".repeat(100_000);
     cluster

@@ -3,6 +3,11 @@
 
 use serde_json::Value;
 
+/// The elements of a JSON array, none of anything else.
+pub fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
 /// What the cluster said of a job.
 #[derive(Debug, Clone)]
 pub struct Job(pub Value);
@@ -34,7 +39,7 @@ impl Job {
 
     /// Its placements so far, the first one first.
     pub fn attempts(&self) -> &[Value] {
-        self.0["attempts"].as_array().map_or(&[], Vec::as_slice)
+        list(&self.0["attempts"])
     }
 
     /// The nodes of its newest attempt, in rank order.

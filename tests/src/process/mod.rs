@@ -16,7 +16,7 @@ pub mod workload;
 
 pub use cluster::{Cluster, Daemon};
 pub use command::Output;
-pub use job::Job;
+pub use job::{Job, list};
 pub use running::Running;
 
 use std::time::{Duration, Instant};
