@@ -119,7 +119,7 @@ fn a_snapshot_behind_its_index_is_found() {
 
 #[test]
 fn an_attempt_that_is_not_stopped_is_found() {
-    caught(Plant::StopSwallowed, &["I2'"]);
+    caught(Plant::StopSwallowed, &["I2'", "L"]);
 }
 
 #[test]

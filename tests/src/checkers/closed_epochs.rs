@@ -33,14 +33,32 @@ pub struct ClosedEpochs {
     fates: BTreeSet<(String, Key, RankFate)>,
     sealed: BTreeSet<(String, Key, String)>,
     alive: BTreeMap<(String, Key), u32>,
+    /// The highest epoch of each job whose ranks ever ran on a node.
+    begun: BTreeMap<(String, JobId), Epoch>,
     /// Since when an attempt that still runs on a node should not.
     stale_since: BTreeMap<(String, Key), u64>,
 }
 
 impl ClosedEpochs {
-    /// Ranks of an attempt run on `node` now.
-    pub fn ranks_started(&mut self, node: &str, key: Key, count: u32) {
+    /// `count` ranks of an attempt begin to run on `node`. `state` is the furthest that is committed.
+    ///
+    /// # Errors
+    /// When no committed entry assigned it there, or a later epoch of the job has run there before.
+    pub fn ranks_started(&mut self, state: &State, node: &str, key: Key, count: u32) -> Checked {
+        let (job, epoch) = key;
         self.alive.insert((node.to_owned(), key), count);
+        let attempt = state.attempt(job, epoch);
+        let assigned =
+            attempt.is_some_and(|attempt| attempt.allocations.iter().any(|one| one.node == node));
+        ensure(assigned, "I2'", || {
+            format!("job {job} epoch {epoch} runs on {node}, but nothing committed says so")
+        })?;
+        let begun = self.begun.entry((node.to_owned(), job)).or_insert(epoch);
+        let newest = *begun;
+        *begun = newest.max(epoch);
+        ensure(newest <= epoch, "I2'", || {
+            format!("job {job} epoch {epoch} runs on {node} after epoch {newest} did")
+        })
     }
 
     /// A rank ended.
@@ -217,6 +235,13 @@ mod tests {
         assert!(check(Some(0), 3_001).is_err());
         assert!(check(Some(2_000), 3_001).is_ok());
         assert!(check(None, 90_000).is_ok());
+    }
+
+    #[test]
+    fn nothing_runs_that_was_not_committed() {
+        let key = (JobId::new(1, 1), Epoch::new(1, 1));
+        let started = ClosedEpochs::default().ranks_started(&State::new(), "n1", key, 1);
+        assert!(started.is_err());
     }
 
     #[test]

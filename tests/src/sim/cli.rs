@@ -18,6 +18,7 @@ pub struct Totals {
     pub seeds: u64,
     simulated_ms: u64,
     faults: u64,
+    messages: u64,
     power_cuts: u64,
     elections: u64,
     restarts: u64,
@@ -33,8 +34,8 @@ impl Totals {
         let counts = report.counts;
         self.seeds += 1;
         self.simulated_ms += report.simulated_ms;
-        self.faults +=
-            counts.crashes + counts.power_cuts + counts.cuts + counts.pauses + counts.messages;
+        self.faults += counts.crashes + counts.power_cuts + counts.cuts + counts.pauses;
+        self.messages += counts.messages;
         self.power_cuts += counts.power_cuts;
         self.elections += report.elections;
         self.restarts += counts.restarts;
@@ -53,12 +54,13 @@ impl Totals {
     /// One line for people.
     pub fn line(&self, took: Duration) -> String {
         format!(
-            "{} seeds, {:.1} cluster-hours in {:.0} s; {} faults ({} power cuts of everything), {} elections, {} entries, {} attempts started again; {} acknowledged jobs, {} violations",
+            "{} seeds, {:.1} cluster-hours in {:.0} s; {} faults ({} power cuts of everything), {} messages lost or doubled, {} elections, {} entries, {} attempts started again; {} acknowledged jobs, {} violations",
             self.seeds,
             self.hours(),
             took.as_secs_f64(),
             self.faults,
             self.power_cuts,
+            self.messages,
             self.elections,
             self.entries,
             self.restarts,

@@ -196,9 +196,9 @@ impl World {
         keeper.started = true;
         keeper.alive = keeper.ranks.iter().map(|rank| (*rank, ())).collect();
         let (ranks, first_node) = (keeper.ranks.clone(), keeper.first_node);
-        self.checkers
-            .closed_epochs
-            .ranks_started(&name, key, ranks.len() as u32);
+        let (epochs, count) = (&mut self.checkers.closed_epochs, ranks.len() as u32);
+        let checked = epochs.ranks_started(&self.head, &name, key, count);
+        self.check(checked);
         self.tell_agent(who, agent::Event::RanksStarted { job, epoch });
         for rank in ranks {
             let code = i32::from(self.dice.chance(4));

@@ -65,13 +65,19 @@ impl World {
     }
 
     fn propose_bootstrap(&mut self, who: usize) {
+        // With equal timers a silent node is Lost at once; else it is Unreachable first.
+        let equal = self.seed.is_multiple_of(2);
+        let timers = Timers {
+            lost_after_ms: if equal { 3_000 } else { 9_000 },
+            ..Timers::DEV
+        };
         let bootstrap = Bootstrap {
             cluster_id: "simulated".into(),
             cluster_name: "simulated".into(),
             incarnation: 1,
             dev: true,
             allow_root: true,
-            timers: Timers::DEV,
+            timers,
         };
         let waiter = Waiter::Lead(Why::Bootstrap);
         self.propose(

@@ -13,7 +13,7 @@ use super::plants::Plant;
 use super::world::{Event, Process, World};
 use crate::checkers::Violation;
 
-const SNAPSHOT_EVERY: u64 = 40;
+const SNAPSHOT_EVERY: u64 = 15;
 /// Every so many entries the whole state is checked, not only the step.
 const CHECK_ALL_EVERY: u64 = 25;
 
