@@ -15,6 +15,9 @@ use crate::failure::Failure;
 /// Ids in one question, far below a message's limit.
 const IDS_PER_CALL: usize = 10_000;
 
+/// Blobs on their way at once.
+const BLOBS_IN_FLIGHT: usize = 32;
+
 /// Uploads the directory `root` and returns the id of its manifest. Above 200 MB it asks, unless `yes`.
 pub async fn upload_code(client: &mut Client, root: &Path, yes: bool) -> Result<String, Failure> {
     let scanned = scan(root).map_err(|error| Failure::usage(chain(&error)))?;
@@ -24,14 +27,15 @@ pub async fn upload_code(client: &mut Client, root: &Path, yes: bool) -> Result<
     let mut ids: Vec<String> = scanned.files.iter().map(|(id, _)| id.to_string()).collect();
     ids.push(manifest_id.to_string());
     let missing = missing(client, &ids).await?;
-    for (id, path) in &scanned.files {
-        if missing.contains(&id.to_string()) {
-            put(client, *id, Source::File(path.clone())).await?;
-        }
-    }
-    if missing.contains(&manifest_id.to_string()) {
-        put(client, manifest_id, Source::Bytes(manifest)).await?;
-    }
+    let files = scanned
+        .files
+        .into_iter()
+        .map(|(id, path)| (id, Source::File(path)));
+    let all = files.chain([(manifest_id, Source::Bytes(manifest))]);
+    let wanted = all
+        .filter(|(id, _)| missing.contains(&id.to_string()))
+        .collect();
+    put_all(client, wanted).await?;
     Ok(manifest_id.to_string())
 }
 
@@ -90,6 +94,31 @@ async fn missing(
 enum Source {
     File(PathBuf),
     Bytes(Vec<u8>),
+}
+
+/// Sends several blobs at a time: each waits for disks, not for the network.
+async fn put_all(client: &mut Client, wanted: Vec<(BlobId, Source)>) -> Result<(), Failure> {
+    let channel = client.channel().await.ok();
+    let failed: Vec<(BlobId, Source)> = futures::stream::iter(wanted)
+        .map(|(id, source)| {
+            let channel = channel.clone();
+            async move {
+                let sent = match channel {
+                    Some(channel) => blobs(channel).put(parts(id, source.clone())).await.is_ok(),
+                    None => false,
+                };
+                (!sent).then_some((id, source))
+            }
+        })
+        .buffer_unordered(BLOBS_IN_FLIGHT)
+        .filter_map(std::future::ready)
+        .collect()
+        .await;
+    // What did not get through is tried again by itself, on other coordinators too, and then says what is wrong.
+    for (id, source) in failed {
+        put(client, id, source).await?;
+    }
+    Ok(())
 }
 
 async fn put(client: &mut Client, id: BlobId, source: Source) -> Result<(), Failure> {
