@@ -102,7 +102,7 @@ impl World {
         }
     }
 
-    /// Everything heals: from now on nothing breaks.
+    /// Everything heals: from now on nothing breaks. Who sleeps wakes up when it would have: what it was sent lies there until then.
     pub(super) fn heal(&mut self) {
         self.calm = true;
         self.loss = 0;
@@ -110,16 +110,7 @@ impl World {
         for row in &mut self.cut_until {
             row.iter_mut().for_each(|until| *until = (*until).min(now));
         }
-        for who in 0..COORDINATORS {
-            let paused = &mut self.coordinators[who].paused_until;
-            *paused = (*paused).min(now);
-            self.after(1, Event::BootCoordinator(who));
-        }
-        for who in 0..self.nodes.len() {
-            let node = &mut self.nodes[who];
-            node.paused_until = node.paused_until.min(now);
-            node.frozen_until = node.frozen_until.min(now);
-            self.after(1, Event::BootAgent(who));
-        }
+        (0..COORDINATORS).for_each(|who| self.after(1, Event::BootCoordinator(who)));
+        (0..self.nodes.len()).for_each(|who| self.after(1, Event::BootAgent(who)));
     }
 }
