@@ -47,6 +47,7 @@ pub(super) enum Request<R> {
     },
     Unreachable(MemberId),
     TransferLeader(MemberId),
+    Abstain(bool),
     /// Only wakes the thread.
     Wake,
 }
@@ -245,6 +246,7 @@ impl<R: Send + 'static> Driver<R> {
             }
             Request::Unreachable(peer) => inputs.push(Input::Unreachable(peer)),
             Request::TransferLeader(to) => inputs.push(Input::TransferLeader(to)),
+            Request::Abstain(abstains) => inputs.push(Input::Abstain(abstains)),
             Request::Wake => {}
         }
     }

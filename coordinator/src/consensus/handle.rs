@@ -220,6 +220,14 @@ impl<R: Send + 'static> Handle<R> {
         self.nudge(Request::TransferLeader(to));
     }
 
+    /// A member that should not lead (its clock or its disk is bad) abstains: it still votes and acknowledges, but
+    /// waits four times longer before it asks to be elected. Leadership that it holds stays; hand it over with
+    /// [`Handle::transfer_leader`]. Forgotten at a restart. Never blocks; say it again if it matters for long, because
+    /// a full queue drops it.
+    pub fn abstain(&self, abstains: bool) {
+        self.nudge(Request::Abstain(abstains));
+    }
+
     /// Role, leader, term and progress, as they change; closed when the member stopped. A new leader may still have
     /// entries of earlier leaders to apply: what it may decide on is told to [`super::Apply::published`].
     pub fn status(&self) -> watch::Receiver<Status> {

@@ -26,6 +26,8 @@ pub struct Core {
     outstanding: Option<u64>,
     /// Followers that were offered a snapshot: ticks left before it is offered again.
     offered: BTreeMap<MemberId, u64>,
+    /// Leads only if nobody else can.
+    abstains: bool,
 }
 
 impl Core {
@@ -37,6 +39,7 @@ impl Core {
         let raft_config = raft::Config {
             id: config.id,
             election_tick: config.election_tick,
+            max_election_tick: election::bound(config.election_tick),
             heartbeat_tick: config.heartbeat_tick,
             applied: config.applied,
             max_size_per_msg: config.max_message_bytes,
@@ -59,6 +62,7 @@ impl Core {
             reads: Reads::default(),
             outstanding: None,
             offered: BTreeMap::new(),
+            abstains: false,
         };
         core.set_election_timeout();
         Ok(core)
@@ -126,6 +130,7 @@ impl Core {
             Input::Unreachable(peer) => self.node.report_unreachable(peer),
             Input::SnapshotStatus { to, finished } => self.report_snapshot(to, finished),
             Input::TransferLeader(to) => self.node.transfer_leader(to),
+            Input::Abstain(abstains) => self.abstains = abstains,
         }
         Ok(())
     }
@@ -257,7 +262,8 @@ impl Core {
     fn set_election_timeout(&mut self) {
         let (seed, id) = (self.config.seed, self.config.id);
         let raft = &mut self.node.raft;
-        let ticks = election::timeout(seed, id, raft.term, self.config.election_tick);
+        let election_tick = self.config.election_tick;
+        let ticks = election::timeout(seed, id, raft.term, election_tick, self.abstains);
         raft.set_randomized_election_timeout(ticks);
     }
 

@@ -4,11 +4,27 @@
 
 use crate::consensus::MemberId;
 
-/// Ticks in `[election_tick, 2 * election_tick)` that this member waits for a leader in this term.
-pub(super) fn timeout(seed: u64, id: MemberId, term: u64, election_tick: usize) -> usize {
+/// A member that abstains waits this many times longer: it leads only if nobody else can.
+const STRETCH: usize = 4;
+
+/// All timeouts, of members that abstain too, lie below this.
+pub(super) fn bound(election_tick: usize) -> usize {
+    2 * STRETCH * election_tick
+}
+
+/// Ticks that this member waits for a leader in this term: in `[election_tick, 2 * election_tick)`, or four times
+/// as many when it abstains.
+pub(super) fn timeout(
+    seed: u64,
+    id: MemberId,
+    term: u64,
+    election_tick: usize,
+    abstains: bool,
+) -> usize {
     let spread = (election_tick as u64).max(1);
     let mixed = mix(mix(mix(seed) ^ id) ^ term);
-    election_tick + (mixed % spread) as usize
+    let ticks = election_tick + (mixed % spread) as usize;
+    if abstains { STRETCH * ticks } else { ticks }
 }
 
 /// The finalizer of splitmix64.
@@ -21,7 +37,7 @@ fn mix(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::timeout;
+    use super::{bound, timeout};
     use std::collections::BTreeSet;
 
     #[test]
@@ -29,9 +45,10 @@ mod tests {
         let mut seen = BTreeSet::new();
         for id in 1..=3 {
             for term in 0..100 {
-                let ticks = timeout(7, id, term, 30);
+                let ticks = timeout(7, id, term, 30, false);
                 assert!((30..60).contains(&ticks), "{ticks}");
-                assert_eq!(ticks, timeout(7, id, term, 30));
+                assert_eq!(ticks, timeout(7, id, term, 30, false));
+                assert!((120..bound(30)).contains(&timeout(7, id, term, 30, true)));
                 seen.insert(ticks);
             }
         }

@@ -155,6 +155,8 @@ pub enum Input {
     },
     /// Hand the leadership to this member, if we hold it.
     TransferLeader(MemberId),
+    /// From now on lead only if nobody else can (true), or as any other (false). Leadership that is held stays.
+    Abstain(bool),
 }
 
 /// One encoded message and who is to get it.

@@ -569,3 +569,20 @@ fn a_committed_entry_that_cannot_be_read_is_never_skipped() {
     );
     assert!(error.to_string().contains("never skipped"), "{error}");
 }
+
+#[test]
+fn a_member_that_abstains_asks_four_times_later() {
+    let ticks_until_asked = |abstains| {
+        let config = CoreConfig::new(1, MEMBERS.to_vec(), 7);
+        let mut core = Core::new(config, Recovered::default()).expect("starts");
+        core.turn(vec![Input::Abstain(abstains)]).expect("turns");
+        let ask = (1..1_000).find(|_| {
+            let out = core.turn(vec![Input::Tick]).expect("turns");
+            !out.messages.is_empty() || !out.messages_after_persist.is_empty()
+        });
+        ask.expect("it asks at last, or nobody could lead")
+    };
+    let (usual, late) = (ticks_until_asked(false), ticks_until_asked(true));
+    assert!((30..60).contains(&usual), "{usual}");
+    assert_eq!(late, 4 * usual);
+}
