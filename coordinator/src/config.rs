@@ -8,7 +8,7 @@ use mlctl_proto::ids::check_name;
 use mlctl_runtime::config::{ConfigError, load_toml};
 use serde::Deserialize;
 
-use crate::state::records::Timers;
+use crate::state::records::{Retention, Timers};
 
 /// What `coordinator.toml` holds, and what the command line adds to it.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Config {
     /// Changes to the timers of the first start.
     #[serde(default)]
     pub timers: TimersConfig,
+    /// How long the first start's cluster keeps jobs that are over in memory.
+    #[serde(default)]
+    pub history: HistoryConfig,
     /// Every member, this one included.
     pub members: Vec<Member>,
     /// Where traces go.
@@ -66,6 +69,18 @@ pub struct TimersConfig {
     pub fence_after_ms: Option<u32>,
     /// Between TERM and KILL of a fence.
     pub kill_grace_ms: Option<u32>,
+}
+
+/// What of history differs from the defaults.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// Jobs that are over and stay in memory.
+    pub keep_finished: Option<u32>,
+    /// For so many days at most.
+    pub keep_finished_days: Option<u32>,
+    /// A file of history is about this long, bytes.
+    pub segment_bytes: Option<u32>,
 }
 
 /// Where traces go.
@@ -144,7 +159,24 @@ impl Config {
         if self.cluster_name.is_empty() || self.cluster_name.len() > 63 {
             return wrong("`cluster_name` needs 1 to 63 bytes".into());
         }
-        self.check_timers()
+        self.check_timers()?;
+        self.check_history()
+    }
+
+    fn check_history(&self) -> Result<(), BadConfig> {
+        let wrong = |why: &str| Err(BadConfig::Content(format!("`[history]` {why}")));
+        let HistoryConfig {
+            keep_finished,
+            keep_finished_days,
+            segment_bytes,
+        } = self.history;
+        if keep_finished == Some(0) || keep_finished_days == Some(0) {
+            return wrong("keep at least one finished job, for at least one day");
+        }
+        if segment_bytes.is_some_and(|bytes| !Retention::SEGMENT_BYTES_RANGE.contains(&bytes)) {
+            return wrong("`segment_bytes` needs 4096 to 67108864");
+        }
+        Ok(())
     }
 
     fn check_timers(&self) -> Result<(), BadConfig> {
@@ -180,6 +212,16 @@ impl Config {
             lost_after_ms: own.lost_after_ms.unwrap_or(base.lost_after_ms),
             fence_after_ms: own.fence_after_ms.unwrap_or(base.fence_after_ms),
             kill_grace_ms: own.kill_grace_ms.unwrap_or(base.kill_grace_ms),
+        }
+    }
+
+    /// What a first start gives the cluster: 0 where the default holds.
+    pub fn retention(&self) -> Retention {
+        let own = &self.history;
+        Retention {
+            keep_finished: own.keep_finished.unwrap_or(0),
+            keep_finished_days: own.keep_finished_days.unwrap_or(0),
+            segment_bytes: own.segment_bytes.unwrap_or(0),
         }
     }
 
@@ -255,6 +297,14 @@ address = "127.0.0.1:7070"
             (
                 format!("{GOOD}[timers]\nheartbeat_ms = 20000\n"),
                 "heartbeat",
+            ),
+            (
+                format!("{GOOD}[history]\nkeep_finished = 0\n"),
+                "at least one",
+            ),
+            (
+                format!("{GOOD}[history]\nsegment_bytes = 9\n"),
+                "segment_bytes",
             ),
             (
                 format!("{GOOD}[timers]\nlost_after_ms = 20\n"),

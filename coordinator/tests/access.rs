@@ -60,6 +60,7 @@ async fn every_role_is_kept_to_its_calls() {
     let change = || ChangeRequest {
         key: vec![7; 16],
         allow_root: Some(false),
+        ..ChangeRequest::default()
     };
     denied(
         "a user",

@@ -109,7 +109,11 @@ async fn change(
     person: &Person,
     request: ChangeRequest,
 ) -> Result<ChangeReply, CallError> {
-    if request.allow_root.is_none() {
+    let nothing = ChangeRequest {
+        key: request.key.clone(),
+        ..ChangeRequest::default()
+    };
+    if request == nothing {
         return Err(Refusal::new(Code::BadRequest, "the request changes nothing").into());
     }
     let bare = ChangeRequest {
@@ -120,6 +124,8 @@ async fn change(
     let key = key(&request.key, hash)?;
     let body = Body::ChangeSettings(ChangeSettings {
         allow_root: request.allow_root,
+        keep_finished: request.keep_finished,
+        keep_finished_days: request.keep_finished_days,
     });
     let committed = shared
         .propose(person.actor.clone(), &person.source, Some(key), body)

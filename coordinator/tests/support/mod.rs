@@ -85,6 +85,7 @@ impl Cluster {
             listen: member.address.clone(),
             cluster_name: "test".into(),
             dev: true,
+            history: Default::default(),
             timers: TimersConfig::default(),
             members: self.members.clone(),
             telemetry: Telemetry::default(),

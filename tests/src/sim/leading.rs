@@ -7,7 +7,7 @@ use mlctl_coordinator::leader::step::{self, Output, Term, plan_again_in};
 use mlctl_coordinator::scheduler;
 use mlctl_coordinator::state::Body;
 use mlctl_coordinator::state::commands::{Bootstrap, StartAttempts};
-use mlctl_coordinator::state::records::{Reply, Timers};
+use mlctl_coordinator::state::records::{Reply, Retention, Timers};
 use mlctl_coordinator::state::view::ClusterView;
 
 use super::coordinator::{Outcome, Waiter, system};
@@ -151,6 +151,12 @@ impl World {
             dev: true,
             allow_root: true,
             timers,
+            // Little, so that jobs leave the tables and segments are closed.
+            retention: Retention {
+                keep_finished: 8,
+                segment_bytes: 4 << 10,
+                ..Retention::default()
+            },
         };
         let waiter = Waiter::Lead(Why::Bootstrap);
         self.propose(
