@@ -9,6 +9,9 @@ use mlctl_runtime::config::{ConfigError, load_toml};
 use serde::Deserialize;
 
 use crate::state::records::{Retention, Timers};
+use crate::vitals::space::Limits;
+
+const MIB: u64 = 1 << 20;
 
 /// What `coordinator.toml` holds, and what the command line adds to it.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +38,9 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Every member, this one included.
     pub members: Vec<Member>,
+    /// What it wants of its disk.
+    #[serde(default)]
+    pub disk: DiskConfig,
     /// Where traces go.
     #[serde(default)]
     pub telemetry: Telemetry,
@@ -81,6 +87,30 @@ pub struct HistoryConfig {
     pub keep_finished_days: Option<u32>,
     /// A file of history is about this long, bytes.
     pub segment_bytes: Option<u32>,
+}
+
+/// What a coordinator wants of the disk under its data directory, MiB.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Allocated ahead, and given up when the disk is nearly full; 0: none.
+    pub reserve_mib: Option<u64>,
+    /// With less free space than this no new jobs are taken.
+    pub mark_mib: Option<u64>,
+}
+
+impl DiskConfig {
+    /// In bytes, for a file system of `total` bytes. A dev cluster is content with little: it lies on somebody's laptop.
+    pub fn limits(&self, dev: bool, total: u64) -> Limits {
+        let reserve_mib = self.reserve_mib.unwrap_or(if dev { 16 } else { 256 });
+        let reserve = reserve_mib.saturating_mul(MIB);
+        let share = if dev { 0 } else { total / 20 };
+        let mark = match self.mark_mib {
+            Some(mark_mib) => mark_mib.saturating_mul(MIB),
+            None => share.max(reserve.saturating_mul(2)),
+        };
+        Limits { reserve, mark }
+    }
 }
 
 /// Where traces go.
@@ -223,6 +253,11 @@ impl Config {
             keep_finished_days: own.keep_finished_days.unwrap_or(0),
             segment_bytes: own.segment_bytes.unwrap_or(0),
         }
+    }
+
+    /// Where consensus keeps its log.
+    pub fn raft_dir(&self) -> PathBuf {
+        self.data_dir.join("raft")
     }
 
     /// This coordinator among the members.

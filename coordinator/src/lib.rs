@@ -9,7 +9,9 @@ pub mod scheduler;
 pub mod state;
 
 mod api;
+mod clock;
 pub mod config;
+mod disk;
 pub mod leader;
 mod logs;
 mod machine;
@@ -18,6 +20,7 @@ mod published;
 mod run;
 mod shared;
 mod store;
+pub mod vitals;
 
 pub use config::Config;
 pub use run::{RunError, run, run_on};

@@ -15,8 +15,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api;
+use crate::clock::Clock;
 use crate::config::{BadConfig, Config};
 use crate::consensus::{self, Handle, StartError, abort_process};
+use crate::disk::Disk;
 use crate::leader::supervise;
 use crate::logs::Logs;
 use crate::machine::{Machine, OnFatal};
@@ -26,10 +28,13 @@ use crate::shared::Shared;
 use crate::state::State;
 use crate::state::records::Reply;
 use crate::store::{self, Writer};
+use crate::vitals::{self, Note, NoteError, Vitals};
 
 /// Streams and calls under way get this long after the end began.
 const DRAIN: Duration = Duration::from_secs(2);
 const INDEX_DEADLINE: Duration = Duration::from_secs(5);
+/// A leader that is told to end waits this long for its successor.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// Why a coordinator does not run.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,9 @@ pub enum RunError {
     /// Raft cannot run on what is on this disk.
     #[error(transparent)]
     Consensus(#[from] StartError),
+    /// Its state is not the majority's.
+    #[error(transparent)]
+    Diverged(#[from] NoteError),
     /// The system refused.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -102,6 +110,13 @@ pub async fn run_on(
     // Specs and logs are nobody else's to read.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
     made.map_err(io(format!("make {}", dir.display())))?;
+    // Before anything is opened there: on a full disk that needs the reserve's space.
+    let disk = Disk::open(&dir, &config.disk, config.dev)
+        .map_err(io(format!("measure the disk of {}", dir.display())))?;
+    Note::refuse(&config.raft_dir())?;
+    let raft_dir = config.raft_dir();
+    // Everything in here ends by this one; a leader first looks for a successor.
+    let (asked, shutdown) = (shutdown, Shutdown::new());
     let peers = Arc::new(Peers::new(own, &config.members, Dialer::new(&identity)?));
     let Consensus {
         raft,
@@ -118,15 +133,23 @@ pub async fn run_on(
         blobs: Store::open(dir.join("blobs"))?,
         logs: Logs::new(dir.join("logs")),
         leader,
+        clock: Clock::default(),
+        vitals: Vitals::new(&config.name, disk.gauge()),
         shutdown: shutdown.clone(),
         config,
     });
     let leading = tokio::spawn(supervise(Arc::clone(&shared), ports));
+    let watching = tokio::spawn(vitals::watch(Arc::clone(&shared)));
+    let ending = tokio::spawn(end_when(asked, Arc::clone(&shared)));
     tracing::info!(name = %shared.config.name, listen = %shared.config.listen, members = shared.config.members.len(), "coordinator ready");
     let served = serve(&shared, listener, tls, &shutdown).await;
     shutdown.trigger();
     // It only waits for the shutdown that was just triggered.
     let _ = leading.await;
+    let _ = watching.await;
+    ending.abort();
+    let _ = ending.await;
+    let diverged = shared.vitals.diverged().cloned();
     drop(shared);
     raft.shutdown().await;
     let stopped = tokio::task::spawn_blocking(move || writer.stop(INDEX_DEADLINE)).await;
@@ -134,7 +157,17 @@ pub async fn run_on(
         tracing::warn!("the index was not written in time; it is built anew at the next start");
     }
     tracing::info!("coordinator stopped");
-    served
+    match diverged {
+        Some(note) => Err(note.refusal(&raft_dir).into()),
+        None => served,
+    }
+}
+
+/// Ends the process when it is `asked` to, once somebody else leads.
+async fn end_when(asked: Shutdown, shared: Arc<Shared>) {
+    asked.wait().await;
+    vitals::hand_over(&shared, HAND_OVER).await;
+    shared.shutdown.trigger();
 }
 
 /// This member's id, once its certificate says that it is this member.
@@ -191,7 +224,7 @@ fn begin_with(
     let on_fatal: OnFatal = Arc::from(abort_process());
     let machine = Machine::new(state, Arc::clone(&published), feed, on_fatal);
     let voters = config.members.iter().map(|member| member.id).collect();
-    let mut settings = consensus::Config::new(config.data_dir.join("raft"), own, voters);
+    let mut settings = consensus::Config::new(config.raft_dir(), own, voters);
     settings.bootstrap = config.bootstrap;
     let transport = Arc::clone(peers);
     match consensus::start(settings, machine, transport, abort_process()) {

@@ -1,17 +1,15 @@
 //! What every service and the leader's loop hold: consensus, the published state, the other members, blobs and logs.
 //!
 //! The one place where a command is stamped with actor, source and time and handed to consensus.
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use mlctl_blobs::Store;
 use mlctl_proto::errors::{Code, Refusal};
-use mlctl_proto::units::UtcMs;
 use mlctl_runtime::shutdown::Shutdown;
+use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::consensus::{Committed, Handle, MemberId, ProposeError, ReadError};
 use crate::leader::Port;
@@ -20,6 +18,8 @@ use crate::peers::Peers;
 use crate::published::Published;
 use crate::state::records::{Actor, Reply};
 use crate::state::{Body, Command, IdempotencyKey, State, codec};
+use crate::vitals::Vitals;
+use crate::vitals::admission::admitted;
 
 /// Shared by everything that serves or leads. Held in an `Arc`.
 pub struct Shared {
@@ -39,6 +39,10 @@ pub struct Shared {
     pub logs: Logs,
     /// Where agents' streams report, while this member leads.
     pub leader: watch::Receiver<Option<Port>>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// How the members are.
+    pub vitals: Vitals,
     /// Whether the process is to end.
     pub shutdown: Shutdown,
 }
@@ -75,10 +79,11 @@ impl Shared {
         key: Option<IdempotencyKey>,
         body: Body,
     ) -> Result<Committed<Reply>, CallError> {
+        admitted(&body, &self.vitals.stance())?;
         let command = Command {
             actor,
             source: source.to_owned(),
-            time_ms: now_ms(),
+            time_ms: self.clock.now_ms(),
             key,
             body,
         };
@@ -132,6 +137,12 @@ impl Shared {
             .collect()
     }
 
+    /// What people call a member.
+    pub fn member_name(&self, id: MemberId) -> String {
+        let known = self.config.member(id);
+        known.map_or_else(|| id.to_string(), |member| member.name.clone())
+    }
+
     /// The actor of what the coordinator itself proposes.
     pub fn system(&self) -> Actor {
         Actor {
@@ -151,12 +162,4 @@ fn propose_error(error: ProposeError) -> CallError {
         ProposeError::Unknown | ProposeError::Stopped => Code::Unavailable,
     };
     Refusal::new(code, error.to_string()).into()
-}
-
-/// This process's clock, UTC milliseconds. Goes into commands; decides nothing by itself.
-pub fn now_ms() -> UtcMs {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UtcMs::try_from(since.as_millis()).unwrap_or(UtcMs::MAX)
 }

@@ -39,11 +39,22 @@ impl cluster_server::Cluster for Cluster {
         let person = person(&request)?;
         let shared = &self.shared;
         let leader = shared.raft.status().borrow().leader;
-        let members = shared.config.members.iter().map(|member| Member {
-            name: member.name.clone(),
-            address: member.address.clone(),
-            leader: leader == Some(member.id),
-            self_: member.name == shared.config.name,
+        let members = shared.config.members.iter().map(|member| {
+            let self_ = member.name == shared.config.name;
+            let (condition, note) = if self_ {
+                let (condition, note) = shared.vitals.condition();
+                (condition.word().to_owned(), note)
+            } else {
+                shared.vitals.condition_of(member.id)
+            };
+            Member {
+                name: member.name.clone(),
+                address: member.address.clone(),
+                leader: leader == Some(member.id),
+                self_,
+                condition,
+                note,
+            }
         });
         let state = shared.state();
         let settings = state.settings();

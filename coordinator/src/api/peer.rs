@@ -8,7 +8,7 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::BLOB_CHUNK_BYTES;
 use mlctl_proto::peer::{
     BlobPart, BlobStored, FetchBlobRequest, HasBlobsReply, HasBlobsRequest, PullSnapshotRequest,
-    RaftDone, RaftMessage, SnapshotChunk, peer_server,
+    RaftDone, RaftMessage, SnapshotChunk, VitalsReply, VitalsRequest, peer_server,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,6 +18,7 @@ use super::blobs::parse;
 use super::exchange::{self, Receiving};
 use crate::peers::Peers;
 use crate::shared::Shared;
+use crate::vitals;
 
 /// The service.
 pub struct Peer {
@@ -146,6 +147,14 @@ impl peer_server::Peer for Peer {
         let missing = tokio::task::spawn_blocking(look).await;
         let missing = missing.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(HasBlobsReply { missing }))
+    }
+
+    async fn vitals(
+        &self,
+        request: Request<VitalsRequest>,
+    ) -> Result<Response<VitalsReply>, Status> {
+        coordinator(&request)?;
+        Ok(Response::new(vitals::reply(&self.shared)))
     }
 
     type FetchBlobStream = Answers<SnapshotChunk>;

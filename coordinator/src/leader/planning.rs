@@ -2,11 +2,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use mlctl_proto::errors::Code;
 use tracing::Instrument;
 
 use super::step::plan_again_in;
 use crate::scheduler;
-use crate::shared::{CallError, Shared, now_ms};
+use crate::shared::{CallError, Shared};
 use crate::state::Body;
 use crate::state::commands::{StartAttempt, StartAttempts};
 use crate::state::records::Reply;
@@ -18,7 +19,7 @@ const STARTS_PER_COMMAND: usize = 128;
 /// Plans on the newest state and proposes the result. Answers with when to plan again by time alone, milliseconds.
 pub(super) async fn plan(shared: Arc<Shared>, heard: BTreeSet<String>) -> Option<u64> {
     let state = shared.state();
-    let now = now_ms();
+    let now = shared.clock.now_ms();
     let span = tracing::info_span!(
         "plan",
         pending = tracing::field::Empty,
@@ -66,6 +67,13 @@ async fn propose(shared: &Shared, starts: &[StartAttempt]) -> bool {
             _ => true,
         },
         Err(CallError::Elsewhere) => false,
+        // Why nothing is started was said when it began.
+        Err(CallError::Refused(refusal))
+            if matches!(refusal.code, Code::DiskFull | Code::ReadOnly) =>
+        {
+            tracing::debug!(%refusal, "a plan waits");
+            false
+        }
         Err(CallError::Refused(refusal)) => {
             tracing::warn!(%refusal, "a plan was not carried out");
             false

@@ -218,7 +218,9 @@ impl Core {
     }
 
     fn propose(&mut self, id: u64, commands: &[Bytes], out: &mut Outputs) {
-        if self.node.raft.state != StateRole::Leader {
+        // A leader that hands over takes nothing more: its successor will.
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader || raft.lead_transferee.is_some() {
             out.refused.push((id, Refusal::NotLeader));
             return;
         }
