@@ -173,10 +173,7 @@ mod tests {
                     jobs: vec![JobId::new(1, 1)],
                 }),
             ),
-            (
-                "settings",
-                Body::ChangeSettings(ChangeSettings { allow_root: None }),
-            ),
+            ("settings", Body::ChangeSettings(ChangeSettings::default())),
             ("events", Body::AgentEvents(events)),
         ]
     }

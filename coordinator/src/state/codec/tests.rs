@@ -79,6 +79,7 @@ fn sound_rows_of_another_state_are_refused() {
     let mut after = rich();
     let change = ChangeSettings {
         allow_root: Some(true),
+        ..ChangeSettings::default()
     };
     after.run(person("root", true), Body::ChangeSettings(change));
     let (bytes, other) = (
