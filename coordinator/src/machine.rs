@@ -12,7 +12,6 @@ use crate::published::{Group, Published};
 use crate::state::records::Reply;
 use crate::state::{Row, State, codec};
 use crate::store::Feed;
-use crate::vitals::marks::{Mark, Marks};
 
 /// Called with the reason when a committed command cannot be read.
 pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
@@ -69,12 +68,7 @@ impl Apply for Machine {
             self.state.skip(index);
         }
         let replies = commands.iter().map(|bytes| self.apply_one(index, bytes));
-        let replies = replies.collect();
-        if Marks::wanted(index) {
-            let digest = self.state.digest().to_bytes();
-            self.group.marks.push(Mark { index, digest });
-        }
-        replies
+        replies.collect()
     }
 
     fn published(&mut self, applied: u64, leader_term: Option<u64>) {

@@ -11,7 +11,6 @@ use tokio::sync::{Notify, watch};
 
 use crate::scheduler::Reason;
 use crate::state::{Changed, Effect, State};
-use crate::vitals::marks::{Mark, Marks};
 
 /// Effects that may wait for the leader's loop; above that it derives everything from the state again.
 const EFFECTS_MAX: usize = 65_536;
@@ -23,7 +22,6 @@ pub struct Published {
     explanations: ArcSwap<BTreeMap<JobId, Reason>>,
     heard: ArcSwap<BTreeSet<String>>,
     ring: Mutex<Ring>,
-    marks: Mutex<Marks>,
     effects: Mutex<EffectQueue>,
     effects_ready: Notify,
     applied: watch::Sender<u64>,
@@ -37,8 +35,6 @@ pub struct Group {
     pub changes: Vec<(u64, Changed)>,
     /// For the leader.
     pub effects: Vec<Effect>,
-    /// Digests to be remembered.
-    pub marks: Vec<Mark>,
 }
 
 /// The changes after `from` are not kept any more.
@@ -86,7 +82,6 @@ impl Published {
                 index: applied,
                 records: VecDeque::new(),
             }),
-            marks: Mutex::default(),
             effects: Mutex::default(),
             effects_ready: Notify::new(),
             applied: watch::Sender::new(applied),
@@ -129,10 +124,6 @@ impl Published {
     pub fn publish(&self, state: &State, applied: u64, group: Group, term: Option<u64>) {
         self.state.store(Arc::new(state.clone()));
         lock(&self.ring).push(applied, group.changes);
-        if !group.marks.is_empty() {
-            let mut marks = lock(&self.marks);
-            group.marks.into_iter().for_each(|mark| marks.push(mark));
-        }
         if lock(&self.effects).push(group.effects, term) {
             self.effects_ready.notify_one();
         }
@@ -156,13 +147,7 @@ impl Published {
             index,
             records: VecDeque::new(),
         };
-        lock(&self.marks).clear();
         self.applied.send_replace(index);
-    }
-
-    /// The digests that are remembered, oldest first.
-    pub fn marks(&self) -> Vec<Mark> {
-        lock(&self.marks).iter().copied().collect()
     }
 
     /// Everything that changed after `from`, or that it is not known any more.
@@ -252,7 +237,7 @@ mod tests {
     fn published(published: &Published, applied: u64, changes: Vec<(u64, Changed)>) {
         let group = Group {
             changes,
-            ..Group::default()
+            effects: Vec::new(),
         };
         published.publish(&State::new(), applied, group, None);
     }
@@ -293,8 +278,8 @@ mod tests {
         let shown = Published::new(State::new());
         let push = |count: usize, term| {
             let group = Group {
+                changes: Vec::new(),
                 effects: vec![Effect::Replan; count],
-                ..Group::default()
             };
             shown.publish(&State::new(), 1, group, term);
         };

@@ -25,17 +25,13 @@ pub enum Code {
     Unavailable,
     /// The index is older than what is kept: list again.
     Compacted,
-    /// A coordinator's disk is too full for what was asked.
-    DiskFull,
-    /// The coordinators disagree about the state: nothing is changed.
-    ReadOnly,
     /// Our fault.
     Internal,
 }
 
 impl Code {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 11] = [
         Self::BadRequest,
         Self::NeverFits,
         Self::NotFound,
@@ -46,8 +42,6 @@ impl Code {
         Self::Overloaded,
         Self::Unavailable,
         Self::Compacted,
-        Self::DiskFull,
-        Self::ReadOnly,
         Self::Internal,
     ];
 
@@ -64,8 +58,6 @@ impl Code {
             Self::Overloaded => "Overloaded",
             Self::Unavailable => "Unavailable",
             Self::Compacted => "Compacted",
-            Self::DiskFull => "DiskFull",
-            Self::ReadOnly => "ReadOnly",
             Self::Internal => "Internal",
         }
     }
@@ -83,7 +75,7 @@ impl Code {
         match self {
             Self::BadRequest | Self::NeverFits | Self::LimitExceeded => 64,
             Self::NotFound => 66,
-            Self::Unavailable | Self::Overloaded | Self::DiskFull | Self::ReadOnly => 69,
+            Self::Unavailable | Self::Overloaded => 69,
             Self::Internal | Self::Compacted => 70,
             Self::KeyReused | Self::Conflict => 73,
             Self::Denied => 77,
@@ -130,8 +122,8 @@ mod rpc {
                 Code::NotFound => Grpc::NotFound,
                 Code::Denied => Grpc::PermissionDenied,
                 Code::KeyReused => Grpc::AlreadyExists,
-                Code::Conflict | Code::ReadOnly => Grpc::FailedPrecondition,
-                Code::LimitExceeded | Code::Overloaded | Code::DiskFull => Grpc::ResourceExhausted,
+                Code::Conflict => Grpc::FailedPrecondition,
+                Code::LimitExceeded | Code::Overloaded => Grpc::ResourceExhausted,
                 Code::Unavailable => Grpc::Unavailable,
                 Code::Compacted => Grpc::OutOfRange,
                 Code::Internal => Grpc::Internal,

@@ -41,26 +41,18 @@ async fn hello(context: &ContextFile, address: &str) -> Option<HelloReply> {
         .flatten()
 }
 
-/// The coordinators, as the first one that answers and knows a leader knows them; else as any that answers does.
-pub async fn members(dir: &Path) -> Result<Vec<Member>, Failure> {
+/// The leading coordinator, as the first one that answers knows it.
+pub async fn leader(dir: &Path) -> Result<Option<Member>, Failure> {
     let context = ContextFile::read(&Layout::new(dir).context()).map_err(Failure::config)?;
-    let mut members = Vec::new();
     for address in &context.addresses {
         if let Some(reply) = hello(&context, address).await {
-            let leads = reply.members.iter().any(|member| member.leader);
-            members = reply.members;
-            if leads {
-                break;
+            let leader = reply.members.into_iter().find(|member| member.leader);
+            if leader.is_some() {
+                return Ok(leader);
             }
         }
     }
-    Ok(members)
-}
-
-/// The leading coordinator, if one is known.
-pub async fn leader(dir: &Path) -> Result<Option<Member>, Failure> {
-    let members = members(dir).await?;
-    Ok(members.into_iter().find(|member| member.leader))
+    Ok(None)
 }
 
 /// Waits until every node of the layout is Ready, or says what is missing.

@@ -119,7 +119,6 @@ impl Raw {
         let request = ChangeRequest {
             key: key.to_vec(),
             allow_root: Some(allow),
-            ..ChangeRequest::default()
         };
         self.runtime
             .block_on(client.change(self.request(request)))

@@ -4,8 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mlctl_coordinator::consensus::turn::{CommittedEntry, Input, SnapshotMeta};
-use mlctl_coordinator::leader::step;
+use mlctl_coordinator::consensus::turn::{CommittedEntry, Input, Membership, SnapshotMeta};
 use mlctl_coordinator::state::{Changed, Effect, State, codec, invariants};
 use mlctl_proto::ids::JobId;
 
@@ -61,19 +60,14 @@ impl World {
 
     /// Checks one applied entry and hands its effects to the leader's loop.
     fn applied(&mut self, who: usize, before: &State, jobs: &[JobId], effects: Vec<Effect>) {
-        let id = MEMBERS[who];
+        let (id, now) = (MEMBERS[who], self.now);
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
         let (state, index) = (member.state.clone(), member.last.0);
-        let overflowed = false;
-        self.led(
-            who,
-            step::Event::Effects {
-                effects,
-                overflowed,
-            },
-        );
+        if let Some(lead) = &mut member.lead {
+            lead.effects(&state, effects, now);
+        }
         let digest = state.digest();
         self.print.update(&digest.to_bytes());
         let checked = self
@@ -132,7 +126,7 @@ impl World {
         let meta = SnapshotMeta {
             index: member.last.0,
             term: member.last.1,
-            voters: MEMBERS.to_vec(),
+            members: Membership::of(&MEMBERS),
             digest: *blake3::hash(&bytes).as_bytes(),
         };
         let delay = self.dice.between(5, 60);

@@ -11,6 +11,7 @@ mod dice;
 mod disk;
 mod faults;
 mod keeper;
+mod lead;
 mod leading;
 mod machine;
 mod node;
