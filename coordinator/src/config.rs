@@ -8,7 +8,10 @@ use mlctl_proto::ids::check_name;
 use mlctl_runtime::config::{ConfigError, load_toml};
 use serde::Deserialize;
 
-use crate::state::records::Timers;
+use crate::state::records::{Retention, Timers};
+use crate::vitals::space::Limits;
+
+const MIB: u64 = 1 << 20;
 
 /// What `coordinator.toml` holds, and what the command line adds to it.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,17 +33,20 @@ pub struct Config {
     /// Changes to the timers of the first start.
     #[serde(default)]
     pub timers: TimersConfig,
+    /// How long the first start's cluster keeps jobs that are over in memory.
+    #[serde(default)]
+    pub history: HistoryConfig,
     /// Every member, this one included.
     pub members: Vec<Member>,
+    /// What it wants of its disk.
+    #[serde(default)]
+    pub disk: DiskConfig,
     /// Where traces go.
     #[serde(default)]
     pub telemetry: Telemetry,
     /// From the command line: this is the first start of a new member in an empty data directory.
     #[serde(skip)]
     pub bootstrap: bool,
-    /// From the command line: if the data directory cannot vote any more, set it aside and join under a new id.
-    #[serde(skip)]
-    pub rejoin: bool,
 }
 
 /// A voting member of the cluster.
@@ -49,8 +55,7 @@ pub struct Config {
 pub struct Member {
     /// As in its certificate.
     pub name: String,
-    /// Its id at the founding of the cluster: random, never 0, never used again. A member that joins again draws another
-    /// one, which stands in its data directory and in the log; nobody changes it here.
+    /// Random, never 0, never used again.
     pub id: u64,
     /// `host:port` by which agents, people and other members reach it.
     pub address: String,
@@ -70,6 +75,42 @@ pub struct TimersConfig {
     pub fence_after_ms: Option<u32>,
     /// Between TERM and KILL of a fence.
     pub kill_grace_ms: Option<u32>,
+}
+
+/// What of history differs from the defaults.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// Jobs that are over and stay in memory.
+    pub keep_finished: Option<u32>,
+    /// For so many days at most.
+    pub keep_finished_days: Option<u32>,
+    /// A file of history is about this long, bytes.
+    pub segment_bytes: Option<u32>,
+}
+
+/// What a coordinator wants of the disk under its data directory, MiB.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Allocated ahead, and given up when the disk is nearly full; 0: none.
+    pub reserve_mib: Option<u64>,
+    /// With less free space than this no new jobs are taken.
+    pub mark_mib: Option<u64>,
+}
+
+impl DiskConfig {
+    /// In bytes, for a file system of `total` bytes. A dev cluster is content with little: it lies on somebody's laptop.
+    pub fn limits(&self, dev: bool, total: u64) -> Limits {
+        let reserve_mib = self.reserve_mib.unwrap_or(if dev { 16 } else { 256 });
+        let reserve = reserve_mib.saturating_mul(MIB);
+        let share = if dev { 0 } else { total / 20 };
+        let mark = match self.mark_mib {
+            Some(mark_mib) => mark_mib.saturating_mul(MIB),
+            None => share.max(reserve.saturating_mul(2)),
+        };
+        Limits { reserve, mark }
+    }
 }
 
 /// Where traces go.
@@ -110,16 +151,6 @@ impl Config {
     pub fn check(&self) -> Result<(), BadConfig> {
         let wrong = |why: String| Err(BadConfig::Content(why));
         let count = self.members.len();
-        if self.rejoin && self.bootstrap {
-            return wrong(
-                "--bootstrap creates a cluster and --rejoin joins one; leave one out".into(),
-            );
-        }
-        if self.rejoin && count == 1 {
-            return wrong(
-                "--rejoin: this cluster has one member, so nobody else holds its data and nobody can let it in; repair or restore its data directory".into(),
-            );
-        }
         if ![1, 3, 5].contains(&count) {
             return wrong(format!("`members` lists {count}; a cluster has 1, 3 or 5"));
         }
@@ -158,7 +189,24 @@ impl Config {
         if self.cluster_name.is_empty() || self.cluster_name.len() > 63 {
             return wrong("`cluster_name` needs 1 to 63 bytes".into());
         }
-        self.check_timers()
+        self.check_timers()?;
+        self.check_history()
+    }
+
+    fn check_history(&self) -> Result<(), BadConfig> {
+        let wrong = |why: &str| Err(BadConfig::Content(format!("`[history]` {why}")));
+        let HistoryConfig {
+            keep_finished,
+            keep_finished_days,
+            segment_bytes,
+        } = self.history;
+        if keep_finished == Some(0) || keep_finished_days == Some(0) {
+            return wrong("keep at least one finished job, for at least one day");
+        }
+        if segment_bytes.is_some_and(|bytes| !Retention::SEGMENT_BYTES_RANGE.contains(&bytes)) {
+            return wrong("`segment_bytes` needs 4096 to 67108864");
+        }
+        Ok(())
     }
 
     fn check_timers(&self) -> Result<(), BadConfig> {
@@ -197,9 +245,29 @@ impl Config {
         }
     }
 
+    /// What a first start gives the cluster: 0 where the default holds.
+    pub fn retention(&self) -> Retention {
+        let own = &self.history;
+        Retention {
+            keep_finished: own.keep_finished.unwrap_or(0),
+            keep_finished_days: own.keep_finished_days.unwrap_or(0),
+            segment_bytes: own.segment_bytes.unwrap_or(0),
+        }
+    }
+
+    /// Where consensus keeps its log.
+    pub fn raft_dir(&self) -> PathBuf {
+        self.data_dir.join("raft")
+    }
+
     /// This coordinator among the members.
     pub fn own(&self) -> Option<&Member> {
         self.members.iter().find(|member| member.name == self.name)
+    }
+
+    /// The member with that Raft id.
+    pub fn member(&self, id: u64) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
     }
 }
 
@@ -264,6 +332,14 @@ address = "127.0.0.1:7070"
             (
                 format!("{GOOD}[timers]\nheartbeat_ms = 20000\n"),
                 "heartbeat",
+            ),
+            (
+                format!("{GOOD}[history]\nkeep_finished = 0\n"),
+                "at least one",
+            ),
+            (
+                format!("{GOOD}[history]\nsegment_bytes = 9\n"),
+                "segment_bytes",
             ),
             (
                 format!("{GOOD}[timers]\nlost_after_ms = 20\n"),

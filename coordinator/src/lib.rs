@@ -9,16 +9,18 @@ pub mod scheduler;
 pub mod state;
 
 mod api;
+mod clock;
 pub mod config;
+mod disk;
 pub mod leader;
 mod logs;
 mod machine;
-mod members;
 mod peers;
 mod published;
 mod run;
 mod shared;
 mod store;
+pub mod vitals;
 
 pub use config::Config;
 pub use run::{RunError, run, run_on};

@@ -12,6 +12,7 @@ use crate::published::{Group, Published};
 use crate::state::records::Reply;
 use crate::state::{Row, State, codec};
 use crate::store::Feed;
+use crate::vitals::marks::{Mark, Marks};
 
 /// Called with the reason when a committed command cannot be read.
 pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
@@ -68,7 +69,12 @@ impl Apply for Machine {
             self.state.skip(index);
         }
         let replies = commands.iter().map(|bytes| self.apply_one(index, bytes));
-        replies.collect()
+        let replies = replies.collect();
+        if Marks::wanted(index) {
+            let digest = self.state.digest().to_bytes();
+            self.group.marks.push(Mark { index, digest });
+        }
+        replies
     }
 
     fn published(&mut self, applied: u64, leader_term: Option<u64>) {

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::scheduler::Reason;
 use crate::state::{Changed, Effect, State};
+use crate::vitals::marks::{Mark, Marks};
 
 /// Effects that may wait for the leader's loop; above that it derives everything from the state again.
 const EFFECTS_MAX: usize = 65_536;
@@ -22,6 +23,7 @@ pub struct Published {
     explanations: ArcSwap<BTreeMap<JobId, Reason>>,
     heard: ArcSwap<BTreeSet<String>>,
     ring: Mutex<Ring>,
+    marks: Mutex<Marks>,
     effects: Mutex<EffectQueue>,
     effects_ready: Notify,
     applied: watch::Sender<u64>,
@@ -35,6 +37,8 @@ pub struct Group {
     pub changes: Vec<(u64, Changed)>,
     /// For the leader.
     pub effects: Vec<Effect>,
+    /// Digests to be remembered.
+    pub marks: Vec<Mark>,
 }
 
 /// The changes after `from` are not kept any more.
@@ -82,6 +86,7 @@ impl Published {
                 index: applied,
                 records: VecDeque::new(),
             }),
+            marks: Mutex::default(),
             effects: Mutex::default(),
             effects_ready: Notify::new(),
             applied: watch::Sender::new(applied),
@@ -124,6 +129,10 @@ impl Published {
     pub fn publish(&self, state: &State, applied: u64, group: Group, term: Option<u64>) {
         self.state.store(Arc::new(state.clone()));
         lock(&self.ring).push(applied, group.changes);
+        if !group.marks.is_empty() {
+            let mut marks = lock(&self.marks);
+            group.marks.into_iter().for_each(|mark| marks.push(mark));
+        }
         if lock(&self.effects).push(group.effects, term) {
             self.effects_ready.notify_one();
         }
@@ -147,7 +156,13 @@ impl Published {
             index,
             records: VecDeque::new(),
         };
+        lock(&self.marks).clear();
         self.applied.send_replace(index);
+    }
+
+    /// The digests that are remembered, oldest first.
+    pub fn marks(&self) -> Vec<Mark> {
+        lock(&self.marks).iter().copied().collect()
     }
 
     /// Everything that changed after `from`, or that it is not known any more.
@@ -237,7 +252,7 @@ mod tests {
     fn published(published: &Published, applied: u64, changes: Vec<(u64, Changed)>) {
         let group = Group {
             changes,
-            effects: Vec::new(),
+            ..Group::default()
         };
         published.publish(&State::new(), applied, group, None);
     }
@@ -278,8 +293,8 @@ mod tests {
         let shown = Published::new(State::new());
         let push = |count: usize, term| {
             let group = Group {
-                changes: Vec::new(),
                 effects: vec![Effect::Replan; count],
+                ..Group::default()
             };
             shown.publish(&State::new(), 1, group, term);
         };

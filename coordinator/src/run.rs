@@ -15,24 +15,26 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api;
+use crate::clock::Clock;
 use crate::config::{BadConfig, Config};
-use crate::consensus::{self, Begin, Handle, Membership, StartError, abort_process};
+use crate::consensus::{self, Handle, StartError, abort_process};
+use crate::disk::Disk;
 use crate::leader::supervise;
 use crate::logs::Logs;
 use crate::machine::{Machine, OnFatal};
-use crate::members::follow::follow;
-use crate::members::rejoin::{self, RejoinError};
-use crate::members::roster;
 use crate::peers::Peers;
 use crate::published::Published;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::state::records::Reply;
 use crate::store::{self, Writer};
+use crate::vitals::{self, Note, NoteError, Vitals};
 
 /// Streams and calls under way get this long after the end began.
 const DRAIN: Duration = Duration::from_secs(2);
 const INDEX_DEADLINE: Duration = Duration::from_secs(5);
+/// A leader that is told to end waits this long for its successor.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// Why a coordinator does not run.
 #[derive(Debug, thiserror::Error)]
@@ -55,27 +57,15 @@ pub enum RunError {
         /// Whose it should be.
         wanted: String,
     },
-    /// The data directory is another coordinator's.
-    #[error(
-        "{dir} belongs to coordinator {found}, not to {wanted}: a data directory stays with its coordinator"
-    )]
-    OtherDirectory {
-        /// The data directory.
-        dir: String,
-        /// Whose it is.
-        found: String,
-        /// Who started.
-        wanted: String,
-    },
-    /// It was to join again, and could not.
-    #[error("joining again: {0}")]
-    Rejoin(#[from] RejoinError),
     /// Blobs cannot be kept.
     #[error(transparent)]
     Blobs(#[from] StoreError),
     /// Raft cannot run on what is on this disk.
     #[error(transparent)]
     Consensus(#[from] StartError),
+    /// Its state is not the majority's.
+    #[error(transparent)]
+    Diverged(#[from] NoteError),
     /// The system refused.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -115,17 +105,24 @@ pub async fn run_on(
     install_crypto();
     let identity = Bundle::read(&config.identity)?;
     let tls = server_config(&identity)?;
-    check_identity(&config, &identity)?;
+    let own = own(&config, &identity)?;
     let dir = config.data_dir.clone();
     // Specs and logs are nobody else's to read.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
     made.map_err(io(format!("make {}", dir.display())))?;
+    // Before anything is opened there: on a full disk that needs the reserve's space.
+    let disk = Disk::open(&dir, &config.disk, config.dev)
+        .map_err(io(format!("measure the disk of {}", dir.display())))?;
+    Note::refuse(&config.raft_dir())?;
+    let raft_dir = config.raft_dir();
+    // Everything in here ends by this one; a leader first looks for a successor.
+    let (asked, shutdown) = (shutdown, Shutdown::new());
+    let peers = Arc::new(Peers::new(own, &config.members, Dialer::new(&identity)?));
     let Consensus {
         raft,
         published,
         writer,
-        peers,
-    } = enter(&config, &Dialer::new(&identity)?, &shutdown).await?;
+    } = begin(&config, own, &peers)?;
     peers.start(raft.clone(), &shutdown);
     let (ports, leader) = watch::channel(None);
     let shared = Arc::new(Shared {
@@ -136,17 +133,23 @@ pub async fn run_on(
         blobs: Store::open(dir.join("blobs"))?,
         logs: Logs::new(dir.join("logs")),
         leader,
+        clock: Clock::default(),
+        vitals: Vitals::new(&config.name, disk.gauge()),
         shutdown: shutdown.clone(),
         config,
     });
     let leading = tokio::spawn(supervise(Arc::clone(&shared), ports));
-    let following = tokio::spawn(follow(Arc::clone(&shared)));
+    let watching = tokio::spawn(vitals::watch(Arc::clone(&shared)));
+    let ending = tokio::spawn(end_when(asked, Arc::clone(&shared)));
     tracing::info!(name = %shared.config.name, listen = %shared.config.listen, members = shared.config.members.len(), "coordinator ready");
     let served = serve(&shared, listener, tls, &shutdown).await;
     shutdown.trigger();
-    // They only wait for the shutdown that was just triggered.
+    // It only waits for the shutdown that was just triggered.
     let _ = leading.await;
-    let _ = following.await;
+    let _ = watching.await;
+    ending.abort();
+    let _ = ending.await;
+    let diverged = shared.vitals.diverged().cloned();
     drop(shared);
     raft.shutdown().await;
     let stopped = tokio::task::spawn_blocking(move || writer.stop(INDEX_DEADLINE)).await;
@@ -154,105 +157,47 @@ pub async fn run_on(
         tracing::warn!("the index was not written in time; it is built anew at the next start");
     }
     tracing::info!("coordinator stopped");
-    served
+    match diverged {
+        Some(note) => Err(note.refusal(&raft_dir).into()),
+        None => served,
+    }
 }
 
-/// The certificate says that it is this coordinator.
-fn check_identity(config: &Config, identity: &Bundle) -> Result<(), RunError> {
+/// Ends the process when it is `asked` to, once somebody else leads.
+async fn end_when(asked: Shutdown, shared: Arc<Shared>) {
+    asked.wait().await;
+    vitals::hand_over(&shared, HAND_OVER).await;
+    shared.shutdown.trigger();
+}
+
+/// This member's id, once its certificate says that it is this member.
+fn own(config: &Config, identity: &Bundle) -> Result<u64, RunError> {
     let peer = identity.peer()?;
-    if peer.id == config.name {
-        return Ok(());
+    if peer.id != config.name {
+        return Err(RunError::OtherIdentity {
+            dir: config.identity.display().to_string(),
+            found: peer.to_string(),
+            wanted: config.name.clone(),
+        });
     }
-    Err(RunError::OtherIdentity {
-        dir: config.identity.display().to_string(),
-        found: peer.to_string(),
-        wanted: config.name.clone(),
-    })
+    let own = config
+        .own()
+        .ok_or_else(|| BadConfig::Content("`members` does not list this coordinator".into()))?;
+    Ok(own.id)
 }
 
 struct Consensus {
     raft: Handle<Reply>,
     published: Arc<Published>,
     writer: Writer,
-    peers: Arc<Peers>,
-}
-
-/// Starts consensus in this data directory; if that cannot vote any more and the command line says so, in a new one.
-async fn enter(
-    config: &Config,
-    dialer: &Dialer,
-    shutdown: &Shutdown,
-) -> Result<Consensus, RunError> {
-    let raft = config.data_dir.join("raft");
-    let lost = match resume(config, dialer, &raft, shutdown).await {
-        Err(RunError::Consensus(error)) if config.rejoin && error.is_loss() => error,
-        outcome => return outcome,
-    };
-    tracing::warn!(error = %lost, "this data directory cannot vote");
-    let id = rejoin::begin_anew(config, &raft, &config.data_dir.join("index"))?;
-    let begin = rejoin::ask(config, id, dialer, shutdown).await?;
-    begin_as(config, dialer, id, begin)
-}
-
-/// Goes on with what the data directory holds, or founds a cluster in an empty one.
-async fn resume(
-    config: &Config,
-    dialer: &Dialer,
-    raft: &Path,
-    shutdown: &Shutdown,
-) -> Result<Consensus, RunError> {
-    let identity = consensus::identity(raft).map_err(StartError::from)?;
-    let found = identity
-        .as_ref()
-        .and_then(|identity| roster::name_in(&identity.info));
-    if let Some(found) = found.filter(|found| *found != config.name) {
-        return Err(RunError::OtherDirectory {
-            dir: raft.display().to_string(),
-            found,
-            wanted: config.name.clone(),
-        });
-    }
-    match identity {
-        // It was stopped while it asked to be let in; the id was drawn for good.
-        Some(identity) if identity.joining => {
-            let begin = rejoin::ask(config, identity.id, dialer, shutdown).await?;
-            begin_as(config, dialer, identity.id, begin)
-        }
-        Some(identity) => begin_as(config, dialer, identity.id, Begin::Resume),
-        None => {
-            let own = config.own().map_or(0, |own| own.id);
-            let begin = if config.bootstrap {
-                let members = roster::founders(config);
-                Begin::Found { id: own, members }
-            } else {
-                Begin::Resume
-            };
-            begin_as(config, dialer, own, begin)
-        }
-    }
 }
 
 /// Starts consensus on the state that the index holds; if that does not fit the log, on the snapshot and the log alone.
-fn begin_as(
-    config: &Config,
-    dialer: &Dialer,
-    own: u64,
-    begin: Begin,
-) -> Result<Consensus, RunError> {
-    let raft = config.data_dir.join("raft");
-    let known = match &begin {
-        Begin::Resume => consensus::identity(&raft)
-            .map_err(StartError::from)?
-            .map_or_else(Membership::default, |identity| identity.members),
-        Begin::Found { members, .. } | Begin::Join { members, .. } => members.clone(),
-    };
-    let named = roster::known(config, &known);
-    let peers = Arc::new(Peers::new(own, &named, dialer.clone()));
-    peers.know(&known, &named);
+fn begin(config: &Config, own: u64, peers: &Arc<Peers>) -> Result<Consensus, RunError> {
     let index = config.data_dir.join("index");
     if let Some(state) = store::load(&index) {
         let applied = state.applied_index();
-        match begin_with(config, begin.clone(), &peers, &index, state, true) {
+        match begin_with(config, own, peers, &index, state, true) {
             Err(RunError::Consensus(StartError::Log(error))) => {
                 tracing::warn!(%error, applied, "the index does not fit the log; starting without it");
             }
@@ -262,12 +207,12 @@ fn begin_as(
             }
         }
     }
-    begin_with(config, begin, &peers, &index, State::new(), false)
+    begin_with(config, own, peers, &index, State::new(), false)
 }
 
 fn begin_with(
     config: &Config,
-    begin: Begin,
+    own: u64,
     peers: &Arc<Peers>,
     index: &Path,
     state: State,
@@ -278,14 +223,15 @@ fn begin_with(
     let (feed, writer) = started.map_err(io("start the index's thread".into()))?;
     let on_fatal: OnFatal = Arc::from(abort_process());
     let machine = Machine::new(state, Arc::clone(&published), feed, on_fatal);
-    let settings = consensus::Config::new(config.data_dir.join("raft"), begin);
+    let voters = config.members.iter().map(|member| member.id).collect();
+    let mut settings = consensus::Config::new(config.raft_dir(), own, voters);
+    settings.bootstrap = config.bootstrap;
     let transport = Arc::clone(peers);
     match consensus::start(settings, machine, transport, abort_process()) {
         Ok(raft) => Ok(Consensus {
             raft,
             published,
             writer,
-            peers: Arc::clone(peers),
         }),
         Err(error) => {
             writer.stop(INDEX_DEADLINE);

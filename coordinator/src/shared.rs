@@ -1,26 +1,25 @@
 //! What every service and the leader's loop hold: consensus, the published state, the other members, blobs and logs.
 //!
 //! The one place where a command is stamped with actor, source and time and handed to consensus.
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use mlctl_blobs::Store;
 use mlctl_proto::errors::{Code, Refusal};
-use mlctl_proto::units::UtcMs;
 use mlctl_runtime::shutdown::Shutdown;
+use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use crate::config::{Config, Member};
+use crate::clock::Clock;
+use crate::config::Config;
 use crate::consensus::{Committed, Handle, MemberId, ProposeError, ReadError};
 use crate::leader::Port;
 use crate::logs::Logs;
-use crate::members::roster;
 use crate::peers::Peers;
 use crate::published::Published;
 use crate::state::records::{Actor, Reply};
 use crate::state::{Body, Command, IdempotencyKey, State, codec};
+use crate::vitals::Vitals;
+use crate::vitals::admission::admitted;
 
 /// Shared by everything that serves or leads. Held in an `Arc`.
 pub struct Shared {
@@ -40,6 +39,10 @@ pub struct Shared {
     pub logs: Logs,
     /// Where agents' streams report, while this member leads.
     pub leader: watch::Receiver<Option<Port>>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// How the members are.
+    pub vitals: Vitals,
     /// Whether the process is to end.
     pub shutdown: Shutdown,
 }
@@ -76,10 +79,11 @@ impl Shared {
         key: Option<IdempotencyKey>,
         body: Body,
     ) -> Result<Committed<Reply>, CallError> {
+        admitted(&body, &self.vitals.stance())?;
         let command = Command {
             actor,
             source: source.to_owned(),
-            time_ms: now_ms(),
+            time_ms: self.clock.now_ms(),
             key,
             body,
         };
@@ -121,23 +125,22 @@ impl Shared {
     /// `host:port` of every member: the leader first, one that seems to be gone last.
     pub fn addresses(&self) -> Vec<String> {
         let (likely, known) = (self.likely_leader(), self.raft.status().borrow().leader);
-        let mut members = self.members();
+        let mut members: Vec<_> = self.config.members.iter().collect();
         members.sort_by_key(|member| match Some(member.id) {
             id if id == likely => 0,
             id if id == known => 2,
             _ => 1,
         });
-        members.into_iter().map(|member| member.address).collect()
+        members
+            .into_iter()
+            .map(|member| member.address.clone())
+            .collect()
     }
 
-    /// The configured members, each with the id that it has now.
-    pub fn members(&self) -> Vec<Member> {
-        let (members, leader) = {
-            let status = self.raft.status();
-            let status = status.borrow();
-            (Arc::clone(&status.members), status.leader)
-        };
-        roster::current(&self.config, &members, leader)
+    /// What people call a member.
+    pub fn member_name(&self, id: MemberId) -> String {
+        let known = self.config.member(id);
+        known.map_or_else(|| id.to_string(), |member| member.name.clone())
     }
 
     /// The actor of what the coordinator itself proposes.
@@ -159,12 +162,4 @@ fn propose_error(error: ProposeError) -> CallError {
         ProposeError::Unknown | ProposeError::Stopped => Code::Unavailable,
     };
     Refusal::new(code, error.to_string()).into()
-}
-
-/// This process's clock, UTC milliseconds. Goes into commands; decides nothing by itself.
-pub fn now_ms() -> UtcMs {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UtcMs::try_from(since.as_millis()).unwrap_or(UtcMs::MAX)
 }

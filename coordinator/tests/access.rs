@@ -60,6 +60,7 @@ async fn every_role_is_kept_to_its_calls() {
     let change = || ChangeRequest {
         key: vec![7; 16],
         allow_root: Some(false),
+        ..ChangeRequest::default()
     };
     denied(
         "a user",
@@ -176,14 +177,14 @@ async fn forged_names(all: &Callers) {
         .await
         .expect("a stream");
     denied("another node", other.next().await);
-    let message = |from| RaftMessage {
-        from,
+    let forged = RaftMessage {
+        from: 99,
         message: vec![1],
     };
     denied(
         "another member",
         PeerClient::new(all.member.clone())
-            .raft(tokio_stream::iter([message(11), message(99)]))
+            .raft(tokio_stream::iter([forged]))
             .await,
     );
 }

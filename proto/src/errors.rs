@@ -25,13 +25,17 @@ pub enum Code {
     Unavailable,
     /// The index is older than what is kept: list again.
     Compacted,
+    /// A coordinator's disk is too full for what was asked.
+    DiskFull,
+    /// The coordinators disagree about the state: nothing is changed.
+    ReadOnly,
     /// Our fault.
     Internal,
 }
 
 impl Code {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::BadRequest,
         Self::NeverFits,
         Self::NotFound,
@@ -42,6 +46,8 @@ impl Code {
         Self::Overloaded,
         Self::Unavailable,
         Self::Compacted,
+        Self::DiskFull,
+        Self::ReadOnly,
         Self::Internal,
     ];
 
@@ -58,6 +64,8 @@ impl Code {
             Self::Overloaded => "Overloaded",
             Self::Unavailable => "Unavailable",
             Self::Compacted => "Compacted",
+            Self::DiskFull => "DiskFull",
+            Self::ReadOnly => "ReadOnly",
             Self::Internal => "Internal",
         }
     }
@@ -75,7 +83,7 @@ impl Code {
         match self {
             Self::BadRequest | Self::NeverFits | Self::LimitExceeded => 64,
             Self::NotFound => 66,
-            Self::Unavailable | Self::Overloaded => 69,
+            Self::Unavailable | Self::Overloaded | Self::DiskFull | Self::ReadOnly => 69,
             Self::Internal | Self::Compacted => 70,
             Self::KeyReused | Self::Conflict => 73,
             Self::Denied => 77,
@@ -122,8 +130,8 @@ mod rpc {
                 Code::NotFound => Grpc::NotFound,
                 Code::Denied => Grpc::PermissionDenied,
                 Code::KeyReused => Grpc::AlreadyExists,
-                Code::Conflict => Grpc::FailedPrecondition,
-                Code::LimitExceeded | Code::Overloaded => Grpc::ResourceExhausted,
+                Code::Conflict | Code::ReadOnly => Grpc::FailedPrecondition,
+                Code::LimitExceeded | Code::Overloaded | Code::DiskFull => Grpc::ResourceExhausted,
                 Code::Unavailable => Grpc::Unavailable,
                 Code::Compacted => Grpc::OutOfRange,
                 Code::Internal => Grpc::Internal,

@@ -64,6 +64,9 @@ pub struct JobsArgs {
     /// Ended jobs too
     #[arg(short, long)]
     pub all: bool,
+    /// All that ever were: ended jobs that left memory too
+    #[arg(long)]
+    pub history: bool,
     /// Only jobs of this user; `me` is you
     #[arg(short, long, value_name = "USER")]
     pub user: Option<String>,

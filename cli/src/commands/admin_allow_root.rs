@@ -12,6 +12,7 @@ pub async fn run(allow: bool, global: &Global, output: &dyn Output) -> Result<u8
     let request = ChangeRequest {
         key: fresh_key(),
         allow_root: Some(allow),
+        ..ChangeRequest::default()
     };
     let answer = client.call(|channel| {
         let request = traced(request.clone());

@@ -19,6 +19,7 @@ pub async fn run(args: &JobsArgs, global: &Global, output: &dyn Output) -> Resul
         let after = all.last().map(|job| job.id.clone()).unwrap_or_default();
         let request = ListJobsRequest {
             all: args.all,
+            history: args.history,
             owner: owner.clone(),
             limit: 0,
             after,

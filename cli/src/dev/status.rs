@@ -41,18 +41,26 @@ async fn hello(context: &ContextFile, address: &str) -> Option<HelloReply> {
         .flatten()
 }
 
-/// The leading coordinator, as the first one that answers knows it.
-pub async fn leader(dir: &Path) -> Result<Option<Member>, Failure> {
+/// The coordinators, as the first one that answers and knows a leader knows them; else as any that answers does.
+pub async fn members(dir: &Path) -> Result<Vec<Member>, Failure> {
     let context = ContextFile::read(&Layout::new(dir).context()).map_err(Failure::config)?;
+    let mut members = Vec::new();
     for address in &context.addresses {
         if let Some(reply) = hello(&context, address).await {
-            let leader = reply.members.into_iter().find(|member| member.leader);
-            if leader.is_some() {
-                return Ok(leader);
+            let leads = reply.members.iter().any(|member| member.leader);
+            members = reply.members;
+            if leads {
+                break;
             }
         }
     }
-    Ok(None)
+    Ok(members)
+}
+
+/// The leading coordinator, if one is known.
+pub async fn leader(dir: &Path) -> Result<Option<Member>, Failure> {
+    let members = members(dir).await?;
+    Ok(members.into_iter().find(|member| member.leader))
 }
 
 /// Waits until every node of the layout is Ready, or says what is missing.

@@ -2,7 +2,7 @@
 //!
 //! A certificate says who somebody is; whether a job is theirs is the state machine's question. Actors named in
 //! metadata count only when a coordinator names them, and are an error from everybody else.
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -57,7 +57,7 @@ pub const CALLS: [(&str, Access); 21] = [
     ("/mlctl.peer.v1.Peer/PutBlob", Access::Coordinator),
     ("/mlctl.peer.v1.Peer/HasBlobs", Access::Coordinator),
     ("/mlctl.peer.v1.Peer/FetchBlob", Access::Coordinator),
-    ("/mlctl.peer.v1.Peer/Join", Access::Coordinator),
+    ("/mlctl.peer.v1.Peer/Vitals", Access::Coordinator),
 ];
 
 /// A caller that was let in.
@@ -67,8 +67,8 @@ pub enum Caller {
     Person(Person),
     /// An agent.
     Node(String),
-    /// Another coordinator, by name.
-    Coordinator(String),
+    /// Another member.
+    Coordinator(u64),
 }
 
 /// A user whose call was let in.
@@ -124,13 +124,13 @@ pub fn node<T>(request: &Request<T>) -> Result<String, Status> {
     }
 }
 
-/// The name of the coordinator behind a request. Which member it is, is for consensus to say.
+/// The member behind a request.
 ///
 /// # Errors
 /// As [`person`].
-pub fn coordinator<T>(request: &Request<T>) -> Result<String, Status> {
+pub fn coordinator<T>(request: &Request<T>) -> Result<u64, Status> {
     match request.extensions().get() {
-        Some(Caller::Coordinator(name)) => Ok(name.clone()),
+        Some(Caller::Coordinator(id)) => Ok(*id),
         _ => Err(stranger()),
     }
 }
@@ -147,7 +147,7 @@ pub fn admit(
     path: &str,
     peer: &Peer,
     headers: &http::HeaderMap,
-    members: &BTreeSet<String>,
+    members: &BTreeMap<String, u64>,
     remote: &str,
 ) -> Result<Caller, Refusal> {
     let denied = |why: String| Err(Refusal::new(Code::Denied, why));
@@ -155,20 +155,20 @@ pub fn admit(
         return denied(format!("there is no call {}", clip(path)));
     };
     let member = match peer.role {
-        Role::Coordinator if !members.contains(&peer.id) => {
-            return denied(format!("{peer} is not a member of this cluster"));
-        }
-        Role::Coordinator => true,
-        Role::Node | Role::User => false,
+        Role::Coordinator => match members.get(&peer.id) {
+            Some(id) => Some(*id),
+            None => return denied(format!("{peer} is not a member of this cluster")),
+        },
+        Role::Node | Role::User => None,
     };
     let named = named_actor(headers)?;
-    if named.is_some() && !member {
+    if named.is_some() && member.is_none() {
         return denied(format!(
             "{peer} names another user; only coordinators pass calls on"
         ));
     }
-    match (access, peer.role) {
-        (Access::User | Access::Admin, Role::User) => {
+    match (access, peer.role, member) {
+        (Access::User | Access::Admin, Role::User, _) => {
             let actor = Actor {
                 user_id: peer.id.clone(),
                 name: peer.name.clone(),
@@ -177,15 +177,15 @@ pub fn admit(
             };
             let_in(*access, actor, false, format!("api {remote}"))
         }
-        (Access::User | Access::Admin, Role::Coordinator) => match named {
+        (Access::User | Access::Admin, Role::Coordinator, _) => match named {
             Some(actor) => let_in(*access, actor, true, format!("api via {}", peer.name)),
             None => denied(format!(
                 "{peer} names no user, and only users may make this call"
             )),
         },
-        (Access::Node, Role::Node) => Ok(Caller::Node(peer.id.clone())),
-        (Access::Coordinator, Role::Coordinator) => Ok(Caller::Coordinator(peer.id.clone())),
-        (Access::User | Access::Admin, Role::Node) => denied(format!(
+        (Access::Node, Role::Node, _) => Ok(Caller::Node(peer.id.clone())),
+        (Access::Coordinator, Role::Coordinator, Some(id)) => Ok(Caller::Coordinator(id)),
+        (Access::User | Access::Admin, Role::Node, _) => denied(format!(
             "{peer} is a node; use a user's certificate (`mlctl admin user add NAME`)"
         )),
         (Access::Node, ..) => denied(format!("{peer} is not a node")),
@@ -240,13 +240,15 @@ fn named_actor(headers: &http::HeaderMap) -> Result<Option<Actor>, Refusal> {
 /// Puts [`admit`] before every service.
 #[derive(Debug, Clone)]
 pub struct AuthLayer {
-    members: Arc<BTreeSet<String>>,
+    members: Arc<BTreeMap<String, u64>>,
 }
 
 impl AuthLayer {
     /// Coordinators are let in if they are among `members`.
     pub fn new(members: &[Member]) -> Self {
-        let members = members.iter().map(|member| member.name.clone());
+        let members = members
+            .iter()
+            .map(|member| (member.name.clone(), member.id));
         Self {
             members: Arc::new(members.collect()),
         }
@@ -268,7 +270,7 @@ impl<S> Layer<S> for AuthLayer {
 #[derive(Debug, Clone)]
 pub struct Auth<S> {
     inner: S,
-    members: Arc<BTreeSet<String>>,
+    members: Arc<BTreeMap<String, u64>>,
 }
 
 type Answer<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -346,7 +348,7 @@ mod tests {
     }
 
     fn check(path: &str, peer: &Peer, headers: &http::HeaderMap) -> Result<Caller, Refusal> {
-        let members = BTreeSet::from(["c1".to_owned()]);
+        let members = BTreeMap::from([("c1".to_owned(), 11)]);
         admit(path, peer, headers, &members, "127.0.0.1:5")
     }
 

@@ -38,17 +38,23 @@ impl cluster_server::Cluster for Cluster {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let person = person(&request)?;
         let shared = &self.shared;
-        let (leader, raft) = {
-            let status = shared.raft.status();
-            let status = status.borrow();
-            (status.leader, Arc::clone(&status.members))
-        };
-        let members = shared.members().into_iter().map(|member| Member {
-            leader: leader == Some(member.id),
-            self_: member.name == shared.config.name,
-            learner: raft.learns(member.id),
-            name: member.name,
-            address: member.address,
+        let leader = shared.raft.status().borrow().leader;
+        let members = shared.config.members.iter().map(|member| {
+            let self_ = member.name == shared.config.name;
+            let (condition, note) = if self_ {
+                let (condition, note) = shared.vitals.condition();
+                (condition.word().to_owned(), note)
+            } else {
+                shared.vitals.condition_of(member.id)
+            };
+            Member {
+                name: member.name.clone(),
+                address: member.address.clone(),
+                leader: leader == Some(member.id),
+                self_,
+                condition,
+                note,
+            }
         });
         let state = shared.state();
         let settings = state.settings();
@@ -114,7 +120,11 @@ async fn change(
     person: &Person,
     request: ChangeRequest,
 ) -> Result<ChangeReply, CallError> {
-    if request.allow_root.is_none() {
+    let nothing = ChangeRequest {
+        key: request.key.clone(),
+        ..ChangeRequest::default()
+    };
+    if request == nothing {
         return Err(Refusal::new(Code::BadRequest, "the request changes nothing").into());
     }
     let bare = ChangeRequest {
@@ -125,6 +135,8 @@ async fn change(
     let key = key(&request.key, hash)?;
     let body = Body::ChangeSettings(ChangeSettings {
         allow_root: request.allow_root,
+        keep_finished: request.keep_finished,
+        keep_finished_days: request.keep_finished_days,
     });
     let committed = shared
         .propose(person.actor.clone(), &person.source, Some(key), body)

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Answers;
 use super::auth::node;
 use super::convert;
-use crate::leader::{Connected, Input, Order, Port};
+use crate::leader::{Connected, Input, Order, Port, step};
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
 use crate::state::codec::decode_facts;
@@ -270,10 +270,13 @@ impl Session {
         let (out, orders) = mpsc::channel(ORDERS);
         let (hold, held) = oneshot::channel();
         let journal_id = hello.journal_id.clone();
-        let connected = Connected {
-            link: self.id,
+        let link = step::Link {
+            id: self.id,
             facts: hello.facts,
             journal_id: hello.journal_id,
+        };
+        let connected = Connected {
+            link,
             reports: hello.reports,
             out,
             hold,

@@ -117,7 +117,7 @@ async fn show(
         let epoch = Epoch::new(id.incarnation, next);
         if let Some(attempt) = state.attempt(id, epoch) {
             if next > 1 {
-                tail::note(lines, next, title(&state, id, attempt)).await?;
+                tail::note(shared, lines, next, title(&state, id, attempt)).await?;
             }
             let rank = request.rank.map(|rank| tail::log_of(&state, id, rank));
             let tail = Tail::new(shared, id, epoch, rank);

@@ -7,8 +7,8 @@ use mlctl_blobs::BlobId;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::BLOB_CHUNK_BYTES;
 use mlctl_proto::peer::{
-    BlobPart, BlobStored, FetchBlobRequest, HasBlobsReply, HasBlobsRequest, JoinReply, JoinRequest,
-    PullSnapshotRequest, RaftDone, RaftMessage, SnapshotChunk, peer_server,
+    BlobPart, BlobStored, FetchBlobRequest, HasBlobsReply, HasBlobsRequest, PullSnapshotRequest,
+    RaftDone, RaftMessage, SnapshotChunk, VitalsReply, VitalsRequest, peer_server,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -16,10 +16,9 @@ use super::Answers;
 use super::auth::coordinator;
 use super::blobs::parse;
 use super::exchange::{self, Receiving};
-use crate::members::admit::admit;
-use crate::members::roster;
 use crate::peers::Peers;
 use crate::shared::Shared;
+use crate::vitals;
 
 /// The service.
 pub struct Peer {
@@ -34,9 +33,8 @@ impl Peer {
 }
 
 impl Peer {
-    /// Hands a coordinator's Raft messages to consensus until its stream ends. A stream is one member's.
-    async fn take(&self, name: &str, mut messages: Streaming<RaftMessage>) -> Result<(), Status> {
-        let mut sender: Option<Unheard<'_>> = None;
+    /// Hands a member's Raft messages to consensus until its stream ends.
+    async fn take(&self, member: u64, mut messages: Streaming<RaftMessage>) -> Result<(), Status> {
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
@@ -46,32 +44,21 @@ impl Peer {
                 return Ok(());
             };
             let message = message?;
-            let from = message.from;
-            let members = Arc::clone(&self.shared.raft.status().borrow().members);
-            let known = roster::name_of(&members, from);
-            let changed = sender.as_ref().is_some_and(|sender| sender.1 != from);
-            if changed || known.is_some_and(|known| known != name) {
-                let why = format!("{name} sent a raft message in the name of member {from}");
-                return Err(Refusal::new(Code::Denied, why).into());
-            }
-            if members.was_removed(from) {
+            if message.from != member {
                 let why = format!(
-                    "member {from} was removed from the cluster; start {name} with --rejoin, and it joins again under a new member id"
+                    "member {member} sent a raft message in the name of {}",
+                    message.from
                 );
                 return Err(Refusal::new(Code::Denied, why).into());
             }
-            if sender.is_none() {
-                self.shared.peers.learn(from, name);
-                sender = Some(Unheard(&self.shared.peers, from));
-            }
-            self.shared.peers.heard(from);
+            self.shared.peers.heard(member);
             // A message that finds no room is lost, and raft sends it again.
-            self.shared.raft.step(from, Bytes::from(message.message));
+            self.shared.raft.step(member, Bytes::from(message.message));
         }
     }
 }
 
-/// Says that a member's stream of Raft messages is over, however its call ends: dropped with its connection too.
+/// Says that a member's stream of Raft messages is over.
 struct Unheard<'a>(&'a Peers, u64);
 
 impl Drop for Unheard<'_> {
@@ -86,15 +73,11 @@ impl peer_server::Peer for Peer {
         &self,
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<RaftDone>, Status> {
-        let name = coordinator(&request)?;
-        self.take(&name, request.into_inner()).await?;
+        let member = coordinator(&request)?;
+        // However this call ends, dropped with its connection too.
+        let _over = Unheard(&self.shared.peers, member);
+        self.take(member, request.into_inner()).await?;
         Ok(Response::new(RaftDone {}))
-    }
-
-    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        let name = coordinator(&request)?;
-        let reply = admit(&self.shared, &name, &request.into_inner()).await?;
-        Ok(Response::new(reply))
     }
 
     type PullSnapshotStream = Answers<SnapshotChunk>;
@@ -164,6 +147,14 @@ impl peer_server::Peer for Peer {
         let missing = tokio::task::spawn_blocking(look).await;
         let missing = missing.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(HasBlobsReply { missing }))
+    }
+
+    async fn vitals(
+        &self,
+        request: Request<VitalsRequest>,
+    ) -> Result<Response<VitalsReply>, Status> {
+        coordinator(&request)?;
+        Ok(Response::new(vitals::reply(&self.shared)))
     }
 
     type FetchBlobStream = Answers<SnapshotChunk>;

@@ -48,6 +48,10 @@ where
         let last = match place(shared, deadline).await? {
             Place::Here => match here(message.clone()).await {
                 Ok(reply) => return Ok(Response::new(reply)),
+                // Leadership moved under it: the next try finds out what became of it, by the call's key.
+                Err(CallError::Refused(refusal)) if refusal.code == Code::Unavailable => {
+                    refusal.into()
+                }
                 Err(CallError::Refused(refusal)) => return Err(refusal.into()),
                 Err(CallError::Elsewhere) => no_leader(),
             },

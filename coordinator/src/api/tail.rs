@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::logs::Lines;
 use crate::logs::{Line, LogError, Reader, Stored};
-use crate::shared::{Shared, now_ms};
+use crate::shared::Shared;
 use crate::state::State;
 use crate::state::records::{Allocation, AllocationPhase, Attempt, EndKind, Liveness};
 
@@ -69,7 +69,9 @@ impl Tail {
             reader = self.drain(reader, lines).await?;
             let stored = reader.stored();
             let over = match self.more(&state, &stored) {
-                More::No => return cut_notes(lines, self.epoch.counter, &stored).await,
+                More::No => {
+                    return cut_notes(&self.shared, lines, self.epoch.counter, &stored).await;
+                }
                 More::Yes if !follow => return Ok(()),
                 More::Yes => None,
                 More::Late(nodes) => Some(nodes),
@@ -78,8 +80,8 @@ impl Tail {
                 && *deadline.get_or_insert_with(|| self.deadline(&state)) <= Instant::now()
             {
                 let text = format!("the log of {} may be incomplete", nodes.join(", "));
-                note(lines, self.epoch.counter, text).await?;
-                return cut_notes(lines, self.epoch.counter, &stored).await;
+                note(&self.shared, lines, self.epoch.counter, text).await?;
+                return cut_notes(&self.shared, lines, self.epoch.counter, &stored).await;
             }
             let until = deadline.filter(|_| over.is_some());
             tokio::select! {
@@ -143,7 +145,7 @@ impl Tail {
         let ended = state
             .attempt(self.job, self.epoch)
             .map_or(0, |attempt| attempt.ended_ms);
-        let since = u64::try_from(now_ms().saturating_sub(ended)).unwrap_or(0);
+        let since = u64::try_from(self.shared.clock.now_ms().saturating_sub(ended)).unwrap_or(0);
         Instant::now() + GRACE.saturating_sub(Duration::from_millis(since))
     }
 
@@ -238,6 +240,7 @@ fn may_come(state: &State, allocation: &Allocation) -> bool {
 
 /// Says which logs were cut at their limit.
 async fn cut_notes(
+    shared: &Shared,
     lines: &Lines,
     attempt: u64,
     stored: &BTreeMap<u32, Stored>,
@@ -247,17 +250,22 @@ async fn cut_notes(
             "rank {rank}: {} of log beyond the limit were not kept",
             bytes_text(stored.dropped)
         );
-        note(lines, attempt, text).await?;
+        note(shared, lines, attempt, text).await?;
     }
     Ok(())
 }
 
 /// A line that mlctl says itself.
-pub async fn note(lines: &Lines, attempt: u64, note: String) -> Result<(), Option<Status>> {
+pub async fn note(
+    shared: &Shared,
+    lines: &Lines,
+    attempt: u64,
+    note: String,
+) -> Result<(), Option<Status>> {
     let line = LogLine {
         attempt,
         note,
-        time_ms: now_ms(),
+        time_ms: shared.clock.now_ms(),
         ..LogLine::default()
     };
     lines.send(Ok(line)).await.map_err(|_| None)

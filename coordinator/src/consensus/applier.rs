@@ -3,12 +3,12 @@
 //! It does not decide what is committed. An answer to a client leaves only after the state that it speaks of was
 //! published, so whoever got one can read what it wrote.
 
-use super::Apply;
 use super::driver::Shared;
 use super::handle::{Committed, ProposeError, ReadError};
 use super::pulls::SnapshotJob;
 use super::snapshots::SnapshotStore;
-use super::turn::{CommittedEntry, Membership, SnapshotMeta};
+use super::turn::{CommittedEntry, SnapshotMeta};
+use super::{Apply, MemberId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,8 +33,6 @@ pub(super) enum Task<R> {
     Read { index: u64, waiter: ReadWaiter },
     /// This member leads the term, or none.
     Leader(Option<u64>),
-    /// Take a snapshot that knows the members of now.
-    Snapshot,
 }
 
 type Answer<R> = (ProposeWaiter<R>, Committed<R>);
@@ -45,15 +43,13 @@ pub(super) struct Applier<A: Apply> {
     shared: Arc<Shared>,
     jobs: SyncSender<SnapshotJob>,
     snapshot_every: u64,
-    /// As of `last`.
-    members: Arc<Membership>,
+    voters: Vec<MemberId>,
     /// (index, term) of the last entry or snapshot that the machine holds.
     last: (u64, u64),
     leads: Option<u64>,
     reads: BTreeMap<u64, Vec<ReadWaiter>>,
     entries_since: u64,
     bytes_since: u64,
-    wanted: bool,
 }
 
 impl<A: Apply> Applier<A> {
@@ -63,7 +59,7 @@ impl<A: Apply> Applier<A> {
         shared: Arc<Shared>,
         jobs: SyncSender<SnapshotJob>,
         snapshot_every: u64,
-        members: Arc<Membership>,
+        voters: Vec<MemberId>,
         last: (u64, u64),
     ) -> Self {
         Self {
@@ -72,13 +68,12 @@ impl<A: Apply> Applier<A> {
             shared,
             jobs,
             snapshot_every,
-            members,
+            voters,
             last,
             leads: None,
             reads: BTreeMap::new(),
             entries_since: 0,
             bytes_since: 0,
-            wanted: false,
         }
     }
 
@@ -115,7 +110,6 @@ impl<A: Apply> Applier<A> {
             Task::Restore(meta) => self.restore(&meta)?,
             Task::Read { index, waiter } => self.reads.entry(index).or_default().push(waiter),
             Task::Leader(term) => self.leads = term,
-            Task::Snapshot => self.wanted = true,
         }
         Ok(())
     }
@@ -141,9 +135,6 @@ impl<A: Apply> Applier<A> {
             ));
         }
         self.last = (index, term);
-        if let Some(members) = entry.members {
-            self.members = members;
-        }
         self.entries_since += 1;
         self.bytes_since += entry.size as u64;
         for (waiter, reply) in waiters.into_iter().zip(replies) {
@@ -164,7 +155,7 @@ impl<A: Apply> Applier<A> {
                 format!("the leader's snapshot of index {index} cannot be restored: {reason}")
             })?;
         self.last = (meta.index, meta.term);
-        self.members = Arc::new(meta.members.clone());
+        self.voters.clone_from(&meta.voters);
         (self.entries_since, self.bytes_since) = (0, 0);
         Ok(())
     }
@@ -188,26 +179,20 @@ impl<A: Apply> Applier<A> {
     }
 
     fn snapshot_if_due(&mut self) -> Result<(), String> {
-        let due = self.entries_since >= self.snapshot_every
-            || self.bytes_since >= SNAPSHOT_BYTES
-            || (self.wanted && self.entries_since > 0);
-        if !due {
+        if self.entries_since < self.snapshot_every && self.bytes_since < SNAPSHOT_BYTES {
             return Ok(());
         }
         let job = SnapshotJob {
             meta: SnapshotMeta {
                 index: self.last.0,
                 term: self.last.1,
-                members: Membership::clone(&self.members),
+                voters: self.voters.clone(),
                 digest: [0; 32],
             },
             encode: self.machine.snapshot(),
         };
         match self.jobs.try_send(job) {
-            Ok(()) => {
-                (self.entries_since, self.bytes_since) = (0, 0);
-                self.wanted = false;
-            }
+            Ok(()) => (self.entries_since, self.bytes_since) = (0, 0),
             // The one before is still being written; the next group asks again.
             Err(TrySendError::Full(_)) => {}
             // It reports why it ended.

@@ -1,22 +1,21 @@
 //! What only a leader does: the barrier of gangs, leases, judging silence, planning, telling agents what is committed.
 //!
-//! All of it is soft and starts anew with every term. What decides lies in `liveness`, `leases`, `gang` and
-//! `reconcile`, which are pure; `lead` is the loop that feeds them. Nothing here is replicated state.
+//! All of it is soft and starts anew with every term. What decides lies in `step` and what it is made of (`liveness`,
+//! `leases`, `gang`, `reconcile`, `orders`), which are pure; `lead` is the loop that feeds it. Nothing here is replicated state.
 pub mod gang;
 mod lead;
 pub mod leases;
 pub mod liveness;
-mod orders;
+pub mod orders;
 mod planning;
 pub mod reconcile;
+pub mod step;
 mod supervise;
 
-use mlctl_proto::ids::{Epoch, JobId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::state::records::{EndKind, NodeFacts};
 pub use gang::Report;
-pub use orders::{GangMember, StartOrder};
+pub use orders::{GangMember, Order, StartOrder};
 pub use supervise::supervise;
 
 /// Where streams of agents report while this member leads.
@@ -65,55 +64,12 @@ pub enum Input {
 /// A node said hello.
 #[derive(Debug)]
 pub struct Connected {
-    /// Which of its streams this is; a later one replaces it.
-    pub link: u64,
-    /// What it is.
-    pub facts: NodeFacts,
-    /// Its events are numbered within this journal.
-    pub journal_id: String,
+    /// Its stream.
+    pub link: step::Link,
     /// All that it runs.
     pub reports: Vec<Report>,
     /// What it is told; bounded, and a node that does not read loses its stream.
     pub out: mpsc::Sender<Order>,
     /// The stream ends when this is dropped.
     pub hold: oneshot::Sender<()>,
-}
-
-/// What a node is told.
-#[derive(Debug, Clone)]
-pub enum Order {
-    /// Its lease holds: counted from when it sent this heartbeat.
-    Lease {
-        /// The heartbeat's number.
-        seq: u64,
-    },
-    /// Prepare its part of a committed attempt.
-    Start(Box<StartOrder>),
-    /// End its part of an attempt.
-    Stop {
-        /// The job.
-        job: JobId,
-        /// The attempt.
-        epoch: Epoch,
-        /// Why, for the record.
-        reason: EndKind,
-        /// Why, for people.
-        why: String,
-    },
-    /// Everybody is ready: start the ranks.
-    Go {
-        /// The job.
-        job: JobId,
-        /// The attempt.
-        epoch: Epoch,
-        /// Where node rank 0 is reached.
-        master_address: String,
-        /// Leased there.
-        master_port: u16,
-    },
-    /// Its events up to here are applied.
-    Applied {
-        /// Their highest number.
-        up_to: u64,
-    },
 }

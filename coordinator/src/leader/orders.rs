@@ -1,11 +1,55 @@
-//! Orders from the state: everything a node needs to run or end its part of an attempt. Sends nothing.
+//! PURE: orders from the state: everything a node needs to run or end its part of an attempt. Sends nothing.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 
-use super::Order;
+use super::gang::Key;
 use crate::state::State;
 use crate::state::records::{Attempt, EndKind, Job, Spec};
+
+/// What a node is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Its lease holds: counted from when it sent this heartbeat.
+    Lease {
+        /// The heartbeat's number.
+        seq: u64,
+    },
+    /// Prepare its part of a committed attempt.
+    Start(Box<StartOrder>),
+    /// End its part of an attempt.
+    Stop {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Why, for the record.
+        reason: EndKind,
+        /// Why, for people.
+        why: String,
+    },
+    /// Everybody is ready: start the ranks.
+    Go {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Where node rank 0 is reached.
+        master_address: String,
+        /// Leased there.
+        master_port: u16,
+    },
+    /// Its events up to here are applied.
+    Applied {
+        /// Their highest number.
+        up_to: u64,
+    },
+}
 
 /// A node's part of a committed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +121,16 @@ pub(super) fn stop(state: &State, job: JobId, epoch: Epoch, reason: EndKind) -> 
         epoch,
         reason,
         why,
+    }
+}
+
+/// Has a node end its part of an attempt that could not be brought up.
+pub(super) fn launch_failed((job, epoch): Key, why: &str) -> Order {
+    Order::Stop {
+        job,
+        epoch,
+        reason: EndKind::LaunchFailed,
+        why: why.to_owned(),
     }
 }
 

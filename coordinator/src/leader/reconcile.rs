@@ -56,7 +56,12 @@ pub fn stale(state: &State, node: &str, reports: &[Report]) -> Vec<Correction> {
 fn judge(state: &State, node: &str, key: Key) -> Option<Correction> {
     let (job, epoch): (JobId, Epoch) = key;
     let Some(known) = state.job(job) else {
-        return Some(Correction::Orphan(key));
+        // What is in history ended with all its epochs closed.
+        return Some(if state.is_archived(job) {
+            Correction::Stop(key, EndKind::Superseded)
+        } else {
+            Correction::Orphan(key)
+        });
     };
     let Some(attempt) = state.attempt(job, epoch) else {
         let forgotten = known.epoch().is_some_and(|newest| epoch < newest);
@@ -173,6 +178,24 @@ mod tests {
         assert_eq!(
             stale(&cluster.state, "c", &[running(key)]),
             [Correction::Stop(key, EndKind::NodeLost)]
+        );
+    }
+
+    #[test]
+    fn what_is_in_history_is_stopped() {
+        use crate::state::Body;
+        use crate::state::commands::{ArchiveJobs, CancelJobs};
+        use crate::state::testing::{person, system};
+        let mut cluster = Cluster::new();
+        let jobs: Vec<JobId> = (0..4).map(|_| cluster.submitted("ann", 1, 0)).collect();
+        let cancel = CancelJobs { jobs: jobs.clone() };
+        cluster.run(person("ann", false), Body::CancelJobs(cancel));
+        cluster.run(system(), Body::ArchiveJobs(ArchiveJobs { most: 9 }));
+        let key = (jobs[0], Epoch::new(1, 1));
+        assert!(cluster.state.is_archived(key.0));
+        assert_eq!(
+            stale(&cluster.state, "a", &[running(key)]),
+            [Correction::Stop(key, EndKind::Superseded)]
         );
     }
 }

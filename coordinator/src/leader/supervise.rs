@@ -62,6 +62,7 @@ async fn bootstrap(shared: &Arc<Shared>) {
             dev: config.dev,
             allow_root: config.dev,
             timers: config.timers(),
+            retention: config.retention(),
         });
         match shared
             .propose(shared.system(), "coordinator", None, body)

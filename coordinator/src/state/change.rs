@@ -7,7 +7,10 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
-use super::records::{Attempt, Idempotency, Job, Node, Reply, Settings, Spec, Team};
+use super::records::{
+    Attempt, ClosedSegment, HistoryBatch, Idempotency, Job, Node, Reply, Segment, Settings, Spec,
+    Team,
+};
 use super::{Applied, Changed, Effect, State};
 
 /// A working copy of the state. Dropped when the command is refused.
@@ -18,6 +21,7 @@ pub struct Change {
     changed: Vec<Changed>,
     seen: BTreeSet<Changed>,
     replan: bool,
+    closed: Vec<ClosedSegment>,
 }
 
 impl Change {
@@ -28,6 +32,7 @@ impl Change {
             changed: Vec::new(),
             seen: BTreeSet::new(),
             replan: false,
+            closed: Vec::new(),
         }
     }
 
@@ -45,6 +50,7 @@ impl Change {
                 effects: self.effects,
                 changed: self.changed,
                 rows,
+                closed: self.closed,
             },
         )
     }
@@ -67,11 +73,12 @@ impl Change {
 
     /// A job to change.
     pub fn job(&self, id: JobId) -> Result<Job, Refusal> {
-        let missing = || {
-            Refusal::new(
+        let missing = || match self.state.is_archived(id) {
+            true => ended_long_ago(id),
+            false => Refusal::new(
                 Code::NotFound,
                 format!("there is no job {id}: `mlctl jobs -a` lists all"),
-            )
+            ),
         };
         self.state
             .job(id)
@@ -177,6 +184,24 @@ impl Change {
         self.state.put_attempt(attempt);
     }
 
+    /// Takes a job that is over out of the tables. Nothing that a watcher sees changes.
+    pub fn archive(&mut self, job: &Job) -> Result<(), Refusal> {
+        let broken = |error| Refusal::new(Code::Internal, format!("job {}: {error}", job.id));
+        self.state.remove_job(job).map_err(broken)
+    }
+
+    /// Appends to the tail of history.
+    pub fn put_batch(&mut self, batch: HistoryBatch) {
+        self.state.put_batch(batch);
+    }
+
+    /// The tail of history is this segment now.
+    pub fn close_segment(&mut self, segment: Segment, closed: ClosedSegment) {
+        self.state.remove_tail();
+        self.state.put_segment(segment);
+        self.closed.push(closed);
+    }
+
     /// Remembers a reply.
     pub fn put_key(&mut self, key: Idempotency) {
         self.state.put_key(key);
@@ -186,4 +211,12 @@ impl Change {
     pub fn remove_key(&mut self, key: &(String, [u8; 16])) {
         self.state.remove_key(key);
     }
+}
+
+/// The job is in history, where nothing changes any more.
+pub fn ended_long_ago(id: JobId) -> Refusal {
+    Refusal::new(
+        Code::Conflict,
+        format!("job {id} ended long ago: `mlctl show {id}` shows how"),
+    )
 }

@@ -26,6 +26,7 @@ pub fn check(state: &State) -> Vec<Violation> {
     for attempt in state.attempts() {
         check_attempt(state, attempt, &mut found);
     }
+    check_history(state, &mut found);
     require(
         &mut found,
         state.rebuilt_indexes() == *state.indexes(),
@@ -62,16 +63,23 @@ pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
     );
     for old in before.jobs() {
         let Some(new) = after.job(old.id) else {
-            require(&mut found, false, "no job disappears", || {
-                old.id.to_string()
-            });
+            let left = after.is_archived(old.id);
+            require(
+                &mut found,
+                left,
+                "no job disappears but into history",
+                || old.id.to_string(),
+            );
             continue;
         };
         check_job_step(old, new, &mut found);
     }
     for old in before.attempts() {
         let new = after.attempt(old.job, old.epoch);
-        let kept = new.is_some_and(|new| attempt_only_advances(old, new));
+        let kept = new.map_or_else(
+            || after.is_archived(old.job),
+            |new| attempt_only_advances(old, new),
+        );
         require(
             &mut found,
             kept,
@@ -79,6 +87,7 @@ pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
             || format!("job {} epoch {}", old.job, old.epoch),
         );
     }
+    check_history_step(before, after, &mut found);
     for old in before.nodes() {
         let new = after.node(&old.facts.name);
         let kept = new.is_some_and(|new| {
@@ -124,6 +133,63 @@ fn check_devices(state: &State, found: &mut Vec<Violation>) {
             }
         }
     }
+}
+
+/// Places in history have no hole, and who is counted there is not in the tables.
+fn check_history(state: &State, found: &mut Vec<Violation>) {
+    let mut next = 1;
+    let mut number = 1;
+    for segment in state.segments() {
+        let follows = segment.first_seq == next && segment.last_seq >= next;
+        let fits = segment.number == number && segment.first_job <= segment.last_job;
+        require(found, follows && fits, "segments follow each other", || {
+            format!("segment {} begins at {}", segment.number, segment.first_seq)
+        });
+        next = segment.last_seq.saturating_add(1);
+        number = segment.number.saturating_add(1);
+    }
+    for batch in state.tail() {
+        let follows = batch.first_seq == next && !batch.jobs.is_empty();
+        require(found, follows, "the tail follows the segments", || {
+            format!("a batch begins at {}", batch.first_seq)
+        });
+        next = batch.end_seq();
+        for (id, _) in &batch.jobs {
+            let left = state.is_archived(*id);
+            require(found, left, "a job is in the tables or in history", || {
+                id.to_string()
+            });
+        }
+    }
+    let Some(settings) = state.settings().filter(|one| one.incarnation == 1) else {
+        return;
+    };
+    let given = settings.next_job.saturating_sub(1);
+    let known = (state.jobs().count() as u64).saturating_add(next - 1);
+    require(
+        found,
+        given == known,
+        "every id that was given out is in the tables or in history",
+        || format!("{given} given out, {known} known"),
+    );
+    let named: u64 = state.jobs().count() as u64;
+    let uses = state.specs.iter().map(|(_, spec)| spec.uses).sum::<u64>();
+    require(
+        found,
+        named == uses,
+        "a spec knows how many name it",
+        || format!("{named} jobs, {uses} uses"),
+    );
+}
+
+fn check_history_step(before: &State, after: &State, found: &mut Vec<Violation>) {
+    let kept = before
+        .segments()
+        .all(|old| after.segments.get(&old.number) == Some(old));
+    let grows = after.next_seq() >= before.next_seq();
+    require(found, kept && grows, "history only grows", || {
+        format!("{} to {}", before.next_seq(), after.next_seq())
+    });
 }
 
 fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {

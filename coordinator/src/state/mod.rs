@@ -12,6 +12,7 @@ mod change;
 pub mod codec;
 pub mod commands;
 mod digest;
+mod history;
 pub mod invariants;
 #[cfg(test)]
 mod random_tests;
@@ -34,7 +35,10 @@ pub use commands::{Body, Command, IdempotencyKey};
 pub use digest::Digest;
 pub use transition::legal;
 
-use records::{Attempt, EndKind, Idempotency, Job, Node, Reply, Settings, Spec, Team};
+use records::{
+    Attempt, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, Reply, Segment,
+    Settings, Spec, Team,
+};
 use rules::{Inventory, Request};
 use table::Table;
 use view::Indexes;
@@ -51,6 +55,8 @@ pub struct State {
     jobs: Table<Job>,
     attempts: Table<Attempt>,
     keys: Table<Idempotency>,
+    tail: Table<HistoryBatch>,
+    segments: Table<Segment>,
     indexes: Indexes,
 }
 
@@ -65,6 +71,8 @@ pub struct Applied {
     pub changed: Vec<Changed>,
     /// Every row that differs now, for the index.
     pub rows: Vec<Row>,
+    /// Segments of history that were closed, with the bytes of their files.
+    pub closed: Vec<ClosedSegment>,
 }
 
 /// What the leader has to do. Each may be done twice without harm.
@@ -284,6 +292,7 @@ impl Applied {
             effects: Vec::new(),
             changed: Vec::new(),
             rows: Vec::new(),
+            closed: Vec::new(),
         }
     }
 

@@ -2,7 +2,9 @@
 //! Checks nothing that a command must check.
 use super::codec::{CodecError, RawRow};
 use super::digest::Digest;
-use super::records::{Attempt, Idempotency, Job, Node, Settings, Spec, Team};
+use super::records::{
+    Attempt, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
+};
 use super::rules::Request;
 use super::view::Indexes;
 use super::{Row, State};
@@ -34,8 +36,47 @@ impl State {
 
     pub(super) fn put_job(&mut self, job: Job) {
         let old = self.jobs.get(&job.id).cloned();
-        self.indexes.job(old.as_deref(), &job);
+        self.indexes.job(old.as_deref(), Some(&job));
         self.jobs.put(job);
+    }
+
+    /// Takes a job that is over out of the tables, with its attempts and its part in its spec.
+    pub(super) fn remove_job(&mut self, job: &Job) -> Result<(), CodecError> {
+        let epochs: Vec<_> = self.attempts_of(job.id).map(|one| one.epoch).collect();
+        for epoch in epochs {
+            // Closed: it is in no index.
+            self.attempts.remove(&(job.id, epoch));
+        }
+        self.jobs.remove(&job.id);
+        self.indexes.job(Some(job), None);
+        match self.specs.get(&job.spec_hash).map(|spec| Spec::clone(spec)) {
+            Some(spec) if spec.uses > 1 => self.put_spec(Spec {
+                uses: spec.uses - 1,
+                ..spec
+            }),
+            _ => {
+                self.specs.remove(&job.spec_hash);
+                self.indexes.remove_request(&job.spec_hash);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn put_batch(&mut self, batch: HistoryBatch) {
+        self.indexes.tail(&batch, true);
+        self.tail.put(batch);
+    }
+
+    pub(super) fn remove_tail(&mut self) {
+        let batches: Vec<_> = self.tail().cloned().collect();
+        for batch in batches {
+            self.indexes.tail(&batch, false);
+            self.tail.remove(&batch.first_seq);
+        }
+    }
+
+    pub(super) fn put_segment(&mut self, segment: Segment) {
+        self.segments.put(segment);
     }
 
     pub(super) fn put_attempt(&mut self, attempt: Attempt) {
@@ -83,6 +124,8 @@ impl State {
         self.jobs.settle(digest, rows);
         self.attempts.settle(digest, rows);
         self.keys.settle(digest, rows);
+        self.tail.settle(digest, rows);
+        self.segments.settle(digest, rows);
     }
 
     /// The digest of all rows, from nothing.
@@ -96,6 +139,8 @@ impl State {
             self.jobs.digest(),
             self.attempts.digest(),
             self.keys.digest(),
+            self.tail.digest(),
+            self.segments.digest(),
         ];
         tables.into_iter().for_each(|table| digest.add(table));
         digest
@@ -110,12 +155,13 @@ impl State {
             }
         }
         self.nodes().for_each(|node| indexes.node(None, node));
-        self.jobs().for_each(|job| indexes.job(None, job));
+        self.jobs().for_each(|job| indexes.job(None, Some(job)));
         self.attempts()
             .for_each(|attempt| indexes.attempt(None, attempt, self.cpu_ranks_per_node(attempt)));
         self.keys
             .iter()
             .for_each(|(_, key)| indexes.key(None, Some(key)));
+        self.tail().for_each(|batch| indexes.tail(batch, true));
         indexes
     }
 
@@ -133,6 +179,8 @@ impl State {
             .chain(of(&self.jobs))
             .chain(of(&self.attempts))
             .chain(of(&self.keys))
+            .chain(of(&self.tail))
+            .chain(of(&self.segments))
     }
 
     /// How many rows there are.
@@ -144,5 +192,7 @@ impl State {
             + self.jobs.len()
             + self.attempts.len()
             + self.keys.len()
+            + self.tail.len()
+            + self.segments.len()
     }
 }

@@ -49,6 +49,11 @@ impl<R: Record> Table<R> {
         self.rows.range::<_, R::Key>(range)
     }
 
+    /// The row with the highest key.
+    pub fn last(&self) -> Option<&Arc<R>> {
+        self.rows.get_max().map(|(_, record)| record)
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.rows.len()

@@ -7,8 +7,8 @@ pub mod script;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mlctl_coordinator::config::{Config, Member, Telemetry, TimersConfig};
-use mlctl_coordinator::run_on;
+use mlctl_coordinator::config::{Config, DiskConfig, Member, Telemetry, TimersConfig};
+use mlctl_coordinator::{RunError, run_on};
 use mlctl_proto::agent::link_client::LinkClient;
 use mlctl_proto::agent::{
     AgentHello, AgentMessage, AttemptStatus, LeaderMessage, agent_message, leader_message,
@@ -31,24 +31,30 @@ use tonic::{Status, Streaming};
 /// No single step of a test takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// With which flag a coordinator is started.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
-    Bootstrap,
-    Resume,
-    Rejoin,
-}
-
 pub struct Cluster {
     dir: tempfile::TempDir,
     pub ca: Ca,
     members: Vec<Member>,
-    running: Vec<Option<(Shutdown, JoinHandle<()>)>>,
+    running: Vec<Option<Running>>,
+    /// What its members want of their disks.
+    pub disk: DiskConfig,
 }
+
+type Running = (Shutdown, JoinHandle<Result<(), RunError>>);
 
 impl Cluster {
     /// Starts `count` coordinators and waits for one of them to lead.
     pub async fn start(count: usize) -> Self {
+        // However full the machine is.
+        let content = DiskConfig {
+            reserve_mib: Some(0),
+            mark_mib: Some(0),
+        };
+        Self::start_on(count, content).await
+    }
+
+    /// The same with members that want this of their disks.
+    pub async fn start_on(count: usize, disk: DiskConfig) -> Self {
         install_crypto();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let ca = Ca::create(&dir.path().join("ca"), "test").expect("a CA");
@@ -74,16 +80,17 @@ impl Cluster {
             ca,
             members,
             running: Vec::new(),
+            disk,
         };
         for (n, listener) in listeners.into_iter().enumerate() {
-            let running = cluster.run(n, listener, How::Bootstrap);
+            let running = cluster.run(n, listener, true);
             cluster.running.push(Some(running));
         }
         cluster.leader().await;
         cluster
     }
 
-    fn run(&self, n: usize, listener: TcpListener, how: How) -> (Shutdown, JoinHandle<()>) {
+    fn run(&self, n: usize, listener: TcpListener, bootstrap: bool) -> Running {
         let member = &self.members[n];
         let home = self.dir.path().join(&member.name);
         let config = Config {
@@ -93,16 +100,16 @@ impl Cluster {
             listen: member.address.clone(),
             cluster_name: "test".into(),
             dev: true,
+            history: Default::default(),
             timers: TimersConfig::default(),
             members: self.members.clone(),
             telemetry: Telemetry::default(),
-            bootstrap: how == How::Bootstrap,
-            rejoin: how == How::Rejoin,
+            disk: self.disk,
+            bootstrap,
         };
         let shutdown = Shutdown::new();
         let token = shutdown.clone();
-        let task =
-            tokio::spawn(async move { run_on(config, listener, token).await.expect("runs") });
+        let task = tokio::spawn(run_on(config, listener, token));
         (shutdown, task)
     }
 
@@ -117,26 +124,28 @@ impl Cluster {
     pub async fn stop(&mut self, n: usize) {
         let (shutdown, task) = self.running[n].take().expect("it runs");
         shutdown.trigger();
-        timeout(PATIENCE, task)
-            .await
-            .expect("ends in time")
-            .expect("ends well");
+        let ended = timeout(PATIENCE, task).await.expect("ends in time");
+        ended.expect("joined").expect("ends well");
+    }
+
+    /// Waits until coordinator `n` ends by itself; why it did.
+    pub async fn ends(&mut self, n: usize) -> RunError {
+        let (_shutdown, task) = self.running[n].take().expect("it runs");
+        let ended = timeout(PATIENCE, task).await.expect("ends in time");
+        ended.expect("joined").expect_err("ends by itself")
+    }
+
+    /// Starts coordinator `n`, which must refuse; why it does.
+    pub async fn refuses(&mut self, n: usize) -> RunError {
+        self.restart(n).await;
+        self.ends(n).await
     }
 
     pub async fn restart(&mut self, n: usize) {
-        self.restart_as(n, How::Resume).await;
-    }
-
-    /// With `--rejoin`.
-    pub async fn rejoin(&mut self, n: usize) {
-        self.restart_as(n, How::Rejoin).await;
-    }
-
-    async fn restart_as(&mut self, n: usize, how: How) {
         let listener = TcpListener::bind(self.address(n))
             .await
             .expect("the port is free again");
-        self.running[n] = Some(self.run(n, listener, how));
+        self.running[n] = Some(self.run(n, listener, false));
     }
 
     /// An agent of `node` that said hello to coordinator `n`, and its channel.

@@ -124,7 +124,6 @@ mod tests {
             proposal: None,
             commands: Vec::new(),
             size: 0,
-            members: None,
         }
     }
 

@@ -4,13 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::command::{DEADLINE, Output, run};
-use super::{Job, Running, binary, machine, until};
+use super::{Job, Running, binary, home, machine, until};
 
 /// How long a whole cluster may take to be ready.
 const UP: Duration = Duration::from_secs(90);
@@ -37,9 +36,6 @@ pub struct Cluster {
     root: PathBuf,
 }
 
-/// Directories of one test process, told apart.
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
 impl Cluster {
     /// Starts three coordinators and `nodes` nodes with `gpus` simulated GPUs each, and waits until all are Ready.
     ///
@@ -59,12 +55,7 @@ impl Cluster {
     #[must_use]
     pub fn prepare() -> Self {
         let binary = binary::under_test().unwrap_or_else(|why| panic!("{why}"));
-        remove_leftovers();
-        // Short: sockets lie below it.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let root = PathBuf::from(format!("/tmp/mlt-{}-{number}", std::process::id()));
-        fs::create_dir_all(root.join("work"))
-            .unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+        let root = home::fresh();
         Self { binary, root }
     }
 
@@ -97,20 +88,8 @@ impl Cluster {
 
     /// `mlctl` with `arguments`, ready to be run: knows this cluster and nothing of this machine's user.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
-        for (key, _) in std::env::vars_os() {
-            if key.to_string_lossy().starts_with("MLCTL_") {
-                command.env_remove(key);
-            }
-        }
-        command
-            .env("MLCTL_CONFIG", self.context())
-            .env("MLCTL_DEV_DIR", self.dir());
-        command
-            .env("HOME", &self.root)
-            .env("USER", "tester")
-            .current_dir(self.work())
-            .args(arguments);
+        let mut command = home::command(&self.binary, &self.root, &self.context());
+        command.env("MLCTL_DEV_DIR", self.dir()).args(arguments);
         command
     }
 
@@ -413,37 +392,12 @@ impl Drop for Cluster {
             eprintln!("{}", self.daemon_logs(40));
         }
         let wrong = self.end();
-        if std::env::var_os("MLCTL_TEST_KEEP").is_some_and(|keep| !keep.is_empty()) {
-            eprintln!("kept: {}", self.root.display());
-        } else if let Err(error) = fs::remove_dir_all(&self.root) {
-            eprintln!("{}: {error}", self.root.display());
-        }
+        home::remove(&self.root);
         if !wrong.is_empty() {
             let text = wrong.join("\n");
             // A second panic would hide the first one.
             assert!(failed, "{text}");
             eprintln!("{text}");
-        }
-    }
-}
-
-/// Ends and removes what tests left that were killed themselves: their directories carry their process ids.
-fn remove_leftovers() {
-    use std::os::unix::fs::MetadataExt;
-    let ours = nix::unistd::geteuid().as_raw();
-    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name
-            .strip_prefix("mlt-")
-            .and_then(|rest| rest.split('-').next())
-            .and_then(|pid| pid.parse().ok());
-        let own = entry.metadata().is_ok_and(|data| data.uid() == ours);
-        if pid.is_some_and(|pid| !machine::alive(pid)) && own {
-            machine::around(&entry.path())
-                .iter()
-                .for_each(|process| machine::kill(process.pid));
-            // Another test may be doing the same.
-            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

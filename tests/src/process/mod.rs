@@ -4,18 +4,29 @@
 //! A test that uses this lives in a binary `tests/tests/process_*.rs`, so that only one of them runs at a time.
 
 pub mod binary;
+pub mod client;
 pub mod cluster;
 pub mod collector;
 pub mod command;
+pub mod disk;
+pub mod faults;
+pub mod fleet;
+pub mod home;
 pub mod job;
+pub mod ledger;
+pub mod load;
 pub mod machine;
+pub mod netns;
 pub mod raw;
 pub mod relay;
 pub mod running;
+pub mod tool;
+pub mod trial;
 pub mod workload;
 
 pub use cluster::{Cluster, Daemon};
 pub use command::Output;
+pub use fleet::Fleet;
 pub use job::{Job, list};
 pub use running::Running;
 

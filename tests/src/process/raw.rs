@@ -119,6 +119,7 @@ impl Raw {
         let request = ChangeRequest {
             key: key.to_vec(),
             allow_root: Some(allow),
+            ..ChangeRequest::default()
         };
         self.runtime
             .block_on(client.change(self.request(request)))

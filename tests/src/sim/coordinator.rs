@@ -7,12 +7,13 @@ use bytes::Bytes;
 use mlctl_coordinator::consensus::turn::{
     Core, CoreConfig, Envelope, Input, Outputs, Role, SnapshotMeta, SnapshotOffer,
 };
+use mlctl_coordinator::leader::step;
 use mlctl_coordinator::state::commands::{Command, IdempotencyKey};
 use mlctl_coordinator::state::records::{Actor, Reply};
 use mlctl_coordinator::state::{Body, State, codec};
 
 use super::disk::{Disk, SnapshotFile};
-use super::lead::{Lead, Why};
+use super::leading::{Lead, Why};
 use super::plants::Plant;
 use super::stream::{Down, Session};
 use super::world::{COORDINATORS, Event, Process, World};
@@ -317,12 +318,8 @@ impl World {
             .last()
             .map(|(_, index)| *index)
             .or(member.confirmed_at);
-        if let Some(lead) = member
-            .lead
-            .as_mut()
-            .filter(|_| !out.refused_reads.is_empty())
-        {
-            lead.round_ended(false);
+        if !out.refused_reads.is_empty() {
+            self.led(who, step::Event::RoundEnded { confirmed: false });
         }
         for (id, _) in out.refused {
             self.settle(who, id, None);
@@ -421,7 +418,6 @@ impl World {
 
     /// Tells whoever waits what became of a proposal.
     pub(super) fn settle(&mut self, who: usize, id: u64, outcome: Outcome) {
-        let now = self.now;
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
@@ -431,15 +427,7 @@ impl World {
             Some(Waiter::Client { client, call }) => self.answer(client, call, outcome),
             Some(Waiter::Hello { stream }) => self.registered(who, stream, carried),
             Some(Waiter::Events { stream }) => self.replicated(who, stream, carried),
-            Some(Waiter::Lead(why)) => match (why, &mut member.lead) {
-                (Why::Bootstrap, _) => member.bootstrapping = false,
-                (Why::Plan, Some(lead)) => {
-                    let whole = matches!(&outcome, Some((_, Reply::Started { refused, .. })) if refused.is_empty());
-                    lead.planned(whole, now);
-                }
-                (Why::Axis(node), Some(lead)) => lead.axis_moved(&node, carried, now),
-                (_, None) => {}
-            },
+            Some(Waiter::Lead(why)) => self.lead_settled(who, why, &outcome),
         }
     }
 

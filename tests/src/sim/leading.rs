@@ -1,20 +1,39 @@
-//! A simulated coordinator that leads: begins its loop once its term's first entry is applied, and does what the loop leaves to do.
-//! Does NOT hold the loop's state: `lead` does.
+//! A simulated coordinator that leads: begins its term once that term's first entry is applied, feeds the product's leader
+//! step and carries its outputs out. Does NOT decide anything and holds no soft state of its own.
 
 use mlctl_coordinator::consensus::turn::Input;
+use mlctl_coordinator::leader::orders::Order;
+use mlctl_coordinator::leader::step::{self, Output, Term, plan_again_in};
+use mlctl_coordinator::scheduler;
 use mlctl_coordinator::state::Body;
-use mlctl_coordinator::state::commands::Bootstrap;
-use mlctl_coordinator::state::records::Timers;
+use mlctl_coordinator::state::commands::{Bootstrap, StartAttempts};
+use mlctl_coordinator::state::records::{Reply, Retention, Timers};
+use mlctl_coordinator::state::view::ClusterView;
 
-use super::coordinator::{Waiter, system};
-use super::lead::{Lead, Todo, Why};
+use super::coordinator::{Outcome, Waiter, system};
 use super::stream::Down;
+use super::words;
 use super::world::World;
 
+/// What a proposal of a leader is for.
+#[derive(Clone, Debug)]
+pub(super) enum Why {
+    Bootstrap,
+    /// When the scheduler's answer may change by itself, and when the plan was made.
+    Plan(Option<i64>, i64),
+    Step(step::Why),
+}
+
+/// A term that is led.
+pub(super) struct Lead {
+    pub(super) term: u64,
+    step: Term,
+}
+
 impl World {
-    /// The leader's loop: begins once its term's first entry is applied, does what is due.
+    /// Begins to lead once the term's first entry is applied; then what is due.
     pub(super) fn lead_on(&mut self, who: usize) {
-        let (now, wall_ms) = (self.now, self.wall_ms(who));
+        let now = self.now;
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
@@ -22,45 +41,99 @@ impl World {
             return;
         };
         if member.lead.is_none() {
-            member.lead = Lead::new(term, &member.state, now);
+            member.lead = Term::new(now, &member.state).map(|step| Lead { term, step });
         }
-        let Some(lead) = &mut member.lead else {
+        if member.lead.is_none() {
             if !std::mem::replace(&mut member.bootstrapping, true) {
                 self.propose_bootstrap(who);
             }
             return;
+        }
+        let last = member.last.0;
+        let confirmed = member.confirmed_at.take_if(|index| *index <= last);
+        if confirmed.is_some() {
+            self.led(who, step::Event::RoundEnded { confirmed: true });
+        }
+        self.led(who, step::Event::Time);
+    }
+
+    /// Feeds the step of a coordinator that leads, and carries out what comes of it.
+    pub(super) fn led(&mut self, who: usize, event: step::Event) {
+        let now = self.now;
+        let Some(member) = &mut self.coordinators[who].live else {
+            return;
         };
-        if member
-            .confirmed_at
-            .is_some_and(|index| index <= member.last.0)
-        {
-            member.confirmed_at = None;
-            lead.round_ended(true);
-        }
-        lead.on_time(&member.state, now, wall_ms);
-        while let Some(todo) = self.next_todo(who) {
-            self.do_for_lead(who, term, todo);
+        let Some(lead) = &mut member.lead else {
+            return;
+        };
+        let term = lead.term;
+        for output in lead.step.step(now, &member.state, event) {
+            self.carry_out(who, term, output);
         }
     }
 
-    fn next_todo(&mut self, who: usize) -> Option<Todo> {
-        let member = self.coordinators[who].live.as_mut()?;
-        member.lead.as_mut()?.todo.pop_front()
-    }
-
-    fn do_for_lead(&mut self, who: usize, term: u64, todo: Todo) {
-        match todo {
-            Todo::Tell(stream, message) => self.push_down(stream, Down::Say(term, message)),
-            Todo::Propose(body, why) => {
-                self.propose(who, system("leader"), None, *body, Waiter::Lead(why));
+    fn carry_out(&mut self, who: usize, term: u64, output: Output) {
+        match output {
+            Output::Tell { link, order, .. } => self.order(term, link, order),
+            Output::Close { link } => {
+                if let Some(member) = &mut self.coordinators[who].live {
+                    member.sessions.remove(&link);
+                    self.push_down(link, Down::End);
+                }
             }
-            Todo::Read => {
+            Output::Propose { body, why } => {
+                let waiter = Waiter::Lead(Why::Step(why));
+                self.propose(who, system("leader"), None, *body, waiter);
+            }
+            Output::Read => {
                 if let Some(member) = &mut self.coordinators[who].live {
                     let id = member.next_id;
                     member.next_id += 1;
                     member.inbox.push(Input::ReadIndex { id });
                 }
             }
+            Output::Plan { heard } => self.plan(who, heard),
+            Output::Note(_) => {}
+        }
+    }
+
+    fn order(&mut self, term: u64, link: u64, order: Order) {
+        self.push_down(link, Down::Say(term, words::order(order)));
+    }
+
+    fn plan(&mut self, who: usize, heard: std::collections::BTreeSet<String>) {
+        let made = self.wall_ms(who);
+        let Some(member) = &mut self.coordinators[who].live else {
+            return;
+        };
+        let view = ClusterView::new(member.state.clone(), heard);
+        let plan = scheduler::plan(&view, made);
+        if plan.starts.is_empty() {
+            let again_in = plan_again_in(plan.next, made, true);
+            return self.led(who, step::Event::PlanEnded { again_in });
+        }
+        let body = Body::StartAttempts(StartAttempts {
+            starts: plan.starts,
+        });
+        let waiter = Waiter::Lead(Why::Plan(plan.next, made));
+        self.propose(who, system("scheduler"), None, body, waiter);
+    }
+
+    /// What became of a proposal of the leader.
+    pub(super) fn lead_settled(&mut self, who: usize, why: Why, outcome: &Outcome) {
+        let carried = matches!(outcome, Some((_, reply)) if !matches!(reply, Reply::Rejected(_)));
+        match why {
+            Why::Bootstrap => {
+                if let Some(member) = &mut self.coordinators[who].live {
+                    member.bootstrapping = false;
+                }
+            }
+            Why::Plan(next, made) => {
+                let whole = matches!(outcome, Some((_, Reply::Started { refused, .. })) if refused.is_empty());
+                let again_in = plan_again_in(next, made, whole);
+                self.led(who, step::Event::PlanEnded { again_in });
+            }
+            Why::Step(why) => self.led(who, step::Event::Proposed { why, carried }),
         }
     }
 
@@ -78,6 +151,12 @@ impl World {
             dev: true,
             allow_root: true,
             timers,
+            // Little, so that jobs leave the tables and segments are closed.
+            retention: Retention {
+                keep_finished: 8,
+                segment_bytes: 4 << 10,
+                ..Retention::default()
+            },
         };
         let waiter = Waiter::Lead(Why::Bootstrap);
         self.propose(

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mlctl_coordinator::consensus::turn::{CommittedEntry, Input, Membership, SnapshotMeta};
+use mlctl_coordinator::consensus::turn::{CommittedEntry, Input, SnapshotMeta};
+use mlctl_coordinator::leader::step;
 use mlctl_coordinator::state::{Changed, Effect, State, codec, invariants};
 use mlctl_proto::ids::JobId;
 
@@ -60,14 +61,19 @@ impl World {
 
     /// Checks one applied entry and hands its effects to the leader's loop.
     fn applied(&mut self, who: usize, before: &State, jobs: &[JobId], effects: Vec<Effect>) {
-        let (id, now) = (MEMBERS[who], self.now);
+        let id = MEMBERS[who];
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
         let (state, index) = (member.state.clone(), member.last.0);
-        if let Some(lead) = &mut member.lead {
-            lead.effects(&state, effects, now);
-        }
+        let overflowed = false;
+        self.led(
+            who,
+            step::Event::Effects {
+                effects,
+                overflowed,
+            },
+        );
         let digest = state.digest();
         self.print.update(&digest.to_bytes());
         let checked = self
@@ -126,7 +132,7 @@ impl World {
         let meta = SnapshotMeta {
             index: member.last.0,
             term: member.last.1,
-            members: Membership::of(&MEMBERS),
+            voters: MEMBERS.to_vec(),
             digest: *blake3::hash(&bytes).as_bytes(),
         };
         let delay = self.dice.between(5, 60);

@@ -11,7 +11,6 @@ mod dice;
 mod disk;
 mod faults;
 mod keeper;
-mod lead;
 mod leading;
 mod machine;
 mod node;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use mlctl_agent::core as agent;
 use mlctl_coordinator::leader::gang::Report;
+use mlctl_coordinator::leader::step;
 use mlctl_coordinator::state::commands::{AgentEvent, AgentEvents, RegisterNode};
 use mlctl_coordinator::state::records::{Liveness, NodeFacts};
 use mlctl_coordinator::state::{Body, codec};
@@ -12,7 +13,6 @@ use mlctl_proto::ids::Epoch;
 use mlctl_proto::persist;
 
 use super::coordinator::{Waiter, system};
-use super::lead::LinkOf;
 use super::plants::Plant;
 use super::words;
 use super::world::{COORDINATORS, Event, Process, World};
@@ -174,18 +174,11 @@ impl World {
         let Some(session) = member.sessions.remove(&stream) else {
             return;
         };
-        let name = &self.nodes[session.node].name;
-        if let Some(lead) = member
-            .lead
-            .as_mut()
-            .filter(|lead| lead.is_current(name, stream))
-        {
-            lead.gone(name);
-        }
+        let node = self.nodes[session.node].name.clone();
+        self.led(who, step::Event::Gone { node, link: stream });
     }
 
     fn said(&mut self, who: usize, stream: u64, message: agent::ToLeader) {
-        let now = self.now;
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
@@ -201,17 +194,17 @@ impl World {
         let Some(session) = member.sessions.get_mut(&stream) else {
             return;
         };
-        let name = self.nodes[session.node].name.clone();
-        let lead = member
-            .lead
-            .as_mut()
-            .filter(|lead| lead.is_current(&name, stream));
+        let (node, link) = (self.nodes[session.node].name.clone(), stream);
         match message {
             agent::ToLeader::Heartbeat { seq, attempts } => {
-                let reports: Vec<Report> = attempts.iter().map(words::report).collect();
-                if let Some(lead) = lead {
-                    lead.heartbeat(&member.state, &name, stream, seq, &reports, now);
-                }
+                let reports = attempts.iter().map(words::report).collect();
+                let heartbeat = step::Event::Heartbeat {
+                    node,
+                    link,
+                    seq,
+                    reports,
+                };
+                self.led(who, heartbeat);
             }
             agent::ToLeader::Ready {
                 job,
@@ -225,9 +218,8 @@ impl World {
                     phase,
                     master_port,
                 };
-                if let Some(lead) = lead {
-                    lead.ready(&name, &words::report(&status), now);
-                }
+                let report = words::report(&status);
+                self.led(who, step::Event::Ready { node, link, report });
             }
             agent::ToLeader::Events(events) => self.events_came(who, stream, events),
             agent::ToLeader::Hello { .. } => {}
@@ -276,7 +268,6 @@ impl World {
 
     /// The node of a hello is in the state, or could not be put there.
     pub(super) fn registered(&mut self, who: usize, stream: u64, carried: bool) {
-        let now = self.now;
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
@@ -299,16 +290,16 @@ impl World {
             node_timeout_ms: settings.timers.node_timeout_ms.into(),
             event_mark: mark.map_or(0, |known| known.event_mark),
         };
-        let link = LinkOf {
-            stream,
+        let link = Box::new(step::Link {
+            id: stream,
             facts: session.facts.clone(),
             journal_id: session.journal_id.clone(),
-        };
+        });
         let reports = std::mem::take(&mut session.reports);
         let term = lead.term;
-        lead.connected(&member.state, &name, link, &reports, now);
         let hello = agent::LeaderMessage::Hello(hello);
         self.push_down(stream, Down::Say(term, hello));
+        self.led(who, step::Event::Connected { link, reports });
     }
 
     fn events_came(&mut self, who: usize, stream: u64, mut events: Vec<persist::AgentEvent>) {

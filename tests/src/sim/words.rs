@@ -1,10 +1,13 @@
 //! Between the words of the coordinator's cores and those of the agent's core: what the wire does in the product.
 //! Does NOT decide anything.
 
+use std::sync::Arc;
+
 use mlctl_agent::core as agent;
-use mlctl_coordinator::leader::gang::{Key, Phase, Report};
-use mlctl_coordinator::state::State;
+use mlctl_coordinator::leader::gang::{Phase, Report};
+use mlctl_coordinator::leader::orders::{Order, StartOrder};
 use mlctl_coordinator::state::records::EndKind;
+use mlctl_proto::limits::STOP_GRACE_MS;
 use mlctl_proto::persist;
 
 /// An agent's word about an attempt.
@@ -24,7 +27,7 @@ pub(super) fn report(status: &agent::Status) -> Report {
 }
 
 /// A reason as the agent journals it.
-pub(super) fn end_kind(kind: EndKind) -> persist::EndKind {
+fn end_kind(kind: EndKind) -> persist::EndKind {
     match kind {
         EndKind::Exited => persist::EndKind::Exited,
         EndKind::Signalled => persist::EndKind::Signalled,
@@ -42,24 +45,55 @@ pub(super) fn end_kind(kind: EndKind) -> persist::EndKind {
     }
 }
 
-/// What `node` needs to begin its part of an attempt; `None` if the state does not say that it shall.
-pub(super) fn start(state: &State, node: &str, (job, epoch): Key) -> Option<agent::Start> {
-    let attempt = state.attempt(job, epoch)?;
-    let spec = state.spec(&state.job(job)?.spec_hash)?;
-    let node_rank = attempt
-        .allocations
-        .iter()
-        .position(|one| one.node == node)?;
-    let members = attempt.allocations.iter().map(|one| agent::Member {
-        node: one.node.clone(),
-        rank_address: one.node.clone(),
-        devices: one.devices.clone(),
+/// An order as the agent reads it.
+pub(super) fn order(order: Order) -> agent::LeaderMessage {
+    match order {
+        Order::Lease { seq } => agent::LeaderMessage::HeartbeatAnswer { seq },
+        Order::Start(order) => agent::LeaderMessage::Start(Arc::new(start(*order))),
+        Order::Stop {
+            job,
+            epoch,
+            reason,
+            why,
+        } => {
+            let stop = agent::Stop {
+                reason: end_kind(reason),
+                grace_ms: STOP_GRACE_MS,
+                why,
+            };
+            agent::LeaderMessage::Stop { job, epoch, stop }
+        }
+        Order::Go {
+            job,
+            epoch,
+            master_address,
+            master_port,
+        } => {
+            let rendezvous = agent::Rendezvous {
+                address: master_address,
+                port: master_port,
+            };
+            agent::LeaderMessage::Go {
+                job,
+                epoch,
+                rendezvous,
+            }
+        }
+        Order::Applied { up_to } => agent::LeaderMessage::EventsApplied { up_to },
+    }
+}
+
+fn start(order: StartOrder) -> agent::Start {
+    let members = order.members.into_iter().map(|one| agent::Member {
+        node: one.node,
+        rank_address: one.rank_address,
+        devices: one.devices,
     });
-    Some(agent::Start {
-        spec: spec.json.clone(),
+    agent::Start {
+        spec: order.spec.json.clone(),
         members: members.collect(),
-        node_rank: u32::try_from(node_rank).ok()?,
-        resume_from: attempt.resume_from.clone(),
-        ..agent::Start::bare(job, epoch)
-    })
+        node_rank: order.node_rank,
+        resume_from: order.resume_from,
+        ..agent::Start::bare(order.job.id, order.epoch)
+    }
 }

@@ -3,16 +3,14 @@
 //! It does not judge what it reads (`recover` does) and never retries: after a failed write or sync nobody knows
 //! what the disk holds, so the process has to end. raft-engine itself panics when a sync fails.
 
-use super::witness::Witness;
 use super::{LogError, scanner, sync_directory};
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 const GROUP: u64 = 1;
 const MARK_KEY: &[u8] = b"mark";
-const MARK_VERSION: u8 = 2;
+const MARK_VERSION: u8 = 1;
 const FILE_MIB: u64 = 16;
 const PURGE_MIB: u64 = 64;
 
@@ -53,8 +51,7 @@ impl Mark {
         }
     }
 
-    /// With the number of the write that stores it.
-    fn encode(&self, writes: u64) -> Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![MARK_VERSION];
         let numbers = [
             self.incarnation,
@@ -63,7 +60,6 @@ impl Mark {
             self.commit,
             self.floor.0,
             self.floor.1,
-            writes,
         ];
         for number in numbers {
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -71,24 +67,23 @@ impl Mark {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<(Self, u64)> {
+    fn decode(bytes: &[u8]) -> Option<Self> {
         let (&version, rest) = bytes.split_first()?;
-        if version != MARK_VERSION || rest.len() != 56 {
+        if version != MARK_VERSION || rest.len() != 48 {
             return None;
         }
-        let mut numbers = [0u64; 7];
+        let mut numbers = [0u64; 6];
         for (number, chunk) in numbers.iter_mut().zip(rest.chunks_exact(8)) {
             *number = u64::from_le_bytes(<[u8; 8]>::try_from(chunk).ok()?);
         }
-        let [incarnation, term, vote, commit, floor, floor_term, writes] = numbers;
-        let mark = Self {
+        let [incarnation, term, vote, commit, floor, floor_term] = numbers;
+        Some(Self {
             incarnation,
             term,
             vote,
             commit,
             floor: (floor, floor_term),
-        };
-        Some((mark, writes))
+        })
     }
 }
 
@@ -108,9 +103,6 @@ pub struct LogStore {
     engine: Engine,
     mark: Mark,
     fresh: bool,
-    /// Writes so far.
-    writes: u64,
-    witness: Witness,
 }
 
 impl LogStore {
@@ -127,34 +119,22 @@ impl LogStore {
                 "the last write before the crash was torn; it was never acknowledged and is cut off"
             );
         }
-        // Files that the scanner passes have not been seen to make raft-engine panic, but they are not its own tests.
-        let opened = catch_unwind(|| Engine::open(settings(dir)));
-        let opened = opened.map_err(|_| LogError::damaged(dir, "raft-engine panics at it"))?;
-        let engine = opened.map_err(failed("open", dir))?;
+        let engine = Engine::open(settings(dir)).map_err(failed("open", dir))?;
         // raft-engine syncs the directory for every file but the first.
         sync_directory(dir)?;
         let stored = engine.get(GROUP, MARK_KEY);
         let fresh = stored.is_none();
-        let (mark, writes) = match stored {
-            None => (Mark::fresh(), 0),
+        let mark = match stored {
+            None => Mark::fresh(),
             Some(bytes) => Mark::decode(&bytes).ok_or_else(|| {
                 LogError::damaged(dir, "its mark is of a format that this release cannot read")
             })?,
         };
-        let (witness, seen) = Witness::open(dir)?;
-        if let Some(seen) = seen.filter(|seen| *seen > writes) {
-            return Err(LogError::damaged(
-                dir,
-                format!("it ends with write {writes}, but write {seen} was synced here"),
-            ));
-        }
         Ok(Self {
             dir: dir.to_path_buf(),
             engine,
             mark,
             fresh,
-            writes,
-            witness,
         })
     }
 
@@ -188,16 +168,14 @@ impl LogStore {
         if first > last {
             return Ok(entries);
         }
-        let read = catch_unwind(AssertUnwindSafe(|| {
-            self.engine
-                .fetch_entries_to::<RaftEntry>(GROUP, first, last + 1, None, &mut entries)
-                .map_err(|error| error.to_string())
-        }));
-        let read = read.unwrap_or_else(|_| Err("raft-engine panics at it".to_owned()));
-        read.map_err(|why| {
-            let found = format!("an entry between {first} and {last} cannot be read: {why}");
-            LogError::damaged(&self.dir, found)
-        })?;
+        self.engine
+            .fetch_entries_to::<RaftEntry>(GROUP, first, last + 1, None, &mut entries)
+            .map_err(|error| {
+                LogError::damaged(
+                    &self.dir,
+                    format!("an entry between {first} and {last} cannot be read: {error}"),
+                )
+            })?;
         Ok(entries)
     }
 
@@ -242,12 +220,11 @@ impl LogStore {
         Ok(())
     }
 
-    /// Writes the first mark of a new member of a cluster of this incarnation.
+    /// Writes the first mark of a new member.
     ///
     /// # Errors
     /// The disk's.
-    pub fn initialize(&mut self, incarnation: u64) -> Result<(), LogError> {
-        self.mark.incarnation = incarnation;
+    pub fn initialize(&mut self) -> Result<(), LogError> {
         self.commit(LogBatch::default())?;
         self.fresh = false;
         Ok(())
@@ -262,12 +239,11 @@ impl LogStore {
     /// Every write is synced, also a cut: an unsynced record before a synced one could be lost alone in a power cut
     /// and would then look like damage.
     fn commit(&mut self, mut batch: LogBatch) -> Result<(), LogError> {
-        self.writes += 1;
         batch
-            .put(GROUP, MARK_KEY.to_vec(), self.mark.encode(self.writes))
+            .put(GROUP, MARK_KEY.to_vec(), self.mark.encode())
             .and_then(|()| self.engine.write(&mut batch, true))
             .map_err(failed("write", &self.dir))?;
-        self.witness.saw(self.writes)
+        Ok(())
     }
 }
 

@@ -7,38 +7,36 @@ use super::{Recovered, SnapshotMeta, wire};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::util::limit_size;
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
-use std::cell::Cell;
 use std::collections::VecDeque;
 
 /// Entries after `floor`, with what raft must find again after a restart.
 pub(super) struct TailStorage {
     hard_state: HardState,
-    /// The members at the start; raft keeps the later ones itself.
-    conf: ConfState,
+    voters: Vec<u64>,
     floor: (u64, u64),
     entries: VecDeque<Entry>,
     newest: Option<SnapshotMeta>,
     older: Option<SnapshotMeta>,
-    /// A member needs a snapshot, and the newest does not know it.
-    wanted: Cell<bool>,
 }
 
 impl TailStorage {
-    pub(super) fn new(recovered: Recovered, conf: ConfState) -> Self {
+    pub(super) fn new(recovered: Recovered, voters: &[u64]) -> Self {
+        let voters = match &recovered.snapshot {
+            Some(snapshot) => snapshot.voters.clone(),
+            None => voters.to_vec(),
+        };
         Self {
             hard_state: recovered.hard_state,
-            conf,
+            voters,
             floor: recovered.floor,
             entries: recovered.entries.into(),
             newest: recovered.snapshot,
             older: recovered.older,
-            wanted: Cell::new(false),
         }
     }
 
-    /// Whether a newer snapshot was needed since the last call.
-    pub(super) fn take_wanted(&self) -> bool {
-        self.wanted.take()
+    pub(super) fn voters(&self) -> &[u64] {
+        &self.voters
     }
 
     pub(super) fn hard_state(&self) -> &HardState {
@@ -64,6 +62,7 @@ impl TailStorage {
     pub(super) fn install(&mut self, meta: SnapshotMeta) {
         self.entries.clear();
         self.floor = (meta.index, meta.term);
+        self.voters.clone_from(&meta.voters);
         self.hard_state.commit = self.hard_state.commit.max(meta.index);
         self.newest = Some(meta);
         self.older = None;
@@ -99,7 +98,9 @@ impl TailStorage {
 
 impl Storage for TailStorage {
     fn initial_state(&self) -> Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.conf.clone()))
+        let mut conf = ConfState::default();
+        conf.set_voters(self.voters.clone());
+        Ok(RaftState::new(self.hard_state.clone(), conf))
     }
 
     fn entries(
@@ -152,16 +153,10 @@ impl Storage for TailStorage {
         Ok(self.last())
     }
 
-    /// raft drops a snapshot whose members do not include the receiver, so such a one is not sent.
-    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
         match &self.newest {
-            Some(meta) if meta.index >= request_index && meta.members.contains(to) => {
-                Ok(wire::to_raft_snapshot(meta))
-            }
-            _ => {
-                self.wanted.set(true);
-                Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
-            }
+            Some(meta) if meta.index >= request_index => Ok(wire::to_raft_snapshot(meta)),
+            _ => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
         }
     }
 }
@@ -169,7 +164,6 @@ impl Storage for TailStorage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consensus::turn::Membership;
 
     fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> Vec<Entry> {
         range
@@ -185,7 +179,7 @@ mod tests {
         SnapshotMeta {
             index,
             term: 1,
-            members: Membership::of(&[1]),
+            voters: vec![1],
             digest: [0; 32],
         }
     }
@@ -200,7 +194,7 @@ mod tests {
 
     #[test]
     fn appends_overwrite_and_cuts_keep_the_older_snapshot() {
-        let mut storage = TailStorage::new(Recovered::default(), ConfState::default());
+        let mut storage = TailStorage::new(Recovered::default(), &[1]);
         storage.append(&entries(1..=10, 1));
         check(&storage, 1, 10);
         storage.append(&entries(8..=9, 2));

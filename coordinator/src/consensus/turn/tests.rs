@@ -308,7 +308,7 @@ impl Sim {
         let meta = SnapshotMeta {
             index: member.applied.0,
             term: member.applied.1,
-            members: Membership::of(&MEMBERS),
+            voters: MEMBERS.to_vec(),
             digest: [member.applied.0 as u8; 32],
         };
         member.disk.states.insert(meta.index, member.state.clone());

@@ -3,19 +3,15 @@
 //! It does not authenticate: the transport did. It caps the size, refuses protobuf groups before the decoder sees
 //! them (its skipping of unknown groups recurses without a limit), and checks what raft takes for granted.
 
-use super::{INFO_BYTES_MAX, MemberId, Membership, SnapshotMeta};
+use super::{MemberId, SnapshotMeta};
 use bytes::{Buf, Bytes};
 use protobuf::Message as _;
-use raft::eraftpb::{
-    ConfChangeTransition, ConfChangeV2, Entry, EntryType, Message, MessageType, Snapshot,
-    SnapshotMetadata,
-};
+use raft::eraftpb::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
 
 /// Longer messages are refused before they are decoded.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
-const DESCRIPTOR_VERSION: u8 = 2;
-const DIGEST_BYTES: usize = 32;
+const DESCRIPTOR_VERSION: u8 = 1;
 /// Submessages of `Message` nest this deep: message, snapshot, metadata, conf state.
 const MAX_DEPTH: u32 = 4;
 
@@ -85,10 +81,13 @@ pub(super) fn to_raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
         term: meta.term,
         ..SnapshotMetadata::default()
     };
-    metadata.set_conf_state(meta.members.conf_state());
-    let mut data = vec![DESCRIPTOR_VERSION];
+    metadata.set_conf_state(ConfState {
+        voters: meta.voters.clone(),
+        ..ConfState::default()
+    });
+    let mut data = Vec::with_capacity(33);
+    data.push(DESCRIPTOR_VERSION);
     data.extend_from_slice(&meta.digest);
-    data.extend_from_slice(&meta.members.to_bytes());
     let mut snapshot = Snapshot {
         data: data.into(),
         ..Snapshot::default()
@@ -100,56 +99,23 @@ pub(super) fn to_raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
 /// Reads a descriptor.
 pub(super) fn from_raft_snapshot(snapshot: &Snapshot) -> Result<SnapshotMeta, WireError> {
     let metadata = snapshot.get_metadata();
-    let Some((&DESCRIPTOR_VERSION, rest)) = snapshot.data.split_first() else {
-        return Err(WireError::Malformed);
+    let conf = metadata.get_conf_state();
+    let digest = match snapshot.data.split_first() {
+        Some((&DESCRIPTOR_VERSION, digest)) => {
+            <[u8; 32]>::try_from(digest).map_err(|_| WireError::Malformed)?
+        }
+        _ => return Err(WireError::Malformed),
     };
-    let (digest, members) = rest
-        .split_first_chunk::<DIGEST_BYTES>()
-        .ok_or(WireError::Malformed)?;
-    let members = Membership::from_bytes(members).map_err(|_| WireError::Malformed)?;
-    if metadata.index == 0 || *metadata.get_conf_state() != members.conf_state() {
+    let joint = !conf.voters_outgoing.is_empty() || !conf.learners_next.is_empty();
+    if metadata.index == 0 || conf.voters.is_empty() || joint {
         return Err(WireError::Malformed);
     }
     Ok(SnapshotMeta {
         index: metadata.index,
         term: metadata.term,
-        members,
-        digest: *digest,
+        voters: conf.voters.clone(),
+        digest,
     })
-}
-
-/// Whether an entry that is not made of commands is a change of the membership that this release can read.
-///
-/// # Errors
-/// A text that says what it is not.
-pub fn check_change(entry: &Entry) -> Result<(), String> {
-    decode_change(entry)
-        .map(drop)
-        .map_err(|_| "it is not a change of the membership that this release knows".to_owned())
-}
-
-/// Reads an entry that changes the membership; none but what `changes` writes.
-pub(super) fn decode_change(entry: &Entry) -> Result<ConfChangeV2, WireError> {
-    let sound = entry.get_entry_type() == EntryType::EntryConfChangeV2
-        && is_flat(&entry.data, &Shape::CHANGE, MAX_DEPTH);
-    if !sound {
-        return Err(WireError::Malformed);
-    }
-    let mut change = ConfChangeV2::default();
-    change
-        .merge_from_bytes(&entry.data)
-        .map_err(|_| WireError::Malformed)?;
-    let transition = if change.changes.len() > 1 {
-        ConfChangeTransition::Explicit
-    } else {
-        ConfChangeTransition::Auto
-    };
-    let known = change.changes.len() <= 2
-        && change.get_transition() == transition
-        && change.changes.iter().all(|one| one.node_id != 0)
-        && change.context.len() <= INFO_BYTES_MAX
-        && std::str::from_utf8(&change.context).is_ok();
-    known.then_some(change).ok_or(WireError::Malformed)
 }
 
 fn parse(bytes: &Bytes) -> Result<Message, WireError> {
@@ -194,9 +160,6 @@ impl Shape {
     };
     const SNAPSHOT: Self = Self {
         nested: &[(2, &Self::METADATA)],
-    };
-    const CHANGE: Self = Self {
-        nested: &[(2, &Self::LEAF)],
     };
     const MESSAGE: Self = Self {
         nested: &[(7, &Self::LEAF), (9, &Self::SNAPSHOT)],
@@ -259,6 +222,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use raft::eraftpb::Entry;
 
     fn heartbeat() -> Message {
         let mut message = Message::default();
@@ -332,7 +296,7 @@ mod tests {
         let meta = SnapshotMeta {
             index: 9,
             term: 3,
-            members: Membership::of(&[1, 2, 3]),
+            voters: vec![1, 2, 3],
             digest: [7; 32],
         };
         let snapshot = to_raft_snapshot(&meta);

@@ -6,13 +6,13 @@ use prost::Message;
 
 use super::event::{decode_event, encode_event};
 use super::node::{decode_facts, encode_facts};
-use super::settings::{decode_actor, encode_actor, timers_of};
+use super::settings::{decode_actor, encode_actor, retention_of, timers_of};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, missing};
 use crate::state::commands::{
-    AgentEvents, Body, Bootstrap, CancelJobs, ChangeSettings, Command, DeclareNodeLost,
-    IdempotencyKey, LossProof, Placement, RegisterNode, SetNodeLiveness, StartAttempt,
-    StartAttempts, SubmitJob,
+    AgentEvents, ArchiveJobs, Body, Bootstrap, CancelJobs, ChangeSettings, Command,
+    DeclareNodeLost, IdempotencyKey, LossProof, Placement, RegisterNode, SetNodeLiveness,
+    StartAttempt, StartAttempts, SubmitJob,
 };
 use crate::state::records::Liveness;
 
@@ -76,6 +76,8 @@ fn encode_body(body: &Body) -> Disk {
         Body::Bootstrap(bootstrap) => Disk::Bootstrap(encode_bootstrap(bootstrap)),
         Body::ChangeSettings(change) => Disk::ChangeSettings(persist::ChangeSettings {
             allow_root: change.allow_root,
+            keep_finished: change.keep_finished,
+            keep_finished_days: change.keep_finished_days,
         }),
         Body::RegisterNode(register) => Disk::RegisterNode(persist::RegisterNode {
             facts: Some(encode_facts(&register.facts)),
@@ -109,6 +111,9 @@ fn encode_body(body: &Body) -> Disk {
             journal_id: report.journal_id.clone(),
             events: report.events.iter().map(encode_event).collect(),
         }),
+        Body::ArchiveJobs(archive) => {
+            Disk::ArchiveJobs(persist::ArchiveJobs { most: archive.most })
+        }
     }
 }
 
@@ -117,6 +122,8 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
         Disk::Bootstrap(bootstrap) => Body::Bootstrap(decode_bootstrap(bootstrap)?),
         Disk::ChangeSettings(change) => Body::ChangeSettings(ChangeSettings {
             allow_root: change.allow_root,
+            keep_finished: change.keep_finished,
+            keep_finished_days: change.keep_finished_days,
         }),
         Disk::RegisterNode(register) => Body::RegisterNode(RegisterNode {
             facts: decode_facts(register.facts.ok_or_else(|| missing(WHAT, "facts"))?)?,
@@ -164,6 +171,7 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
                 .map(decode_event)
                 .collect::<Result<_, _>>()?,
         }),
+        Disk::ArchiveJobs(archive) => Body::ArchiveJobs(ArchiveJobs { most: archive.most }),
     })
 }
 
@@ -179,6 +187,9 @@ fn encode_bootstrap(bootstrap: &Bootstrap) -> persist::Bootstrap {
         lost_after_ms: bootstrap.timers.lost_after_ms,
         fence_after_ms: bootstrap.timers.fence_after_ms,
         kill_grace_ms: bootstrap.timers.kill_grace_ms,
+        keep_finished: bootstrap.retention.keep_finished,
+        keep_finished_days: bootstrap.retention.keep_finished_days,
+        segment_bytes: bootstrap.retention.segment_bytes,
     };
     persist::Bootstrap {
         settings: Some(settings),
@@ -191,6 +202,7 @@ fn decode_bootstrap(bootstrap: persist::Bootstrap) -> Result<Bootstrap, CodecErr
         .ok_or_else(|| missing(WHAT, "settings"))?;
     Ok(Bootstrap {
         timers: timers_of(&settings),
+        retention: retention_of(&settings),
         cluster_id: settings.cluster_id,
         cluster_name: settings.cluster_name,
         incarnation: settings.incarnation,

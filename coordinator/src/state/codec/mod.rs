@@ -3,8 +3,10 @@
 mod attempt;
 mod command;
 mod event;
+mod history;
 mod job;
 mod node;
+mod segment;
 mod settings;
 mod snapshot;
 mod words;
@@ -14,7 +16,9 @@ use prost::Message;
 
 pub use command::{COMMAND_BYTES_MAX, decode_command, encode_command};
 pub use event::{decode_event, encode_event};
+pub use history::{decode_archived, encode_archived};
 pub use node::{decode_facts, encode_facts};
+pub use segment::{Placed, decode_segment, encode_segment};
 pub use snapshot::{SNAPSHOT_BYTES_MAX, decode_snapshot, encode_snapshot, state_from_rows};
 
 /// Version of every record and command that this release writes, and the only one it reads.
@@ -105,6 +109,12 @@ pub enum CodecError {
     /// A snapshot that is cut, longer than it says, or whose digest differs from what its rows add up to.
     #[error("the snapshot is damaged: {why}")]
     Snapshot {
+        /// What is wrong.
+        why: String,
+    },
+    /// A segment that is cut, or whose records are not those that were written.
+    #[error("the segment is damaged: {why}")]
+    Segment {
         /// What is wrong.
         why: String,
     },

@@ -8,7 +8,7 @@ use super::{
     CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
     missing, unknown,
 };
-use crate::state::records::{Actor, Idempotency, Reply, Settings, Team, Timers};
+use crate::state::records::{Actor, Idempotency, Reply, Retention, Settings, Team, Timers};
 
 impl Record for Settings {
     const TABLE: u8 = 1;
@@ -32,6 +32,9 @@ impl Record for Settings {
             lost_after_ms: self.timers.lost_after_ms,
             fence_after_ms: self.timers.fence_after_ms,
             kill_grace_ms: self.timers.kill_grace_ms,
+            keep_finished: self.retention.keep_finished,
+            keep_finished_days: self.retention.keep_finished_days,
+            segment_bytes: self.retention.segment_bytes,
         };
         persist::SettingsRecord {
             version: RECORD_VERSION,
@@ -49,6 +52,7 @@ impl Record for Settings {
         let settings = record.settings.ok_or_else(|| missing(what, "settings"))?;
         Ok(Self {
             timers: timers_of(&settings),
+            retention: retention_of(&settings),
             cluster_id: settings.cluster_id,
             cluster_name: settings.cluster_name,
             incarnation: settings.incarnation,
@@ -67,6 +71,14 @@ pub(super) fn timers_of(settings: &persist::Settings) -> Timers {
         lost_after_ms: settings.lost_after_ms,
         fence_after_ms: settings.fence_after_ms,
         kill_grace_ms: settings.kill_grace_ms,
+    }
+}
+
+pub(super) fn retention_of(settings: &persist::Settings) -> Retention {
+    Retention {
+        keep_finished: settings.keep_finished,
+        keep_finished_days: settings.keep_finished_days,
+        segment_bytes: settings.segment_bytes,
     }
 }
 

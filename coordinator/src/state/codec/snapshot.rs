@@ -6,7 +6,9 @@ use mlctl_proto::persist::SnapshotRow;
 use prost::Message;
 
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, RawRow, Record, message};
-use crate::state::records::{Attempt, Idempotency, Job, Node, Settings, Spec, Team};
+use crate::state::records::{
+    Attempt, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
+};
 use crate::state::{Digest, State};
 
 const MAGIC: &[u8; 8] = b"mlctl-sn";
@@ -134,6 +136,8 @@ fn load_row(state: &mut State, table: u8, key: &[u8], record: &[u8]) -> Result<(
             state.put_attempt(attempt);
         }
         Idempotency::TABLE => state.put_key(own(key, record)?),
+        HistoryBatch::TABLE => state.put_batch(own(key, record)?),
+        Segment::TABLE => state.put_segment(own(key, record)?),
         _ => return Err(dangling(table, "this release knows no such table".into())),
     }
     Ok(())

@@ -3,7 +3,7 @@ use mlctl_proto::errors::{Code, Refusal};
 
 use super::{Context, bounded};
 use crate::state::change::Change;
-use crate::state::records::{Reply, Settings, Team, Timers};
+use crate::state::records::{Reply, Retention, Settings, Team, Timers};
 
 /// The team of everybody until there are others.
 pub const DEFAULT_TEAM: &str = "default";
@@ -23,6 +23,8 @@ pub struct Bootstrap {
     pub allow_root: bool,
     /// All timers.
     pub timers: Timers,
+    /// How long jobs that are over stay in memory.
+    pub retention: Retention,
 }
 
 impl Bootstrap {
@@ -40,6 +42,11 @@ impl Bootstrap {
             return Err(Refusal::new(Code::BadRequest, "incarnations count from 1"));
         }
         check_timers(&self.timers)?;
+        let segment = self.retention.segment_bytes;
+        if segment != 0 && !Retention::SEGMENT_BYTES_RANGE.contains(&segment) {
+            let why = "a segment of history has 4 KiB to 64 MiB";
+            return Err(Refusal::new(Code::BadRequest, why));
+        }
         change.put_settings(Settings {
             cluster_id: self.cluster_id.clone(),
             cluster_name: self.cluster_name.clone(),
@@ -47,6 +54,7 @@ impl Bootstrap {
             dev: self.dev,
             allow_root: self.allow_root,
             timers: self.timers,
+            retention: self.retention,
             next_job: 1,
             now_ms: context.now_ms,
         });
@@ -83,6 +91,7 @@ mod tests {
         let mut state = State::new();
         let change = Body::ChangeSettings(super::super::ChangeSettings {
             allow_root: Some(true),
+            ..super::super::ChangeSettings::default()
         });
         let early = state.apply(1, &command(person("root", true), 5, change));
         assert_eq!(

@@ -7,7 +7,7 @@ use mlctl_proto::ids::{JobId, clip};
 
 use super::Context;
 use super::current::Current;
-use crate::state::change::Change;
+use crate::state::change::{Change, ended_long_ago};
 use crate::state::records::{End, EndKind, Job, JobState, Reply};
 use crate::state::transition::advance;
 
@@ -30,7 +30,17 @@ impl CancelJobs {
         let ids: BTreeSet<JobId> = self.jobs.iter().copied().collect();
         let mut jobs = Vec::new();
         let mut already_ended = Vec::new();
+        if let Some(one) = ids.iter().find(|id| change.state().is_archived(**id))
+            && ids.iter().all(|id| change.state().is_archived(*id))
+        {
+            return Err(ended_long_ago(*one));
+        }
         for id in ids {
+            // Whose it was does not matter: nothing happens to it.
+            if change.state().is_archived(id) {
+                already_ended.push(id);
+                continue;
+            }
             let job = change.job(id)?;
             let own = job.owner_id == context.actor.user_id;
             if !own && !context.actor.admin {

@@ -1,15 +1,19 @@
 //! ChangeSettings: an admin changes what may change while the cluster runs. Fields that are absent stay.
-use mlctl_proto::errors::Refusal;
+use mlctl_proto::errors::{Code, Refusal};
 
 use super::Context;
 use crate::state::change::Change;
 use crate::state::records::Reply;
 
 /// What to change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChangeSettings {
     /// Whether jobs may run as root.
     pub allow_root: Option<bool>,
+    /// How many jobs that are over stay in memory.
+    pub keep_finished: Option<u32>,
+    /// For how many days at most.
+    pub keep_finished_days: Option<u32>,
 }
 
 impl ChangeSettings {
@@ -19,6 +23,17 @@ impl ChangeSettings {
         if let Some(allow_root) = self.allow_root {
             settings.allow_root = allow_root;
         }
+        for value in [self.keep_finished, self.keep_finished_days] {
+            if value == Some(0) {
+                let why = "keep at least one finished job, for at least one day: what leaves memory stays in history";
+                return Err(Refusal::new(Code::BadRequest, why));
+            }
+        }
+        let retention = &mut settings.retention;
+        retention.keep_finished = self.keep_finished.unwrap_or(retention.keep_finished);
+        retention.keep_finished_days = self
+            .keep_finished_days
+            .unwrap_or(retention.keep_finished_days);
         change.put_settings(settings);
         Ok(Reply::Done)
     }
@@ -26,8 +41,6 @@ impl ChangeSettings {
 
 #[cfg(test)]
 mod tests {
-    use mlctl_proto::errors::Code;
-
     use super::*;
     use crate::state::Body;
     use crate::state::records::Actor;
@@ -37,7 +50,13 @@ mod tests {
     fn admins_only() {
         let mut cluster = Cluster::new();
         let mut check = |actor: Actor, allow_root, expected: Result<bool, Code>| {
-            let applied = cluster.run(actor, Body::ChangeSettings(ChangeSettings { allow_root }));
+            let applied = cluster.run(
+                actor,
+                Body::ChangeSettings(ChangeSettings {
+                    allow_root,
+                    ..ChangeSettings::default()
+                }),
+            );
             let now = cluster
                 .state
                 .settings()

@@ -1,6 +1,7 @@
 //! What the log holds: one file per command with its struct, its apply and its tests. Each checks again, on apply, everything
 //! that was checked before it was proposed: the state may have moved on.
 mod agent_events;
+mod archive_jobs;
 mod bootstrap;
 mod cancel_jobs;
 mod change_settings;
@@ -16,6 +17,7 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::units::UtcMs;
 
 pub use agent_events::{AgentEvent, AgentEvents, Happening};
+pub use archive_jobs::{ARCHIVE_JOBS_MAX, ArchiveJobs};
 pub use bootstrap::{Bootstrap, DEFAULT_TEAM};
 pub use cancel_jobs::CancelJobs;
 pub use change_settings::ChangeSettings;
@@ -74,6 +76,8 @@ pub enum Body {
     StartAttempts(StartAttempts),
     /// What happened on a node.
     AgentEvents(AgentEvents),
+    /// Jobs that are over leave the tables.
+    ArchiveJobs(ArchiveJobs),
 }
 
 impl Body {
@@ -144,7 +148,7 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         now_ms,
         actor: &command.actor,
     };
-    remembered::purge(change, now_ms);
+    remembered::purge(change, now_ms, remembered::PURGED_PER_COMMAND_MAX);
     let reply = match &command.body {
         Body::Bootstrap(body) => body.apply(change, &context),
         Body::ChangeSettings(body) => body.apply(change, &context),
@@ -155,6 +159,7 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::CancelJobs(body) => body.apply(change, &context),
         Body::StartAttempts(body) => body.apply(change, &context),
         Body::AgentEvents(body) => body.apply(change, &context),
+        Body::ArchiveJobs(body) => body.apply(change, &context),
     }?;
     remembered::remember(change, command, now_ms, &reply);
     Ok(reply)

@@ -10,7 +10,7 @@ use crate::state::change::Change;
 use crate::state::records::{Idempotency, Reply};
 
 /// Replies forgotten per command at most: more than one is added per command, so the table shrinks to what is due.
-const PURGED_PER_COMMAND_MAX: usize = 16;
+pub(super) const PURGED_PER_COMMAND_MAX: usize = 16;
 
 /// The reply to a request that was answered before, if it still is remembered.
 ///
@@ -48,13 +48,13 @@ pub(super) fn remember(change: &mut Change, command: &Command, now_ms: UtcMs, re
     });
 }
 
-/// Forgets the oldest replies whose time is over: bounded work per command.
-pub(super) fn purge(change: &mut Change, now_ms: UtcMs) {
+/// Forgets the oldest replies whose time is over, `most` of them: bounded work per command.
+pub(super) fn purge(change: &mut Change, now_ms: UtcMs, most: usize) {
     let due = change
         .state()
         .indexes()
         .keys_up_to(now_ms.saturating_sub(IDEMPOTENCY_MS));
-    let due: Vec<_> = due.take(PURGED_PER_COMMAND_MAX).cloned().collect();
+    let due: Vec<_> = due.take(most).cloned().collect();
     for key in &due {
         change.remove_key(key);
     }

@@ -1,10 +1,12 @@
 //! The rows of the state, as the code thinks of them. How they become bytes is `codec`'s business, not theirs.
 mod attempt;
+mod history;
 mod job;
 mod node;
 mod settings;
 
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
+pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
 pub use job::{Checkpoint, Job, JobState, Spec};
 pub use node::{Addresses, Admin, Device, Health, Isolation, Liveness, Node, NodeFacts, Power};
 pub use settings::{Actor, Idempotency, Reply, Settings, Team, Timers};

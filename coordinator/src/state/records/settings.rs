@@ -3,6 +3,8 @@ use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
+use super::Retention;
+
 /// Timers of the cluster, milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timers {
@@ -58,6 +60,8 @@ pub struct Settings {
     pub allow_root: bool,
     /// All timers.
     pub timers: Timers,
+    /// How long jobs that are over stay in memory.
+    pub retention: Retention,
     /// Counter of the next job id.
     pub next_job: u64,
     /// State time: the highest time any command brought.

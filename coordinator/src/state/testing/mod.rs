@@ -14,7 +14,7 @@ use super::commands::{
 use super::invariants::{check, check_step};
 use super::records::{
     Actor, Admin, Device, End, EndKind, Health, Job, Liveness, Node, NodeFacts, Power, RankExit,
-    Reply, Timers,
+    Reply, Retention, Timers,
 };
 use super::{Applied, Body, Command, State};
 
@@ -54,6 +54,11 @@ pub(crate) fn bootstrap() -> Bootstrap {
         dev: true,
         allow_root: false,
         timers: Timers::DEV,
+        retention: Retention {
+            keep_finished: 2,
+            segment_bytes: 4 << 10,
+            ..Retention::default()
+        },
     }
 }
 

@@ -5,7 +5,9 @@ use proptest::prelude::{Strategy, any};
 
 use super::{Cluster, ended, exit, node, person, sealed, spec, system};
 use crate::state::Body;
-use crate::state::commands::{CancelJobs, DeclareNodeLost, Happening, LossProof, SetNodeLiveness};
+use crate::state::commands::{
+    ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, Happening, LossProof, SetNodeLiveness,
+};
 use crate::state::records::{Attempt, EndKind, Liveness};
 
 /// One step of a history.
@@ -81,6 +83,17 @@ impl Step {
                     proof,
                 };
                 cluster.run(system(), Body::DeclareNodeLost(lost));
+            }
+            15 if a.is_multiple_of(3) => {
+                let most = u32::from(b) % 8;
+                cluster.run(system(), Body::ArchiveJobs(ArchiveJobs { most }));
+            }
+            _ if a.is_multiple_of(7) => {
+                let few = ChangeSettings {
+                    keep_finished: Some(1 + u32::from(b) % 4),
+                    ..ChangeSettings::default()
+                };
+                cluster.run(person("root", true), Body::ChangeSettings(few));
             }
             _ => {
                 let again = cluster.log().len() * usize::from(a) / 256;

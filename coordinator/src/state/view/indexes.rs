@@ -8,7 +8,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
 use crate::state::records::{
-    Allocation, AllocationPhase, Attempt, Idempotency, Job, JobState, Node,
+    Allocation, AllocationPhase, Attempt, HistoryBatch, Idempotency, Job, JobState, Node,
 };
 use crate::state::rules::{Inventory, Request};
 
@@ -25,6 +25,9 @@ pub struct Indexes {
     open_on_node: OrdMap<Arc<str>, OrdSet<Holder>>,
     cpu_ranks: OrdMap<Arc<str>, u32>,
     inventory: Inventory,
+    finished: OrdSet<(UtcMs, JobId)>,
+    tail_jobs: OrdMap<JobId, (u64, usize)>,
+    tail_bytes: usize,
     keys_by_time: OrdSet<(UtcMs, (String, [u8; 16]))>,
 }
 
@@ -42,6 +45,26 @@ impl Indexes {
     /// What jobs of a spec ask for.
     pub fn request(&self, spec_hash: &[u8; 32]) -> Option<&Arc<Request>> {
         self.requests.get(spec_hash)
+    }
+
+    /// Jobs that are over, the oldest first.
+    pub fn finished(&self) -> impl Iterator<Item = JobId> {
+        self.finished.iter().map(|(_, id)| *id)
+    }
+
+    /// How many jobs are over.
+    pub fn finished_count(&self) -> usize {
+        self.finished.len()
+    }
+
+    /// The batch of history that holds a job, and its place there.
+    pub fn in_tail(&self, id: JobId) -> Option<(u64, usize)> {
+        self.tail_jobs.get(&id).copied()
+    }
+
+    /// Bytes of history that no segment holds.
+    pub fn tail_bytes(&self) -> usize {
+        self.tail_bytes
     }
 
     /// Who holds a device.
@@ -96,8 +119,39 @@ impl Indexes {
         self.requests.insert(spec_hash, Arc::new(request));
     }
 
-    /// Hook of the jobs.
-    pub fn job(&mut self, old: Option<&Job>, new: &Job) {
+    /// Hook of the specs: no job names it any more.
+    pub fn remove_request(&mut self, spec_hash: &[u8; 32]) {
+        self.requests.remove(spec_hash);
+    }
+
+    /// Hook of history's tail: a batch came or went.
+    pub fn tail(&mut self, batch: &HistoryBatch, there: bool) {
+        for (position, (id, _)) in batch.jobs.iter().enumerate() {
+            if there {
+                self.tail_jobs.insert(*id, (batch.first_seq, position));
+            } else {
+                self.tail_jobs.remove(id);
+            }
+        }
+        self.tail_bytes = if there {
+            self.tail_bytes.saturating_add(batch.bytes())
+        } else {
+            self.tail_bytes.saturating_sub(batch.bytes())
+        };
+    }
+
+    /// Hook of the jobs. One that leaves the tables is over.
+    pub fn job(&mut self, old: Option<&Job>, new: Option<&Job>) {
+        let over = |job: &&Job| job.state.terminal();
+        if let Some(old) = old.filter(over) {
+            self.finished.remove(&(old.ended_ms, old.id));
+        }
+        if let Some(new) = new.filter(over) {
+            self.finished.insert((new.ended_ms, new.id));
+        }
+        let Some(new) = new else {
+            return;
+        };
         let waited = old.is_some_and(|job| job.state == JobState::Pending);
         let waits = new.state == JobState::Pending;
         if waited == waits {

@@ -1,0 +1,296 @@
+//! PURE: the leader's step. All soft state of one term; what happens goes in, what is to be done comes out as data.
+//!
+//! `step(now, state, event) -> outputs`. The driver (`lead`) and the simulator do nothing but feed it and carry its outputs
+//! out, so both run the same leader. It knows no channel, task or clock, and writes no log: what people should read is a
+//! [`Note`]. Outputs may be carried out late or lost with the process: every one is derived again from what agents say.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
+mod attempts;
+mod nodes;
+mod planning;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::gang::{Gangs, Key, Report};
+use super::leases::{Leases, Waiting};
+use super::liveness::{Judge, Mono};
+use super::orders::Order;
+use crate::state::records::NodeFacts;
+use crate::state::{Body, Effect, State};
+use planning::Planning;
+pub use planning::plan_again_in;
+
+/// A command that could not be proposed is proposed again after this, milliseconds.
+const AGAIN_MS: u64 = 300;
+/// Rounds of leases begin at most this far apart, milliseconds; sooner where heartbeats are.
+const LEASE_GAP_MS: u64 = 500;
+
+/// A node whose stream is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Which of its streams this is; a later one replaces it.
+    pub id: u64,
+    /// What it is.
+    pub facts: NodeFacts,
+    /// Its events are numbered within this journal.
+    pub journal_id: String,
+}
+
+/// What happens to a leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A deadline may have passed.
+    Time,
+    /// A node said hello and is registered.
+    Connected {
+        /// Its stream.
+        link: Box<Link>,
+        /// All that it runs.
+        reports: Vec<Report>,
+    },
+    /// A stream ended.
+    Gone {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+    },
+    /// A node lives, and this is all that it runs.
+    Heartbeat {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// The heartbeat's number.
+        seq: u64,
+        /// Running, and ended but not acknowledged.
+        reports: Vec<Report>,
+    },
+    /// A node is ready for its part of a gang.
+    Ready {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// Which attempt, with the port.
+        report: Report,
+    },
+    /// What applying commands asks for. The state given in has all of them.
+    Effects {
+        /// In the order of the log.
+        effects: Vec<Effect>,
+        /// Some before these were dropped.
+        overflowed: bool,
+    },
+    /// The round of reads ended.
+    RoundEnded {
+        /// This member still led when it began.
+        confirmed: bool,
+    },
+    /// The plan was made and proposed.
+    PlanEnded {
+        /// Its answer may differ after this long, milliseconds, by time alone: [`plan_again_in`].
+        again_in: Option<u64>,
+    },
+    /// What became of a proposal.
+    Proposed {
+        /// What it was for.
+        why: Why,
+        /// It is in the state.
+        carried: bool,
+    },
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Tell a node. If that is not possible: [`Event::Gone`].
+    Tell {
+        /// The node.
+        node: String,
+        /// Its stream.
+        link: u64,
+        /// What.
+        order: Order,
+    },
+    /// End this stream; it is not the node's any more.
+    Close {
+        /// Which.
+        link: u64,
+    },
+    /// Replicate this, then [`Event::Proposed`].
+    Propose {
+        /// The command.
+        body: Box<Body>,
+        /// What for.
+        why: Why,
+    },
+    /// Run a round of reads, then [`Event::RoundEnded`].
+    Read,
+    /// Plan on the newest state and propose the result, then [`Event::PlanEnded`].
+    Plan {
+        /// Nodes that this leader has heard of: no plan may need another.
+        heard: BTreeSet<String>,
+    },
+    /// Something that people should read.
+    Note(Note),
+}
+
+/// What a proposal is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The liveness of this node.
+    Axis(String),
+}
+
+/// For the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A node's stream began.
+    Connected {
+        /// The node.
+        node: String,
+        /// How many attempts it reported.
+        attempts: usize,
+    },
+    /// A node's stream ended.
+    Disconnected {
+        /// The node.
+        node: String,
+    },
+    /// A node runs what the cluster never knew.
+    Orphan {
+        /// The node.
+        node: String,
+        /// What.
+        key: Key,
+    },
+    /// A node is silent.
+    Silent {
+        /// The node.
+        node: String,
+        /// Lost, not only Unreachable.
+        lost: bool,
+    },
+    /// A gang was not ready in time and is ended.
+    NotReady {
+        /// The attempt.
+        key: Key,
+        /// The nodes that were not, for people.
+        missing: String,
+    },
+    /// More effects than fit: all agents connect anew.
+    Overflowed,
+}
+
+/// One leader during one term.
+#[derive(Debug)]
+pub struct Term {
+    links: BTreeMap<String, Link>,
+    judge: Judge,
+    leases: Leases,
+    gangs: Gangs,
+    planning: Planning,
+    /// Nodes whose liveness is being proposed.
+    moving: BTreeSet<String>,
+    /// Orphans that were named.
+    named: BTreeSet<(String, Key)>,
+    out: Vec<Output>,
+}
+
+impl Term {
+    /// A term that begins `now`; `None` while the cluster has no settings.
+    pub fn new(now: Mono, state: &State) -> Option<Self> {
+        let timers = state.settings()?.timers;
+        Some(Self {
+            links: BTreeMap::new(),
+            judge: Judge::new(timers, now),
+            leases: Leases::new(LEASE_GAP_MS.min(u64::from(timers.heartbeat_ms) / 5)),
+            gangs: Gangs::default(),
+            planning: Planning::wanted(),
+            moving: BTreeSet::new(),
+            named: BTreeSet::new(),
+            out: Vec::new(),
+        })
+    }
+
+    /// When [`Event::Time`] is due at the latest.
+    pub fn next_wake(&self) -> Mono {
+        let others = [self.gangs.next(), self.leases.due(), self.planning.next()];
+        let others = others.into_iter().flatten();
+        others.fold(self.judge.next(), Mono::min)
+    }
+
+    /// Takes one event in, then does whatever is due.
+    pub fn step(&mut self, now: Mono, state: &State, event: Event) -> Vec<Output> {
+        match event {
+            Event::Time => {}
+            Event::Connected { link, reports } => self.connected(now, state, *link, &reports),
+            Event::Gone { node, link } => self.gone(&node, link),
+            Event::Heartbeat {
+                node,
+                link,
+                seq,
+                reports,
+            } => self.heartbeat(now, state, Waiting { node, link, seq }, &reports),
+            Event::Ready { node, link, report } => self.ready(now, state, &node, link, &report),
+            Event::Effects {
+                effects,
+                overflowed,
+            } => self.effects(now, state, effects, overflowed),
+            Event::RoundEnded { confirmed } => self.round_ended(confirmed),
+            Event::PlanEnded { again_in } => self.planning.ended(again_in, now),
+            Event::Proposed { why, carried } => self.proposed(now, why, carried),
+        }
+        self.on_time(now, state);
+        std::mem::take(&mut self.out)
+    }
+
+    /// Whatever is due: verdicts, gangs that took too long, a round of leases, a plan.
+    fn on_time(&mut self, now: Mono, state: &State) {
+        if self.judge.next() <= now {
+            self.judge_silence(now, state);
+        }
+        for key in self.gangs.expire(now) {
+            self.give_up(state, key);
+        }
+        if self.leases.begin(now) {
+            self.out.push(Output::Read);
+        }
+        if self.planning.begin(now) {
+            let heard = self.links.keys().cloned().collect();
+            self.out.push(Output::Plan { heard });
+        }
+    }
+
+    fn is_current(&self, node: &str, link: u64) -> bool {
+        self.links
+            .get(node)
+            .is_some_and(|current| current.id == link)
+    }
+
+    /// Tells a node, if it is connected; else it is told when it connects.
+    fn tell(&mut self, node: &str, order: Order) {
+        if let Some(link) = self.links.get(node) {
+            self.out.push(Output::Tell {
+                node: node.to_owned(),
+                link: link.id,
+                order,
+            });
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        self.out.push(Output::Note(note));
+    }
+
+    fn propose(&mut self, body: Body, why: Why) {
+        let body = Box::new(body);
+        self.out.push(Output::Propose { body, why });
+    }
+}
