@@ -1,6 +1,6 @@
 //! The contracts of mlctl: messages, typed ids, units, the job spec, error codes and every limit.
 //!
-//! No I/O, no clock. Pure code may name `ids`, `units`, `spec`, `limits`, `errors` and `persist` only;
+//! No I/O, no clock. Pure code may name `ids`, `units`, `spec`, `limits`, `errors`, `persist` and `mutants` only;
 //! the generated services exist behind feature `rpc`.
 #![forbid(unsafe_code)]
 
@@ -8,6 +8,7 @@ pub mod errors;
 pub mod ids;
 pub mod limits;
 pub mod logs;
+pub mod mutants;
 pub mod spec;
 pub mod units;
 
@@ -46,6 +47,14 @@ pub const PROTOCOL: u32 = 1;
 
 /// Version of this build, as every hello carries it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The cfgs of this build that change what it does; a release has none.
+pub const CFGS: &[&str] = &[
+    #[cfg(debug_assertions)]
+    "debug_assertions",
+    #[cfg(mlctl_mutants)]
+    "mlctl_mutants",
+];
 
 /// What this build can do, as every hello carries it.
 pub const CAPABILITIES: &[&str] = &["exec", "python", "torchrun", "local-checkpoints"];

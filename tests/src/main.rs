@@ -1,4 +1,4 @@
-//! `mlctl-tests bench …`: the drivers of the figures in docs/BENCHMARKS.md; `mlctl-tests sim …`: the simulator.
+//! `mlctl-tests bench …`: the drivers of the figures in docs/BENCHMARKS.md; `sim …`: the simulator; `mutants …`: the test of the tests.
 //! Does NOT run tests: those are for `tests/run`.
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,16 @@ fn main() -> Result<()> {
             mlctl_tests::bench::latency::run(rounds.max(1))
         }
         ["sim", ref words @ ..] => mlctl_tests::sim::cli::main(words),
-        _ => bail!("{USAGE}\n       {}", mlctl_tests::sim::cli::USAGE),
+        ["mutants", ref words @ ..] => mlctl_tests::sim::mutants::main(words),
+        ["--version", ..] => {
+            println!("mlctl-tests {}", mlctl_proto::VERSION);
+            println!("cfgs {}", mlctl_proto::CFGS.join(" "));
+            Ok(())
+        }
+        _ => bail!(
+            "{USAGE}\n       {}\n       {}",
+            mlctl_tests::sim::cli::USAGE,
+            mlctl_tests::sim::mutants::USAGE
+        ),
     }
 }

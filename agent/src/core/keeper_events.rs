@@ -3,6 +3,7 @@
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::STOP_GRACE_MS;
+use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::persist::{
     AgentEvent, AllocationEnded, AttemptEnd, CheckpointSealed, EndKind, RankExited, RanksStarted,
     agent_event,
@@ -336,10 +337,15 @@ impl Core {
     /// Sends what is durable and has not left on this connection.
     pub(super) fn send_events(&mut self) {
         let batches = self.outbox.take_sendable(self.synced);
+        let last = batches.last().and_then(|events| events.last());
+        let last = last.map(|event| event.seq);
         self.actions.extend(
             batches
                 .into_iter()
                 .map(|events| Action::Send(ToLeader::Events(events))),
         );
+        if let Some(last) = last.filter(|_| planted(Mutant::EventForgottenWhenSent)) {
+            self.on_events_applied(last);
+        }
     }
 }

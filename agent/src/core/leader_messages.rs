@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::AGENT_REDIAL_MS;
+use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::persist::{AllocationEnded, AttemptEnd, EndKind, agent_event};
 
 use super::attempt::{Attempt, Keeper, detail_text};
@@ -218,8 +219,10 @@ impl Core {
         let step_floor = mark
             .map_or(0, |mark| mark.step_floor)
             .max(self.newest_step(job));
-        self.marks.insert(job, Mark { epoch, step_floor });
-        self.records.push(Record::Tombstone { job, epoch });
+        if !planted(Mutant::TombstoneSkipped) {
+            self.marks.insert(job, Mark { epoch, step_floor });
+            self.records.push(Record::Tombstone { job, epoch });
+        }
         self.refuse(key, "stopped before it began on this node");
     }
 
@@ -286,7 +289,7 @@ impl Core {
         });
     }
 
-    fn on_events_applied(&mut self, up_to: u64) {
+    pub(super) fn on_events_applied(&mut self, up_to: u64) {
         let forgotten = self.outbox.acknowledge(up_to);
         if forgotten.is_empty() {
             return;

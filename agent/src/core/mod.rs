@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::AGENT_REDIAL_MS;
+use mlctl_proto::mutants::{Mutant, planted};
 
 use attempt::Attempt;
 use outbox::Outbox;
@@ -236,7 +237,15 @@ impl Core {
         let mut actions = std::mem::take(&mut self.actions);
         let mut lazy = std::mem::take(&mut self.lazy);
         let records = std::mem::take(&mut self.records);
-        if !records.is_empty() {
+        if !records.is_empty() && planted(Mutant::JournalNotSynced) {
+            self.ticket += 1;
+            self.on_synced(self.ticket);
+            let early = std::mem::take(&mut self.actions);
+            lazy.extend(records);
+            actions.insert(0, Action::JournalLazily { records: lazy });
+            actions.extend(early);
+            actions.extend(self.finish());
+        } else if !records.is_empty() {
             self.ticket += 1;
             lazy.extend(records);
             actions.insert(

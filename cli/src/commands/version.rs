@@ -4,18 +4,6 @@ use clap::CommandFactory;
 use crate::args::Cli;
 use crate::output::Output;
 
-/// The cfgs of this build that change behaviour; a release has none.
-fn cfgs() -> Vec<&'static str> {
-    let mut cfgs = Vec::new();
-    if cfg!(debug_assertions) {
-        cfgs.push("debug_assertions");
-    }
-    if cfg!(mlctl_mutants) {
-        cfgs.push("mlctl_mutants");
-    }
-    cfgs
-}
-
 /// Prints the version.
 pub fn run(verbose: bool, output: &dyn Output) -> u8 {
     output.line(&format!("mlctl {}", mlctl_proto::VERSION));
@@ -25,7 +13,7 @@ pub fn run(verbose: bool, output: &dyn Output) -> u8 {
             "capabilities {}",
             mlctl_proto::CAPABILITIES.join(" ")
         ));
-        output.line(format!("cfgs {}", cfgs().join(" ")).trim_end());
+        output.line(format!("cfgs {}", mlctl_proto::CFGS.join(" ")).trim_end());
     }
     0
 }

@@ -11,7 +11,7 @@ use super::pulls;
 use super::snapshots::SnapshotStore;
 use super::start::OnFatal;
 use super::turn::{
-    Core, CoreStatus, Envelope, Input, Outputs, Persist, Refusal, Role, SnapshotMeta, SnapshotOffer,
+    Core, CoreStatus, Envelope, Input, Outputs, Persist, Refusal, SnapshotMeta, SnapshotOffer, Step,
 };
 use super::{MemberId, Transport};
 use bytes::Bytes;
@@ -292,47 +292,47 @@ impl<R: Send + 'static> Driver<R> {
     }
 
     fn execute(&mut self, out: Outputs) -> Result<(), String> {
-        self.send(out.messages);
-        if let Some(persist) = &out.persist {
-            self.persist(persist)?;
-        }
-        self.send(out.messages_after_persist);
         self.state.more = out.more;
-        let leads = (out.status.role == Role::Leader).then_some(out.status.term);
-        if let Some(meta) = out.persist.and_then(|persist| persist.install) {
-            self.hand_on(Task::Restore(meta))?;
+        let (ignored, status) = (out.ignored, out.status.clone());
+        for step in out.steps() {
+            self.carry_out(step, status.leader)?;
         }
-        if leads != self.state.leads {
-            self.state.leads = leads;
-            self.hand_on(Task::Leader(leads))?;
+        if ignored > 0 {
+            tracing::warn!(count = ignored, "dropped Raft messages that are not sound");
         }
-        if !out.committed.is_empty() {
-            let mut entries = Vec::with_capacity(out.committed.len());
-            for entry in out.committed {
-                let waiters = entry.proposal.and_then(|id| self.state.waiters.remove(&id));
-                entries.push((entry, waiters.unwrap_or_default()));
+        self.report(status);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, step: Step, leader: Option<MemberId>) -> Result<(), String> {
+        match step {
+            Step::Send(envelopes) => self.send(envelopes),
+            Step::Persist(persist) => self.persist(&persist)?,
+            Step::Restore(meta) => self.hand_on(Task::Restore(meta))?,
+            Step::Leads(leads) if leads == self.state.leads => {}
+            Step::Leads(leads) => {
+                self.state.leads = leads;
+                self.hand_on(Task::Leader(leads))?;
             }
-            self.hand_on(Task::Entries(entries))?;
-        }
-        for (id, index) in out.reads {
-            if let Some(waiter) = self.state.reads.remove(&id) {
-                self.hand_on(Task::Read { index, waiter })?;
+            Step::Apply(committed) => {
+                let mut entries = Vec::with_capacity(committed.len());
+                for entry in committed {
+                    let waiters = entry.proposal.and_then(|id| self.state.waiters.remove(&id));
+                    entries.push((entry, waiters.unwrap_or_default()));
+                }
+                self.hand_on(Task::Entries(entries))?;
             }
+            Step::Serve(reads) => {
+                for (id, index) in reads {
+                    if let Some(waiter) = self.state.reads.remove(&id) {
+                        self.hand_on(Task::Read { index, waiter })?;
+                    }
+                }
+            }
+            Step::Refuse { proposals, reads } => self.refuse(&proposals, &reads, leader),
+            Step::Pull(offer) => self.pull(offer),
+            Step::Cut(floor) => self.log.cut(floor).map_err(|error| error.to_string())?,
         }
-        self.refuse(&out.refused, &out.refused_reads, out.status.leader);
-        for offer in out.offers {
-            self.pull(offer);
-        }
-        if let Some(floor) = out.cut {
-            self.log.cut(floor).map_err(|error| error.to_string())?;
-        }
-        if out.ignored > 0 {
-            tracing::warn!(
-                count = out.ignored,
-                "dropped Raft messages that are not sound"
-            );
-        }
-        self.report(out.status);
         Ok(())
     }
 

@@ -9,6 +9,8 @@
 )]
 use std::collections::BTreeMap;
 
+use mlctl_proto::mutants::{Mutant, planted};
+
 use crate::state::records::{Liveness, Timers};
 
 /// Milliseconds since the process began to count.
@@ -48,6 +50,9 @@ impl Judge {
             planned: now,
         };
         judge.planned = now + judge.soonest();
+        if planted(Mutant::LeaseNotExtended) {
+            judge.planned = now;
+        }
         judge
     }
 
@@ -84,7 +89,8 @@ impl Judge {
             let last = self.heard.get(node).copied().unwrap_or(0).max(self.since);
             let unreachable_at = last + u64::from(self.timers.node_timeout_ms);
             let lost_at = last + u64::from(self.timers.lost_after_ms);
-            if now >= lost_at {
+            let silent_before = planted(Mutant::LeaseNotExtended) && !self.heard.contains_key(node);
+            if now >= lost_at || silent_before {
                 verdicts.push(Verdict::Lost(node.to_owned()));
             } else if liveness == Liveness::Unreachable {
                 next = next.min(lost_at);

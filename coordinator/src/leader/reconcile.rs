@@ -7,6 +7,7 @@
     clippy::float_arithmetic
 )]
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::mutants::{Mutant, planted};
 
 use super::gang::{Key, Phase, Report};
 use crate::state::State;
@@ -48,7 +49,7 @@ pub fn on_hello(state: &State, node: &str, reports: &[Report]) -> Vec<Correction
 pub fn stale(state: &State, node: &str, reports: &[Report]) -> Vec<Correction> {
     let live = reports
         .iter()
-        .filter(|report| report.phase <= Phase::Running);
+        .filter(|report| report.phase <= Phase::Running && !planted(Mutant::StaleAttemptKept));
     live.filter_map(|report| judge(state, node, report.key))
         .collect()
 }

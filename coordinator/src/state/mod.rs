@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
 pub use commands::{Body, Command, IdempotencyKey};
@@ -160,7 +161,12 @@ impl State {
                 *self = state;
                 applied
             }
-            Err(refusal) => Applied::nothing(Reply::Rejected(refusal)),
+            Err(refusal) => {
+                if planted(Mutant::IndexApartFromState) {
+                    self.applied_index = index.saturating_sub(1);
+                }
+                Applied::nothing(Reply::Rejected(refusal))
+            }
         }
     }
 

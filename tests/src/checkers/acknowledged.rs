@@ -1,4 +1,4 @@
-//! I1: what a client was told is done is there, on every member that has applied that far, for ever. One key, one job.
+//! I1, I9: what a client was told is done is there, on every member that has applied that far, for ever. One key, one job.
 //! Does NOT look at jobs that nobody was told of.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +12,25 @@ use super::{Checked, ensure};
 #[derive(Debug, Default)]
 pub struct Acknowledged {
     by_key: BTreeMap<[u8; 16], JobId>,
+    /// What each key made, whoever was told.
+    made: BTreeMap<[u8; 16], JobId>,
     /// Job to the index of its answer.
     jobs: BTreeMap<JobId, u64>,
     cancels: BTreeMap<JobId, u64>,
 }
 
 impl Acknowledged {
+    /// Applying the request `key` was answered with `job`.
+    ///
+    /// # Errors
+    /// When it was answered with another job before.
+    pub fn made(&mut self, key: [u8; 16], job: JobId) -> Checked {
+        let first = *self.made.entry(key).or_insert(job);
+        ensure(first == job, "I9", || {
+            format!("one request made the jobs {first} and {job}")
+        })
+    }
+
     /// A client was told that its request `key` made `job`, at `index`.
     ///
     /// # Errors
@@ -82,6 +95,8 @@ mod tests {
         );
         assert!(told.submitted([1; 16], two, 9).is_err());
         assert!(told.submitted([2; 16], one, 9).is_err());
+        assert!(told.made([3; 16], one).is_ok() && told.made([3; 16], one).is_ok());
+        assert!(told.made([3; 16], two).is_err());
         let mut state = State::new();
         assert!(told.check(&state).is_ok(), "it has not come that far");
         state.skip(20);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mlctl_coordinator::consensus::turn::{CommittedEntry, CoreStatus, Role};
+use mlctl_coordinator::consensus::turn::{CommittedEntry, CoreStatus, Promise, Role};
 
 use super::{Checked, ensure};
 
@@ -40,6 +40,33 @@ impl Consensus {
         ensure(!new || status.last >= newest, "I7", || {
             let last = status.last;
             format!("leader {member} ends at {last}, but {newest} is committed")
+        })
+    }
+
+    /// `member` sends a message that promises this; its disk holds (term, vote, last index).
+    ///
+    /// # Errors
+    /// When its disk does not hold it, or when it voted for somebody else in that term.
+    pub fn says(
+        &mut self,
+        member: u64,
+        promise: Promise,
+        (term, vote, last): (u64, u64, u64),
+    ) -> Checked {
+        let (stored, double) = match promise {
+            Promise::Vote { term: of, to } => {
+                let first = *self.votes.entry((member, of)).or_insert(to);
+                (term > of || (term == of && vote == to), first != to)
+            }
+            Promise::Stored { term: of, index } => (term >= of && last >= index, false),
+        };
+        ensure(!double, "I7", || {
+            format!("member {member} votes twice: {promise:?}")
+        })?;
+        ensure(stored, "I7", || {
+            format!(
+                "member {member} promises {promise:?}, but its disk has term {term}, vote {vote}, index {last}"
+            )
         })
     }
 
@@ -136,6 +163,22 @@ mod tests {
         assert!(seen.committed(2, &entry(5, 1)).is_ok());
         assert!(seen.committed(2, &entry(5, 2)).is_err());
         assert!(!leads(&mut seen, 2, 2, 4) && leads(&mut seen, 3, 3, 5));
+    }
+
+    #[test]
+    fn a_promise_is_on_disk_when_it_is_said() {
+        let check = |promise, stored| Consensus::default().says(1, promise, stored).is_ok();
+        let vote = Promise::Vote { term: 4, to: 2 };
+        assert!(check(vote, (4, 2, 0)) && check(vote, (5, 0, 0)));
+        assert!(!check(vote, (4, 0, 0)) && !check(vote, (4, 1, 0)) && !check(vote, (3, 2, 0)));
+        let log = Promise::Stored { term: 4, index: 7 };
+        assert!(check(log, (4, 0, 7)) && !check(log, (4, 0, 6)) && !check(log, (3, 0, 7)));
+        let mut seen = Consensus::default();
+        assert!(seen.says(1, vote, (4, 2, 0)).is_ok());
+        assert!(
+            seen.says(1, Promise::Vote { term: 4, to: 3 }, (4, 3, 0))
+                .is_err()
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! L: once all is healed, every job that a client was told of reaches its end.
+//! L: once all is healed, every job that a client was told of reaches its end, and every event of an agent is acknowledged.
 //! Does NOT say how long that may take: the run does.
 
 use std::collections::BTreeSet;
 
+use mlctl_agent::core::Record;
 use mlctl_coordinator::state::State;
 use mlctl_proto::ids::JobId;
 
@@ -16,6 +17,14 @@ pub fn unfinished(state: &State, acknowledged: &BTreeSet<JobId>) -> Vec<(JobId, 
     open.collect()
 }
 
+/// How many events an agent's records hold that nobody has acknowledged.
+pub fn unacknowledged(records: &[Record]) -> usize {
+    let events = records
+        .iter()
+        .filter(|record| matches!(record, Record::Event(_)));
+    events.count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +34,14 @@ mod tests {
         let job = JobId::new(1, 1);
         let found = unfinished(&State::new(), &BTreeSet::from([job]));
         assert_eq!(found, [(job, "gone")]);
+    }
+
+    #[test]
+    fn only_events_wait_for_an_answer() {
+        let event = Record::Event(mlctl_proto::persist::AgentEvent::default());
+        assert_eq!(
+            unacknowledged(&[Record::Term(3), event, Record::Acknowledged(0)]),
+            1
+        );
     }
 }

@@ -6,6 +6,10 @@ mod applied;
 mod closed_epochs;
 mod consensus;
 mod digests;
+mod gangs;
+pub mod journaled;
+mod judged;
+mod leases;
 mod liveness;
 mod terminal;
 
@@ -14,7 +18,10 @@ pub use applied::Applied;
 pub use closed_epochs::{ClosedEpochs, Key, RankFate};
 pub use consensus::Consensus;
 pub use digests::Digests;
-pub use liveness::unfinished;
+pub use gangs::Gangs;
+pub use judged::Judged;
+pub use leases::Leases;
+pub use liveness::{unacknowledged, unfinished};
 pub use terminal::Terminal;
 
 /// A property that does not hold, with what shows it.
@@ -44,6 +51,12 @@ pub struct Checkers {
     pub applied: Applied,
     /// I7: elections, votes and the log.
     pub consensus: Consensus,
+    /// I12: gangs start together.
+    pub gangs: Gangs,
+    /// A lease is true.
+    pub leases: Leases,
+    /// A new leader judges nobody at once.
+    pub judged: Judged,
 }
 
 fn ensure(holds: bool, property: &'static str, what: impl FnOnce() -> String) -> Checked {

@@ -1,11 +1,11 @@
 //! A simulated coordinator: the consensus core over a simulated disk, the replicated state, and the leader's loop when it leads.
 //! Does what the product's driver and apply thread do, in the same order. Does NOT decide anything itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use mlctl_coordinator::consensus::turn::{
-    Core, CoreConfig, Envelope, Input, Outputs, Role, SnapshotMeta, SnapshotOffer,
+    Core, CoreConfig, Envelope, Input, Persist, Role, SnapshotMeta, SnapshotOffer, Step, promise,
 };
 use mlctl_coordinator::leader::step;
 use mlctl_coordinator::state::commands::{Command, IdempotencyKey};
@@ -14,7 +14,6 @@ use mlctl_coordinator::state::{Body, State, codec};
 
 use super::disk::{Disk, SnapshotFile};
 use super::leading::{Lead, Why};
-use super::plants::Plant;
 use super::stream::{Down, Session};
 use super::world::{COORDINATORS, Event, Process, World};
 use crate::checkers::Violation;
@@ -51,8 +50,8 @@ pub(super) struct Member {
     pub(super) state: State,
     pub(super) last: (u64, u64),
     pub(super) inbox: Vec<Input>,
-    /// A turn whose write is under way; nothing that comes after the write has happened yet.
-    pending: Option<Outputs>,
+    /// What the last turn left to do. A write at the front is under way: nothing behind it has happened yet.
+    steps: VecDeque<Step>,
     more: bool,
     pub(super) leads: Option<u64>,
     pub(super) lead: Option<Lead>,
@@ -125,7 +124,7 @@ impl World {
             state,
             last: applied,
             inbox: Vec::new(),
-            pending: None,
+            steps: VecDeque::new(),
             more: false,
             leads: None,
             lead: None,
@@ -208,7 +207,7 @@ impl World {
             let Some(member) = &mut self.coordinators[who].live else {
                 return;
             };
-            if member.pending.is_some() || (member.inbox.is_empty() && !member.more) {
+            if !member.steps.is_empty() || (member.inbox.is_empty() && !member.more) {
                 return;
             }
             let inputs = std::mem::take(&mut member.inbox);
@@ -217,71 +216,64 @@ impl World {
                 Err(error) => return self.broken(who, &error.to_string()),
             };
             member.more = out.more;
-            let checked = self.checkers.consensus.stands(MEMBERS[who], &out.status);
+            let status = out.status.clone();
+            member.steps = out.steps().into();
+            if status.role == Role::Leader {
+                self.checkers.judged.leads(status.term, self.now);
+            }
+            let checked = self.checkers.consensus.stands(MEMBERS[who], &status);
             self.check(checked);
-            self.turned(who, out);
+            self.walk(who);
         }
     }
 
-    fn turned(&mut self, who: usize, mut out: Outputs) {
-        self.send(who, std::mem::take(&mut out.messages));
-        if out.persist.is_none() {
-            self.send(who, std::mem::take(&mut out.messages_after_persist));
-            return self.hand_on(who, out);
-        }
+    /// Carries out what a turn left, up to a write: that takes a while.
+    fn walk(&mut self, who: usize) {
         let life = self.coordinators[who].life;
-        if let Some(member) = &mut self.coordinators[who].live {
-            member.pending = Some(out);
+        while let Some(member) = &mut self.coordinators[who].live {
+            if matches!(member.steps.front(), Some(Step::Persist(_))) {
+                let slow = !self.calm && self.dice.chance(5);
+                let delay = self.dice.between(1, if slow { 120 } else { 6 });
+                return self.after(delay, Event::LogSynced(Process { who, life }));
+            }
+            let Some(step) = member.steps.pop_front() else {
+                return;
+            };
+            self.take_step(who, step);
         }
-        let slow = !self.calm && self.dice.chance(5);
-        let delay = self.dice.between(1, if slow { 120 } else { 6 });
-        self.after(delay, Event::LogSynced(Process { who, life }));
     }
 
     pub(super) fn on_log_synced(&mut self, at: Process) {
         let who = at.who;
-        let Some(mut out) = self.member(at).and_then(|member| member.pending.take()) else {
+        let Some(member) = self.member(at) else {
             return;
         };
-        if let Some(persist) = &out.persist {
-            let (number, term, vote) = (
-                persist.number,
-                persist.hard_state.term,
-                persist.hard_state.vote,
-            );
+        if let Some(Step::Persist(persist)) = member.steps.pop_front() {
+            let Persist {
+                number, hard_state, ..
+            } = &persist;
             let installed = persist.install.as_ref().map(|meta| meta.index);
-            let end = persist
-                .entries
-                .last()
-                .map(|entry| entry.index)
-                .or(installed);
-            let written = self.member(at).map_or(0, |member| {
-                member.written = end.unwrap_or(member.written);
-                member.inbox.push(Input::Persisted { number });
-                member.written
-            });
-            let checked = self
-                .checkers
-                .consensus
-                .promises(MEMBERS[who], term, vote, written);
+            let last = persist.entries.last().map(|entry| entry.index);
+            member.written = last.or(installed).unwrap_or(member.written);
+            member.inbox.push(Input::Persisted { number: *number });
+            let written = member.written;
+            let (id, term, vote) = (MEMBERS[who], hard_state.term, hard_state.vote);
+            let checked = self.checkers.consensus.promises(id, term, vote, written);
             self.check(checked);
-            let disk = &mut self.coordinators[who].disk;
-            match self.plant {
-                Some(Plant::LazySync) => disk.write_lazily(persist.clone(), 8),
-                _ => disk.write(persist.clone()),
-            }
-            if self.plant == Some(Plant::VoteForgotten) {
-                disk.forget_vote();
-            }
+            self.coordinators[who].disk.write(persist);
         }
-        self.send(who, std::mem::take(&mut out.messages_after_persist));
-        self.hand_on(who, out);
+        self.walk(who);
         self.turn(who);
     }
 
     fn send(&mut self, who: usize, envelopes: Vec<Envelope>) {
         for Envelope { to, message } in envelopes {
             self.print.update(&message);
+            if let Some(promise) = promise(&message) {
+                let stored = self.coordinators[who].disk.stored();
+                let checked = self.checkers.consensus.says(MEMBERS[who], promise, stored);
+                self.check(checked);
+            }
             let to = to as usize - 1;
             let twice = !self.calm && self.dice.chance(1);
             for _ in 0..=usize::from(twice) {
@@ -296,39 +288,33 @@ impl World {
         }
     }
 
-    /// Everything of a turn that comes after its write.
-    fn hand_on(&mut self, who: usize, out: Outputs) {
-        if let Some(meta) = out.persist.and_then(|persist| persist.install) {
-            self.restore(who, &meta);
-        }
-        let leads = (out.status.role == Role::Leader).then_some(out.status.term);
-        self.set_leads(who, leads);
-        for entry in out.committed {
-            let twice = self.plant == Some(Plant::DoubleApply) && self.dice.chance(1);
-            if twice {
-                self.apply(who, entry.clone());
+    fn take_step(&mut self, who: usize, step: Step) {
+        match step {
+            Step::Send(envelopes) => self.send(who, envelopes),
+            // The disk reports it: `walk` stops before it.
+            Step::Persist(_) => {}
+            Step::Restore(meta) => self.restore(who, &meta),
+            Step::Leads(leads) => self.set_leads(who, leads),
+            Step::Apply(entries) => {
+                for entry in entries {
+                    self.apply(who, entry);
+                }
             }
-            self.apply(who, entry);
-        }
-        let Some(member) = &mut self.coordinators[who].live else {
-            return;
-        };
-        member.confirmed_at = out
-            .reads
-            .last()
-            .map(|(_, index)| *index)
-            .or(member.confirmed_at);
-        if !out.refused_reads.is_empty() {
-            self.led(who, step::Event::RoundEnded { confirmed: false });
-        }
-        for (id, _) in out.refused {
-            self.settle(who, id, None);
-        }
-        for offer in out.offers {
-            self.pull(who, offer);
-        }
-        if let Some(floor) = out.cut {
-            self.coordinators[who].disk.cut(floor);
+            Step::Serve(reads) => {
+                if let Some(member) = &mut self.coordinators[who].live {
+                    member.confirmed_at = reads.last().map(|(_, index)| *index);
+                }
+            }
+            Step::Refuse { proposals, reads } => {
+                if !reads.is_empty() {
+                    self.led(who, step::Event::RoundEnded { confirmed: false });
+                }
+                for (id, _) in proposals {
+                    self.settle(who, id, None);
+                }
+            }
+            Step::Pull(offer) => self.pull(who, offer),
+            Step::Cut(floor) => self.coordinators[who].disk.cut(floor),
         }
     }
 
@@ -396,7 +382,6 @@ impl World {
             key,
             body,
         };
-        let early = self.plant == Some(Plant::EarlyAnswer);
         let bytes = codec::encode_command(&command);
         let Some(member) = &mut self.coordinators[who].live else {
             return;
@@ -407,12 +392,6 @@ impl World {
         member.next_id += 1;
         let commands = vec![Bytes::from(bytes)];
         member.inbox.push(Input::Propose { id, commands });
-        if let (true, Waiter::Client { client, call }) = (early, &waiter) {
-            let index = member.core.status().last + 1;
-            let reply = member.state.clone().apply(index, &command).reply;
-            let (client, call) = (*client, *call);
-            return self.answer(client, call, Some((index, reply)));
-        }
         member.waiters.insert(id, waiter);
     }
 

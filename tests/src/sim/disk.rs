@@ -6,9 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mlctl_coordinator::consensus::log::engine::Mark;
-use mlctl_coordinator::consensus::log::recover;
+use mlctl_coordinator::consensus::log::{recover, writes_are_synced};
 use mlctl_coordinator::consensus::turn::{Persist, Recovered, SnapshotMeta};
 use mlctl_coordinator::state::{State, codec};
+
+/// Writes that a system keeps back when nobody asks for a sync.
+const UNSYNCED: usize = 8;
 
 /// A snapshot file: what it is, and its bytes.
 pub(super) type SnapshotFile = (SnapshotMeta, Arc<Vec<u8>>);
@@ -18,13 +21,22 @@ pub(super) type SnapshotFile = (SnapshotMeta, Arc<Vec<u8>>);
 pub(super) struct Disk {
     log: Recovered,
     snapshots: BTreeMap<u64, SnapshotFile>,
-    /// Called stored, and lost in a crash: only a planted bug puts something here.
-    volatile: Vec<Persist>,
+    /// Written and not synced: a crash loses it.
+    unsynced: Vec<Persist>,
 }
 
 impl Disk {
-    /// One synced write.
+    /// A write that is called stored. Those that are not synced reach the disk once there are some newer.
     pub(super) fn write(&mut self, persist: Persist) {
+        self.unsynced.push(persist);
+        let lag = if writes_are_synced() { 0 } else { UNSYNCED };
+        while self.unsynced.len() > lag {
+            let oldest = self.unsynced.remove(0);
+            self.store(oldest);
+        }
+    }
+
+    fn store(&mut self, persist: Persist) {
         if let Some(meta) = &persist.install {
             self.log.entries.clear();
             self.log.floor = (meta.index, meta.term);
@@ -37,23 +49,9 @@ impl Disk {
         }
     }
 
-    /// A write that is called stored and is not yet; earlier ones reach the disk once there are `lag` newer.
-    pub(super) fn write_lazily(&mut self, persist: Persist, lag: usize) {
-        self.volatile.push(persist);
-        while self.volatile.len() > lag {
-            let oldest = self.volatile.remove(0);
-            self.write(oldest);
-        }
-    }
-
-    /// Forgets the vote of the term that is stored.
-    pub(super) fn forget_vote(&mut self) {
-        self.log.hard_state.vote = 0;
-    }
-
     /// What was not really stored is gone.
     pub(super) fn crash(&mut self) {
-        self.volatile.clear();
+        self.unsynced.clear();
     }
 
     /// The log is not needed up to this (index, term).

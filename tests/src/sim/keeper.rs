@@ -102,6 +102,8 @@ impl World {
         let master_port = keeper.port();
         node.keepers.insert((job, epoch), keeper);
         node.laid.insert((job, epoch), Laid::default());
+        let name = node.name.clone();
+        self.checkers.gangs.prepared(&name, (job, epoch));
         self.tell_agent(
             at.who,
             agent::Event::Prepared {
@@ -198,6 +200,8 @@ impl World {
         let (ranks, first_node) = (keeper.ranks.clone(), keeper.first_node);
         let (epochs, count) = (&mut self.checkers.closed_epochs, ranks.len() as u32);
         let checked = epochs.ranks_started(&self.head, &name, key, count);
+        self.check(checked);
+        let checked = self.checkers.gangs.started(&self.head, key);
         self.check(checked);
         self.tell_agent(who, agent::Event::RanksStarted { job, epoch });
         for rank in ranks {

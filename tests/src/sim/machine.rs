@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use mlctl_coordinator::consensus::turn::{CommittedEntry, Input, SnapshotMeta};
 use mlctl_coordinator::leader::step;
+use mlctl_coordinator::state::records::Reply;
 use mlctl_coordinator::state::{Changed, Effect, State, codec, invariants};
 use mlctl_proto::ids::JobId;
 
 use super::coordinator::MEMBERS;
-use super::plants::Plant;
 use super::world::{Event, Process, World};
 use crate::checkers::Violation;
 
@@ -31,12 +31,16 @@ impl World {
             member.state.skip(entry.index);
         }
         let (mut effects, mut jobs, mut reply) = (Vec::new(), BTreeSet::new(), None);
+        let mut made = Vec::new();
         for bytes in &entry.commands {
             let command = match codec::decode_command(bytes) {
                 Ok(command) => command,
                 Err(error) => return self.broken(who, &error.to_string()),
             };
             let applied = member.state.apply(entry.index, &command);
+            if let (Some(key), Reply::Submitted { job }) = (&command.key, &applied.reply) {
+                made.push((key.uuid, *job));
+            }
             effects.extend(applied.effects);
             jobs.extend(
                 applied
@@ -52,11 +56,16 @@ impl World {
         member.last = (entry.index, entry.term);
         member.inbox.push(Input::Applied { index: entry.index });
         let jobs: Vec<JobId> = jobs.into_iter().collect();
+        for (key, job) in made {
+            let checked = self.checkers.acknowledged.made(key, job);
+            self.check(checked);
+        }
+        self.checkers.leases.committed(entry.term, self.now);
         self.applied(who, &before, &jobs, effects);
         if let (Some(proposal), Some(reply)) = (entry.proposal, reply) {
             self.settle(who, proposal, Some((entry.index, reply)));
         }
-        self.snapshot_if_due(who, &before);
+        self.snapshot_if_due(who);
     }
 
     /// Checks one applied entry and hands its effects to the leader's loop.
@@ -65,7 +74,7 @@ impl World {
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
-        let (state, index) = (member.state.clone(), member.last.0);
+        let (state, (index, term)) = (member.state.clone(), member.last);
         let overflowed = false;
         self.led(
             who,
@@ -84,6 +93,8 @@ impl World {
         let checked = self.checkers.digests.saw(id, index, digest);
         self.check(checked);
         if index > self.head.applied_index() {
+            let checked = self.checkers.judged.step(before, &state, term, self.now);
+            self.check(checked);
             self.head_moved(before, state, jobs);
         }
     }
@@ -114,7 +125,7 @@ impl World {
         self.head = after;
     }
 
-    fn snapshot_if_due(&mut self, who: usize, before: &State) {
+    fn snapshot_if_due(&mut self, who: usize) {
         let life = self.coordinators[who].life;
         let Some(member) = &mut self.coordinators[who].live else {
             return;
@@ -123,12 +134,7 @@ impl World {
             return;
         }
         member.snapshot_at = member.last.0;
-        let mut state = member.state.clone();
-        if self.plant == Some(Plant::SnapshotLag) {
-            state = before.clone();
-            state.skip(member.last.0);
-        }
-        let bytes = codec::encode_snapshot(&state);
+        let bytes = codec::encode_snapshot(&member.state);
         let meta = SnapshotMeta {
             index: member.last.0,
             term: member.last.1,

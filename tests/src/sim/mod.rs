@@ -13,6 +13,7 @@ mod faults;
 mod keeper;
 mod leading;
 mod machine;
+pub mod mutants;
 mod node;
 mod plants;
 mod stream;
@@ -27,7 +28,7 @@ pub use plants::Plant;
 pub use world::Counts;
 use world::{COORDINATORS, World};
 
-use crate::checkers::{Violation, unfinished};
+use crate::checkers::{Violation, unacknowledged, unfinished};
 
 /// How long things break, milliseconds of virtual time.
 const CHAOS_MS: u64 = 100_000;
@@ -105,8 +106,10 @@ fn play(world: &mut World) {
     }
     if world.violation.is_none() && !settled(world) {
         let open = unfinished(&world.head, &world.checkers.acknowledged.jobs());
-        let seconds = CALM_MS / 1_000;
-        let what = format!("{seconds} s after everything healed these are not over: {open:?}");
+        let (seconds, events) = (CALM_MS / 1_000, unacknowledged_events(world));
+        let what = format!(
+            "{seconds} s after everything healed these are not over: {open:?}, and {events} events are not acknowledged"
+        );
         world.violate(Violation {
             property: "L",
             what,
@@ -140,8 +143,14 @@ fn play(world: &mut World) {
     }
 }
 
-/// Nobody waits for an answer, and every acknowledged job is over.
+/// Nobody waits for an answer, every acknowledged job is over, and so is every event.
 fn settled(world: &World) -> bool {
     let waiting = world.clients.iter().any(client::Client::waits);
-    !waiting && unfinished(&world.head, &world.checkers.acknowledged.jobs()).is_empty()
+    let open = unfinished(&world.head, &world.checkers.acknowledged.jobs());
+    !waiting && open.is_empty() && unacknowledged_events(world) == 0
+}
+
+fn unacknowledged_events(world: &World) -> usize {
+    let agents = world.nodes.iter().filter_map(|node| node.agent.as_ref());
+    agents.map(|agent| unacknowledged(&agent.records())).sum()
 }

@@ -8,10 +8,9 @@ use mlctl_coordinator::state::records::{Device, NodeFacts};
 use mlctl_proto::ids::JobId;
 
 use super::keeper::{Keeper, Laid};
-use super::plants::Plant;
 use super::stream::{Down, Up};
 use super::world::{COORDINATORS, Event, Process, World};
-use crate::checkers::Key;
+use crate::checkers::{Key, journaled};
 
 const FIRST_ANSWER_MS: u64 = 3_000;
 
@@ -47,6 +46,13 @@ pub(super) struct Agent {
     /// When the leader answered the hello on this stream.
     pub(super) greeted_at: Option<u64>,
     tick_at: Option<u64>,
+}
+
+impl Agent {
+    /// Everything that its journal must hold.
+    pub(super) fn records(&self) -> Vec<agent::Record> {
+        self.core.records()
+    }
 }
 
 impl Node {
@@ -110,9 +116,7 @@ impl World {
         }
         let (core, actions) = agent::Core::new(node.name.clone(), recovered, now);
         // The journal is written anew at every start.
-        if self.plant != Some(Plant::JournalForgotten) {
-            node.durable = core.records();
-        }
+        node.durable = core.records();
         node.agent = Some(Agent {
             core,
             stream: None,
@@ -138,9 +142,7 @@ impl World {
             .into_iter()
             .take(kept)
             .flat_map(|(_, records)| records);
-        if self.plant != Some(Plant::JournalForgotten) {
-            self.nodes[who].durable.extend(records);
-        }
+        self.nodes[who].durable.extend(records);
         let agent = self.nodes[who].agent.take();
         if let Some(stream) = agent.and_then(|agent| agent.stream).filter(|_| !power) {
             self.push_up(stream, Up::End);
@@ -185,9 +187,7 @@ impl World {
                 .drain(..=position)
                 .flat_map(|(_, records)| records);
             let records: Vec<_> = records.collect();
-            if self.plant != Some(Plant::JournalForgotten) {
-                node.durable.extend(records);
-            }
+            node.durable.extend(records);
         }
         self.step(at.who, agent::Event::JournalSynced { ticket });
     }
@@ -233,6 +233,11 @@ impl World {
                 self.nodes[who].written.push((None, records));
             }
             agent::Action::Send(message) => {
+                if let agent::ToLeader::Events(events) = &message {
+                    let node = &self.nodes[who];
+                    let checked = journaled::sends(&node.name, events, &node.durable);
+                    self.check(checked);
+                }
                 if let Some(stream) = self.agent(at).and_then(|agent| agent.stream) {
                     self.push_up(stream, Up::Say(message));
                 }
@@ -243,6 +248,9 @@ impl World {
                 self.dial_later(who);
             }
             agent::Action::Prepare(start) => {
+                let (node, key) = (&self.nodes[who], (start.job, start.epoch));
+                let checked = journaled::prepares(&node.name, key, &node.durable);
+                self.check(checked);
                 let delay = self.dice.between(3, 80);
                 self.after(delay, Event::SpawnKeeper(at, start));
             }
@@ -311,17 +319,25 @@ impl World {
 
     pub(super) fn agent_is_told(&mut self, at: Process, stream: u64, told: Down) {
         let now = self.now;
-        let swallow = self.plant == Some(Plant::StopSwallowed);
         let Some(agent) = self.agent(at).filter(|agent| agent.stream == Some(stream)) else {
             return;
         };
         match told {
-            Down::Say(_, agent::LeaderMessage::Stop { .. }) if swallow => {}
             Down::Say(term, message) => {
                 if matches!(message, agent::LeaderMessage::Hello(_)) {
                     agent.greeted_at = Some(now);
                 }
+                let answered = match &message {
+                    agent::LeaderMessage::HeartbeatAnswer { seq } => Some(*seq),
+                    _ => None,
+                };
+                let before = agent.core.confirmed_at();
                 self.step(at.who, agent::Event::Leader { term, message });
+                let counted = self.agent(at).map(|agent| agent.core.confirmed_at());
+                if let Some(seq) = answered.filter(|_| counted != Some(before)) {
+                    let checked = self.checkers.leases.counted(stream, seq, term);
+                    self.check(checked);
+                }
             }
             Down::NotLeader | Down::End => {
                 (agent.stream, agent.greeted_at) = (None, None);

@@ -197,6 +197,7 @@ impl World {
         let (node, link) = (self.nodes[session.node].name.clone(), stream);
         match message {
             agent::ToLeader::Heartbeat { seq, attempts } => {
+                self.checkers.leases.arrived(stream, seq, self.now);
                 let reports = attempts.iter().map(words::report).collect();
                 let heartbeat = step::Event::Heartbeat {
                     node,
@@ -303,16 +304,12 @@ impl World {
     }
 
     fn events_came(&mut self, who: usize, stream: u64, mut events: Vec<persist::AgentEvent>) {
-        match self.plant {
-            Some(Plant::ForgedEpoch) => events.iter_mut().for_each(|event| self.forge_epoch(event)),
-            Some(Plant::ForgedSuccess) => events.iter_mut().for_each(forge_success),
-            _ => {}
+        if self.plant == Some(Plant::ForgedEpoch) {
+            events.iter_mut().for_each(|event| self.forge_epoch(event));
         }
-        let early = self.plant == Some(Plant::EarlyAcknowledgement);
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
-        let term = member.lead.as_ref().map_or(0, |lead| lead.term);
         let Some(session) = member.sessions.get_mut(&stream).filter(|one| one.connected) else {
             return;
         };
@@ -321,13 +318,8 @@ impl World {
         let Ok(decoded) = decoded else {
             return self.push_down(stream, Down::End);
         };
-        let up_to = decoded.last().map_or(0, |event| event.seq);
         session.events.push_back(decoded);
         let first = session.events.len() == 1;
-        if early {
-            let message = agent::LeaderMessage::EventsApplied { up_to };
-            self.push_down(stream, Down::Say(term, message));
-        }
         if first {
             self.replicate(who, stream);
         }
@@ -376,19 +368,5 @@ impl World {
             session.events.pop_front();
             self.replicate(who, stream);
         }
-    }
-}
-
-/// What never ran exited 0.
-fn forge_success(event: &mut persist::AgentEvent) {
-    let Some(persist::agent_event::What::AllocationEnded(ended)) = &mut event.what else {
-        return;
-    };
-    if let Some(end) = ended
-        .end
-        .as_mut()
-        .filter(|end| end.kind() == persist::EndKind::LaunchFailed)
-    {
-        end.set_kind(persist::EndKind::Exited);
     }
 }

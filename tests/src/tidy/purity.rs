@@ -88,7 +88,9 @@ pub const PURE: &[Pure] = &[
 ];
 
 /// The parts of the contracts that pure code may name.
-const CONTRACTS: &[&str] = &["ids", "units", "spec", "limits", "errors", "persist"];
+const CONTRACTS: &[&str] = &[
+    "ids", "units", "spec", "limits", "errors", "persist", "mutants",
+];
 
 /// Parts of the standard library that reach outside.
 const STD_DENIED: &[&str] = &[

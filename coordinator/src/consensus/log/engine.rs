@@ -3,7 +3,7 @@
 //! It does not judge what it reads (`recover` does) and never retries: after a failed write or sync nobody knows
 //! what the disk holds, so the process has to end. raft-engine itself panics when a sync fails.
 
-use super::{LogError, scanner, sync_directory};
+use super::{LogError, scanner, sync_directory, writes_are_synced};
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 use std::path::{Path, PathBuf};
@@ -236,12 +236,10 @@ impl LogStore {
         self.mark.commit = hard_state.commit;
     }
 
-    /// Every write is synced, also a cut: an unsynced record before a synced one could be lost alone in a power cut
-    /// and would then look like damage.
     fn commit(&mut self, mut batch: LogBatch) -> Result<(), LogError> {
         batch
             .put(GROUP, MARK_KEY.to_vec(), self.mark.encode())
-            .and_then(|()| self.engine.write(&mut batch, true))
+            .and_then(|()| self.engine.write(&mut batch, writes_are_synced()))
             .map_err(failed("write", &self.dir))?;
         Ok(())
     }

@@ -9,7 +9,14 @@ pub mod scanner;
 #[cfg(test)]
 mod tests;
 
+use mlctl_proto::mutants::{Mutant, planted};
 use std::path::{Path, PathBuf};
+
+/// Whether a write is waited for until the disk has it. Always, also for a cut: an unsynced record before a synced one could be
+/// lost alone in a power cut and would then look like damage. Simulated disks ask this too.
+pub fn writes_are_synced() -> bool {
+    !planted(Mutant::LazySync)
+}
 
 /// What goes wrong with a log.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::consensus::MemberId;
 use bytes::Bytes;
+use mlctl_proto::mutants::{Mutant, planted};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use std::collections::BTreeMap;
@@ -247,6 +248,11 @@ impl Core {
         if self.outstanding == Some(number) {
             self.outstanding = None;
             self.node.on_persist_ready(number);
+            let raft = &mut self.node.raft;
+            if planted(Mutant::AckBeforeCommit) && raft.state == StateRole::Leader {
+                let (stored, term) = (raft.raft_log.persisted, raft.term);
+                raft.raft_log.maybe_commit(stored, term);
+            }
         }
     }
 
@@ -306,6 +312,9 @@ impl Core {
         }
         for entry in ready.take_committed_entries() {
             let entry = self.committed(entry, out)?;
+            if planted(Mutant::EntryHandedOutTwice) && entry.index.is_multiple_of(16) {
+                out.committed.push(entry.clone());
+            }
             out.committed.push(entry);
         }
         if let Some(hard_state) = ready.hs() {
@@ -324,9 +333,13 @@ impl Core {
         self.node.advance_append_async(ready);
         if must_sync {
             self.outstanding = Some(number);
+            let mut hard_state = self.node.store().hard_state().clone();
+            if planted(Mutant::VoteNotSaved) {
+                hard_state.vote = raft::INVALID_ID;
+            }
             out.persist = Some(Persist {
                 number,
-                hard_state: self.node.store().hard_state().clone(),
+                hard_state,
                 entries,
                 install,
             });

@@ -12,7 +12,9 @@
 mod core;
 mod election;
 mod frame;
+mod promise;
 mod reads;
+mod steps;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,8 @@ mod wire;
 
 pub use self::core::Core;
 pub use self::frame::{FrameError, decode_commands, encode_commands};
+pub use self::promise::{Promise, promise};
+pub use self::steps::Step;
 pub use self::wire::{MAX_MESSAGE_BYTES, WireError, is_snapshot};
 
 use super::MemberId;
@@ -251,8 +255,7 @@ pub struct CoreStatus {
     pub voters: Vec<MemberId>,
 }
 
-/// What must happen after a turn, in this order: send `messages`, write `persist`, send `messages_after_persist`,
-/// hand on the rest.
+/// What must happen after a turn; [`Outputs::steps`] has the order.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
     /// May leave at once.

@@ -4,6 +4,7 @@
 //! for an entry that was cut away, which makes raft send a snapshot instead.
 
 use super::{Recovered, SnapshotMeta, wire};
+use mlctl_proto::mutants::{Mutant, planted};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::util::limit_size;
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
@@ -80,8 +81,15 @@ impl TailStorage {
         if older.index <= self.floor.0 {
             return None;
         }
-        let covered = older.index - self.floor.0;
-        self.floor = (older.index, older.term);
+        let mut floor = (older.index, older.term);
+        let known = self.hard_state.commit;
+        if planted(Mutant::LogCutPastSnapshot)
+            && let Some(last) = self.get(known)
+        {
+            floor = (known, last.term);
+        }
+        let covered = floor.0 - self.floor.0;
+        self.floor = floor;
         self.entries.drain(..covered as usize);
         Some(self.floor)
     }

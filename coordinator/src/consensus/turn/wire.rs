@@ -118,7 +118,7 @@ pub(super) fn from_raft_snapshot(snapshot: &Snapshot) -> Result<SnapshotMeta, Wi
     })
 }
 
-fn parse(bytes: &Bytes) -> Result<Message, WireError> {
+pub(super) fn parse(bytes: &Bytes) -> Result<Message, WireError> {
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(WireError::TooLong(bytes.len()));
     }

@@ -1,4 +1,6 @@
 //! PURE: nodes come, are heard of, fall silent and go. Judges nobody itself: `liveness` and the command's apply do.
+use mlctl_proto::mutants::{Mutant, planted};
+
 use super::{AGAIN_MS, Link, Note, Output, Term, Why};
 use crate::leader::gang::Report;
 use crate::leader::leases::Waiting;
@@ -54,6 +56,9 @@ impl Term {
         self.correct(now, state, &beat.node, stale(state, &beat.node, reports));
         for report in reports {
             self.report(state, &beat.node, report);
+        }
+        if planted(Mutant::LeaseWithoutRound) {
+            return self.tell(&beat.node, Order::Lease { seq: beat.seq });
         }
         self.leases.arrived(beat);
     }

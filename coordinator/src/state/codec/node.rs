@@ -1,6 +1,7 @@
 //! Nodes as bytes.
 use std::sync::Arc;
 
+use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::persist;
 use prost::Message;
 
@@ -29,11 +30,16 @@ impl Record for Node {
             Health::Ok => (persist::Health::Ok, Vec::new()),
             Health::Unhealthy(reasons) => (persist::Health::Unhealthy, reasons.clone()),
         };
+        let event_mark = if planted(Mutant::SnapshotFieldDropped) {
+            0
+        } else {
+            self.event_mark
+        };
         persist::NodeRecord {
             version: RECORD_VERSION,
             facts: Some(encode_facts(&self.facts)),
             journal_id: self.journal_id.clone(),
-            event_mark: self.event_mark,
+            event_mark,
             liveness: self.liveness.number(),
             admin: self.admin.number(),
             health: health as i32,

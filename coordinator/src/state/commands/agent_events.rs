@@ -5,6 +5,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::{
     CHECKPOINTS_PER_JOB_MAX, DETAIL_BYTES_MAX, EVENTS_PER_BATCH_MAX, RANKS_PER_NODE_MAX,
 };
+use mlctl_proto::mutants::{Mutant, planted};
 
 use super::Context;
 use super::current::Current;
@@ -68,12 +69,16 @@ impl AgentEvents {
             );
             return Err(Refusal::new(Code::Conflict, why));
         }
-        let mark = self.check_numbers(node.event_mark)?;
+        let mut mark = self.check_numbers(node.event_mark)?;
         for event in self
             .events
             .iter()
             .filter(|event| event.seq > node.event_mark)
         {
+            let stale = || Current::load(change, event.job, event.epoch, context.now_ms).is_none();
+            if planted(Mutant::RefusedEventNotAcknowledged) && stale() {
+                mark = node.event_mark;
+            }
             event.apply(change, &node, context)?;
         }
         // No event changes the node's own row: the copy taken above is still the newest.

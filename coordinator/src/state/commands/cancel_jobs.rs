@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{JobId, clip};
+use mlctl_proto::mutants::{Mutant, planted};
 
 use super::Context;
 use super::current::Current;
@@ -50,7 +51,7 @@ impl CancelJobs {
                 );
                 return Err(Refusal::new(Code::Denied, why));
             }
-            if job.state.terminal() {
+            if job.state.terminal() && !planted(Mutant::DoubleCompletion) {
                 already_ended.push(id);
             } else {
                 cancel(change, job, context)?;
@@ -74,7 +75,8 @@ fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Re
         detail: format!("cancelled by {}", clip(&context.actor.name)),
         ..End::of(EndKind::Cancelled)
     };
-    if matches!(job.state, JobState::Pending | JobState::Held) {
+    let waits = matches!(job.state, JobState::Pending | JobState::Held);
+    if waits || (planted(Mutant::DoubleCompletion) && job.state.terminal()) {
         advance(&mut job, JobState::Cancelled)?;
         job.outcome = Some(end);
         job.ended_ms = context.now_ms;

@@ -3,6 +3,7 @@
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::INFRASTRUCTURE_RESTARTS_MAX;
+use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
 use crate::state::Effect;
@@ -24,7 +25,7 @@ impl Current {
         let job = change
             .job(job)
             .ok()
-            .filter(|job| job.epoch() == Some(epoch))?;
+            .filter(|job| job.epoch() == Some(epoch) || planted(Mutant::EpochCheckRemoved))?;
         let attempt = change.attempt(job.id, epoch)?;
         Some(Self {
             job,
@@ -97,6 +98,12 @@ impl Current {
                 });
             }
         }
+        if planted(Mutant::FreedWhenStopped) {
+            for allocation in &mut self.attempt.allocations {
+                allocation.phase = AllocationPhase::Ended;
+                allocation.end = self.attempt.end.clone();
+            }
+        }
         Ok(())
     }
 
@@ -123,7 +130,7 @@ impl Current {
         allocation.end = Some(end.clone());
         if self.explains(&end) {
             self.attempt.end = Some(end);
-        } else if !end.success() {
+        } else if !end.success() && !planted(Mutant::FailureForgotten) {
             self.stop(change, end, Some(position))?;
         }
         change.replan();

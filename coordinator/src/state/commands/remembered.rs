@@ -2,6 +2,7 @@
 //! Only accepted requests of people are remembered, for a day of state time.
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::IDEMPOTENCY_MS;
+use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
 use super::Command;
@@ -23,6 +24,9 @@ pub fn find(state: &State, command: &Command) -> Result<Option<Reply>, Refusal> 
     let Some(known) = state.key(&(command.actor.user_id.clone(), key.uuid)) else {
         return Ok(None);
     };
+    if planted(Mutant::IdempotencyForgotten) {
+        return Ok(None);
+    }
     if expired(known, state.now_ms().max(command.time_ms)) {
         return Ok(None);
     }

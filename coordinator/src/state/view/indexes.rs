@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
 use crate::state::records::{
@@ -229,6 +230,9 @@ impl Indexes {
         }
         if let Some(used) = self.cpu_ranks.get_mut(node) {
             *used = used.saturating_sub(cpu_ranks);
+            if planted(Mutant::FreedTwice) {
+                *used = used.saturating_sub(cpu_ranks);
+            }
             if *used == 0 {
                 self.cpu_ranks.remove(node);
             }
