@@ -91,6 +91,11 @@ fn old_results_under_a_new_epoch_are_found() {
 }
 
 #[test]
+fn what_is_tested_here_is_an_ordinary_build() {
+    assert!(!mlctl_proto::CFGS.contains(&"mlctl_mutants"));
+}
+
+#[test]
 fn every_plant_has_its_test() {
     let source = include_str!("sim.rs");
     for plant in Plant::ALL {
