@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use mlctl_proto::api::cluster_client::ClusterClient;
 use mlctl_proto::api::jobs_client::JobsClient;
-use mlctl_proto::api::{ChangeRequest, HelloReply, HelloRequest, SubmitReply, SubmitRequest};
+use mlctl_proto::api::{
+    CancelReply, CancelRequest, ChangeRequest, HelloReply, HelloRequest, SubmitReply, SubmitRequest,
+};
 use mlctl_proto::spec::JobSpec;
 use mlctl_runtime::config::ContextFile;
 use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
@@ -92,6 +94,21 @@ impl Raw {
         let mut client = JobsClient::new(self.channel.clone());
         self.runtime
             .block_on(client.submit(self.request(request)))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Cancels `jobs` under `key`.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn cancel(&self, key: &[u8], jobs: &[&str]) -> Result<CancelReply, Status> {
+        let mut client = JobsClient::new(self.channel.clone());
+        let request = CancelRequest {
+            key: key.to_vec(),
+            jobs: jobs.iter().map(|&job| job.to_owned()).collect(),
+        };
+        self.runtime
+            .block_on(client.cancel(self.request(request)))
             .map(tonic::Response::into_inner)
     }
 
