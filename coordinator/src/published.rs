@@ -10,6 +10,7 @@ use mlctl_proto::limits::WATCH_WINDOW;
 use tokio::sync::{Notify, watch};
 
 use crate::scheduler::Reason;
+use crate::state::view::ClusterView;
 use crate::state::{Changed, Effect, State};
 use crate::vitals::marks::{Mark, Marks};
 
@@ -21,7 +22,8 @@ const EFFECTS_MAX: usize = 65_536;
 pub struct Published {
     state: ArcSwap<State>,
     explanations: ArcSwap<BTreeMap<JobId, Reason>>,
-    heard: ArcSwap<BTreeSet<String>>,
+    /// What the last plan knew beside the state.
+    soft: ArcSwap<(BTreeSet<String>, BTreeSet<JobId>)>,
     ring: Mutex<Ring>,
     marks: Mutex<Marks>,
     effects: Mutex<EffectQueue>,
@@ -80,7 +82,7 @@ impl Published {
         Self {
             state: ArcSwap::from_pointee(state),
             explanations: ArcSwap::default(),
-            heard: ArcSwap::default(),
+            soft: ArcSwap::default(),
             ring: Mutex::new(Ring {
                 floor: applied,
                 index: applied,
@@ -104,15 +106,21 @@ impl Published {
         self.explanations.load_full()
     }
 
-    /// The nodes that the last plan could use.
-    pub fn heard(&self) -> Arc<BTreeSet<String>> {
-        self.heard.load_full()
+    /// `state` with what the last plan knew beside it.
+    pub fn view(&self, state: State) -> ClusterView {
+        let (heard, salvaging) = (*self.soft.load_full()).clone();
+        ClusterView::new(state, heard).salvaging(salvaging)
     }
 
-    /// Shows what the last plan said, and which nodes it could use.
-    pub fn explain(&self, reasons: BTreeMap<JobId, Reason>, heard: BTreeSet<String>) {
+    /// Shows what the last plan said, and what it knew beside the state: heard nodes and jobs that wait for what is salvaged.
+    pub fn explain(
+        &self,
+        reasons: BTreeMap<JobId, Reason>,
+        heard: BTreeSet<String>,
+        salvaging: BTreeSet<JobId>,
+    ) {
         self.explanations.store(Arc::new(reasons));
-        self.heard.store(Arc::new(heard));
+        self.soft.store(Arc::new((heard, salvaging)));
     }
 
     /// Moves with every group of entries.

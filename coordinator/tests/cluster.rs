@@ -6,7 +6,7 @@ use mlctl_proto::api::cluster_client::ClusterClient;
 use mlctl_proto::api::jobs_client::JobsClient;
 use mlctl_proto::api::{LogLine, LogsRequest, NodesRequest, SubmitReply, WatchEvent, WatchRequest};
 use mlctl_proto::errors::{Code, Refusal};
-use support::script::{ended, event, exited, push_log, run_through, start};
+use support::script::{ended, event, push_log, run_through, start};
 use support::{Agent, Cluster, PATIENCE, get, submit};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
@@ -332,84 +332,6 @@ async fn a_new_leader_serves_and_the_job_goes_on() {
         3
     );
     cluster.stop(leader).await;
-}
-
-/// Returns when the watched job is Pending.
-async fn waits(changes: &mut Streaming<WatchEvent>) {
-    loop {
-        let event = timeout(PATIENCE, changes.message())
-            .await
-            .expect("in time")
-            .expect("goes on")
-            .expect("an event");
-        let jobs = event.changes.into_iter().filter_map(|change| change.job);
-        if jobs
-            .into_iter()
-            .next_back()
-            .is_some_and(|job| job.state == "Pending")
-        {
-            break;
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_node_is_lost_and_its_return_is_told_to_stop() {
-    let mut cluster = Cluster::start(1).await;
-    let ann = cluster.user("ann", false);
-    let node = cluster.ca.issue_node("n1").expect("a certificate");
-    let mut jobs = cluster.jobs(0, &ann).await;
-    let (mut agent, _) = cluster.agent(0, "n1").await;
-    let job = submit(&mut jobs, 1, SPEC).await.expect("taken");
-    let order = agent.until(start).await;
-    let watch = WatchRequest {
-        from_index: job.index,
-        jobs: vec![job.job.clone()],
-    };
-    let mut changes = jobs.watch(watch).await.expect("watches").into_inner();
-    drop(agent);
-    // No heartbeat for `lost_after`: the attempt ends and the job waits for another node.
-    waits(&mut changes).await;
-    let lost = get(&mut jobs, &job.job).await;
-    assert_eq!(
-        lost.attempts[0].end.as_ref().expect("an end").kind,
-        "NodeLost"
-    );
-    let status = mlctl_proto::agent::AttemptStatus {
-        job: order.job,
-        epoch: order.epoch,
-        phase: mlctl_proto::agent::AttemptPhase::Running.into(),
-        master_port: 40_000,
-    };
-    let hello = mlctl_proto::agent::AgentHello {
-        attempts: vec![status],
-        ..Agent::hello("n1", "boot-1")
-    };
-    let mut agent = Agent::open(cluster.channel(0, &node).await, "n1", hello)
-        .await
-        .expect("opens");
-    let stopped = agent.until(|what| match what {
-        leader_message::What::Stop(stop) => Some((stop.job, stop.epoch)),
-        _ => None,
-    });
-    assert_eq!(stopped.await, (order.job, order.epoch));
-    // What it says of the old attempt is acknowledged and changes nothing.
-    let events = vec![event(1, &order, exited(0)), event(2, &order, ended(0))];
-    agent
-        .say(agent_message::What::Events(Events { events }))
-        .await;
-    let applied = agent.until(|what| match what {
-        leader_message::What::EventsApplied(applied) => Some(applied.up_to),
-        _ => None,
-    });
-    assert_eq!(applied.await, 2);
-    let now = get(&mut jobs, &job.job).await;
-    assert_ne!(now.state, "Completed");
-    assert_eq!(
-        now.attempts[0].end.as_ref().expect("an end").kind,
-        "NodeLost"
-    );
-    cluster.stop(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

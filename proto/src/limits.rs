@@ -58,6 +58,8 @@ pub const CLIENT_RETRY_MS: u64 = 15_000;
 pub const CLIENT_TRY_MS: u64 = 4_000;
 /// An agent without an answer to its heartbeats dials another coordinator after this, milliseconds.
 pub const AGENT_REDIAL_MS: u64 = 15_000;
+/// A job does not start again for at most this long while word of a checkpoint of its last attempt is on its way.
+pub const SALVAGE_MS: u64 = 30_000;
 /// From the commit of a start until every node of the gang must be ready, milliseconds.
 pub const GANG_READY_MS: u64 = 120_000;
 /// A trainer gets this long between TERM and KILL when its gang ends, milliseconds.

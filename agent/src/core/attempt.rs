@@ -83,12 +83,14 @@ impl Attempt {
         }
     }
 
-    pub(super) fn status(&self) -> Status {
+    /// `moving_up_to`: see [`Status`].
+    pub(super) fn status(&self, moving_up_to: u64) -> Status {
         Status {
             job: self.start.job,
             epoch: self.start.epoch,
             phase: self.phase(),
             master_port: self.master_port,
+            moving_up_to,
         }
     }
 

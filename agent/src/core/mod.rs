@@ -195,10 +195,11 @@ impl Core {
 
     /// The journaled attempts, as hello and heartbeats carry them.
     pub fn statuses(&self) -> Vec<Status> {
-        self.attempts
-            .values()
-            .filter(|a| a.begun_ticket <= self.synced)
-            .map(Attempt::status)
+        let moving = self.outbox.moving();
+        let journaled = self.attempts.iter();
+        journaled
+            .filter(|(_, attempt)| attempt.begun_ticket <= self.synced)
+            .map(|(key, attempt)| attempt.status(moving.get(key).copied().unwrap_or(0)))
             .collect()
     }
 

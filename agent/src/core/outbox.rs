@@ -1,10 +1,11 @@
 //! Events on their way to the cluster: numbered without gaps, kept until acknowledged, sent again on every connection.
 //! Does NOT decide what is an event and does NOT write them: the journal does, before they leave.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::EVENTS_PER_BATCH_MAX;
-use mlctl_proto::persist::AgentEvent;
+use mlctl_proto::persist::{AgentEvent, agent_event};
 
 /// Unacknowledged events above this: no more checkpoints are taken in until the cluster answers.
 const FULL: usize = 65_536;
@@ -96,6 +97,16 @@ impl Outbox {
             .take_while(|kept| kept.event.seq <= up_to)
             .count();
         self.kept.drain(..count).map(|kept| kept.event).collect()
+    }
+
+    /// The newest unacknowledged event that announces a checkpoint, by attempt. All are sent again on every connection.
+    pub(super) fn moving(&self) -> BTreeMap<(JobId, Epoch), u64> {
+        let sealed = self.unacknowledged().filter_map(|event| {
+            let sealed = matches!(event.what, Some(agent_event::What::CheckpointSealed(_)));
+            let key = (event.job.try_into().ok()?, event.epoch.try_into().ok()?);
+            sealed.then_some((key, event.seq))
+        });
+        sealed.collect()
     }
 
     pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &AgentEvent> {

@@ -387,6 +387,102 @@ fn a_silent_leader_is_left_in_half_of_the_time_that_would_cost_the_node() {
 }
 
 #[test]
+fn a_leader_without_an_answer_for_15_s_is_left_where_nodes_are_given_more_time() {
+    let mut bench = Bench::connected();
+    let hello = LeaderHello {
+        incarnation: 1,
+        heartbeat_ms: 2_000,
+        node_timeout_ms: 60_000,
+        event_mark: 0,
+    };
+    bench.step(Event::Dialled);
+    bench.leader(LeaderMessage::Hello(hello));
+    bench.now = 4_000;
+    bench.leader(LeaderMessage::HeartbeatAnswer { seq: 1 });
+    bench.now = 18_999;
+    bench.step(Event::Tick);
+    assert_eq!(bench.done, vec![]);
+    bench.now = 19_000;
+    bench.step(Event::Tick);
+    assert!(matches!(&bench.done[..], [Action::Redial { .. }]));
+}
+
+#[test]
+fn a_lease_that_was_granted_before_a_pause_is_as_old_as_its_heartbeat() {
+    let mut bench = Bench::connected();
+    // CLOCK_BOOTTIME counts a suspended machine's sleep.
+    bench.now = 900_000;
+    bench.leader(LeaderMessage::HeartbeatAnswer { seq: 1 });
+    assert_eq!(bench.core.confirmed_at(), Some(0));
+}
+
+fn found(name: &str, step: u64) -> Event {
+    Event::Checkpoint(CheckpointFound {
+        job: JOB,
+        epoch: epoch(1),
+        name: name.into(),
+        step,
+        by_rescan: false,
+    })
+}
+
+fn moving(bench: &Bench) -> Vec<u64> {
+    let statuses = bench.core.statuses();
+    statuses.iter().map(|one| one.moving_up_to).collect()
+}
+
+#[test]
+fn an_uncommitted_part_is_announced_on_every_connection_until_it_is_acknowledged() {
+    let mut bench = Bench::connected();
+    bench.running(1);
+    bench.step(found("step-5", 5));
+    bench.sync();
+    assert_eq!((seqs(&bench), moving(&bench)), (vec![1, 2], vec![2]));
+    for _ in 0..2 {
+        bench.step(Event::LinkDown);
+        bench.connect(1);
+        assert_eq!(seqs(&bench), vec![2], "again");
+        let hello = bench.said.first();
+        assert!(
+            matches!(hello, Some(ToLeader::Hello { attempts, .. }) if attempts[0].moving_up_to == 2)
+        );
+    }
+    bench.crash(true);
+    bench.connect(1);
+    assert_eq!((seqs(&bench), moving(&bench)), (vec![2], vec![2]));
+    bench.leader(LeaderMessage::EventsApplied { up_to: 2 });
+    assert_eq!(moving(&bench), vec![0], "committed or refused, it is over");
+    bench.step(Event::LinkDown);
+    bench.connect(2);
+    assert_eq!(seqs(&bench), Vec::<u64>::new());
+}
+
+#[test]
+fn a_checkpoint_renamed_just_before_the_end_is_told_before_the_end() {
+    let mut bench = Bench::connected();
+    bench.running(1);
+    bench.step(found("step-5", 5));
+    bench.step(found("step-6", 6));
+    bench.step(Event::RankExited {
+        job: JOB,
+        epoch: epoch(1),
+        exit: exit(0, 1, 0),
+    });
+    bench.step(Event::AllRanksEnded {
+        job: JOB,
+        epoch: epoch(1),
+    });
+    bench.sync();
+    let told: Vec<bool> = bench
+        .events()
+        .iter()
+        .map(|event| matches!(event.what, Some(agent_event::What::CheckpointSealed(_))))
+        .collect();
+    assert_eq!(told, [false, true, true, false, false]);
+    assert_eq!(moving(&bench), vec![3]);
+}
+
+#[test]
 fn the_keeper_is_released_only_when_the_end_is_on_disk() {
     let mut bench = Bench::connected();
     bench.running(1);

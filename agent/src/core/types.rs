@@ -98,6 +98,9 @@ pub struct Status {
     pub phase: Phase,
     /// The port leased on node rank 0, else 0.
     pub master_port: u16,
+    /// The newest event that announces a checkpoint of it and is not acknowledged, 0: none. While there is one the cluster waits a
+    /// moment before it starts the job again.
+    pub moving_up_to: u64,
 }
 
 /// An order to end an attempt.

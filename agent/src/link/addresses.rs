@@ -17,6 +17,8 @@ pub(super) struct Addresses {
     configured: Vec<String>,
     learned: Vec<String>,
     queue: VecDeque<String>,
+    /// It was left because it did not answer: the next round ends with it.
+    left: Option<String>,
     file: PathBuf,
 }
 
@@ -29,6 +31,7 @@ impl Addresses {
             configured,
             learned,
             queue: VecDeque::new(),
+            left: None,
             file,
         }
     }
@@ -45,9 +48,16 @@ impl Addresses {
             );
             let turn = usize::try_from(seed).unwrap_or(0) % all.len().max(1);
             all.rotate_left(turn);
+            let left = self.left.take();
+            all.sort_by_key(|address| Some(address) == left.as_ref());
             self.queue = all.into();
         }
         self.queue.pop_front()
+    }
+
+    /// It stayed silent: all others are tried before it is again.
+    pub(super) fn leave(&mut self, address: String) {
+        self.left = Some(address);
     }
 
     /// Tries these first: a coordinator said that they may lead.
@@ -104,6 +114,20 @@ mod tests {
         addresses.prefer(names(&["c:1", "bad", "d:9"]));
         let round: Vec<_> = (0..3).map(|_| addresses.next(0).expect("one")).collect();
         assert_eq!(round, names(&["c:1", "d:9", "b:1"]));
+    }
+
+    #[test]
+    fn one_that_was_left_is_tried_after_all_others() {
+        let dir = tempfile::tempdir().expect("dir");
+        for seed in 0..3 {
+            let mut addresses =
+                Addresses::load(names(&["a:1", "b:1", "c:1"]), dir.path().join("f"));
+            addresses.leave("b:1".into());
+            let round: Vec<_> = (0..3).map(|_| addresses.next(seed)).collect();
+            assert_eq!(round[2].as_deref(), Some("b:1"), "seed {seed}: {round:?}");
+            let second: Vec<_> = (0..3).map(|_| addresses.next(1)).collect();
+            assert_eq!(second[0].as_deref(), Some("b:1"), "only once");
+        }
     }
 
     #[test]

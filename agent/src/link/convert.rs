@@ -168,6 +168,7 @@ fn status(status: Status) -> agent::AttemptStatus {
         epoch: Some(status.epoch.into()),
         phase: phase.into(),
         master_port: u32::from(status.master_port),
+        moving_up_to: status.moving_up_to,
     }
 }
 

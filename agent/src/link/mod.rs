@@ -133,7 +133,8 @@ impl Link {
                     info!(%address, why, "no connection to this coordinator");
                     last_told = why;
                 }
-                Ended::Broken(_) | Ended::Left => {}
+                Ended::Left => self.addresses.leave(address),
+                Ended::Broken(_) => {}
             }
             tokio::time::sleep(backoff.delay(tries, rand::random())).await;
             tries = tries.saturating_add(1);

@@ -13,7 +13,6 @@ use super::convert::job::{job, summary};
 use crate::scheduler::explain;
 use crate::shared::{CallError, Shared};
 use crate::state::State;
-use crate::state::view::ClusterView;
 
 /// Of one page: what is left of a message is for its frame.
 const PAGE_BYTES: usize = MESSAGE_BYTES_MAX - 64 * 1024;
@@ -78,7 +77,7 @@ pub async fn why(shared: &Arc<Shared>, request: WhyRequest) -> Result<WhyReply, 
     shared.read().await?;
     let state = shared.state();
     let record = state.job(id).ok_or_else(|| not_found(id))?;
-    let view = ClusterView::new(State::clone(&state), (*shared.published.heard()).clone());
+    let view = shared.published.view(State::clone(&state));
     let reasons: Vec<Reason> = explain(&view, id)
         .iter()
         .map(|reason| Reason {

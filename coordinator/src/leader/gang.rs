@@ -41,6 +41,8 @@ pub struct Report {
     pub phase: Phase,
     /// The port leased on node rank 0, else 0.
     pub master_port: u16,
+    /// The newest event of the node that announces a checkpoint of this attempt and is not acknowledged, 0: none.
+    pub moving_up_to: u64,
 }
 
 /// Tell `node` to start its ranks.
@@ -112,7 +114,14 @@ impl Gangs {
             let said = (report.phase, report.master_port);
             gang.reports.insert(node.to_owned(), said);
         }
-        gang.all_clear(report.key, node, old.map(|(phase, _)| phase))
+        let completes = old.is_none_or(|(phase, _)| phase < Phase::Ready);
+        gang.all_clear(report.key, (!completes).then_some(node))
+    }
+
+    /// Who waits for the word to start, if nobody is missing: all of them may be told.
+    pub fn waiting(&self, key: Key) -> Vec<Go> {
+        let gang = self.gangs.get(&key);
+        gang.map_or_else(Vec::new, |gang| gang.all_clear(key, None))
     }
 
     /// A node's stream broke: what it waits for must be said again, and nobody starts without it.
@@ -162,8 +171,8 @@ impl Gang {
         said.is_some_and(|(phase, _)| matches!(phase, Phase::Ready | Phase::Running))
     }
 
-    /// Everybody when the last one got ready, later only the one that says again that it waits.
-    fn all_clear(&self, key: Key, node: &str, before: Option<Phase>) -> Vec<Go> {
+    /// Everybody when the last one got ready, later `only` the one that says again that it waits.
+    fn all_clear(&self, key: Key, only: Option<&str>) -> Vec<Go> {
         let all_ready = self.members.iter().all(|member| self.ready(member));
         if self.expired || !(all_ready || planted(Mutant::GangGoesEarly)) {
             return Vec::new();
@@ -175,10 +184,9 @@ impl Gang {
         if port == 0 {
             return Vec::new();
         }
-        let completes = before.is_none_or(|phase| phase < Phase::Ready);
         let waits = |member: &&String| {
             let said = self.reports.get(*member).map(|(phase, _)| *phase);
-            said == Some(Phase::Ready) && (completes || *member == node)
+            said == Some(Phase::Ready) && only.is_none_or(|only| *member == only)
         };
         let go = |member: &String| Go {
             node: member.clone(),
@@ -207,6 +215,7 @@ mod tests {
             key: KEY,
             phase,
             master_port: port,
+            moving_up_to: 0,
         };
         let gos = gangs.report(node, &report);
         for go in &gos {

@@ -143,9 +143,9 @@ impl Lead {
                     Event::RoundEnded { confirmed }
                 });
             }
-            Output::Plan { heard } => {
+            Output::Plan { heard, salvaging } => {
                 self.tasks.spawn(async move {
-                    let again_in = planning::plan(shared, heard).await;
+                    let again_in = planning::plan(shared, heard, salvaging).await;
                     Event::PlanEnded { again_in }
                 });
             }
@@ -192,6 +192,22 @@ fn log(note: &Note) {
             missing,
         } => {
             tracing::warn!(%job, %epoch, %missing, "the gang was not ready in time and is ended");
+        }
+        Note::Salvaging {
+            key: (job, epoch),
+            nodes,
+        } => {
+            tracing::info!(%job, %epoch, %nodes, "word of a checkpoint is on its way and is waited for");
+        }
+        Note::Salvaged {
+            key: (job, epoch),
+            in_time: true,
+        } => tracing::info!(%job, %epoch, "no checkpoint is waited for any more"),
+        Note::Salvaged {
+            key: (job, epoch),
+            in_time: false,
+        } => {
+            tracing::warn!(%job, %epoch, "word of a checkpoint did not come in time; the job goes on without it");
         }
         Note::Overflowed => {
             tracing::warn!("more effects than the leader can hold; all agents connect anew");

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mlctl_proto::errors::Code;
+use mlctl_proto::ids::JobId;
 use tracing::Instrument;
 
 use super::step::plan_again_in;
@@ -17,7 +18,11 @@ use crate::state::view::ClusterView;
 const STARTS_PER_COMMAND: usize = 128;
 
 /// Plans on the newest state and proposes the result. Answers with when to plan again by time alone, milliseconds.
-pub(super) async fn plan(shared: Arc<Shared>, heard: BTreeSet<String>) -> Option<u64> {
+pub(super) async fn plan(
+    shared: Arc<Shared>,
+    heard: BTreeSet<String>,
+    salvaging: BTreeSet<JobId>,
+) -> Option<u64> {
     let state = shared.state();
     let now = shared.clock.now_ms();
     let span = tracing::info_span!(
@@ -28,10 +33,10 @@ pub(super) async fn plan(shared: Arc<Shared>, heard: BTreeSet<String>) -> Option
     let inner = span.clone();
     let planned = tokio::task::spawn_blocking(move || {
         let _entered = inner.entered();
-        let view = ClusterView::new((*state).clone(), heard);
-        (scheduler::plan(&view, now), view.heard)
+        let view = ClusterView::new((*state).clone(), heard).salvaging(salvaging);
+        (scheduler::plan(&view, now), view.heard, view.salvaging)
     });
-    let (plan, heard) = match planned.await {
+    let (plan, heard, salvaging) = match planned.await {
         Ok(planned) => planned,
         Err(error) => {
             tracing::error!(%error, "the scheduler failed");
@@ -40,7 +45,9 @@ pub(super) async fn plan(shared: Arc<Shared>, heard: BTreeSet<String>) -> Option
     };
     span.record("pending", plan.explanations.len());
     span.record("starts", plan.starts.len());
-    shared.published.explain(plan.explanations, heard);
+    shared
+        .published
+        .explain(plan.explanations, heard, salvaging);
     let mut whole = true;
     for starts in plan.starts.chunks(STARTS_PER_COMMAND) {
         whole &= propose(&shared, starts).instrument(span.clone()).await;

@@ -104,6 +104,7 @@ mod tests {
             key,
             phase: Phase::Running,
             master_port: 1,
+            moving_up_to: 0,
         }
     }
 

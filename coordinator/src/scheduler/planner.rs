@@ -32,7 +32,7 @@ enum Verdict<'a> {
     Starts(Choice<'a>, String),
     /// No gang of this request fits anywhere.
     NoPlace,
-    /// It would fit, but not on a node that holds its checkpoint.
+    /// It would fit, but not on a node that holds its checkpoint, or not yet.
     Waits(Reason),
 }
 
@@ -127,6 +127,12 @@ impl<'a> Planner<'a> {
     }
 
     fn judge(&self, job: &Job, request: &Request) -> Verdict<'a> {
+        if self.view.state.ends_attempt(job.id) {
+            return Verdict::Waits(Reason::AttemptEnds);
+        }
+        if self.view.salvaging.contains(&job.id) {
+            return Verdict::Waits(Reason::Salvage);
+        }
         let Some(anywhere) = self.capacity.find(request, None) else {
             return Verdict::NoPlace;
         };

@@ -78,6 +78,10 @@ pub enum Reason {
         /// GPUs that it needs on one of them, 0: room for ranks.
         gpus: u32,
     },
+    /// Its last attempt is still being ended.
+    AttemptEnds,
+    /// A node that is there has not yet delivered word of a checkpoint of its last attempt.
+    Salvage,
 }
 
 impl Reason {
@@ -93,6 +97,8 @@ impl Reason {
             Self::NodeUnhealthy { .. } => "NodeUnhealthy",
             Self::NodeDrained { .. } => "NodeDrained",
             Self::HolderFull { .. } => "InsufficientGpus",
+            Self::AttemptEnds => "AttemptEnds",
+            Self::Salvage => "Salvage",
         }
     }
 }
@@ -100,6 +106,10 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AttemptEnds => f.write_str("its last attempt is still being ended"),
+            Self::Salvage => {
+                f.write_str("a checkpoint of its last attempt is on its way and is waited for")
+            }
             Self::NeverFits { why } => f.write_str(why),
             Self::GpuTypeMissing { wanted, present } if present.is_empty() => {
                 write!(f, "it asks for {wanted}, but no node has a GPU")

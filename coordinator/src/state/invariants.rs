@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mlctl_proto::ids::{Epoch, JobId};
 
 use super::State;
-use super::records::{AllocationPhase, Attempt, Job, JobState};
+use super::records::{AllocationPhase, Attempt, Job, JobState, Liveness};
 
 /// A rule that does not hold, with what shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,8 +195,10 @@ fn check_history_step(before: &State, after: &State, found: &mut Vec<Violation>)
 fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
     let attempts = || state.attempts_of(job.id);
     let open = attempts().filter(|attempt| !attempt.closed()).count();
+    let in_doubt = attempts().filter(|attempt| attempt.in_doubt).count();
     let current = state.current_attempt(job);
-    let current_open = current.is_some_and(|attempt| !attempt.closed());
+    let stands = current.is_some_and(|attempt| !attempt.closed() && !attempt.in_doubt);
+    let mut others = attempts().filter(|one| Some(one.epoch) != job.epoch() && !one.closed());
     let stopping = current.is_some_and(|attempt| attempt.stopping && !attempt.closed());
     let active = matches!(
         job.state,
@@ -212,10 +214,25 @@ fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
     let held = checkpoints.all(|one| !one.holders.is_empty() && Some(one.epoch) <= job.epoch());
     for (holds, rule) in [
         (
-            open == usize::from(active),
-            "a job holds something exactly while it is active, once",
+            stands == active,
+            "a job has a current attempt exactly while it is active",
         ),
-        (current_open == active, "only the newest attempt is open"),
+        (
+            others.all(|one| one.in_doubt || one.stopping),
+            "an attempt that is not current is over, in doubt or being dropped",
+        ),
+        (
+            open <= 2 && in_doubt <= 1,
+            "a job holds at most two attempts, one of them in doubt",
+        ),
+        (
+            in_doubt == 0 || !(over || job.state == JobState::Running),
+            "nothing is in doubt when a successor runs or the job is over",
+        ),
+        (
+            job.recalled_counter < job.epoch_counter.max(1),
+            "what was recalled is older than the newest attempt",
+        ),
         (
             over == job.outcome.is_some(),
             "a job has an outcome exactly when it is over",
@@ -262,6 +279,10 @@ fn check_attempt(state: &State, attempt: &Attempt, found: &mut Vec<Violation>) {
     let ends = all
         .iter()
         .all(|one| one.end.is_some() == (one.phase == AllocationPhase::Ended));
+    let lost = all.iter().all(|one| {
+        let node = state.node(&one.node);
+        node.is_some_and(|node| node.liveness == Liveness::Lost)
+    });
     let success = attempt.closed() && attempt.end.as_ref().is_some_and(|end| end.success());
     let clean = all
         .iter()
@@ -279,6 +300,10 @@ fn check_attempt(state: &State, attempt: &Attempt, found: &mut Vec<Violation>) {
         (
             !attempt.stopping || attempt.end.is_some(),
             "an attempt that stops has a reason",
+        ),
+        (
+            !attempt.in_doubt || (lost && !attempt.stopping && !attempt.closed()),
+            "what is in doubt is open on Lost nodes",
         ),
         (
             !success || clean,

@@ -46,10 +46,13 @@ fn broken_job(rule: &str, spoil: fn(&mut Job)) {
 
 #[test]
 fn each_rule_of_a_job_can_fail() {
-    broken_job("a job holds something exactly", |job| {
+    broken_job("a job has a current attempt", |job| {
         job.state = JobState::Pending
     });
-    broken_job("only the newest", |job| job.epoch_counter = 2);
+    broken_job("an attempt that is not current", |job| {
+        job.epoch_counter = 2
+    });
+    broken_job("what was recalled", |job| job.recalled_counter = 1);
     broken_job("a job has an outcome", |job| {
         job.outcome = Some(End::of(EndKind::Hung))
     });
@@ -91,6 +94,29 @@ fn each_rule_of_an_attempt_can_fail() {
             stopping: true,
             ..attempt
         });
+    });
+    broken("what is in doubt is open", |state, _, attempt| {
+        state.put_attempt(Attempt {
+            in_doubt: true,
+            ..attempt
+        });
+    });
+    broken("nothing is in doubt", |state, job, attempt| {
+        state.put_job(Job {
+            state: JobState::Running,
+            ..job
+        });
+        state.put_attempt(Attempt {
+            in_doubt: true,
+            ..attempt
+        });
+    });
+    broken("a job holds at most two", |state, _, attempt| {
+        for counter in 2..=3 {
+            let mut other = attempt.clone();
+            other.epoch.counter = counter;
+            state.put_attempt(other);
+        }
     });
     broken("a success", |state, _, mut attempt| {
         for allocation in &mut attempt.allocations {

@@ -210,7 +210,7 @@ impl State {
         self.attempts.get(&(job, epoch))
     }
 
-    /// The newest attempt of a job.
+    /// The current attempt of a job: its newest, unless an earlier one was recalled.
     pub fn current_attempt(&self, job: &Job) -> Option<&Arc<Attempt>> {
         self.attempt(job.id, job.epoch()?)
     }
@@ -221,6 +221,17 @@ impl State {
         self.attempts
             .range((job, first)..=(job, last))
             .map(|(_, attempt)| attempt)
+    }
+
+    /// The attempt of a job that may still run on a node that is Lost by silence. There is at most one.
+    pub fn in_doubt(&self, job: JobId) -> Option<&Arc<Attempt>> {
+        self.attempts_of(job).find(|attempt| attempt.in_doubt)
+    }
+
+    /// Whether an earlier attempt of a pending job is still being ended: the next one waits for that.
+    pub fn ends_attempt(&self, job: JobId) -> bool {
+        self.attempts_of(job)
+            .any(|attempt| !attempt.closed() && !attempt.in_doubt)
     }
 
     /// All attempts by job and epoch.

@@ -54,6 +54,7 @@ fn histories_reach_what_matters() {
     let mut runner = TestRunner::deterministic();
     let mut states = std::collections::BTreeSet::new();
     let (mut restarts, mut resumed, mut lost) = (0, 0, 0);
+    let (mut doubtful, mut recalled) = (0, 0);
     for _ in 0..150 {
         let history = histories(120)
             .new_tree(&mut runner)
@@ -65,6 +66,12 @@ fn histories_reach_what_matters() {
             .jobs()
             .map(|job| job.infrastructure_restarts)
             .sum::<u32>();
+        let dropped = |attempt: &&std::sync::Arc<super::records::Attempt>| {
+            let end = attempt.end.as_ref();
+            end.is_some_and(|end| end.kind == super::records::EndKind::Superseded)
+        };
+        recalled += state.attempts().filter(dropped).count();
+        doubtful += state.attempts().filter(|one| one.in_doubt).count();
         resumed += state
             .attempts()
             .filter(|attempt| !attempt.resume_from.is_empty())
@@ -81,7 +88,7 @@ fn histories_reach_what_matters() {
         .collect();
     assert_eq!(missing, []);
     assert!(
-        restarts > 20 && resumed > 5 && lost > 20,
-        "{restarts} restarts, {resumed} resumed, {lost} lost"
+        restarts > 20 && resumed > 5 && lost > 20 && doubtful > 5 && recalled > 0,
+        "{restarts} restarts, {resumed} resumed, {lost} lost, {doubtful} in doubt, {recalled} recalled"
     );
 }

@@ -4,15 +4,21 @@ use mlctl_proto::mutants::{Mutant, planted};
 
 use super::records::{Job, JobState};
 
-/// Every change that may happen. `Held` is not entered yet: no command holds a job.
-const LEGAL: [(JobState, JobState); 10] = [
+/// Every change that may happen. `Held` is not entered yet: no command holds a job. A job whose only node is Lost by silence
+/// waits again at once; when that node is back before a successor took over, the job is again where it was.
+const LEGAL: [(JobState, JobState); 15] = [
     (JobState::Pending, JobState::Starting),
+    (JobState::Pending, JobState::Running),
     (JobState::Pending, JobState::Cancelled),
+    (JobState::Starting, JobState::Pending),
     (JobState::Starting, JobState::Running),
     (JobState::Starting, JobState::Stopping),
+    (JobState::Running, JobState::Pending),
     (JobState::Running, JobState::Stopping),
     (JobState::Running, JobState::Completed),
     (JobState::Stopping, JobState::Pending),
+    (JobState::Stopping, JobState::Starting),
+    (JobState::Stopping, JobState::Running),
     (JobState::Stopping, JobState::Failed),
     (JobState::Stopping, JobState::Cancelled),
     (JobState::Stopping, JobState::TimedOut),

@@ -66,6 +66,7 @@ fn growth(body: &Body) -> Growth {
         | Body::SetNodeLiveness(_)
         | Body::DeclareNodeLost(_)
         | Body::CancelJobs(_)
+        | Body::SupersedeAttempt(_)
         | Body::AgentEvents(_) => Growth::Settles,
     }
 }

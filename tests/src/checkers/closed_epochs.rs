@@ -54,8 +54,12 @@ impl ClosedEpochs {
             format!("job {job} epoch {epoch} runs on {node}, but nothing committed says so")
         })?;
         let begun = self.begun.entry((node.to_owned(), job)).or_insert(epoch);
+        let takes_over = state.in_doubt(job).is_none_or(|other| other.epoch == epoch);
         let newest = *begun;
         *begun = newest.max(epoch);
+        ensure(takes_over, "I2'", || {
+            format!("job {job} epoch {epoch} runs on {node} while the one before it is in doubt")
+        })?;
         ensure(newest <= epoch, "I2'", || {
             format!("job {job} epoch {epoch} runs on {node} after epoch {newest} did")
         })
@@ -102,8 +106,9 @@ impl ClosedEpochs {
                 if earlier.is_some_and(|earlier| earlier == attempt) {
                     continue;
                 }
-                let open = new.epoch() == Some(attempt.epoch)
-                    && !earlier.is_some_and(|earlier| earlier.closed());
+                let closed = earlier.is_some_and(|earlier| earlier.closed());
+                let current = new.epoch() == Some(attempt.epoch);
+                let open = !closed && (current || only_ends(earlier.map(AsRef::as_ref), attempt));
                 ensure(open, "I2'", || {
                     format!(
                         "job {id}: something was accepted for the closed epoch {}",
@@ -206,6 +211,17 @@ impl ClosedEpochs {
             format!("job {job} epoch {epoch} is over and still runs on {node}, which is connected")
         })
     }
+}
+
+/// Whether an attempt that is not the current one does nothing but end: superseded, or dropped before it ran.
+fn only_ends(old: Option<&Attempt>, new: &Attempt) -> bool {
+    let kinds = [EndKind::NodeLost, EndKind::Superseded];
+    let ends = new.end.as_ref();
+    old.is_some_and(|old| {
+        let pairs = old.allocations.iter().zip(&new.allocations);
+        let quiet = pairs.clone().all(|(old, new)| old.exits == new.exits);
+        quiet && (old.end == new.end || ends.is_some_and(|end| kinds.contains(&end.kind)))
+    })
 }
 
 /// Whether `node` should not run this attempt (any more).

@@ -1,6 +1,8 @@
 //! A simulated coordinator that leads: begins its term once that term's first entry is applied, feeds the product's leader
 //! step and carries its outputs out. Does NOT decide anything and holds no soft state of its own.
 
+use std::collections::BTreeSet;
+
 use mlctl_coordinator::consensus::turn::Input;
 use mlctl_coordinator::leader::orders::Order;
 use mlctl_coordinator::leader::step::{self, Output, Term, plan_again_in};
@@ -9,6 +11,7 @@ use mlctl_coordinator::state::Body;
 use mlctl_coordinator::state::commands::{Bootstrap, StartAttempts};
 use mlctl_coordinator::state::records::{Reply, Retention, Timers};
 use mlctl_coordinator::state::view::ClusterView;
+use mlctl_proto::ids::JobId;
 
 use super::coordinator::{Outcome, Waiter, system};
 use super::stream::Down;
@@ -92,7 +95,7 @@ impl World {
                     member.inbox.push(Input::ReadIndex { id });
                 }
             }
-            Output::Plan { heard } => self.plan(who, heard),
+            Output::Plan { heard, salvaging } => self.plan(who, heard, salvaging),
             Output::Note(_) => {}
         }
     }
@@ -101,12 +104,12 @@ impl World {
         self.push_down(link, Down::Say(term, words::order(order)));
     }
 
-    fn plan(&mut self, who: usize, heard: std::collections::BTreeSet<String>) {
+    fn plan(&mut self, who: usize, heard: BTreeSet<String>, salvaging: BTreeSet<JobId>) {
         let made = self.wall_ms(who);
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
-        let view = ClusterView::new(member.state.clone(), heard);
+        let view = ClusterView::new(member.state.clone(), heard).salvaging(salvaging);
         let plan = scheduler::plan(&view, made);
         if plan.starts.is_empty() {
             let again_in = plan_again_in(plan.next, made, true);

@@ -218,6 +218,7 @@ impl World {
                     epoch,
                     phase,
                     master_port,
+                    moving_up_to: 0,
                 };
                 let report = words::report(&status);
                 self.led(who, step::Event::Ready { node, link, report });

@@ -23,6 +23,7 @@ pub(super) fn report(status: &agent::Status) -> Report {
         key: (status.job, status.epoch),
         phase,
         master_port: status.master_port,
+        moving_up_to: status.moving_up_to,
     }
 }
 

@@ -39,6 +39,7 @@ fn report(status: &wire::AttemptStatus) -> Result<Report, Refusal> {
         key: key(status.job, status.epoch)?,
         phase,
         master_port: port(status.master_port)?,
+        moving_up_to: status.moving_up_to,
     })
 }
 
@@ -51,6 +52,7 @@ pub fn ready(message: &wire::Ready) -> Result<Report, Refusal> {
         key: key(message.job, message.epoch)?,
         phase: Phase::Ready,
         master_port: port(message.master_port)?,
+        moving_up_to: 0,
     })
 }
 
@@ -208,6 +210,7 @@ mod tests {
             epoch: id(1),
             phase,
             master_port: port,
+            moving_up_to: 0,
         }
     }
 

@@ -1,12 +1,13 @@
 //! PURE: attempts as the leader moves them: orders from effects and corrections, the barrier, gangs that take too long.
 use mlctl_proto::limits::GANG_READY_MS;
 
-use super::{Note, Term};
+use super::{Note, Term, Why};
 use crate::leader::gang::{Go, Key, Report};
 use crate::leader::liveness::Mono;
 use crate::leader::orders::{self, Order};
 use crate::leader::reconcile::Correction;
-use crate::state::{Effect, State};
+use crate::state::commands::SupersedeAttempt;
+use crate::state::{Body, Effect, State};
 
 impl Term {
     pub(super) fn effects(
@@ -49,6 +50,9 @@ impl Term {
             } => {
                 let link = self.links.get(&node);
                 if link.is_some_and(|link| link.journal_id == journal_id) {
+                    if self.salvage.waits_for(&node) {
+                        self.planning.want();
+                    }
                     self.tell(&node, Order::Applied { up_to });
                 }
             }
@@ -103,7 +107,29 @@ impl Term {
 
     pub(super) fn report(&mut self, state: &State, node: &str, report: &Report) {
         for go in self.gangs.report(node, report) {
+            if state.in_doubt(go.key.0).is_some() {
+                return self.supersede(go.key);
+            }
             self.go(state, go);
+        }
+    }
+
+    /// Everybody is ready, and an earlier attempt may still run somewhere: it ends first, by a committed word.
+    fn supersede(&mut self, key: Key) {
+        if self.superseding.insert(key) {
+            let (job, epoch) = key;
+            let body = Body::SupersedeAttempt(SupersedeAttempt { job, epoch });
+            self.propose(body, Why::Supersede(key));
+        }
+    }
+
+    /// It has taken over, or could not: then its nodes say with their next heartbeats that they still wait.
+    pub(super) fn superseded(&mut self, state: &State, key: Key, carried: bool) {
+        self.superseding.remove(&key);
+        if carried {
+            for go in self.gangs.waiting(key) {
+                self.go(state, go);
+            }
         }
     }
 

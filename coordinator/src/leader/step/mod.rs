@@ -11,6 +11,7 @@
 mod attempts;
 mod nodes;
 mod planning;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +23,10 @@ use super::liveness::{Judge, Mono};
 use super::orders::Order;
 use crate::state::records::NodeFacts;
 use crate::state::{Body, Effect, State};
+use mlctl_proto::ids::JobId;
 use planning::Planning;
 pub use planning::plan_again_in;
+use salvage::Salvage;
 
 /// A command that could not be proposed is proposed again after this, milliseconds.
 const AGAIN_MS: u64 = 300;
@@ -136,6 +139,8 @@ pub enum Output {
     Plan {
         /// Nodes that this leader has heard of: no plan may need another.
         heard: BTreeSet<String>,
+        /// Jobs that do not start yet: word of a checkpoint of their last attempt is on its way.
+        salvaging: BTreeSet<JobId>,
     },
     /// Something that people should read.
     Note(Note),
@@ -146,6 +151,8 @@ pub enum Output {
 pub enum Why {
     /// The liveness of this node.
     Axis(String),
+    /// That this attempt takes over from the one in doubt; it is told to go after that.
+    Supersede(Key),
 }
 
 /// For the log.
@@ -184,6 +191,20 @@ pub enum Note {
         /// The nodes that were not, for people.
         missing: String,
     },
+    /// A job that could start waits for word of a checkpoint.
+    Salvaging {
+        /// Its last attempt.
+        key: Key,
+        /// From whom, for people.
+        nodes: String,
+    },
+    /// It waits no longer.
+    Salvaged {
+        /// Its last attempt.
+        key: Key,
+        /// It came, or will not come; not: the time is over.
+        in_time: bool,
+    },
     /// More effects than fit: all agents connect anew.
     Overflowed,
 }
@@ -198,6 +219,9 @@ pub struct Term {
     planning: Planning,
     /// Nodes whose liveness is being proposed.
     moving: BTreeSet<String>,
+    /// Successors that are about to take over.
+    superseding: BTreeSet<Key>,
+    salvage: Salvage,
     /// Orphans that were named.
     named: BTreeSet<(String, Key)>,
     out: Vec<Output>,
@@ -214,6 +238,8 @@ impl Term {
             gangs: Gangs::default(),
             planning: Planning::wanted(),
             moving: BTreeSet::new(),
+            superseding: BTreeSet::new(),
+            salvage: Salvage::new(timers),
             named: BTreeSet::new(),
             out: Vec::new(),
         })
@@ -221,7 +247,12 @@ impl Term {
 
     /// When [`Event::Time`] is due at the latest.
     pub fn next_wake(&self) -> Mono {
-        let others = [self.gangs.next(), self.leases.due(), self.planning.next()];
+        let others = [
+            self.gangs.next(),
+            self.leases.due(),
+            self.planning.next(),
+            self.salvage.next(),
+        ];
         let others = others.into_iter().flatten();
         others.fold(self.judge.next(), Mono::min)
     }
@@ -245,7 +276,7 @@ impl Term {
             } => self.effects(now, state, effects, overflowed),
             Event::RoundEnded { confirmed } => self.round_ended(confirmed),
             Event::PlanEnded { again_in } => self.planning.ended(again_in, now),
-            Event::Proposed { why, carried } => self.proposed(now, why, carried),
+            Event::Proposed { why, carried } => self.proposed(now, state, why, carried),
         }
         self.on_time(now, state);
         std::mem::take(&mut self.out)
@@ -262,9 +293,14 @@ impl Term {
         if self.leases.begin(now) {
             self.out.push(Output::Read);
         }
+        if self.salvage.next().is_some_and(|at| at <= now) {
+            self.planning.want();
+        }
         if self.planning.begin(now) {
             let heard = self.links.keys().cloned().collect();
-            self.out.push(Output::Plan { heard });
+            let (salvaging, notes) = self.salvage.held(now, state);
+            self.out.push(Output::Plan { heard, salvaging });
+            self.out.extend(notes.into_iter().map(Output::Note));
         }
     }
 

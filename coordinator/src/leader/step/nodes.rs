@@ -20,6 +20,7 @@ impl Term {
         });
         self.judge.heard(&node, now);
         self.gangs.unheard(&node);
+        self.salvage.said(&node, reports);
         if let Some(old) = self.links.insert(node.clone(), link) {
             self.out.push(Output::Close { link: old.id });
         }
@@ -37,6 +38,7 @@ impl Term {
         if self.is_current(node, link) {
             self.links.remove(node);
             self.gangs.unheard(node);
+            self.unsalvage(node);
             self.note(Note::Disconnected { node: node.into() });
         }
     }
@@ -52,6 +54,7 @@ impl Term {
             return;
         }
         self.judge.heard(&beat.node, now);
+        self.salvage.said(&beat.node, reports);
         self.raise(state, &beat.node);
         self.correct(now, state, &beat.node, stale(state, &beat.node, reports));
         for report in reports {
@@ -85,7 +88,7 @@ impl Term {
         }
     }
 
-    pub(super) fn proposed(&mut self, now: Mono, why: Why, carried: bool) {
+    pub(super) fn proposed(&mut self, now: Mono, state: &State, why: Why, carried: bool) {
         match why {
             Why::Axis(node) => {
                 self.moving.remove(&node);
@@ -93,15 +96,24 @@ impl Term {
                     self.judge.again_at(now + AGAIN_MS);
                 }
             }
+            Why::Supersede(key) => self.superseded(state, key, carried),
         }
     }
 
     /// All streams end: what was dropped is derived again when the agents say hello.
     pub(super) fn close_all(&mut self) {
         for link in std::mem::take(&mut self.links).into_values() {
+            self.salvage.said(&link.facts.name, &[]);
             self.out.push(Output::Close { link: link.id });
         }
         self.planning.want();
+    }
+
+    /// Nothing is on its way from a node whose stream is gone: who waited for it waits no longer.
+    fn unsalvage(&mut self, node: &str) {
+        if self.salvage.said(node, &[]) {
+            self.planning.want();
+        }
     }
 
     /// A node that was thought silent is heard.

@@ -3,8 +3,11 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::leader::gang::Phase;
-use crate::state::records::{Liveness, Timers};
-use crate::state::testing::{Cluster, node};
+use crate::scheduler::plan;
+use crate::state::commands::{StartAttempt, SupersedeAttempt};
+use crate::state::records::{EndKind, JobState, Liveness, Timers};
+use crate::state::testing::{Cluster, node, sealed, system};
+use crate::state::view::ClusterView;
 
 const DEV: Timers = Timers::DEV;
 
@@ -79,7 +82,7 @@ fn proposals(outputs: Vec<Output>) -> Vec<Body> {
 
 fn planned(outputs: &[Output]) -> Option<&BTreeSet<String>> {
     outputs.iter().find_map(|output| match output {
-        Output::Plan { heard } => Some(heard),
+        Output::Plan { heard, .. } => Some(heard),
         _ => None,
     })
 }
@@ -89,6 +92,7 @@ fn report(key: Key, phase: Phase, master_port: u16) -> Report {
         key,
         phase,
         master_port,
+        moving_up_to: 0,
     }
 }
 
@@ -259,4 +263,186 @@ fn an_orphan_is_named_once_and_left_alone() {
     assert_eq!((orphans(&outputs), orders(&outputs).len()), (1, 0));
     let (_, outputs) = leader.connect("a", reports);
     assert_eq!((orphans(&outputs), orders(&outputs).len()), (0, 0));
+}
+
+fn salvaged(outputs: &[Output]) -> Option<&BTreeSet<JobId>> {
+    outputs.iter().find_map(|output| match output {
+        Output::Plan { salvaging, .. } => Some(salvaging),
+        _ => None,
+    })
+}
+
+/// A job whose gang fell apart when `b` was cut off with a checkpoint that it had not told of; `b` is back. `unsaid`: it says so.
+fn cut_off(unsaid: bool) -> (Leader, Key, Vec<Output>) {
+    let mut leader = Leader::new(&["a", "b"]);
+    leader.on(Event::Time);
+    let cluster = &mut leader.cluster;
+    let job = cluster.submitted("ann", 2, 1);
+    let key = (job, cluster.started(job, &["a", "b"]));
+    cluster.running(job, key.1);
+    cluster.lose("b");
+    cluster.ended("a", job, key.1, EndKind::NodeLost);
+    assert_eq!(cluster.job(job).state, JobState::Pending);
+    cluster.register(&node("b", 2, "SIM"));
+    leader.connect("a", vec![]);
+    let report = Report {
+        moving_up_to: if unsaid { 2 } else { 1 },
+        ..report(key, Phase::Running, 0)
+    };
+    leader.connect("b", vec![report]);
+    let outputs = leader.on(Event::PlanEnded { again_in: None });
+    (leader, key, outputs)
+}
+
+fn starts(leader: &Leader, outputs: &[Output]) -> Vec<StartAttempt> {
+    let (Some(heard), Some(salvaging)) = (planned(outputs), salvaged(outputs)) else {
+        return Vec::new();
+    };
+    let view = ClusterView::new(leader.cluster.state.clone(), heard.clone());
+    plan(&view.salvaging(salvaging.clone()), 1_000).starts
+}
+
+#[test]
+fn a_seal_that_arrives_a_second_after_the_end_counts_and_is_resumed_from() {
+    let (mut leader, key, outputs) = cut_off(true);
+    assert_eq!(salvaged(&outputs), Some(&BTreeSet::from([key.0])));
+    assert_eq!(starts(&leader, &outputs), [], "it waits");
+    leader.on(Event::PlanEnded { again_in: None });
+    leader.now += 1_000;
+    let applied = leader.cluster.event("b", key.0, key.1, sealed("step-9", 9));
+    let outputs = leader.on(Event::Effects {
+        effects: applied.effects,
+        overflowed: false,
+    });
+    assert_eq!(salvaged(&outputs), Some(&BTreeSet::new()), "at once");
+    let starts = starts(&leader, &outputs);
+    assert_eq!(starts.len(), 1);
+    assert_eq!(starts[0].resume_from, "step-9");
+    assert_eq!(starts[0].placements[0].node, "b");
+}
+
+#[test]
+fn salvage_times_out() {
+    let (mut leader, _, outputs) = cut_off(true);
+    assert!(starts(&leader, &outputs).is_empty());
+    leader.on(Event::PlanEnded { again_in: None });
+    let over = leader.now + u64::from(DEV.lost_after_ms);
+    assert!(leader.term.next_wake() <= over, "it wakes by itself");
+    leader.term.judge.heard("a", over);
+    leader.term.judge.heard("b", over);
+    let outputs = leader.at(over, Event::Time);
+    assert_eq!(starts(&leader, &outputs).len(), 1, "without it");
+    let in_time = false;
+    assert!(outputs.iter().any(
+        |output| matches!(output, Output::Note(Note::Salvaged { in_time: seen, .. }) if *seen == in_time)
+    ));
+    leader.on(Event::PlanEnded { again_in: None });
+    assert_eq!(salvaged(&leader.on(Event::Time)), None, "no second plan");
+}
+
+#[test]
+fn nothing_in_flight_is_not_waited_for() {
+    let (leader, _, outputs) = cut_off(false);
+    assert_eq!(salvaged(&outputs), Some(&BTreeSet::new()));
+    assert_eq!(starts(&leader, &outputs).len(), 1);
+}
+
+#[test]
+fn who_goes_away_again_is_not_waited_for() {
+    let (mut leader, _, _) = cut_off(true);
+    leader.on(Event::PlanEnded { again_in: None });
+    let gone = Event::Gone {
+        node: "b".into(),
+        link: 2,
+    };
+    assert_eq!(salvaged(&leader.on(gone)), Some(&BTreeSet::new()));
+}
+
+/// A job that ran on `a`, which is Lost by silence; its successor was committed to `b`, whose stream begins.
+fn successor() -> (Leader, Key, Vec<Output>) {
+    let mut leader = Leader::new(&["a", "b"]);
+    let cluster = &mut leader.cluster;
+    let job = cluster.submitted("ann", 1, 1);
+    let first = cluster.started(job, &["a"]);
+    cluster.running(job, first);
+    cluster.lose("a");
+    let key = (job, cluster.started(job, &["b"]));
+    let (_, outputs) = leader.connect("b", vec![report(key, Phase::Ready, 4_000)]);
+    (leader, key, outputs)
+}
+
+fn goes(outputs: &[Output]) -> usize {
+    let orders = orders(outputs).into_iter();
+    let go = |(_, order): &(&str, &Order)| matches!(order, Order::Go { .. });
+    orders.filter(go).count()
+}
+
+#[test]
+fn a_successor_is_told_to_go_only_after_it_has_taken_over() {
+    let (mut leader, key, outputs) = successor();
+    assert_eq!(goes(&outputs), 0);
+    let body = proposals(outputs).pop().expect("it takes over");
+    let (job, epoch) = key;
+    assert_eq!(
+        body,
+        Body::SupersedeAttempt(SupersedeAttempt { job, epoch })
+    );
+    leader.cluster.run(system(), body);
+    let (why, carried) = (Why::Supersede(key), true);
+    assert_eq!(goes(&leader.on(Event::Proposed { why, carried })), 1);
+}
+
+#[test]
+fn a_successor_whose_word_was_lost_takes_over_with_its_next_heartbeat() {
+    let (mut leader, key, _) = successor();
+    let again = |leader: &mut Leader| {
+        let reports = vec![report(key, Phase::Ready, 4_000)];
+        leader.on(Event::Heartbeat {
+            node: "b".into(),
+            link: 1,
+            seq: 1,
+            reports,
+        })
+    };
+    assert!(proposals(again(&mut leader)).is_empty(), "one is under way");
+    let (why, carried) = (Why::Supersede(key), false);
+    assert_eq!(goes(&leader.on(Event::Proposed { why, carried })), 0);
+    let outputs = again(&mut leader);
+    assert_eq!((goes(&outputs), proposals(outputs).len()), (0, 1));
+}
+
+#[test]
+fn a_successor_that_is_not_needed_any_more_never_goes() {
+    let (mut leader, key, outputs) = successor();
+    let body = proposals(outputs).pop().expect("it takes over");
+    let back = leader.cluster.register(&node("a", 2, "SIM"));
+    let outputs = leader.on(Event::Effects {
+        effects: back.effects,
+        overflowed: false,
+    });
+    assert!(
+        matches!(
+            orders(&outputs)[..],
+            [(
+                "b",
+                Order::Stop {
+                    reason: EndKind::Superseded,
+                    ..
+                }
+            )]
+        ),
+        "{outputs:?}"
+    );
+    assert!(leader.cluster.run(system(), body).refusal().is_some());
+    let (why, carried) = (Why::Supersede(key), false);
+    assert_eq!(goes(&leader.on(Event::Proposed { why, carried })), 0);
+}
+
+#[test]
+fn a_first_attempt_goes_without_another_entry() {
+    let mut leader = Leader::new(&["a"]);
+    let job = leader.cluster.submitted("ann", 1, 1);
+    let key = (job, leader.cluster.started(job, &["a"]));
+    let (_, outputs) = leader.connect("a", vec![report(key, Phase::Ready, 4_000)]);
+    assert_eq!((goes(&outputs), proposals(outputs).len()), (1, 0));
 }

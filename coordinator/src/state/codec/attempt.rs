@@ -31,6 +31,7 @@ impl Record for Attempt {
             ended_ms: self.ended_ms,
             stopping: self.stopping,
             end: self.end.as_ref().map(encode_end),
+            in_doubt: self.in_doubt,
         }
         .encode_to_vec()
     }
@@ -53,6 +54,7 @@ impl Record for Attempt {
             ended_ms: record.ended_ms,
             stopping: record.stopping,
             end: record.end.map(decode_end).transpose()?,
+            in_doubt: record.in_doubt,
         })
     }
 }

@@ -12,7 +12,7 @@ use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, m
 use crate::state::commands::{
     AgentEvents, ArchiveJobs, Body, Bootstrap, CancelJobs, ChangeSettings, Command,
     DeclareNodeLost, IdempotencyKey, LossProof, Placement, RegisterNode, SetNodeLiveness,
-    StartAttempt, StartAttempts, SubmitJob,
+    StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt,
 };
 use crate::state::records::Liveness;
 
@@ -114,6 +114,10 @@ fn encode_body(body: &Body) -> Disk {
         Body::ArchiveJobs(archive) => {
             Disk::ArchiveJobs(persist::ArchiveJobs { most: archive.most })
         }
+        Body::SupersedeAttempt(supersede) => Disk::SupersedeAttempt(persist::SupersedeAttempt {
+            job: Some(supersede.job.into()),
+            epoch: Some(supersede.epoch.into()),
+        }),
     }
 }
 
@@ -172,6 +176,10 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
                 .collect::<Result<_, _>>()?,
         }),
         Disk::ArchiveJobs(archive) => Body::ArchiveJobs(ArchiveJobs { most: archive.most }),
+        Disk::SupersedeAttempt(supersede) => Body::SupersedeAttempt(SupersedeAttempt {
+            job: JobId::try_from(supersede.job).map_err(bad_id(WHAT))?,
+            epoch: Epoch::try_from(supersede.epoch).map_err(bad_id(WHAT))?,
+        }),
     })
 }
 

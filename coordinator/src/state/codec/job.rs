@@ -77,6 +77,7 @@ impl Record for Job {
             traceparent: self.traceparent.clone(),
             checkpoints: self.checkpoints.iter().map(encode_checkpoint).collect(),
             submitter_uid: self.submitter_uid,
+            recalled_counter: self.recalled_counter,
         }
         .encode_to_vec()
     }
@@ -111,6 +112,7 @@ impl Record for Job {
                 .map(decode_checkpoint)
                 .collect::<Result<_, _>>()?,
             submitter_uid: record.submitter_uid,
+            recalled_counter: record.recalled_counter,
         })
     }
 }

@@ -7,12 +7,12 @@ use mlctl_proto::limits::{
 };
 use mlctl_proto::mutants::{Mutant, planted};
 
-use super::Context;
 use super::current::Current;
+use super::{Context, in_doubt};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{
-    AllocationPhase, Checkpoint, End, Job, JobState, Node, RankExit, Reply,
+    AllocationPhase, Checkpoint, End, Job, JobState, Liveness, Node, RankExit, Reply,
 };
 use crate::state::rules::checkpoint_name_is_legal;
 
@@ -67,6 +67,11 @@ impl AgentEvents {
                 "node {} registered with another journal: it has to say hello first",
                 self.node
             );
+            return Err(Refusal::new(Code::Conflict, why));
+        }
+        if node.liveness == Liveness::Lost {
+            // It is back, and what is in doubt on it goes on by that: then its words count.
+            let why = format!("node {} is Lost: it has to say hello first", self.node);
             return Err(Refusal::new(Code::Conflict, why));
         }
         let mut mark = self.check_numbers(node.event_mark)?;
@@ -126,6 +131,7 @@ impl AgentEvent {
     /// the gang, an allocation that has ended.
     fn apply(&self, change: &mut Change, node: &Node, context: &Context) -> Result<(), Refusal> {
         let Some(mut current) = Current::load(change, self.job, self.epoch, context.now_ms) else {
+            self.apply_to_dropped(change, node, context);
             return Ok(());
         };
         let own = |position: &usize| {
@@ -152,7 +158,7 @@ impl AgentEvent {
             return Ok(());
         }
         match &self.what {
-            Happening::RanksStarted => current.started(position)?,
+            Happening::RanksStarted => current.started(change, position)?,
             Happening::RankExited(exit) => rank_exited(&mut current, change, position, exit)?,
             Happening::AllocationEnded(end) => {
                 let end = End {
@@ -166,6 +172,30 @@ impl AgentEvent {
         }
         current.store(change);
         Ok(())
+    }
+
+    /// Of an attempt that is not the current one only the end counts, and only while it holds something: it was dropped.
+    fn apply_to_dropped(&self, change: &mut Change, node: &Node, context: &Context) {
+        let Happening::AllocationEnded(end) = &self.what else {
+            return;
+        };
+        let Some(attempt) = change.attempt(self.job, self.epoch) else {
+            return;
+        };
+        let mut allocations = attempt.allocations.iter();
+        let own = allocations.position(|one| {
+            one.node == node.facts.name
+                && one.boot_id == node.facts.boot_id
+                && one.phase != AllocationPhase::Ended
+        });
+        if let Some(position) = own {
+            let end = End {
+                node: node.facts.name.clone(),
+                detail: short(&end.detail),
+                ..end.clone()
+            };
+            in_doubt::end_dropped(change, attempt, position, end, context.now_ms);
+        }
     }
 }
 
@@ -188,7 +218,7 @@ fn rank_exited(
     allocation.exits.push(exit.clone());
     let node = allocation.node.clone();
     // A rank that has ended had been started, whatever was said of it before.
-    current.started(position)?;
+    current.started(change, position)?;
     if exit.failed() && !exit.killed_by_us {
         current.stop(change, exit.as_end(&node), Some(position))?;
     }

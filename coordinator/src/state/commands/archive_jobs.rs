@@ -1,6 +1,7 @@
 //! ArchiveJobs: jobs that are over leave the tables for history, the oldest first, as many as the settings do not keep. When the
 //! tail of history has grown long enough it becomes a segment. Which jobs leave is decided here, whatever was proposed.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::JobId;
@@ -58,7 +59,10 @@ fn batch(change: &Change, due: usize) -> Result<(HistoryBatch, Vec<Job>), Refusa
     };
     let mut leaving = Vec::new();
     let mut bytes = 0_usize;
-    for (job, seq) in state.finished().take(due).zip(batch.first_seq..) {
+    // A dropped attempt of a job that is over may still hold devices: it leaves with the job, once it holds none.
+    let free = |job: &&Arc<Job>| !state.ends_attempt(job.id);
+    let leaves = state.finished().take(due).filter(free);
+    for (job, seq) in leaves.zip(batch.first_seq..) {
         let spec = state.spec(&job.spec_hash);
         let spec = spec.ok_or_else(|| broken(job.id, "has no spec"))?;
         let attempts = state.attempts_of(job.id).map(AsRef::as_ref);

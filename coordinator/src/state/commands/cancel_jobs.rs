@@ -6,8 +6,8 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{JobId, clip};
 use mlctl_proto::mutants::{Mutant, planted};
 
-use super::Context;
 use super::current::Current;
+use super::{Context, in_doubt};
 use crate::state::change::{Change, ended_long_ago};
 use crate::state::records::{End, EndKind, Job, JobState, Reply};
 use crate::state::transition::advance;
@@ -75,6 +75,7 @@ fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Re
         detail: format!("cancelled by {}", clip(&context.actor.name)),
         ..End::of(EndKind::Cancelled)
     };
+    in_doubt::close(change, &mut job, context.now_ms, &end.detail);
     let waits = matches!(job.state, JobState::Pending | JobState::Held);
     if waits || (planted(Mutant::DoubleCompletion) && job.state.terminal()) {
         advance(&mut job, JobState::Cancelled)?;

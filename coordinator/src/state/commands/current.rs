@@ -6,6 +6,8 @@ use mlctl_proto::limits::INFRASTRUCTURE_RESTARTS_MAX;
 use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
+use super::LossProof;
+use super::in_doubt;
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{AllocationPhase, Attempt, End, EndKind, Job, JobState};
@@ -16,7 +18,7 @@ use crate::state::transition::advance;
 pub(super) struct Current {
     pub job: Job,
     pub attempt: Attempt,
-    now_ms: UtcMs,
+    pub now_ms: UtcMs,
 }
 
 impl Current {
@@ -49,7 +51,7 @@ impl Current {
     }
 
     /// The ranks of one allocation run. Once no allocation waits for that, the job runs.
-    pub fn started(&mut self, position: usize) -> Result<(), Refusal> {
+    pub fn started(&mut self, change: &mut Change, position: usize) -> Result<(), Refusal> {
         let Some(allocation) = self.attempt.allocations.get_mut(position) else {
             return Ok(());
         };
@@ -57,6 +59,8 @@ impl Current {
             return Ok(());
         }
         allocation.phase = AllocationPhase::Running;
+        // No leader tells it to go before that is so; but where ranks run, nothing else may be thought to run.
+        in_doubt::close(change, &mut self.job, self.now_ms, "its successor runs");
         let waiting = self
             .attempt
             .allocations
@@ -115,7 +119,7 @@ impl Current {
         end: End,
     ) -> Result<(), Refusal> {
         if end.success() {
-            self.started(position)?;
+            self.started(change, position)?;
         }
         let Some(allocation) = self.attempt.allocations.get_mut(position) else {
             return Ok(());
@@ -134,11 +138,15 @@ impl Current {
             self.stop(change, end, Some(position))?;
         }
         change.replan();
-        if self.attempt.closed() {
-            self.close()
-        } else {
-            Ok(())
+        if !self.attempt.closed() {
+            return Ok(());
         }
+        self.close()?;
+        if self.job.state.terminal() {
+            // Nobody will take over from it, and it shall not come back.
+            in_doubt::close(change, &mut self.job, self.now_ms, "the job is over");
+        }
+        Ok(())
     }
 
     /// Whether a loss explains the failure by which the attempt is being ended: ranks whose peer's machine, keeper or device died
@@ -176,7 +184,7 @@ impl Current {
     }
 
     /// Where a job goes after an attempt that ended so.
-    fn after(&self, end: &End) -> JobState {
+    pub fn after(&self, end: &End) -> JobState {
         let again = match end.kind {
             EndKind::Preempted => true,
             kind => {
@@ -196,25 +204,23 @@ impl Current {
 }
 
 /// What a node held under `boot_id` has ended: the machine is gone, or runs another boot. Other nodes of those gangs are told.
+/// Silence alone proves nothing: an attempt that may go on should the node come back is only put in doubt.
 pub(super) fn lose_allocations(
     change: &mut Change,
     node: &str,
     boot_id: &str,
-    detail: &str,
+    (proof, detail): (LossProof, &str),
     now_ms: UtcMs,
 ) -> Result<(), Refusal> {
     for (job, epoch) in change.state().open_allocations_on(node) {
-        let Some(mut current) = Current::load(change, job, epoch, now_ms) else {
+        let Some(attempt) = change.attempt(job, epoch) else {
             continue;
         };
-        let held = |position: &usize| {
-            current
-                .attempt
-                .allocations
-                .get(*position)
-                .is_some_and(|one| one.boot_id == boot_id && one.phase != AllocationPhase::Ended)
-        };
-        let Some(position) = current.position(node).filter(held) else {
+        let mut allocations = attempt.allocations.iter();
+        let held = allocations.position(|one| {
+            one.node == node && one.boot_id == boot_id && one.phase != AllocationPhase::Ended
+        });
+        let Some(position) = held else {
             continue;
         };
         let end = End {
@@ -222,7 +228,22 @@ pub(super) fn lose_allocations(
             node: node.into(),
             ..End::of(EndKind::NodeLost)
         };
-        current.end_allocation(change, position, end)?;
+        let dead = proof != LossProof::LostAfter;
+        if attempt.in_doubt {
+            if dead {
+                in_doubt::died(change, job, now_ms, detail)?;
+            }
+            continue;
+        }
+        let Some(mut current) = Current::load(change, job, epoch, now_ms) else {
+            in_doubt::end_dropped(change, attempt, position, end, now_ms);
+            continue;
+        };
+        if !dead && in_doubt::may_come_back(change.state(), &current, &end) {
+            in_doubt::enter(change, &mut current)?;
+        } else {
+            current.end_allocation(change, position, end)?;
+        }
         current.store(change);
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! DeclareNodeLost: a node is given up. What it held ends with NodeLost, and its gangs are told to stop elsewhere.
+//! DeclareNodeLost: a node is given up. What it held ends with NodeLost, and its gangs are told to stop elsewhere; what may still
+//! run there, because nothing but silence speaks against it, is in doubt.
 //! Whether the proof is good enough is the leader's judgement, made from durations that it measured.
 use mlctl_proto::errors::{Code, Refusal};
 
@@ -50,7 +51,8 @@ impl DeclareNodeLost {
             }
             LossProof::LostAfter => format!("node {} was silent for too long", self.node),
         };
-        lose_allocations(change, &self.node, &self.boot_id, &detail, context.now_ms)?;
+        let why = (self.proof, detail.as_str());
+        lose_allocations(change, &self.node, &self.boot_id, why, context.now_ms)?;
         if current_boot && node.liveness != Liveness::Lost {
             node.liveness = Liveness::Lost;
             node.since_ms = context.now_ms;

@@ -7,11 +7,13 @@ mod cancel_jobs;
 mod change_settings;
 mod current;
 mod declare_node_lost;
+mod in_doubt;
 mod register_node;
 pub(super) mod remembered;
 mod set_node_liveness;
 mod start_attempts;
 mod submit_job;
+mod supersede_attempt;
 
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::units::UtcMs;
@@ -26,6 +28,7 @@ pub use register_node::RegisterNode;
 pub use set_node_liveness::SetNodeLiveness;
 pub use start_attempts::{Placement, StartAttempt, StartAttempts};
 pub use submit_job::SubmitJob;
+pub use supersede_attempt::SupersedeAttempt;
 
 use super::change::Change;
 use super::records::{Actor, Reply};
@@ -78,6 +81,8 @@ pub enum Body {
     AgentEvents(AgentEvents),
     /// Jobs that are over leave the tables.
     ArchiveJobs(ArchiveJobs),
+    /// A successor takes over from an attempt in doubt.
+    SupersedeAttempt(SupersedeAttempt),
 }
 
 impl Body {
@@ -160,6 +165,7 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::StartAttempts(body) => body.apply(change, &context),
         Body::AgentEvents(body) => body.apply(change, &context),
         Body::ArchiveJobs(body) => body.apply(change, &context),
+        Body::SupersedeAttempt(body) => body.apply(change, &context),
     }?;
     remembered::remember(change, command, now_ms, &reply);
     Ok(reply)

@@ -7,7 +7,8 @@ use mlctl_proto::ids::check_name;
 use mlctl_proto::limits::DETAIL_BYTES_MAX;
 
 use super::current::lose_allocations;
-use super::{Context, bounded};
+use super::in_doubt::{died, recall};
+use super::{Context, LossProof, bounded};
 use crate::state::change::Change;
 use crate::state::records::{Admin, Health, Liveness, Node, NodeFacts, Power, Reply};
 
@@ -31,22 +32,32 @@ impl RegisterNode {
         check_facts(&self.facts)?;
         bounded("the journal id", &self.journal_id, 128)?;
         let known = change.node(&self.facts.name).ok();
-        if let Some(node) = known
-            .as_ref()
-            .filter(|node| node.facts.boot_id != self.facts.boot_id)
-        {
-            let detail = format!("node {} has booted again", self.facts.name);
-            lose_allocations(
-                change,
-                &self.facts.name,
-                &node.facts.boot_id.clone(),
-                &detail,
-                context.now_ms,
-            )?;
+        if let Some(node) = &known {
+            self.settle(change, node, context)?;
         }
         change.put_node(self.node(known, context));
         change.replan();
         Ok(Reply::Done)
+    }
+
+    /// What the node held under another boot is dead. What was in doubt goes on, if the agent still knows of it.
+    fn settle(&self, change: &mut Change, known: &Node, context: &Context) -> Result<(), Refusal> {
+        let (name, boot_id) = (&self.facts.name, &known.facts.boot_id);
+        if *boot_id != self.facts.boot_id {
+            let detail = format!("node {name} has booted again");
+            let why = (LossProof::NewBootId, detail.as_str());
+            return lose_allocations(change, name, boot_id, why, context.now_ms);
+        }
+        if known.journal_id == self.journal_id {
+            return recall(change, name);
+        }
+        for (job, epoch) in change.state().open_allocations_on(name) {
+            if change.attempt(job, epoch).is_some_and(|one| one.in_doubt) {
+                let detail = format!("the agent of node {name} has lost its journal");
+                died(change, job, context.now_ms, &detail)?;
+            }
+        }
+        Ok(())
     }
 
     fn node(&self, known: Option<Node>, context: &Context) -> Node {

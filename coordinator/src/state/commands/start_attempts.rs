@@ -68,6 +68,7 @@ impl StartAttempt {
     fn commit(&self, change: &mut Change, mut job: Job, context: &Context) -> Result<(), Refusal> {
         advance(&mut job, JobState::Starting)?;
         job.epoch_counter = self.epoch.counter;
+        job.recalled_counter = 0;
         let allocation = |placement: &Placement| Allocation {
             node: placement.node.clone(),
             boot_id: placement.boot_id.clone(),
@@ -86,6 +87,7 @@ impl StartAttempt {
             ended_ms: 0,
             stopping: false,
             end: None,
+            in_doubt: false,
         };
         for placement in &self.placements {
             change.effect(Effect::Start {
@@ -110,10 +112,7 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     if start.epoch != next {
         return Err(format!("its next epoch is {next}, not {}", start.epoch));
     }
-    if state
-        .current_attempt(job)
-        .is_some_and(|attempt| !attempt.closed())
-    {
+    if state.ends_attempt(job.id) {
         return Err("its last attempt still holds something".into());
     }
     let request = state.request(job).ok_or("its spec is gone")?;

@@ -101,6 +101,7 @@ impl SubmitJob {
             ended_ms: 0,
             submit_index: context.index,
             epoch_counter: 0,
+            recalled_counter: 0,
             infrastructure_restarts: 0,
             outcome: None,
             cancel_requested: false,

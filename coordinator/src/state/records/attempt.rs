@@ -192,6 +192,9 @@ pub struct Attempt {
     pub stopping: bool,
     /// Why it ends or ended: the first reason in commit order.
     pub end: Option<End>,
+    /// Its node is Lost by silence alone, so it may still run there. It holds what it holds until a successor is ready and
+    /// supersedes it, its node proves to be dead, or its node is back: then it goes on.
+    pub in_doubt: bool,
 }
 
 impl Attempt {

@@ -125,7 +125,7 @@ pub struct Job {
     pub ended_ms: UtcMs,
     /// Log index of the submit: the last key of order.
     pub submit_index: u64,
-    /// Counter of the newest epoch, 0: none yet.
+    /// Counter of the newest epoch, 0: none yet. Only grows.
     pub epoch_counter: u64,
     /// Restarts after a lost node, keeper or device.
     pub infrastructure_restarts: u32,
@@ -141,11 +141,17 @@ pub struct Job {
     pub checkpoints: Vec<Checkpoint>,
     /// Advice for the node's user map.
     pub submitter_uid: u32,
+    /// Counter of the attempt that goes on although a later one had been committed, 0: the newest counts.
+    pub recalled_counter: u64,
 }
 
 impl Job {
-    /// The newest attempt's epoch, if there was one.
+    /// The current attempt's epoch, if there was one: the newest, or one that was recalled.
     pub fn epoch(&self) -> Option<Epoch> {
-        (self.epoch_counter > 0).then(|| Epoch::new(self.id.incarnation, self.epoch_counter))
+        let counter = match self.recalled_counter {
+            0 => self.epoch_counter,
+            recalled => recalled,
+        };
+        (counter > 0).then(|| Epoch::new(self.id.incarnation, counter))
     }
 }

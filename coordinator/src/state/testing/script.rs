@@ -6,7 +6,8 @@ use proptest::prelude::{Strategy, any};
 use super::{Cluster, ended, exit, node, person, sealed, spec, system};
 use crate::state::Body;
 use crate::state::commands::{
-    ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, Happening, LossProof, SetNodeLiveness,
+    ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, Happening, LossProof,
+    SetNodeLiveness, SupersedeAttempt,
 };
 use crate::state::records::{Attempt, EndKind, Liveness};
 
@@ -42,7 +43,7 @@ impl Step {
     fn play(self, cluster: &mut Cluster) {
         let [kind, a, b, c] = self.0;
         let name = NODES[usize::from(b) % 4];
-        match kind % 16 {
+        match kind % 17 {
             0 => register(cluster, name, a),
             1..=3 => {
                 let user = ["ann", "bob"][usize::from(a) % 2];
@@ -50,6 +51,7 @@ impl Step {
                 cluster.run(person(user, false), super::submit_body(&spec));
             }
             4..=7 => start(cluster, a, usize::from(b)),
+            16 => supersede(cluster, a),
             8..=11 => event(cluster, a, b, c),
             12 => {
                 let jobs = vec![JobId::new(1, 1 + u64::from(a) % 8)];
@@ -105,7 +107,26 @@ impl Step {
     }
 }
 
+/// A successor of some job takes over: often there is none.
+fn supersede(cluster: &mut Cluster, a: u8) {
+    let jobs: Vec<(JobId, Epoch)> = cluster
+        .state
+        .jobs()
+        .filter_map(|job| Some((job.id, job.epoch()?)))
+        .collect();
+    if let Some((job, epoch)) = jobs.get(usize::from(a) % jobs.len().max(1)).copied() {
+        let supersede = SupersedeAttempt { job, epoch };
+        cluster.run(system(), Body::SupersedeAttempt(supersede));
+    }
+}
+
 fn register(cluster: &mut Cluster, name: &str, a: u8) {
+    let lost = cluster
+        .state
+        .nodes()
+        .find(|node| node.liveness == Liveness::Lost)
+        .map(|node| node.facts.name.clone());
+    let name = &lost.unwrap_or_else(|| name.to_owned());
     let mut node = node(name, 1 + u32::from(a) % 2, "SIM");
     if a.is_multiple_of(5) {
         node.facts.boot_id = format!("boot-{name}-{}", a % 3);

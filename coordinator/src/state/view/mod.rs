@@ -10,6 +10,8 @@ pub use indexes::Indexes;
 pub use super::commands::{Placement, StartAttempt};
 pub use super::records::{Admin, Checkpoint, Job, JobState, Liveness, Node};
 
+use mlctl_proto::ids::JobId;
+
 use super::State;
 
 /// What a plan is made from.
@@ -19,12 +21,23 @@ pub struct ClusterView {
     pub state: State,
     /// Nodes that this leader has heard from since it leads. No plan needs a node that was not heard.
     pub heard: BTreeSet<String>,
+    /// Jobs whose last attempt left checkpoints of which word is still on its way: they wait a moment.
+    pub salvaging: BTreeSet<JobId>,
 }
 
 impl ClusterView {
     /// A view of `state` by a leader that has heard from `heard`.
     pub fn new(state: State, heard: BTreeSet<String>) -> Self {
-        Self { state, heard }
+        Self {
+            state,
+            heard,
+            salvaging: BTreeSet::new(),
+        }
+    }
+
+    /// The same, with jobs that wait for what is being salvaged.
+    pub fn salvaging(self, salvaging: BTreeSet<JobId>) -> Self {
+        Self { salvaging, ..self }
     }
 
     /// Whether new work may be placed on a node now.
