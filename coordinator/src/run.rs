@@ -18,7 +18,7 @@ use crate::api;
 use crate::clock::Clock;
 use crate::config::{BadConfig, Config};
 use crate::consensus::{self, Handle, StartError, abort_process};
-use crate::disk::Disk;
+use crate::disk::{Disk, Gauge};
 use crate::leader::supervise;
 use crate::logs::Logs;
 use crate::machine::{Machine, OnFatal};
@@ -27,7 +27,8 @@ use crate::published::Published;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::state::records::Reply;
-use crate::store::{self, Writer};
+use crate::store::{self, HasRoom, Writer};
+use crate::vitals::space::Room;
 use crate::vitals::{self, Note, NoteError, Vitals};
 
 /// Streams and calls under way get this long after the end began.
@@ -122,7 +123,7 @@ pub async fn run_on(
         raft,
         published,
         writer,
-    } = begin(&config, own, &peers)?;
+    } = begin(&config, own, &peers, &disk.gauge())?;
     peers.start(raft.clone(), &shutdown);
     let (ports, leader) = watch::channel(None);
     let shared = Arc::new(Shared {
@@ -193,11 +194,18 @@ struct Consensus {
 }
 
 /// Starts consensus on the state that the index holds; if that does not fit the log, on the snapshot and the log alone.
-fn begin(config: &Config, own: u64, peers: &Arc<Peers>) -> Result<Consensus, RunError> {
+fn begin(
+    config: &Config,
+    own: u64,
+    peers: &Arc<Peers>,
+    gauge: &Gauge,
+) -> Result<Consensus, RunError> {
+    let gauge = gauge.clone();
+    let has_room: HasRoom = Arc::new(move || gauge.room() != Room::Short);
     let index = config.data_dir.join("index");
     if let Some(state) = store::load(&index) {
         let applied = state.applied_index();
-        match begin_with(config, own, peers, &index, state, true) {
+        match begin_with(config, own, peers, (&index, &has_room), state, true) {
             Err(RunError::Consensus(StartError::Log(error))) => {
                 tracing::warn!(%error, applied, "the index does not fit the log; starting without it");
             }
@@ -207,19 +215,19 @@ fn begin(config: &Config, own: u64, peers: &Arc<Peers>) -> Result<Consensus, Run
             }
         }
     }
-    begin_with(config, own, peers, &index, State::new(), false)
+    begin_with(config, own, peers, (&index, &has_room), State::new(), false)
 }
 
 fn begin_with(
     config: &Config,
     own: u64,
     peers: &Arc<Peers>,
-    index: &Path,
+    (index, has_room): (&Path, &HasRoom),
     state: State,
     current: bool,
 ) -> Result<Consensus, RunError> {
     let published = Arc::new(Published::new(state.clone()));
-    let started = Writer::start(index, Arc::clone(&published), current);
+    let started = Writer::start(index, Arc::clone(&published), current, Arc::clone(has_room));
     let (feed, writer) = started.map_err(io("start the index's thread".into()))?;
     let on_fatal: OnFatal = Arc::from(abort_process());
     let machine = Machine::new(state, Arc::clone(&published), feed, on_fatal);

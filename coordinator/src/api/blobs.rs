@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::auth::person;
 use super::exchange::{self, Receiving};
 use crate::shared::Shared;
+use crate::vitals::admission::upload_admitted;
 
 /// The service.
 pub struct Blobs {
@@ -60,6 +61,7 @@ impl blobs_server::Blobs for Blobs {
         let none = || Refusal::new(Code::BadRequest, "the upload names no blob");
         let first = parts.next().await.ok_or_else(none)??;
         let id = parse(&first.id)?;
+        upload_admitted(&self.shared.vitals.stance())?;
         if !self.shared.blobs.has(&id) {
             let mut receiving = Receiving::begin(&self.shared, id).await?;
             receiving.write(first.data).await?;

@@ -1,6 +1,7 @@
 //! The `Bulk` service: logs of ranks come up, blobs go down. A node speaks only about its own allocations.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use mlctl_proto::agent::{BlobChunk, GetBlobRequest, LogPiece, LogStored, bulk_server};
@@ -15,12 +16,15 @@ use super::blobs::parse;
 use super::convert;
 use super::exchange;
 use super::{ANSWERS, Answers};
-use crate::logs::{Key, Piece, RankLog};
+use crate::logs::{Key, LogError, Piece, RankLog};
 use crate::shared::Shared;
 use crate::state::State;
+use crate::vitals::space::Room;
 
 /// Logs that one stream keeps open.
 const OPEN_MAX: usize = 256;
+/// Between two tries to store a piece for which there is no room.
+const ROOM_PAUSE: Duration = Duration::from_millis(500);
 
 /// The service.
 pub struct Bulk {
@@ -130,21 +134,20 @@ async fn take(
                 log
             }
         };
-        let answer = blocking(move || {
-            if piece.probe {
-                return Ok(log.stored());
+        let piece = Arc::new(piece);
+        let answer = loop {
+            let (log, piece) = (Arc::clone(&log), Arc::clone(&piece));
+            let has_room = shared.vitals.room() != Room::Short;
+            if let Some(answer) = blocking(move || append(&log, key, &piece, has_room)).await? {
+                break answer;
             }
-            log.append(
-                key,
-                Piece {
-                    offset: piece.offset,
-                    frames: &piece.frames,
-                    end: piece.end,
-                    dropped: piece.dropped,
-                },
-            )
-        });
-        let answer = answer.await?;
+            // The node keeps its file: nothing is lost, it only waits.
+            tokio::select! {
+                () = tokio::time::sleep(ROOM_PAUSE) => {}
+                _ = leading.wait_for(Option::is_none) => return Err(Some(not_leading())),
+                () = shared.shutdown.wait() => return Ok(()),
+            }
+        };
         tell(stored, key, answer.offset, answer.end).await?;
         if answer.end {
             open.remove(&key);
@@ -152,15 +155,41 @@ async fn take(
     }
 }
 
+/// What is stored now; `None` when there is no room for the piece. Blocks on the disk.
+fn append(
+    log: &RankLog,
+    key: Key,
+    piece: &LogPiece,
+    has_room: bool,
+) -> Result<Option<crate::logs::Stored>, LogError> {
+    if piece.probe {
+        return Ok(Some(log.stored()));
+    }
+    if !has_room && !piece.frames.is_empty() {
+        return Ok(None);
+    }
+    let what = Piece {
+        offset: piece.offset,
+        frames: &piece.frames,
+        end: piece.end,
+        dropped: piece.dropped,
+    };
+    match log.append(key, what) {
+        Ok(stored) => Ok(Some(stored)),
+        Err(LogError::Io { source, .. }) if exchange::is_full(&source) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, crate::logs::LogError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, Option<Status>> {
     let outcome = tokio::task::spawn_blocking(work).await;
     let outcome = outcome.map_err(|error| Some(Status::internal(error.to_string())))?;
     outcome.map_err(|error| {
         let code = match error {
-            crate::logs::LogError::Damaged { .. } => Code::BadRequest,
-            crate::logs::LogError::Io { .. } => Code::Internal,
+            LogError::Damaged { .. } => Code::BadRequest,
+            LogError::Io { .. } => Code::Internal,
         };
         Some(Refusal::new(code, error.to_string()).into())
     })

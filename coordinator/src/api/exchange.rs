@@ -233,6 +233,9 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| internal(error.to_string()))?
         .map_err(|error| match error {
             StoreError::Mismatch { .. } => Refusal::new(Code::BadRequest, error.to_string()),
+            StoreError::Io { ref source, .. } if is_full(source) => {
+                Refusal::new(Code::DiskFull, format!("{error}: {source}"))
+            }
             StoreError::Io { .. } => {
                 tracing::error!(%error, "a blob cannot be kept");
                 internal(error.to_string())
@@ -304,6 +307,12 @@ pub async fn manifest(shared: &Arc<Shared>, id: BlobId) -> Result<Manifest, Refu
     }
     let bytes = blocking(move || store.read(&id)).await?;
     Manifest::decode(&bytes).map_err(|error| bad(error.to_string()))
+}
+
+/// Whether there is no room left; that is said by whoever measures the disk.
+pub fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 fn internal(why: String) -> Refusal {

@@ -19,6 +19,8 @@ use super::exchange::{self, Receiving};
 use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::vitals;
+use crate::vitals::admission::full;
+use crate::vitals::space::Room;
 
 /// The service.
 pub struct Peer {
@@ -116,6 +118,9 @@ impl peer_server::Peer for Peer {
         let id = parse(&first.id)?;
         if self.shared.blobs.has(&id) {
             return Ok(Response::new(BlobStored {}));
+        }
+        if self.shared.vitals.room() != Room::Enough {
+            return Err(full(&self.shared.vitals.tight(), "no copies are taken").into());
         }
         let mut receiving = Receiving::begin(&self.shared, id).await?;
         receiving.write(first.data).await?;

@@ -24,10 +24,16 @@ pub(super) fn write_snapshots(
 ) -> Result<(), String> {
     for job in jobs {
         let payload = (job.encode)();
-        // A disk that cannot hold a snapshot cannot be trusted with the log either.
-        let meta = store
-            .save(job.meta, &payload)
-            .map_err(|error| error.to_string())?;
+        let meta = match store.save(job.meta, &payload) {
+            Ok(meta) => meta,
+            // The two older ones and the log still hold everything; the next one is tried when it is due.
+            Err(error) if error.is_full() => {
+                tracing::warn!(%error, "there is no room for a snapshot; the log is kept instead");
+                continue;
+            }
+            // A disk that fails otherwise cannot be trusted with the log either.
+            Err(error) => return Err(error.to_string()),
+        };
         tracing::debug!(
             index = meta.index,
             bytes = payload.len(),

@@ -48,6 +48,14 @@ pub enum SnapshotError {
     },
 }
 
+impl SnapshotError {
+    /// Whether there was no room for it. What was written of it is gone again, and nothing else was touched.
+    pub fn is_full(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
+    }
+}
+
 /// The snapshot directory of one member. Shared between threads.
 pub struct SnapshotStore {
     dir: PathBuf,
@@ -233,9 +241,12 @@ impl SnapshotStore {
     fn write_durably(&self, path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
         let aside = path.with_extension("tmp");
         let mut file = File::create(&aside).map_err(failed("create", &aside))?;
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(failed("write", &aside))?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            // The space it took is needed; what cannot be removed is at the next start.
+            let _ = fs::remove_file(&aside);
+            return Err(failed("write", &aside)(error));
+        }
         fs::rename(&aside, path).map_err(failed("rename", &aside))?;
         self.sync()
     }

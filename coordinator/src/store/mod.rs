@@ -9,7 +9,7 @@ mod writer;
 
 use std::path::Path;
 
-pub use writer::{Feed, Writer};
+pub use writer::{Feed, HasRoom, Writer};
 
 use crate::state::{State, codec};
 use index::Index;

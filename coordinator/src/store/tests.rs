@@ -1,12 +1,13 @@
 //! The index under a real machine: deleted under load, damaged, overtaken by a snapshot; the digest tells.
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Writer, load};
+use super::{HasRoom, Writer, load};
 use crate::consensus::Apply;
 use crate::machine::Machine;
 use crate::published::Published;
@@ -32,6 +33,11 @@ fn commands(rounds: usize) -> Vec<Bytes> {
     cluster.log().iter().map(encode).collect()
 }
 
+/// A disk that never fills.
+fn room() -> HasRoom {
+    Arc::new(|| true)
+}
+
 struct Run {
     machine: Machine,
     writer: Writer,
@@ -39,8 +45,13 @@ struct Run {
 }
 
 fn run(dir: &Path, state: State, current: bool) -> Run {
+    run_with(dir, state, current, room())
+}
+
+fn run_with(dir: &Path, state: State, current: bool, has_room: HasRoom) -> Run {
     let published = Arc::new(Published::new(state.clone()));
-    let (feed, writer) = Writer::start(dir, Arc::clone(&published), current).expect("a thread");
+    let (feed, writer) =
+        Writer::start(dir, Arc::clone(&published), current, has_room).expect("a thread");
     let machine = Machine::new(
         state,
         Arc::clone(&published),
@@ -93,6 +104,34 @@ fn a_restart_finds_what_was_written() {
     let mut after = run(&index, load(&index).expect("there"), true);
     after.apply(second);
     let digest = after.stop();
+    assert_eq!(loaded(&index), Some(digest));
+}
+
+#[test]
+fn a_full_disk_is_left_alone_and_the_index_built_when_there_is_room() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = dir.path().join("index");
+    let commands = commands(30);
+    let third = commands.len() / 3;
+    let free = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&free);
+    let has_room: HasRoom = Arc::new(move || asked.load(Ordering::Relaxed));
+    let mut before = run(&index, State::new(), false);
+    before.apply(&commands[..third]);
+    let old = before.stop();
+    // Full from the first moment: what lies there stays what it was, and consistent.
+    free.store(false, Ordering::Relaxed);
+    let state = load(&index).expect("there");
+    let mut full = run_with(&index, state.clone(), true, Arc::clone(&has_room));
+    full.apply(&commands[third..2 * third]);
+    full.stop();
+    assert_eq!(loaded(&index), Some(old), "nothing was written");
+    // It fills up and empties while the process runs.
+    let mut both = run_with(&index, state, true, has_room);
+    both.apply(&commands[third..2 * third]);
+    free.store(true, Ordering::Relaxed);
+    both.apply(&commands[2 * third..]);
+    let digest = both.stop();
     assert_eq!(loaded(&index), Some(digest));
 }
 
@@ -190,7 +229,7 @@ fn a_command_that_cannot_be_read_is_fatal() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let published = Arc::new(Published::new(State::new()));
     let (feed, writer) =
-        Writer::start(dir.path(), Arc::clone(&published), false).expect("a thread");
+        Writer::start(dir.path(), Arc::clone(&published), false, room()).expect("a thread");
     let said = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&said);
     let on_fatal = Arc::new(move |reason| heard.lock().expect("not poisoned").push(reason));

@@ -1,7 +1,8 @@
 //! The index's own thread, and the feed that leads to it.
 //!
 //! The feed never blocks the apply thread: when the thread cannot keep up, groups are dropped and the index is
-//! filled anew from the published state. The thread sleeps while there is nothing to write.
+//! filled anew from the published state. The thread sleeps while there is nothing to write. On a disk that is nearly full
+//! it writes nothing: what is left there belongs to the log.
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ const QUEUE: usize = 4_096;
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
 /// After building it anew failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Whether the disk has room for an index.
+pub type HasRoom = Arc<dyn Fn() -> bool + Send + Sync>;
 
 enum Message {
     Rows {
@@ -77,6 +81,7 @@ impl Writer {
         dir: &Path,
         published: Arc<Published>,
         current: bool,
+        has_room: HasRoom,
     ) -> std::io::Result<(Feed, Self)> {
         let (queue, messages) = sync_channel(QUEUE);
         let behind = Arc::new(AtomicBool::new(!current));
@@ -92,6 +97,8 @@ impl Writer {
             built: 0,
             unsynced_since: None,
             retry_at: None,
+            has_room,
+            failing: false,
         };
         let thread = std::thread::Builder::new()
             .name("index".into())
@@ -128,6 +135,9 @@ struct Work {
     built: u64,
     unsynced_since: Option<Instant>,
     retry_at: Option<Instant>,
+    has_room: HasRoom,
+    /// The last try to build it failed, which was said.
+    failing: bool,
 }
 
 impl Work {
@@ -159,10 +169,13 @@ impl Work {
 
     /// The next message; `None` when it is time to sync, an error when nobody will ever send again.
     fn next(&self, messages: &Receiver<Message>) -> Result<Option<Message>, ()> {
-        let Some(since) = self.unsynced_since else {
-            return messages.recv().map(Some).map_err(|_| ());
+        let wait = match self.unsynced_since {
+            Some(since) => FLUSH_EVERY.saturating_sub(since.elapsed()),
+            // The feed is silent while the index is behind: it wakes up by itself to try again.
+            None if self.behind.load(Ordering::Acquire) => RETRY_AFTER,
+            None => return messages.recv().map(Some).map_err(|_| ()),
         };
-        match messages.recv_timeout(FLUSH_EVERY.saturating_sub(since.elapsed())) {
+        match messages.recv_timeout(wait) {
             Ok(message) => Ok(Some(message)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(()),
@@ -173,7 +186,7 @@ impl Work {
         if applied <= self.built {
             return;
         }
-        let Some(index) = &self.index else {
+        let Some(index) = self.index.as_ref().filter(|_| (self.has_room)()) else {
             // Being without an index is being behind.
             self.behind.store(true, Ordering::Release);
             return;
@@ -215,12 +228,16 @@ impl Work {
     /// Fills the index anew if groups were dropped or it broke.
     fn catch_up(&mut self) {
         let waits = self.retry_at.is_some_and(|at| Instant::now() < at);
-        if waits || !self.behind.load(Ordering::Acquire) {
+        if waits || !self.behind.load(Ordering::Acquire) || !(self.has_room)() {
             return;
         }
         if let Err(reason) = self.rebuild() {
-            tracing::warn!(dir = %self.dir.display(), %reason, "the index cannot be built; tried again in 5 s");
+            if !std::mem::replace(&mut self.failing, true) {
+                tracing::warn!(dir = %self.dir.display(), %reason, "the index cannot be built; tried again every 5 s");
+            }
             self.index = None;
+            // A part of an index only takes space away; it is deleted again before the next try.
+            let _ = fs::remove_dir_all(&self.dir);
             self.behind.store(true, Ordering::Release);
             self.retry_at = Some(Instant::now() + RETRY_AFTER);
         }
@@ -243,6 +260,9 @@ impl Work {
         self.index = Some(index);
         self.unsynced_since = None;
         self.retry_at = None;
+        if std::mem::take(&mut self.failing) {
+            tracing::info!(dir = %self.dir.display(), "the index is whole again");
+        }
         Ok(())
     }
 }
