@@ -5,6 +5,9 @@
 
 pub mod bench;
 pub mod checkers;
+pub mod fuzz;
+#[path = "../benches/peers/mod.rs"]
+pub mod peers;
 pub mod process;
 pub mod sim;
 pub mod tidy;

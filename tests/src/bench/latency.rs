@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::place;
+use super::report::Report;
 use super::samples::Samples;
 use crate::process::Cluster;
 
@@ -40,13 +40,9 @@ const KINDS: [(&str, &str); 6] = [
 /// # Errors
 /// When the binary is no release build, a command fails, or the file cannot be written.
 pub fn run(rounds: usize) -> Result<()> {
+    let report = Report::begin("latency");
     let cluster = Cluster::start(2, 0);
-    let build = cluster.mlctl(&["version", "-v"]).expect(0).stdout;
-    ensure!(
-        !build.contains("debug_assertions"),
-        "MLCTL_BIN is no release build; figures are taken of: cargo build --release"
-    );
-    let before = place::load();
+    super::release(&cluster)?;
     let mut samples: Vec<Samples> = vec![Samples::default(); KINDS.len()];
     for round in 0..=rounds {
         // The first round warms the machine up and does not count.
@@ -60,27 +56,18 @@ pub fn run(rounds: usize) -> Result<()> {
         }
         eprintln!("round {round} of {rounds}");
     }
-    let after = place::load();
     let figures: Map<String, Value> = KINDS
         .iter()
         .zip(&samples)
         .map(|(kind, samples)| (kind.0.to_owned(), samples.json()))
         .collect();
-    let value = json!({
-        "v": 1, "bench": "latency", "place": place::facts(), "load_before": before, "load_after": after, "figures": figures,
-    });
-    let file = place::root().join("docs/bench/latency.json");
-    fs::create_dir_all(file.parent().context("a file in a folder")?)?;
-    fs::write(&file, format!("{value}\n")).with_context(|| file.display().to_string())?;
-    println!(
-        "load {before:?} before, {after:?} after; samples: {}",
-        file.display()
+    let mut table = String::from(
+        "| what | p50 ms | p99 ms | medians of rounds | samples |\n|---|---|---|---|---|\n",
     );
-    println!("| what | p50 ms | p99 ms | medians of rounds | samples |\n|---|---|---|---|---|");
     for (kind, samples) in KINDS.iter().zip(&samples) {
-        println!("{}", samples.row(kind.1));
+        table += &format!("{}\n", samples.row(kind.1));
     }
-    Ok(())
+    report.end(figures, &table)
 }
 
 /// One sample of `kind`, in milliseconds.

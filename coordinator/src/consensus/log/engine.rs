@@ -6,6 +6,7 @@
 use super::{LogError, scanner, sync_directory, writes_are_synced};
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 const GROUP: u64 = 1;
@@ -77,6 +78,13 @@ impl Mark {
             *number = u64::from_le_bytes(<[u8; 8]>::try_from(chunk).ok()?);
         }
         let [incarnation, term, vote, commit, floor, floor_term] = numbers;
+        // What comes after them is computed without looking. A vote is a random number.
+        if [incarnation, term, commit, floor, floor_term]
+            .iter()
+            .any(|number| *number > u64::MAX >> 1)
+        {
+            return None;
+        }
         Some(Self {
             incarnation,
             term,
@@ -119,7 +127,10 @@ impl LogStore {
                 "the last write before the crash was torn; it was never acknowledged and is cut off"
             );
         }
-        let engine = Engine::open(settings(dir)).map_err(failed("open", dir))?;
+        for (path, sound) in &scan.torn {
+            cut_off(path, *sound)?;
+        }
+        let engine = reading(dir, || Engine::open(settings(dir)))?.map_err(failed("open", dir))?;
         // raft-engine syncs the directory for every file but the first.
         sync_directory(dir)?;
         let stored = engine.get(GROUP, MARK_KEY);
@@ -168,14 +179,16 @@ impl LogStore {
         if first > last {
             return Ok(entries);
         }
-        self.engine
-            .fetch_entries_to::<RaftEntry>(GROUP, first, last + 1, None, &mut entries)
-            .map_err(|error| {
-                LogError::damaged(
-                    &self.dir,
-                    format!("an entry between {first} and {last} cannot be read: {error}"),
-                )
-            })?;
+        let fetch = || {
+            self.engine
+                .fetch_entries_to::<RaftEntry>(GROUP, first, last + 1, None, &mut entries)
+        };
+        reading(&self.dir, fetch)?.map_err(|error| {
+            LogError::damaged(
+                &self.dir,
+                format!("an entry between {first} and {last} cannot be read: {error}"),
+            )
+        })?;
         Ok(entries)
     }
 
@@ -243,6 +256,20 @@ impl LogStore {
             .map_err(failed("write", &self.dir))?;
         Ok(())
     }
+}
+
+/// Takes a torn write off the end of a file, before raft-engine believes the length that it begins with.
+fn cut_off(path: &Path, sound: u64) -> Result<(), LogError> {
+    let file = std::fs::File::options().write(true).open(path);
+    file.and_then(|file| file.set_len(sound).and_then(|()| file.sync_all()))
+        .map_err(LogError::io("cut", path))
+}
+
+/// raft-engine panics at records that are whole but do not fit together, as a hole between entries. To stop again and again is no
+/// answer for a member: it is damage, and says so. Nothing of the engine is used after a panic.
+fn reading<T>(dir: &Path, read: impl FnOnce() -> T) -> Result<T, LogError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .map_err(|_| LogError::damaged(dir, "its records do not fit together"))
 }
 
 fn settings(dir: &Path) -> Config {

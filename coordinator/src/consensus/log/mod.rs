@@ -4,6 +4,7 @@
 //! writes and reads, `recover` judges whether what was read is everything that this disk once acknowledged.
 
 pub mod engine;
+mod items;
 pub mod recover;
 pub mod scanner;
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Looks at raft-engine's files before raft-engine opens them.
 //!
-//! raft-engine cuts the last file at *any* bad record and never looks at most entry blocks. This scanner walks every
-//! record: a bad one with nothing valid behind it is a write that was torn by a crash (raft-engine may cut it); a
-//! bad one with a valid record behind it was once synced, so something is lost. It changes nothing on disk.
+//! raft-engine cuts the last file at *any* bad record and never looks at most entry blocks; and it reserves as much memory as the
+//! header of a bad record says. This scanner walks every record: a bad one with nothing valid behind it is a write that was torn by
+//! a crash (`engine` cuts it); a bad one with a valid record behind it was once synced, so something is lost. It changes nothing
+//! on disk.
 //!
 //! A record is `u56 length | u8 compression | u64 footer offset` (big endian), the entries and their CRC-32, the
-//! footer and its CRC-32; the footer's is mixed with the file's number, so bytes of another file do not pass.
+//! footer and its CRC-32; the footer's is mixed with the file's number, so bytes of another file do not pass. What the footer
+//! says is checked by `items`.
 
-use super::LogError;
+use super::{LogError, items};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8] = b"RAFT-LOG-FILE-HEADER-9986AB3E47F320B394C8E84916EB0ED5";
@@ -26,8 +28,10 @@ pub struct Scan {
     pub files: usize,
     /// Sound records in them.
     pub records: usize,
-    /// Bytes behind the last sound record that raft-engine will cut off, without preallocated zeros.
+    /// Bytes behind the last sound record, without preallocated zeros.
     pub torn_bytes: u64,
+    /// Files that end in a torn write, each with the length of what is sound in it.
+    pub torn: Vec<(PathBuf, u64)>,
 }
 
 /// Scans a log directory; an absent one is an empty log.
@@ -64,14 +68,20 @@ pub fn scan(dir: &Path) -> Result<Scan, LogError> {
             return Err(found(format!("a sound record behind it at byte {next}")));
         }
         scan.torn_bytes = torn_bytes(&bytes[bad.offset..]);
+        scan.torn
+            .extend(torn(path, bad.offset).filter(|_| scan.torn_bytes > 0));
     }
     // Rewritten records are copies that are synced in groups, so a torn group at the end of the last file is no loss
     // as long as the originals exist; that they do is for `recover` to see.
     let rewritten = files_in(dir, REWRITE_SUFFIX)?;
     check_numbers(dir, &rewritten)?;
-    for (number, path) in rewritten.iter().rev().skip(1) {
+    for (behind, (number, path)) in rewritten.iter().rev().enumerate() {
         let bytes = std::fs::read(path).map_err(LogError::io("read", path))?;
         if let Some(bad) = walk(&bytes, *number).bad {
+            if behind == 0 {
+                scan.torn.extend(torn(path, bad.offset));
+                continue;
+            }
             let (path, offset, what) = (path.display(), bad.offset, bad.what);
             return Err(LogError::damaged(
                 dir,
@@ -80,6 +90,11 @@ pub fn scan(dir: &Path) -> Result<Scan, LogError> {
         }
     }
     Ok(scan)
+}
+
+/// What is to be cut of a file whose records end at `sound`; a file that was torn in its header is left to raft-engine.
+fn torn(path: &Path, sound: usize) -> Option<(PathBuf, u64)> {
+    (sound > 0).then(|| (path.to_path_buf(), sound as u64))
 }
 
 struct Bad {
@@ -138,7 +153,8 @@ fn check_record(bytes: &[u8], number: u64) -> Result<usize, &'static str> {
     let footer = big_endian(bytes, 8).ok_or("its header is cut off")?;
     let length = usize::try_from(head >> 8).map_err(|_| "its length is impossible")?;
     let footer = usize::try_from(footer).map_err(|_| "its length is impossible")?;
-    let sound = head & 0xff <= 1
+    // Compression is off: whoever writes compressed records is not us.
+    let sound = head & 0xff == 0
         && length <= bytes.len()
         && footer >= RECORD_HEADER_BYTES
         && footer
@@ -155,6 +171,8 @@ fn check_record(bytes: &[u8], number: u64) -> Result<usize, &'static str> {
     if !entries.is_empty() && !checksum_holds(entries, 0) {
         return Err("the checksum of its entries is wrong");
     }
+    let block = entries.len().saturating_sub(CHECKSUM_BYTES);
+    items::check(&bytes[footer..length - CHECKSUM_BYTES], block)?;
     Ok(length)
 }
 

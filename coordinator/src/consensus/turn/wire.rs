@@ -11,6 +11,8 @@ use raft::eraftpb::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata}
 /// Longer messages are refused before they are decoded.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
+/// The highest term or index that is taken from a peer.
+const FARTHEST: u64 = u64::MAX >> 1;
 const DESCRIPTOR_VERSION: u8 = 1;
 /// Submessages of `Message` nest this deep: message, snapshot, metadata, conf state.
 const MAX_DEPTH: u32 = 4;
@@ -61,7 +63,7 @@ pub(super) fn decode(bytes: &Bytes, from: MemberId, me: MemberId) -> Result<Mess
         | MessageType::MsgTimeoutNow => {}
         _ => return Err(WireError::Kind),
     }
-    if message.term == 0 || !entries_are_in_order(&message) {
+    if message.term == 0 || !numbers_are_near(&message) || !entries_are_in_order(&message) {
         return Err(WireError::Malformed);
     }
     Ok(message)
@@ -130,6 +132,27 @@ pub(super) fn parse(bytes: &Bytes) -> Result<Message, WireError> {
         .merge_from_bytes(bytes)
         .map_err(|_| WireError::Malformed)?;
     Ok(message)
+}
+
+/// raft adds to terms and indexes without looking: no honest one comes near the end of the numbers.
+fn numbers_are_near(message: &Message) -> bool {
+    let metadata = message.get_snapshot().get_metadata();
+    let numbers = [
+        message.term,
+        message.log_term,
+        message.index,
+        message.commit,
+        message.commit_term,
+        message.reject_hint,
+        message.request_snapshot,
+        metadata.index,
+        metadata.term,
+    ];
+    let last = message.entries.last().map_or(0, |entry| entry.index);
+    numbers
+        .into_iter()
+        .chain([last])
+        .all(|number| number <= FARTHEST)
 }
 
 /// raft slices entries by position and trusts that indexes follow each other.
@@ -274,6 +297,19 @@ mod tests {
             append(vec![entry(5, 2), entry(5, 2)]),
             Err(WireError::Malformed),
         );
+    }
+
+    /// Found by the fuzz target `message`: a vote is asked for in the next term, and there was none.
+    #[test]
+    fn numbers_at_the_end_of_their_range_are_refused() {
+        for far in [FARTHEST + 1, u64::MAX] {
+            check(|m| m.term = far, Err(WireError::Malformed));
+            check(|m| m.log_term = far, Err(WireError::Malformed));
+            check(|m| m.index = far, Err(WireError::Malformed));
+            check(|m| m.commit = far, Err(WireError::Malformed));
+            check(|m| m.reject_hint = far, Err(WireError::Malformed));
+        }
+        check(|m| m.term = FARTHEST, Ok(()));
     }
 
     #[test]

@@ -1,0 +1,253 @@
+//! The short life of a small cluster, as commands: each kind of command occurs, and most are accepted.
+//! Does NOT cover what commands do: their own tests and the simulator do.
+
+use mlctl_coordinator::state::commands::{
+    AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeSettings, DeclareNodeLost,
+    Happening, IdempotencyKey, LossProof, Placement, RegisterNode, SetNodeLiveness, StartAttempt,
+    StartAttempts, SubmitJob,
+};
+use mlctl_coordinator::state::records::{
+    Actor, Device, End, EndKind, Liveness, NodeFacts, RankExit, Retention, Timers,
+};
+use mlctl_coordinator::state::{Body, Command, State, codec};
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::JobSpec;
+
+/// The commands, in order.
+pub(super) fn commands() -> Vec<Command> {
+    let mut told = Vec::new();
+    let mut tell = |actor: &Actor, body| {
+        let time_ms = 1_000 + 100 * told.len() as i64;
+        told.push(Command {
+            actor: actor.clone(),
+            source: "story".into(),
+            time_ms,
+            key: None,
+            body,
+        });
+    };
+    let (ann, system) = (person(), system());
+    tell(&system, bootstrap());
+    for name in ["a", "b", "c"] {
+        tell(&system, registered(name));
+        tell(&system, liveness(name, Liveness::Ready));
+    }
+    for (nodes, gpus) in [(1, 1), (2, 2), (1, 0), (2, 1), (1, 1), (1, 2)] {
+        tell(&ann, submitted(nodes, gpus));
+    }
+    tell(&system, started(1, 1, &[("a", &["a-0"])]));
+    tell(
+        &system,
+        started(2, 1, &[("b", &["b-0", "b-1"]), ("c", &["c-0", "c-1"])]),
+    );
+    tell(&system, started(3, 1, &[("a", &[])]));
+    let running = |job| (job, Happening::RanksStarted);
+    tell(
+        &system,
+        reported(
+            "a",
+            1,
+            vec![running(1), running(3), sealed(1), exit(3, 0), ended(3, 0)],
+        ),
+    );
+    tell(&system, reported("b", 1, vec![running(2)]));
+    tell(&system, reported("c", 1, vec![running(2), exit(2, 1)]));
+    let jobs = vec![JobId::new(1, 5)];
+    tell(&ann, Body::CancelJobs(CancelJobs { jobs }));
+    tell(&ann, changed());
+    tell(&system, reported("b", 2, vec![ended(2, 1)]));
+    let lost = DeclareNodeLost {
+        node: "c".into(),
+        boot_id: "boot-c".into(),
+        proof: LossProof::LostAfter,
+    };
+    tell(&system, liveness("c", Liveness::Unreachable));
+    tell(&system, Body::DeclareNodeLost(lost));
+    tell(&system, Body::ArchiveJobs(ArchiveJobs { most: 100 }));
+    told[8].key = Some(IdempotencyKey {
+        uuid: [7; 16],
+        request_hash: [9; 32],
+    });
+    told
+}
+
+/// The same, as the log has them.
+pub(super) fn encoded() -> Vec<Vec<u8>> {
+    let commands = commands();
+    let encode = |command| codec::encode_command(command).expect("the story is short");
+    commands.iter().map(encode).collect()
+}
+
+/// How many commands of the story lie before its middle.
+pub(super) const MIDDLE: usize = 19;
+
+/// The state in the middle of the story: jobs of every kind, two of them running.
+pub(super) fn state() -> State {
+    after(MIDDLE)
+}
+
+/// The state at the end: some jobs are history.
+pub(super) fn end() -> State {
+    after(usize::MAX)
+}
+
+fn after(count: usize) -> State {
+    let mut state = State::new();
+    for (number, command) in commands().iter().take(count).enumerate() {
+        state.apply(number as u64 + 1, command);
+    }
+    state
+}
+
+fn person() -> Actor {
+    Actor {
+        user_id: "id-ann".into(),
+        name: "ann".into(),
+        admin: true,
+        system: false,
+    }
+}
+
+fn system() -> Actor {
+    Actor {
+        user_id: "coordinator".into(),
+        name: "coordinator".into(),
+        admin: false,
+        system: true,
+    }
+}
+
+fn bootstrap() -> Body {
+    Body::Bootstrap(Bootstrap {
+        cluster_id: "story".into(),
+        cluster_name: "story".into(),
+        incarnation: 1,
+        dev: true,
+        allow_root: false,
+        timers: Timers::DEV,
+        retention: Retention::default(),
+    })
+}
+
+fn changed() -> Body {
+    Body::ChangeSettings(ChangeSettings {
+        allow_root: Some(true),
+        keep_finished: Some(1),
+        keep_finished_days: Some(1),
+    })
+}
+
+fn registered(name: &str) -> Body {
+    let device = |index| Device {
+        uuid: format!("{name}-{index}"),
+        index,
+        model: "SIM".into(),
+        memory_bytes: 1 << 30,
+        pci_bus_id: String::new(),
+        simulated: true,
+    };
+    let facts = NodeFacts {
+        name: name.into(),
+        boot_id: format!("boot-{name}"),
+        pool: "default".into(),
+        devices: (0..2).map(device).collect(),
+        cpus: 4,
+        labels: [("rack".to_owned(), "1".to_owned())].into(),
+        ..NodeFacts::default()
+    };
+    let journal_id = format!("journal-{name}");
+    Body::RegisterNode(RegisterNode { facts, journal_id })
+}
+
+fn liveness(name: &str, liveness: Liveness) -> Body {
+    Body::SetNodeLiveness(SetNodeLiveness {
+        node: name.into(),
+        boot_id: format!("boot-{name}"),
+        liveness,
+    })
+}
+
+fn submitted(nodes: u32, gpus: u32) -> Body {
+    let mut spec = JobSpec::new(vec!["train".into(), format!("{nodes}x{gpus}")]);
+    (spec.nodes, spec.gpus) = (nodes, gpus);
+    Body::SubmitJob(SubmitJob {
+        spec: spec.canonical_json(),
+        code_manifest: "ab".repeat(32),
+        code_bytes: 10,
+        traceparent: String::new(),
+        submitter_uid: 1_000,
+    })
+}
+
+fn started(job: u64, epoch: u64, places: &[(&str, &[&str])]) -> Body {
+    let placement = |(node, devices): &(&str, &[&str])| Placement {
+        node: (*node).into(),
+        boot_id: format!("boot-{node}"),
+        devices: devices.iter().map(|uuid| (*uuid).to_owned()).collect(),
+    };
+    let start = StartAttempt {
+        job: JobId::new(1, job),
+        epoch: Epoch::new(1, epoch),
+        placements: places.iter().map(placement).collect(),
+        resume_from: String::new(),
+    };
+    let starts = vec![start];
+    Body::StartAttempts(StartAttempts { starts })
+}
+
+fn reported(node: &str, first: u64, what: Vec<(u64, Happening)>) -> Body {
+    let event = |(seq, (job, what)): (u64, (u64, Happening))| AgentEvent {
+        seq,
+        job: JobId::new(1, job),
+        epoch: Epoch::new(1, 1),
+        what,
+    };
+    Body::AgentEvents(AgentEvents {
+        node: node.into(),
+        journal_id: format!("journal-{node}"),
+        events: (first..).zip(what).map(event).collect(),
+    })
+}
+
+fn sealed(job: u64) -> (u64, Happening) {
+    let name = "step-5".to_owned();
+    (job, Happening::CheckpointSealed { name, step: 5 })
+}
+
+fn exit(job: u64, code: i32) -> (u64, Happening) {
+    let exit = RankExit {
+        rank: 0,
+        code,
+        signal: 0,
+        killed_by_us: false,
+    };
+    (job, Happening::RankExited(exit))
+}
+
+fn ended(job: u64, code: i32) -> (u64, Happening) {
+    let end = End {
+        code,
+        ..End::of(EndKind::Exited)
+    };
+    (job, Happening::AllocationEnded(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The seeds are worth what they reach.
+    #[test]
+    fn the_story_is_accepted() {
+        let mut state = State::new();
+        let mut refused = Vec::new();
+        for (number, command) in commands().iter().enumerate() {
+            let applied = state.apply(number as u64 + 1, command);
+            refused.extend(applied.refusal().map(|why| format!("{number}: {why}")));
+        }
+        assert_eq!(refused, Vec::<String>::new());
+        let middle = super::state();
+        assert!(middle.active_attempts().count() >= 2);
+        assert!(middle.pending().count() >= 2);
+    }
+}
