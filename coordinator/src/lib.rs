@@ -12,6 +12,7 @@ mod api;
 mod clock;
 pub mod config;
 mod disk;
+mod fetching;
 pub mod leader;
 mod logs;
 mod machine;

@@ -1,17 +1,18 @@
 //! The replicated state as the state machine that consensus drives: decode, apply, publish.
 //!
-//! Owned by the apply thread. It decides nothing by itself, does no I/O and never waits: the index on disk is
-//! written by its own thread, effects are carried out by the leader's loop.
+//! Owned by the apply thread. It decides nothing by itself, does no I/O and never waits (but for a disk that is far behind with
+//! segments): index and segments are written by their own threads, effects are carried out by the leader's loop.
 use std::sync::Arc;
 
 use bytes::Bytes;
 use mlctl_proto::errors::{Code, Refusal};
 
-use crate::consensus::Apply;
+use crate::consensus::{Apply, Unsaved};
 use crate::published::{Group, Published};
 use crate::state::records::Reply;
 use crate::state::{Row, State, codec};
 use crate::store::Feed;
+use crate::store::segments::Segments;
 use crate::vitals::marks::{Mark, Marks};
 
 /// Called with the reason when a committed command cannot be read.
@@ -22,18 +23,27 @@ pub struct Machine {
     state: State,
     published: Arc<Published>,
     feed: Feed,
+    segments: Arc<Segments>,
     on_fatal: OnFatal,
     group: Group,
     rows: Vec<Row>,
 }
 
 impl Machine {
-    /// A machine that holds `state` already, and shows what follows to `published` and to the index's `feed`.
-    pub fn new(state: State, published: Arc<Published>, feed: Feed, on_fatal: OnFatal) -> Self {
+    /// A machine that holds `state` already, and shows what follows to `published` and to the index's `feed`;
+    /// `segments` gets the history that is closed on the way.
+    pub fn new(
+        state: State,
+        published: Arc<Published>,
+        feed: Feed,
+        segments: Arc<Segments>,
+        on_fatal: OnFatal,
+    ) -> Self {
         Self {
             state,
             published,
             feed,
+            segments,
             on_fatal,
             group: Group::default(),
             rows: Vec::new(),
@@ -57,6 +67,11 @@ impl Machine {
         self.group.changes.extend(changes);
         self.group.effects.extend(applied.effects);
         self.rows.extend(applied.rows);
+        for closed in applied.closed {
+            if let Err(error) = self.segments.keep(closed) {
+                (self.on_fatal)(error.to_string());
+            }
+        }
         applied.reply
     }
 }
@@ -85,9 +100,17 @@ impl Apply for Machine {
         self.feed.rows(applied, self.state.digest(), rows);
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Result<Vec<u8>, Unsaved> + Send> {
         let state = self.state.clone();
-        Box::new(move || codec::encode_snapshot(&state))
+        let segments = Arc::clone(&self.segments);
+        Box::new(move || {
+            // With this snapshot the log is cut, and what closed the segments that it lists is not repeated.
+            segments.write_waiting().map_err(|error| Unsaved {
+                full: error.is_full(),
+                reason: error.to_string(),
+            })?;
+            Ok(codec::encode_snapshot(&state))
+        })
     }
 
     fn restore(&mut self, index: u64, bytes: &[u8]) -> Result<(), String> {
@@ -103,6 +126,7 @@ impl Apply for Machine {
         self.rows.clear();
         self.published.replace(&self.state, index);
         self.feed.rebuild();
+        self.segments.look_again();
         Ok(())
     }
 

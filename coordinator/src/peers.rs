@@ -10,11 +10,12 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use mlctl_proto::limits::RAFT_MESSAGE_BYTES_MAX;
 use mlctl_proto::peer::peer_client::PeerClient;
-use mlctl_proto::peer::{PullSnapshotRequest, RaftMessage};
+use mlctl_proto::peer::{FetchSegmentRequest, PullSnapshotRequest, RaftMessage, SnapshotChunk};
 use mlctl_runtime::backoff::Backoff;
 use mlctl_runtime::shutdown::Shutdown;
 use mlctl_runtime::tls::{DialError, Dialer};
 use tokio::sync::{Notify, mpsc};
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::config::Member;
@@ -32,6 +33,7 @@ const CALLS: usize = 100;
 /// Connections to one member.
 const CHANNELS_MAX: usize = 32;
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(120);
+const SEGMENT_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest snapshot that is taken from a member, bytes.
 const SNAPSHOT_BYTES_MAX: usize = 4 << 30;
 
@@ -253,19 +255,46 @@ impl Peers {
         };
         let mut client = PeerClient::new(lease.channel.clone());
         let answer = client.pull_snapshot(request).await;
-        let mut chunks = answer
-            .map_err(|status| status.message().to_owned())?
-            .into_inner();
-        let mut bytes = Vec::new();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|status| status.message().to_owned())?;
-            if bytes.len() + chunk.data.len() > SNAPSHOT_BYTES_MAX {
-                return Err("the snapshot is longer than any may be".into());
-            }
-            bytes.extend_from_slice(&chunk.data);
-        }
-        Ok(bytes)
+        let answer = answer.map_err(|status| status.message().to_owned())?;
+        gather(answer.into_inner(), SNAPSHOT_BYTES_MAX).await
     }
+
+    /// The segment of history with this hash and length, as `from` has it. Not verified.
+    ///
+    /// # Errors
+    /// A text for the log.
+    pub async fn pull_segment(
+        &self,
+        from: MemberId,
+        hash: [u8; 32],
+        bytes: u64,
+    ) -> Result<Vec<u8>, String> {
+        let pull = async {
+            let lease = self.channel(from).map_err(|error| error.to_string())?;
+            let request = FetchSegmentRequest {
+                hash: hash.to_vec(),
+            };
+            let mut client = PeerClient::new(lease.channel.clone());
+            let answer = client.fetch_segment(request).await;
+            let answer = answer.map_err(|status| status.message().to_owned())?;
+            gather(answer.into_inner(), usize::try_from(bytes).unwrap_or(0)).await
+        };
+        let outcome = tokio::time::timeout(SEGMENT_DEADLINE, pull).await;
+        outcome.unwrap_or_else(|_| Err("it did not arrive in time".into()))
+    }
+}
+
+/// All that a stream sends, `most` bytes at most.
+async fn gather(mut chunks: Streaming<SnapshotChunk>, most: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|status| status.message().to_owned())?;
+        if bytes.len() + chunk.data.len() > most {
+            return Err("it is longer than it may be".into());
+        }
+        bytes.extend_from_slice(&chunk.data);
+    }
+    Ok(bytes)
 }
 
 impl Transport for Peers {

@@ -3,7 +3,6 @@
 //! Order of the end: no new calls, streams end, consensus stops, the index is written and synced.
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::{BadConfig, Config};
 use crate::consensus::{self, Handle, StartError, abort_process};
 use crate::disk::{Disk, Gauge};
+use crate::fetching::fetch;
 use crate::leader::supervise;
 use crate::logs::Logs;
 use crate::machine::{Machine, OnFatal};
@@ -27,7 +27,9 @@ use crate::published::Published;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::state::records::Reply;
-use crate::store::{self, HasRoom, Writer};
+use crate::store::history::History;
+use crate::store::segments::{SegmentError, Segments};
+use crate::store::{self, Feed, HasRoom, Shelf, Writer};
 use crate::vitals::space::Room;
 use crate::vitals::{self, Note, NoteError, Vitals};
 
@@ -61,6 +63,9 @@ pub enum RunError {
     /// Blobs cannot be kept.
     #[error(transparent)]
     Blobs(#[from] StoreError),
+    /// History cannot be kept.
+    #[error(transparent)]
+    History(#[from] SegmentError),
     /// Raft cannot run on what is on this disk.
     #[error(transparent)]
     Consensus(#[from] StartError),
@@ -119,11 +124,23 @@ pub async fn run_on(
     // Everything in here ends by this one; a leader first looks for a successor.
     let (asked, shutdown) = (shutdown, Shutdown::new());
     let peers = Arc::new(Peers::new(own, &config.members, Dialer::new(&identity)?));
+    let segments = Arc::new(Segments::open(&dir.join("segments"))?);
+    let keeper = segments.start(Arc::from(abort_process()));
+    let keeper = keeper.map_err(io("start the thread of history".into()))?;
+    let begun = begin(&config, own, &peers, &segments, &disk.gauge());
     let Consensus {
         raft,
         published,
         writer,
-    } = begin(&config, own, &peers, &disk.gauge())?;
+        feed,
+        history,
+    } = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            keeper.stop();
+            return Err(error);
+        }
+    };
     peers.start(raft.clone(), &shutdown);
     let (ports, leader) = watch::channel(None);
     let shared = Arc::new(Shared {
@@ -133,6 +150,7 @@ pub async fn run_on(
         peers,
         blobs: Store::open(dir.join("blobs"))?,
         logs: Logs::new(dir.join("logs")),
+        history,
         leader,
         clock: Clock::default(),
         vitals: Vitals::new(&config.name, disk.gauge()),
@@ -142,6 +160,7 @@ pub async fn run_on(
     let leading = tokio::spawn(supervise(Arc::clone(&shared), ports));
     let watching = tokio::spawn(vitals::watch(Arc::clone(&shared)));
     let ending = tokio::spawn(end_when(asked, Arc::clone(&shared)));
+    let fetching = tokio::spawn(fetch(Arc::clone(&shared), feed));
     tracing::info!(name = %shared.config.name, listen = %shared.config.listen, members = shared.config.members.len(), "coordinator ready");
     let served = serve(&shared, listener, tls, &shutdown).await;
     shutdown.trigger();
@@ -151,9 +170,14 @@ pub async fn run_on(
     ending.abort();
     let _ = ending.await;
     let diverged = shared.vitals.diverged().cloned();
+    let _ = fetching.await;
     drop(shared);
     raft.shutdown().await;
-    let stopped = tokio::task::spawn_blocking(move || writer.stop(INDEX_DEADLINE)).await;
+    let stop = move || {
+        keeper.stop();
+        writer.stop(INDEX_DEADLINE)
+    };
+    let stopped = tokio::task::spawn_blocking(stop).await;
     if !stopped.unwrap_or(false) {
         tracing::warn!("the index was not written in time; it is built anew at the next start");
     }
@@ -191,21 +215,36 @@ struct Consensus {
     raft: Handle<Reply>,
     published: Arc<Published>,
     writer: Writer,
+    feed: Feed,
+    history: Arc<History>,
 }
 
-/// Starts consensus on the state that the index holds; if that does not fit the log, on the snapshot and the log alone.
+/// Starts consensus on the state that the index holds; if that does not fit the log, or refers to segments that are not here,
+/// on the snapshot and the log alone: what the log still holds is closed again.
 fn begin(
     config: &Config,
     own: u64,
     peers: &Arc<Peers>,
+    segments: &Arc<Segments>,
     gauge: &Gauge,
 ) -> Result<Consensus, RunError> {
     let gauge = gauge.clone();
     let has_room: HasRoom = Arc::new(move || gauge.room() != Room::Short);
     let index = config.data_dir.join("index");
-    if let Some(state) = store::load(&index) {
+    let loaded = store::load(&index);
+    let whole = |state: &State| {
+        let lacking = segments.lacking(state).len();
+        if lacking > 0 {
+            tracing::warn!(
+                lacking,
+                "segments of history are not here; starting without the index"
+            );
+        }
+        lacking == 0
+    };
+    if let Some(state) = loaded.filter(whole) {
         let applied = state.applied_index();
-        match begin_with(config, own, peers, (&index, &has_room), state, true) {
+        match begin_with(config, own, peers, (segments, &has_room), state, true) {
             Err(RunError::Consensus(StartError::Log(error))) => {
                 tracing::warn!(%error, applied, "the index does not fit the log; starting without it");
             }
@@ -215,22 +254,44 @@ fn begin(
             }
         }
     }
-    begin_with(config, own, peers, (&index, &has_room), State::new(), false)
+    begin_with(
+        config,
+        own,
+        peers,
+        (segments, &has_room),
+        State::new(),
+        false,
+    )
 }
 
 fn begin_with(
     config: &Config,
     own: u64,
     peers: &Arc<Peers>,
-    (index, has_room): (&Path, &HasRoom),
+    (segments, has_room): (&Arc<Segments>, &HasRoom),
     state: State,
     current: bool,
 ) -> Result<Consensus, RunError> {
     let published = Arc::new(Published::new(state.clone()));
-    let started = Writer::start(index, Arc::clone(&published), current, Arc::clone(has_room));
+    let shelf = Arc::new(Shelf::default());
+    let history = History::new(Arc::clone(segments), Arc::clone(&shelf));
+    let started = Writer::start(
+        &config.data_dir.join("index"),
+        Arc::clone(&published),
+        Arc::clone(segments),
+        shelf,
+        current,
+        Arc::clone(has_room),
+    );
     let (feed, writer) = started.map_err(io("start the index's thread".into()))?;
     let on_fatal: OnFatal = Arc::from(abort_process());
-    let machine = Machine::new(state, Arc::clone(&published), feed, on_fatal);
+    let machine = Machine::new(
+        state,
+        Arc::clone(&published),
+        feed.clone(),
+        Arc::clone(segments),
+        on_fatal,
+    );
     let voters = config.members.iter().map(|member| member.id).collect();
     let mut settings = consensus::Config::new(config.raft_dir(), own, voters);
     settings.bootstrap = config.bootstrap;
@@ -240,6 +301,8 @@ fn begin_with(
             raft,
             published,
             writer,
+            feed,
+            history: Arc::new(history),
         }),
         Err(error) => {
             writer.stop(INDEX_DEADLINE);

@@ -18,6 +18,7 @@ use crate::peers::Peers;
 use crate::published::Published;
 use crate::state::records::{Actor, Reply};
 use crate::state::{Body, Command, IdempotencyKey, State, codec};
+use crate::store::history::History;
 use crate::vitals::Vitals;
 use crate::vitals::admission::admitted;
 
@@ -37,6 +38,8 @@ pub struct Shared {
     pub blobs: Store,
     /// Logs on this member.
     pub logs: Logs,
+    /// Jobs that left the state.
+    pub history: Arc<History>,
     /// Where agents' streams report, while this member leads.
     pub leader: watch::Receiver<Option<Port>>,
     /// The wall clock.

@@ -36,7 +36,7 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 21] = [
+pub const CALLS: [(&str, Access); 22] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
@@ -58,6 +58,7 @@ pub const CALLS: [(&str, Access); 21] = [
     ("/mlctl.peer.v1.Peer/HasBlobs", Access::Coordinator),
     ("/mlctl.peer.v1.Peer/FetchBlob", Access::Coordinator),
     ("/mlctl.peer.v1.Peer/Vitals", Access::Coordinator),
+    ("/mlctl.peer.v1.Peer/FetchSegment", Access::Coordinator),
 ];
 
 /// A caller that was let in.

@@ -112,7 +112,7 @@ impl jobs_server::Jobs for Jobs {
         let copies_only = logs::wants_copies(&person, request.metadata());
         let message = request.into_inner();
         if copies_only {
-            return Ok(Response::new(logs::copies(&self.shared, message)?));
+            return Ok(Response::new(logs::copies(&self.shared, message).await?));
         }
         let here = |message| logs::open(&self.shared, &person, message);
         let there = |lease: Lease, request| async move {

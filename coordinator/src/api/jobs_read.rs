@@ -10,6 +10,7 @@ use mlctl_proto::limits::{LIST_LIMIT_DEFAULT, MESSAGE_BYTES_MAX};
 use prost::Message;
 
 use super::convert::job::{job, summary};
+use super::shown;
 use crate::scheduler::explain;
 use crate::shared::{CallError, Shared};
 use crate::state::State;
@@ -21,7 +22,7 @@ const PAGE_BYTES: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 pub async fn get(shared: &Arc<Shared>, request: GetJobRequest) -> Result<Job, CallError> {
     let id = parse(&request.job)?;
     shared.read().await?;
-    let state = shared.state();
+    let state = shown::state_with(shared, id).await?;
     let record = state.job(id).ok_or_else(|| not_found(id))?;
     let mut answer = job(&state, record, &shared.published.explanations());
     answer.spec = state
@@ -41,16 +42,33 @@ pub async fn list(
         text => Some(parse(text)?),
     };
     shared.read().await?;
-    let state = shared.state();
+    let mut state = shared.state();
     let reasons = shared.published.explanations();
     let limit = match request.limit {
         0 => LIST_LIMIT_DEFAULT,
         limit => limit.min(LIST_LIMIT_DEFAULT),
     };
+    let mut bound = None;
+    if request.history {
+        // One more than fits says whether there are more.
+        let (with, ids) = shown::page(
+            shared,
+            &state,
+            after,
+            request.owner.clone(),
+            limit as usize + 1,
+        )
+        .await?;
+        bound = ids.get(limit as usize).copied();
+        state = Arc::new(with);
+    }
     let listed = state.jobs().filter(|job| {
         let owned =
             request.owner.is_empty() || [&job.owner_id, &job.owner_name].contains(&&request.owner);
-        owned && (request.all || !job.state.terminal()) && after.is_none_or(|after| job.id > after)
+        let wanted = request.all || request.history || !job.state.terminal();
+        // Behind the last archived job that was looked up there may be others.
+        let known = bound.is_none_or(|bound| job.id <= bound);
+        owned && wanted && known && after.is_none_or(|after| job.id > after)
     });
     let mut reply = ListJobsReply {
         jobs: Vec::new(),
@@ -75,7 +93,7 @@ pub async fn list(
 pub async fn why(shared: &Arc<Shared>, request: WhyRequest) -> Result<WhyReply, CallError> {
     let id = parse(&request.job)?;
     shared.read().await?;
-    let state = shared.state();
+    let state = shown::state_with(shared, id).await?;
     let record = state.job(id).ok_or_else(|| not_found(id))?;
     let view = shared.published.view(State::clone(&state));
     let reasons: Vec<Reason> = explain(&view, id)

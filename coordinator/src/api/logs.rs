@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 
 use super::auth::Person;
 use super::tail::{self, Tail};
-use super::{ANSWERS, Answers, jobs_read};
+use super::{ANSWERS, Answers, jobs_read, shown};
 use crate::shared::{CallError, Shared};
 use crate::state::State;
 use crate::state::records::{Attempt, Job};
@@ -39,7 +39,7 @@ pub async fn open(
 ) -> Result<Answers<LogLine>, CallError> {
     let id = jobs_read::parse(&request.job)?;
     shared.read().await?;
-    let state = shared.state();
+    let state = shown::state_with(shared, id).await?;
     let job = state.job(id).ok_or_else(|| jobs_read::not_found(id))?;
     check(&state, job, &request)?;
     let (lines, answers) = mpsc::channel(ANSWERS);
@@ -58,13 +58,17 @@ pub async fn open(
 ///
 /// # Errors
 /// When the request names no job.
-pub fn copies(shared: &Arc<Shared>, request: LogsRequest) -> Result<Answers<LogLine>, Status> {
+pub async fn copies(
+    shared: &Arc<Shared>,
+    request: LogsRequest,
+) -> Result<Answers<LogLine>, Status> {
     let id = jobs_read::parse(&request.job)?;
     let (lines, answers) = mpsc::channel(ANSWERS);
     let epoch = Epoch::new(id.incarnation, request.attempt.max(1));
-    let rank = request
-        .rank
-        .map(|rank| tail::log_of(&shared.state(), id, rank));
+    // This member may not have heard of the job: its copies are shown all the same.
+    let state = shown::state_with(shared, id).await;
+    let state = state.unwrap_or_else(|_| shared.state());
+    let rank = request.rank.map(|rank| tail::log_of(&state, id, rank));
     let tail = Tail::new(shared, id, epoch, rank);
     tokio::spawn(async move {
         if let Err(Some(status)) = tail.stored(&lines).await {
@@ -107,10 +111,10 @@ async fn show(
         (number, _) => number,
     };
     let mut applied = shared.published.applied();
-    let mut next = shared.state().job(id).map_or(1, |job| first(job));
+    let mut next = shown(shared, id).await?.job(id).map_or(1, |job| first(job));
     loop {
         applied.borrow_and_update();
-        let state = shared.state();
+        let state = shown(shared, id).await?;
         let Some(job) = state.job(id) else {
             return Ok(());
         };
@@ -145,6 +149,11 @@ async fn show(
             () = tail::deposed(shared) => return Err(Some(tail::moved())),
         }
     }
+}
+
+async fn shown(shared: &Arc<Shared>, id: JobId) -> Result<Arc<State>, Option<Status>> {
+    let state = shown::state_with(shared, id).await;
+    state.map_err(|refusal| Some(refusal.into()))
 }
 
 /// `attempt 2 (attempt 1: NodeLost dev-1)`.

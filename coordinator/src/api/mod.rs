@@ -16,6 +16,7 @@ mod link;
 mod logs;
 mod peer;
 mod route;
+mod shown;
 mod tail;
 mod watch;
 

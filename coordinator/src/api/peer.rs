@@ -7,8 +7,9 @@ use mlctl_blobs::BlobId;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::BLOB_CHUNK_BYTES;
 use mlctl_proto::peer::{
-    BlobPart, BlobStored, FetchBlobRequest, HasBlobsReply, HasBlobsRequest, PullSnapshotRequest,
-    RaftDone, RaftMessage, SnapshotChunk, VitalsReply, VitalsRequest, peer_server,
+    BlobPart, BlobStored, FetchBlobRequest, FetchSegmentRequest, HasBlobsReply, HasBlobsRequest,
+    PullSnapshotRequest, RaftDone, RaftMessage, SnapshotChunk, VitalsReply, VitalsRequest,
+    peer_server,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -96,15 +97,7 @@ impl peer_server::Peer for Peer {
         let read = tokio::task::spawn_blocking(move || raft.read_snapshot(index, digest)).await;
         let bytes = read.map_err(|error| Status::internal(error.to_string()))?;
         let bytes = bytes.map_err(|error| Refusal::new(Code::NotFound, error.to_string()))?;
-        let bytes = Bytes::from(bytes);
-        let starts = (0..bytes.len()).step_by(BLOB_CHUNK_BYTES);
-        let chunks = starts.map(move |at| {
-            let end = bytes.len().min(at + BLOB_CHUNK_BYTES);
-            Ok(SnapshotChunk {
-                data: bytes.slice(at..end).to_vec(),
-            })
-        });
-        Ok(Response::new(Box::pin(stream::iter(chunks))))
+        Ok(Response::new(chunks(bytes)))
     }
 
     async fn put_blob(
@@ -177,4 +170,33 @@ impl peer_server::Peer for Peer {
             exchange::read(&self.shared, id).map(|chunk| Ok(SnapshotChunk { data: chunk? }));
         Ok(Response::new(Box::pin(chunks)))
     }
+
+    type FetchSegmentStream = Answers<SnapshotChunk>;
+
+    async fn fetch_segment(
+        &self,
+        request: Request<FetchSegmentRequest>,
+    ) -> Result<Response<Self::FetchSegmentStream>, Status> {
+        coordinator(&request)?;
+        let wrong = |_| Refusal::new(Code::BadRequest, "a segment's hash has 32 bytes");
+        let hash: [u8; 32] = request.into_inner().hash.try_into().map_err(wrong)?;
+        let segments = Arc::clone(&self.shared.history.segments);
+        let read = tokio::task::spawn_blocking(move || segments.for_peer(&hash)).await;
+        let read = read.map_err(|error| Status::internal(error.to_string()))?;
+        let bytes = read.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+        let none = || Refusal::new(Code::NotFound, "this segment of history is not here");
+        Ok(Response::new(chunks(bytes.ok_or_else(none)?)))
+    }
+}
+
+/// A file as a stream.
+fn chunks(bytes: Vec<u8>) -> Answers<SnapshotChunk> {
+    let bytes = Bytes::from(bytes);
+    let starts = (0..bytes.len()).step_by(BLOB_CHUNK_BYTES);
+    Box::pin(stream::iter(starts.map(move |at| {
+        let end = bytes.len().min(at + BLOB_CHUNK_BYTES);
+        Ok(SnapshotChunk {
+            data: bytes.slice(at..end).to_vec(),
+        })
+    })))
 }

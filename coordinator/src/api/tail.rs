@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::logs::Lines;
+use super::shown;
 use crate::logs::{Line, LogError, Reader, Stored};
 use crate::shared::Shared;
 use crate::state::State;
@@ -51,6 +52,12 @@ impl Tail {
         }
     }
 
+    /// A state that has the job, if it can be had.
+    async fn state(&self) -> Arc<State> {
+        let state = shown::state_with(&self.shared, self.job).await;
+        state.unwrap_or_else(|_| self.shared.state())
+    }
+
     fn reader(&self) -> Reader {
         Reader::new(&self.shared.logs, self.job, self.epoch, self.rank)
     }
@@ -65,7 +72,7 @@ impl Tail {
             grown.borrow_and_update();
             applied.borrow_and_update();
             // Before the logs are read: what had ended then was stored then.
-            let state = self.shared.state();
+            let state = self.state().await;
             reader = self.drain(reader, lines).await?;
             let stored = reader.stored();
             let over = match self.more(&state, &stored) {
@@ -106,7 +113,7 @@ impl Tail {
         let reader = read
             .map_err(|error| Some(Status::internal(error.to_string())))?
             .map_err(disk)?;
-        let state = self.shared.state();
+        let state = self.state().await;
         let stored = reader.stored();
         let late = matches!(self.more(&state, &stored), More::Late(_));
         let nothing = stored.values().all(|stored| stored.offset == 0);

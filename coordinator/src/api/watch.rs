@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::convert;
-use super::{ANSWERS, Answers, jobs_read};
+use super::{ANSWERS, Answers, jobs_read, shown};
 use crate::published::Changes;
 use crate::shared::{CallError, Shared};
 use crate::state::{Changed, State};
@@ -117,7 +117,8 @@ impl Watcher {
     async fn news(&mut self, beat: bool) -> Result<bool, Option<Status>> {
         let changes = self.shared.published.changes_since(self.seen);
         let changes = changes.map_err(|gone| Some(compacted(gone.floor).into()))?;
-        let events = self.events_of(&self.shared.state(), &changes);
+        let state = self.state_for(&changes).await?;
+        let events = self.events_of(&state, &changes);
         self.seen = changes.index;
         let none = events.is_empty();
         for event in events {
@@ -131,6 +132,22 @@ impl Watcher {
             self.send(event).await?;
         }
         Ok(!none || beat)
+    }
+
+    /// A state that has every job that changed: one may have left the tables since.
+    async fn state_for(&self, changes: &Changes) -> Result<Arc<State>, Option<Status>> {
+        let state = self.shared.state();
+        let left = changes.changed.iter().filter_map(|changed| match changed {
+            Changed::Job(id) if self.wants(*id) && state.is_archived(*id) => Some(*id),
+            _ => None,
+        });
+        let left: Vec<JobId> = left.collect();
+        let shown = shown::with_archived(&self.shared, state, left).await;
+        shown.map_err(|refusal| Some(refusal.into()))
+    }
+
+    fn wants(&self, id: JobId) -> bool {
+        self.jobs.is_empty() || self.jobs.binary_search(&id).is_ok()
     }
 
     async fn send(&self, event: WatchEvent) -> Result<(), Option<Status>> {
@@ -150,14 +167,12 @@ impl Watcher {
     fn events_of(&self, state: &State, changes: &Changes) -> Vec<WatchEvent> {
         let reasons = self.shared.published.explanations();
         let shown = changes.changed.iter().filter_map(|changed| match changed {
-            Changed::Job(id) if self.jobs.is_empty() || self.jobs.binary_search(id).is_ok() => {
-                Some(Change {
-                    kind: "job".to_owned(),
-                    id: id.to_string(),
-                    job: Some(convert::job::job(state, state.job(*id)?, &reasons)),
-                    node: None,
-                })
-            }
+            Changed::Job(id) if self.wants(*id) => Some(Change {
+                kind: "job".to_owned(),
+                id: id.to_string(),
+                job: Some(convert::job::job(state, state.job(*id)?, &reasons)),
+                node: None,
+            }),
             Changed::Node(name) if self.jobs.is_empty() => Some(Change {
                 kind: "node".to_owned(),
                 id: name.clone(),

@@ -46,8 +46,9 @@ pub trait Apply: Send + 'static {
     /// is `Some(term)` iff this member leads that term *and* has applied everything that earlier leaders committed.
     fn published(&mut self, applied: u64, leader_term: Option<u64>);
 
-    /// A cheap clone of the state; the closure encodes it on the snapshot thread.
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send>;
+    /// A cheap clone of the state; the closure encodes it on the snapshot thread, and first brings to the disk what the snapshot
+    /// refers to. An error of it is one of writing the snapshot.
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Result<Vec<u8>, Unsaved> + Send>;
 
     /// Replaces the state by what a snapshot of `index` holds.
     ///
@@ -57,6 +58,15 @@ pub trait Apply: Send + 'static {
 
     /// The index that the state already holds, 0 for an empty one.
     fn applied(&self) -> u64;
+}
+
+/// What a snapshot refers to is not on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsaved {
+    /// There was only no room; the next snapshot is tried when it is due. Else the process ends.
+    pub full: bool,
+    /// Why.
+    pub reason: String,
 }
 
 /// How bytes reach another member. Raft bytes are opaque; the receiver passes them to [`Handle::step`].

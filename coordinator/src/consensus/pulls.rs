@@ -2,10 +2,10 @@
 //!
 //! Neither touches the log or the core; both report back through the driver's internal channel.
 
-use super::Transport;
 use super::driver::Internal;
 use super::snapshots::SnapshotStore;
 use super::turn::{SnapshotMeta, SnapshotOffer};
+use super::{Transport, Unsaved};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread;
@@ -13,7 +13,7 @@ use std::thread;
 /// A snapshot to be encoded and written. `meta.digest` is not known yet.
 pub(super) struct SnapshotJob {
     pub(super) meta: SnapshotMeta,
-    pub(super) encode: Box<dyn FnOnce() -> Vec<u8> + Send>,
+    pub(super) encode: Box<dyn FnOnce() -> Result<Vec<u8>, Unsaved> + Send>,
 }
 
 /// The snapshot thread: ends when nobody can send jobs any more.
@@ -23,7 +23,14 @@ pub(super) fn write_snapshots(
     internal: &SyncSender<Internal>,
 ) -> Result<(), String> {
     for job in jobs {
-        let payload = (job.encode)();
+        let payload = match (job.encode)() {
+            Ok(payload) => payload,
+            Err(error) if error.full => {
+                tracing::warn!(reason = %error.reason, "there is no room for what a snapshot refers to; the log is kept instead");
+                continue;
+            }
+            Err(error) => return Err(error.reason),
+        };
         let meta = match store.save(job.meta, &payload) {
             Ok(meta) => meta,
             // The two older ones and the log still hold everything; the next one is tried when it is due.

@@ -47,9 +47,9 @@ impl Apply for Journal {
         };
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Result<Vec<u8>, Unsaved> + Send> {
         let commands = self.commands.clone();
-        Box::new(move || turn::encode_commands(&commands).to_vec())
+        Box::new(move || Ok(turn::encode_commands(&commands).to_vec()))
     }
 
     fn restore(&mut self, index: u64, bytes: &[u8]) -> Result<(), String> {
@@ -508,8 +508,8 @@ impl Apply for Broken {
 
     fn published(&mut self, _applied: u64, _leads: Option<u64>) {}
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
-        Box::new(Vec::new)
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Result<Vec<u8>, Unsaved> + Send> {
+        Box::new(|| Ok(Vec::new()))
     }
 
     fn restore(&mut self, _index: u64, _bytes: &[u8]) -> Result<(), String> {

@@ -102,26 +102,21 @@ impl State {
         Ok(Some((archived, spec.unwrap_or_default())))
     }
 
-    /// This state with an archived job back in its tables: for whoever shows jobs. It is not the state of any index, and its
+    /// This state with archived jobs and their specs back in its tables: for whoever shows jobs. It is not the state of any index, and its
     /// digest means nothing.
     ///
     /// # Errors
     /// A spec that this release cannot read.
-    pub fn with_archived(
-        &self,
-        archived: Archived,
-        spec_json: Vec<u8>,
-    ) -> Result<State, CodecError> {
+    pub fn with_archived(&self, jobs: Vec<(Archived, Vec<u8>)>) -> Result<State, CodecError> {
         let mut shown = self.clone();
-        if shown.spec(&archived.job.spec_hash).is_none() {
-            shown.put_spec(Spec {
-                json: spec_json,
-                uses: 1,
-            })?;
-        }
-        shown.put_job(archived.job);
-        for attempt in archived.attempts {
-            shown.put_attempt(attempt);
+        for (archived, json) in jobs {
+            if shown.spec(&archived.job.spec_hash).is_none() {
+                shown.put_spec(Spec { json, uses: 1 })?;
+            }
+            shown.put_job(archived.job);
+            for attempt in archived.attempts {
+                shown.put_attempt(attempt);
+            }
         }
         Ok(shown)
     }

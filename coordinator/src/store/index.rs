@@ -1,12 +1,18 @@
-//! The only file that names sled: one tree, keys prefixed by table, `applied` and the digest in every batch.
+//! The only file that names sled: one tree, keys prefixed by table, `applied` and the digest in every batch. Rows of live state
+//! come first, then where archived jobs lie, which is no part of that digest.
 //!
 //! sled panics where others return errors, so every call is caught; a caught panic is an error as any other. Its
 //! `flush` alone does not reach the disk: the data file is synced after it.
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
+use mlctl_proto::ids::JobId;
+
+use super::pointers::{POINTERS, Pointer, TAKEN, job_of_key, pointer_key, taken_key};
 use crate::state::{Digest, Row};
 
 /// sled's data file.
@@ -76,9 +82,9 @@ impl Index {
         let Some((applied, digest)) = parse_mark(&mark) else {
             return Err("its mark is damaged".into());
         };
-        let mut rows = Vec::new();
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            for item in self.db.range(..MARK.to_vec()) {
+        let rows = guarded_all(|| {
+            let mut rows = Vec::new();
+            for item in self.db.range(..vec![POINTERS]) {
                 let (key, record) = item.map_err(|error| error.to_string())?;
                 let (table, key) = key.split_first().ok_or("it holds a row without a key")?;
                 rows.push(Stored {
@@ -87,9 +93,8 @@ impl Index {
                     record: record.to_vec(),
                 });
             }
-            Ok::<(), String>(())
-        }));
-        outcome.unwrap_or_else(|_| Err("sled panicked while it read".into()))?;
+            Ok(rows)
+        })?;
         Ok(Some(Loaded {
             applied,
             digest,
@@ -132,6 +137,83 @@ impl Index {
         guarded(|| self.db.apply_batch(batch.clone()))
     }
 
+    /// Takes a segment in: where each of its jobs lies, and that it was taken in.
+    pub(super) fn take_in(&self, number: u64, jobs: &[(JobId, Pointer)]) -> Result<(), String> {
+        let mut batch = sled::Batch::default();
+        for (id, pointer) in jobs {
+            batch.insert(pointer_key(*id), pointer.to_bytes());
+        }
+        batch.insert(taken_key(number), &[1]);
+        guarded(|| self.db.apply_batch(batch.clone()))
+    }
+
+    /// The segments that were taken in.
+    pub(super) fn taken(&self) -> Result<BTreeSet<u64>, String> {
+        guarded_all(|| {
+            let mut taken = BTreeSet::new();
+            for item in self.db.scan_prefix([TAKEN]) {
+                let (key, _) = item.map_err(|error| error.to_string())?;
+                let number = key.get(1..).and_then(|number| number.try_into().ok());
+                let number: [u8; 8] = number.ok_or("a segment's mark is damaged")?;
+                taken.insert(u64::from_be_bytes(number));
+            }
+            Ok(taken)
+        })
+    }
+
+    fn pointer(&self, id: JobId) -> Result<Option<Pointer>, String> {
+        let bytes = guarded(|| self.db.get(pointer_key(id)))?;
+        Ok(bytes.and_then(|bytes| Pointer::from_bytes(&bytes)))
+    }
+
+    fn pointers(
+        &self,
+        after: Option<JobId>,
+        owner: &str,
+        limit: usize,
+    ) -> Result<Vec<(JobId, Pointer)>, String> {
+        let mut begin = after.map_or_else(|| vec![POINTERS], pointer_key);
+        if after.is_some() {
+            // The next key there can be.
+            begin.push(0);
+        }
+        guarded_all(|| {
+            let mut rows = Vec::new();
+            for item in self.db.range(begin.clone()..vec![TAKEN]) {
+                let (key, bytes) = item.map_err(|error| error.to_string())?;
+                let row = job_of_key(&key).zip(Pointer::from_bytes(&bytes));
+                let row = row.ok_or("a row of history is damaged")?;
+                if row.1.may_be_of(owner) {
+                    rows.push(row);
+                }
+                if rows.len() == limit {
+                    break;
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    /// Bytes of all rows, for comparison with what they take on the disk.
+    pub(super) fn live_bytes(&self) -> Result<u64, String> {
+        guarded_all(|| {
+            let mut bytes = 0_u64;
+            for item in self.db.iter() {
+                let (key, value) = item.map_err(|error| error.to_string())?;
+                bytes += (key.len() + value.len()) as u64;
+            }
+            Ok(bytes)
+        })
+    }
+
+    /// What the index takes on the disk, its long records included, which lie beside the data file.
+    pub(super) fn file_bytes(&self) -> u64 {
+        let data = self.file.metadata().map_or(0, |about| about.len());
+        let beside = fs::read_dir(self.dir.join("blobs")).into_iter().flatten();
+        let lengths = beside.filter_map(|item| item.ok()?.metadata().ok());
+        lengths.fold(data, |sum, about| sum + about.len())
+    }
+
     /// Brings everything written so far to the disk.
     pub(super) fn flush(&self) -> Result<(), String> {
         guarded(|| self.db.flush())?;
@@ -159,6 +241,78 @@ fn parse_mark(bytes: &[u8]) -> Option<(u64, Digest)> {
     let (applied, digest) = bytes.split_first_chunk::<8>()?;
     let digest: [u8; 32] = digest.try_into().ok()?;
     Some((u64::from_le_bytes(*applied), Digest::from_bytes(digest)))
+}
+
+/// Where the index stands for readers while it is usable. Readers ask and do not keep it: it is thrown away at any moment.
+#[derive(Default)]
+pub struct Shelf {
+    open: RwLock<Option<(Index, BTreeSet<u64>)>>,
+}
+
+impl Shelf {
+    /// Puts an index there, which has taken `taken` in.
+    pub(super) fn put(&self, index: Index, taken: BTreeSet<u64>) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some((index, taken));
+    }
+
+    /// Takes it away and closes it.
+    pub(super) fn clear(&self) {
+        let old = self
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // sled may panic where it closes, too, and nobody needs what it says there.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
+    }
+
+    /// Runs `call` with the index, if it is there.
+    pub(super) fn with<T>(&self, call: impl FnOnce(&Index) -> T) -> Option<T> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().map(|(index, _)| call(index))
+    }
+
+    /// Segments that the index has taken in; `None` while there is no index.
+    pub(super) fn taken(&self) -> Option<BTreeSet<u64>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().map(|(_, taken)| taken.clone())
+    }
+
+    /// A segment was taken in.
+    pub(super) fn took(&self, number: u64) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, taken)) = open.as_mut() {
+            taken.insert(number);
+        }
+    }
+
+    /// Where an archived job lies, if the index is there and knows.
+    pub(super) fn pointer(&self, id: JobId) -> Option<Pointer> {
+        self.with(|index| index.pointer(id).ok().flatten())?
+    }
+
+    /// Where archived jobs after `after` lie that may be `owner`'s, the lowest `limit` ids; `None` if the index does not
+    /// know all of `segments`.
+    pub(super) fn pointers(
+        &self,
+        segments: &BTreeSet<u64>,
+        after: Option<JobId>,
+        owner: &str,
+        limit: usize,
+    ) -> Option<Vec<(JobId, Pointer)>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let (index, taken) = open.as_ref()?;
+        if !segments.is_subset(taken) {
+            return None;
+        }
+        index.pointers(after, owner, limit).ok()
+    }
+}
+
+/// Runs a walk over rows; a panic is an error.
+fn guarded_all<T>(walk: impl Fn() -> Result<T, String>) -> Result<T, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(walk));
+    outcome.unwrap_or_else(|_| Err("sled panicked while it read".into()))
 }
 
 /// Runs a call into sled; a panic is an error.

@@ -1,14 +1,21 @@
-//! The index: live state in sled, for quick restarts and, later, queries. Written behind by its own thread.
+//! What is on disk beside consensus: segments of history, and the index: live state and where archived jobs lie, in sled, for
+//! quick restarts and queries, written behind by its own thread.
 //!
-//! Never the truth: that is the newest verified snapshot and the log. The index may lag, and may be deleted at any
+//! The index is never the truth: that is the newest verified snapshot and the log, with the segments that they list. It may lag, and may be deleted at any
 //! moment; whatever is wrong with it, it is deleted and built anew from memory, and that is said once.
+pub mod history;
+#[cfg(test)]
+mod history_tests;
 mod index;
+mod pointers;
+pub mod segments;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::path::Path;
 
+pub use index::Shelf;
 pub use writer::{Feed, HasRoom, Writer};
 
 use crate::state::{State, codec};

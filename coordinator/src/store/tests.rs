@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{HasRoom, Writer, load};
+use super::history::History;
+use super::segments::{Keeper, Segments};
+use super::{HasRoom, Shelf, Writer, load};
 use crate::consensus::Apply;
-use crate::machine::Machine;
+use crate::machine::{Machine, OnFatal};
 use crate::published::Published;
 use crate::state::records::Reply;
 use crate::state::testing::Cluster;
@@ -38,35 +40,46 @@ fn room() -> HasRoom {
     Arc::new(|| true)
 }
 
-struct Run {
-    machine: Machine,
+pub(super) struct Run {
+    pub(super) machine: Machine,
     writer: Writer,
-    published: Arc<Published>,
+    keeper: Keeper,
+    pub(super) published: Arc<Published>,
+    pub(super) history: History,
 }
 
-fn run(dir: &Path, state: State, current: bool) -> Run {
+pub(super) fn run(dir: &Path, state: State, current: bool) -> Run {
     run_with(dir, state, current, room())
 }
 
 fn run_with(dir: &Path, state: State, current: bool, has_room: HasRoom) -> Run {
     let published = Arc::new(Published::new(state.clone()));
-    let (feed, writer) =
-        Writer::start(dir, Arc::clone(&published), current, has_room).expect("a thread");
-    let machine = Machine::new(
-        state,
+    let on_fatal: OnFatal = Arc::new(|reason| panic!("{reason}"));
+    let segments = Arc::new(Segments::open(&dir.with_extension("segments")).expect("opens"));
+    let keeper = segments.start(Arc::clone(&on_fatal)).expect("a thread");
+    let shelf = Arc::new(Shelf::default());
+    let history = History::new(Arc::clone(&segments), Arc::clone(&shelf));
+    let (feed, writer) = Writer::start(
+        dir,
         Arc::clone(&published),
-        feed,
-        Arc::new(|reason| panic!("{reason}")),
-    );
+        Arc::clone(&segments),
+        shelf,
+        current,
+        has_room,
+    )
+    .expect("a thread");
+    let machine = Machine::new(state, Arc::clone(&published), feed, segments, on_fatal);
     Run {
         machine,
         writer,
+        keeper,
         published,
+        history,
     }
 }
 
 impl Run {
-    fn apply(&mut self, commands: &[Bytes]) {
+    pub(super) fn apply(&mut self, commands: &[Bytes]) {
         for command in commands {
             let index = self.machine.applied() + 1;
             self.machine.apply(index, std::slice::from_ref(command));
@@ -79,8 +92,9 @@ impl Run {
         (state.applied_index(), state.digest())
     }
 
-    fn stop(self) -> (u64, Digest) {
+    pub(super) fn stop(self) -> (u64, Digest) {
         let digest = self.digest();
+        self.keeper.stop();
         assert!(self.writer.stop(PATIENCE), "the thread ends");
         digest
     }
@@ -104,34 +118,6 @@ fn a_restart_finds_what_was_written() {
     let mut after = run(&index, load(&index).expect("there"), true);
     after.apply(second);
     let digest = after.stop();
-    assert_eq!(loaded(&index), Some(digest));
-}
-
-#[test]
-fn a_full_disk_is_left_alone_and_the_index_built_when_there_is_room() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let index = dir.path().join("index");
-    let commands = commands(30);
-    let third = commands.len() / 3;
-    let free = Arc::new(AtomicBool::new(true));
-    let asked = Arc::clone(&free);
-    let has_room: HasRoom = Arc::new(move || asked.load(Ordering::Relaxed));
-    let mut before = run(&index, State::new(), false);
-    before.apply(&commands[..third]);
-    let old = before.stop();
-    // Full from the first moment: what lies there stays what it was, and consistent.
-    free.store(false, Ordering::Relaxed);
-    let state = load(&index).expect("there");
-    let mut full = run_with(&index, state.clone(), true, Arc::clone(&has_room));
-    full.apply(&commands[third..2 * third]);
-    full.stop();
-    assert_eq!(loaded(&index), Some(old), "nothing was written");
-    // It fills up and empties while the process runs.
-    let mut both = run_with(&index, state, true, has_room);
-    both.apply(&commands[third..2 * third]);
-    free.store(true, Ordering::Relaxed);
-    both.apply(&commands[2 * third..]);
-    let digest = both.stop();
     assert_eq!(loaded(&index), Some(digest));
 }
 
@@ -189,6 +175,34 @@ fn damaged_bytes_are_noticed_and_the_index_is_built_anew() {
 }
 
 #[test]
+fn a_full_disk_is_left_alone_and_the_index_built_when_there_is_room() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = dir.path().join("index");
+    let commands = commands(30);
+    let third = commands.len() / 3;
+    let free = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&free);
+    let has_room: HasRoom = Arc::new(move || asked.load(Ordering::Relaxed));
+    let mut before = run(&index, State::new(), false);
+    before.apply(&commands[..third]);
+    let old = before.stop();
+    // Full from the first moment: what lies there stays what it was, and consistent.
+    free.store(false, Ordering::Relaxed);
+    let state = load(&index).expect("there");
+    let mut full = run_with(&index, state.clone(), true, Arc::clone(&has_room));
+    full.apply(&commands[third..2 * third]);
+    full.stop();
+    assert_eq!(loaded(&index), Some(old), "nothing was written");
+    // It fills up and empties while the process runs.
+    let mut both = run_with(&index, state, true, has_room);
+    both.apply(&commands[third..2 * third]);
+    free.store(true, Ordering::Relaxed);
+    both.apply(&commands[2 * third..]);
+    let digest = both.stop();
+    assert_eq!(loaded(&index), Some(digest));
+}
+
+#[test]
 fn a_snapshot_replaces_everything() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (ahead, behind) = (dir.path().join("ahead"), dir.path().join("behind"));
@@ -198,7 +212,7 @@ fn a_snapshot_replaces_everything() {
     let index = leader.machine.applied() + 1;
     assert!(leader.machine.apply(index, &[]).is_empty());
     leader.machine.published(index, None);
-    let snapshot = leader.machine.snapshot()();
+    let snapshot = leader.machine.snapshot()().expect("encodes");
     let digest = leader.stop();
     assert_eq!(digest.0, index);
 
@@ -228,12 +242,20 @@ fn a_snapshot_replaces_everything() {
 fn a_command_that_cannot_be_read_is_fatal() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let published = Arc::new(Published::new(State::new()));
-    let (feed, writer) =
-        Writer::start(dir.path(), Arc::clone(&published), false, room()).expect("a thread");
+    let segments = Arc::new(Segments::open(&dir.path().join("segments")).expect("opens"));
+    let (feed, writer) = Writer::start(
+        &dir.path().join("index"),
+        Arc::clone(&published),
+        Arc::clone(&segments),
+        Arc::default(),
+        false,
+        room(),
+    )
+    .expect("a thread");
     let said = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&said);
     let on_fatal = Arc::new(move |reason| heard.lock().expect("not poisoned").push(reason));
-    let mut machine = Machine::new(State::new(), published, feed, on_fatal);
+    let mut machine = Machine::new(State::new(), published, feed, segments, on_fatal);
     let replies = machine.apply(1, &[Bytes::from_static(b"\xff\xff nonsense")]);
     assert!(matches!(replies.as_slice(), [Reply::Rejected(_)]));
     let said = said.lock().expect("not poisoned");

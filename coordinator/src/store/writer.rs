@@ -11,8 +11,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::index::Index;
+use super::index::{Index, Shelf};
+use super::pointers::Pointer;
+use super::segments::Segments;
 use crate::published::Published;
+use crate::state::codec::{Record, decode_segment};
+use crate::state::records::Segment;
 use crate::state::{Digest, Row};
 
 /// Groups that may wait.
@@ -21,6 +25,12 @@ const QUEUE: usize = 4_096;
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
 /// After building it anew failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// sled does not promise to give back what deleted rows took: a data file longer than this, and so many times longer than its
+/// rows, is written anew.
+const FILE_BYTES_MIN: u64 = 64 << 20;
+const FILE_TIMES_MAX: u64 = 6;
+/// A file is looked at again once it has grown by this.
+const FILE_GROWTH: u64 = 32 << 20;
 
 /// Whether the disk has room for an index.
 pub type HasRoom = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -32,6 +42,8 @@ enum Message {
         rows: Vec<Row>,
     },
     Rebuild,
+    /// A segment came that may not be taken in.
+    Segments,
     Stop,
 }
 
@@ -64,6 +76,12 @@ impl Feed {
         // A full queue is being read: the thread looks at the flag after each message.
         let _ = self.queue.try_send(Message::Rebuild);
     }
+
+    /// A segment that was lacking is here.
+    pub fn segments(&self) {
+        // A full queue is being read, and every message is followed by a look at what is lacking.
+        let _ = self.queue.try_send(Message::Segments);
+    }
 }
 
 /// The thread. Ends with [`Writer::stop`].
@@ -80,6 +98,8 @@ impl Writer {
     pub fn start(
         dir: &Path,
         published: Arc<Published>,
+        segments: Arc<Segments>,
+        shelf: Arc<Shelf>,
         current: bool,
         has_room: HasRoom,
     ) -> std::io::Result<(Feed, Self)> {
@@ -92,9 +112,13 @@ impl Writer {
         let work = Work {
             dir: dir.to_owned(),
             published,
+            segments,
+            shelf,
             behind,
-            index: None,
+            there: false,
             built: 0,
+            lagging: true,
+            looked_at: FILE_BYTES_MIN,
             unsynced_since: None,
             retry_at: None,
             has_room,
@@ -130,9 +154,16 @@ struct Work {
     dir: PathBuf,
     published: Arc<Published>,
     behind: Arc<AtomicBool>,
-    index: Option<Index>,
+    segments: Arc<Segments>,
+    /// Where the index stands.
+    shelf: Arc<Shelf>,
+    there: bool,
     /// It was filled with the state of this index: older groups are in it.
     built: u64,
+    /// Segments may be here that the index has not taken in.
+    lagging: bool,
+    /// Length of the data file at the last look.
+    looked_at: u64,
     unsynced_since: Option<Instant>,
     retry_at: Option<Instant>,
     has_room: HasRoom,
@@ -143,8 +174,8 @@ struct Work {
 impl Work {
     fn run(mut self, messages: &Receiver<Message>) {
         if !self.behind.load(Ordering::Acquire) {
-            match Index::open(&self.dir) {
-                Ok(index) => self.index = Some(index),
+            match Index::open(&self.dir).and_then(|index| self.put(index)) {
+                Ok(()) => {}
                 Err(reason) => self.broken(&reason),
             }
         }
@@ -155,8 +186,12 @@ impl Work {
                     applied,
                     digest,
                     rows,
-                })) => self.write(applied, digest, rows),
-                Ok(Some(Message::Rebuild)) => {}
+                })) => {
+                    self.lagging |= rows.iter().any(|row| row.table == Segment::TABLE);
+                    self.write(applied, digest, rows);
+                }
+                Ok(Some(Message::Rebuild | Message::Segments)) => self.lagging = true,
+                Ok(None) if self.takes_in() => self.take_in_one(),
                 Ok(None) => self.flush(),
                 Ok(Some(Message::Stop)) | Err(()) => break,
             }
@@ -165,11 +200,13 @@ impl Work {
         self.retry_at = None;
         self.catch_up();
         self.flush();
+        self.shelf.clear();
     }
 
-    /// The next message; `None` when it is time to sync, an error when nobody will ever send again.
+    /// The next message; `None` when there is time for a segment or it is time to sync, an error when nobody will ever send again.
     fn next(&self, messages: &Receiver<Message>) -> Result<Option<Message>, ()> {
         let wait = match self.unsynced_since {
+            _ if self.takes_in() => Duration::ZERO,
             Some(since) => FLUSH_EVERY.saturating_sub(since.elapsed()),
             // The feed is silent while the index is behind: it wakes up by itself to try again.
             None if self.behind.load(Ordering::Acquire) => RETRY_AFTER,
@@ -182,21 +219,39 @@ impl Work {
         }
     }
 
+    /// Whether there may be a segment to take in, and room for it.
+    fn takes_in(&self) -> bool {
+        self.lagging && self.there && !self.behind.load(Ordering::Acquire) && (self.has_room)()
+    }
+
+    fn put(&mut self, index: Index) -> Result<(), String> {
+        let taken = index.taken()?;
+        self.shelf.put(index, taken);
+        self.there = true;
+        self.lagging = true;
+        Ok(())
+    }
+
+    /// Runs a call on the index. Being without one is being behind.
+    fn with(&mut self, call: impl FnOnce(&Index) -> Result<(), String>) {
+        let outcome = match (self.has_room)() {
+            true => self.shelf.with(call),
+            false => None,
+        };
+        match outcome {
+            None => self.behind.store(true, Ordering::Release),
+            Some(Ok(())) => {
+                self.unsynced_since.get_or_insert_with(Instant::now);
+            }
+            Some(Err(reason)) => self.broken(&reason),
+        }
+    }
+
     fn write(&mut self, applied: u64, digest: Digest, rows: Vec<Row>) {
         if applied <= self.built {
             return;
         }
-        let Some(index) = self.index.as_ref().filter(|_| (self.has_room)()) else {
-            // Being without an index is being behind.
-            self.behind.store(true, Ordering::Release);
-            return;
-        };
-        match index.write(applied, digest, rows) {
-            Ok(()) => {
-                self.unsynced_since.get_or_insert_with(Instant::now);
-            }
-            Err(reason) => self.broken(&reason),
-        }
+        self.with(|index| index.write(applied, digest, rows));
         if self
             .unsynced_since
             .is_some_and(|since| since.elapsed() >= FLUSH_EVERY)
@@ -205,24 +260,83 @@ impl Work {
         }
     }
 
+    /// Takes one segment in that is listed and here and was not taken in yet. What is not here comes with a message.
+    fn take_in_one(&mut self) {
+        let state = self.published.state();
+        let taken = self.shelf.taken().unwrap_or_default();
+        let mut new = state.segments().filter(|one| !taken.contains(&one.number));
+        let found = new.find_map(|one| Some((one.number, self.segments.read(one).ok()?)));
+        let Some((number, bytes)) = found else {
+            self.lagging = false;
+            return;
+        };
+        let placed = match decode_segment(&bytes) {
+            Ok(placed) => placed,
+            Err(error) => {
+                // Its hash holds, so another release wrote it: it is said where somebody reads it, and the index does without.
+                tracing::warn!(number, %error, "a segment of history is not in the index");
+                self.shelf.took(number);
+                return;
+            }
+        };
+        let jobs: Vec<_> = placed
+            .iter()
+            .filter_map(|one| Some((one.archived.job.id, Pointer::new(number, one)?)))
+            .collect();
+        self.with(|index| index.take_in(number, &jobs));
+        self.shelf.took(number);
+    }
+
     fn flush(&mut self) {
         if self.unsynced_since.take().is_none() {
             return;
         }
-        let Some(index) = &self.index else { return };
-        if !index.in_place() {
-            self.broken("its directory was deleted or replaced");
-            self.catch_up();
-        } else if let Err(reason) = index.flush() {
+        let wrong = self.shelf.with(|index| {
+            if !index.in_place() {
+                return Some("its directory was deleted or replaced".to_owned());
+            }
+            index.flush().err()
+        });
+        if let Some(reason) = wrong.flatten() {
             self.broken(&reason);
+            self.catch_up();
+        } else if self.bloated() {
+            self.behind.store(true, Ordering::Release);
             self.catch_up();
         }
     }
 
+    /// Whether the data file is many times longer than its rows.
+    fn bloated(&mut self) -> bool {
+        let file = self.shelf.with(Index::file_bytes).unwrap_or(0);
+        if file < self.looked_at {
+            return false;
+        }
+        self.looked_at = file.saturating_add(FILE_GROWTH);
+        let live = self.shelf.with(Index::live_bytes);
+        let Some(Ok(live)) = live else {
+            return false;
+        };
+        let bloated = file > live.saturating_mul(FILE_TIMES_MAX);
+        if bloated {
+            tracing::info!(
+                file,
+                live,
+                "the index takes much more room than its rows and is written anew"
+            );
+        }
+        bloated
+    }
+
     fn broken(&mut self, reason: &str) {
         tracing::warn!(dir = %self.dir.display(), %reason, "the index is not usable and is built anew; nothing is lost");
-        self.index = None;
+        self.gone();
         self.behind.store(true, Ordering::Release);
+    }
+
+    fn gone(&mut self) {
+        self.shelf.clear();
+        self.there = false;
     }
 
     /// Fills the index anew if groups were dropped or it broke.
@@ -235,7 +349,7 @@ impl Work {
             if !std::mem::replace(&mut self.failing, true) {
                 tracing::warn!(dir = %self.dir.display(), %reason, "the index cannot be built; tried again every 5 s");
             }
-            self.index = None;
+            self.gone();
             // A part of an index only takes space away; it is deleted again before the next try.
             let _ = fs::remove_dir_all(&self.dir);
             self.behind.store(true, Ordering::Release);
@@ -247,7 +361,7 @@ impl Work {
         // Before the state is taken: a group that comes after this line is either in that state or in the queue.
         self.behind.store(false, Ordering::Release);
         let state = self.published.state();
-        self.index = None;
+        self.gone();
         match fs::remove_dir_all(&self.dir) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -257,7 +371,8 @@ impl Work {
         index.fill(state.applied_index(), state.digest(), state.rows())?;
         index.flush()?;
         self.built = state.applied_index();
-        self.index = Some(index);
+        self.looked_at = FILE_BYTES_MIN;
+        self.put(index)?;
         self.unsynced_since = None;
         self.retry_at = None;
         if std::mem::take(&mut self.failing) {

@@ -7,7 +7,9 @@ pub mod script;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mlctl_coordinator::config::{Config, DiskConfig, Member, Telemetry, TimersConfig};
+use mlctl_coordinator::config::{
+    Config, DiskConfig, HistoryConfig, Member, Telemetry, TimersConfig,
+};
 use mlctl_coordinator::{RunError, run_on};
 use mlctl_proto::agent::link_client::LinkClient;
 use mlctl_proto::agent::{
@@ -38,6 +40,7 @@ pub struct Cluster {
     running: Vec<Option<Running>>,
     /// What its members want of their disks.
     pub disk: DiskConfig,
+    history: HistoryConfig,
 }
 
 type Running = (Shutdown, JoinHandle<Result<(), RunError>>);
@@ -45,16 +48,25 @@ type Running = (Shutdown, JoinHandle<Result<(), RunError>>);
 impl Cluster {
     /// Starts `count` coordinators and waits for one of them to lead.
     pub async fn start(count: usize) -> Self {
+        Self::start_keeping(count, HistoryConfig::default()).await
+    }
+
+    /// The same with members that want this of their disks.
+    pub async fn start_on(count: usize, disk: DiskConfig) -> Self {
+        Self::start_with(count, disk, HistoryConfig::default()).await
+    }
+
+    /// The same with other settings of history.
+    pub async fn start_keeping(count: usize, history: HistoryConfig) -> Self {
         // However full the machine is.
         let content = DiskConfig {
             reserve_mib: Some(0),
             mark_mib: Some(0),
         };
-        Self::start_on(count, content).await
+        Self::start_with(count, content, history).await
     }
 
-    /// The same with members that want this of their disks.
-    pub async fn start_on(count: usize, disk: DiskConfig) -> Self {
+    async fn start_with(count: usize, disk: DiskConfig, history: HistoryConfig) -> Self {
         install_crypto();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let ca = Ca::create(&dir.path().join("ca"), "test").expect("a CA");
@@ -79,6 +91,7 @@ impl Cluster {
             dir,
             ca,
             members,
+            history,
             running: Vec::new(),
             disk,
         };
@@ -100,7 +113,7 @@ impl Cluster {
             listen: member.address.clone(),
             cluster_name: "test".into(),
             dev: true,
-            history: Default::default(),
+            history: self.history,
             timers: TimersConfig::default(),
             members: self.members.clone(),
             telemetry: Telemetry::default(),

@@ -8,6 +8,7 @@
     clippy::disallowed_types,
     clippy::float_arithmetic
 )]
+mod archiving;
 mod attempts;
 mod nodes;
 mod planning;
@@ -23,6 +24,7 @@ use super::liveness::{Judge, Mono};
 use super::orders::Order;
 use crate::state::records::NodeFacts;
 use crate::state::{Body, Effect, State};
+use archiving::Archiving;
 use mlctl_proto::ids::JobId;
 use planning::Planning;
 pub use planning::plan_again_in;
@@ -153,6 +155,8 @@ pub enum Why {
     Axis(String),
     /// That this attempt takes over from the one in doubt; it is told to go after that.
     Supersede(Key),
+    /// Jobs that are over leave the tables.
+    Archive,
 }
 
 /// For the log.
@@ -217,6 +221,7 @@ pub struct Term {
     leases: Leases,
     gangs: Gangs,
     planning: Planning,
+    archiving: Archiving,
     /// Nodes whose liveness is being proposed.
     moving: BTreeSet<String>,
     /// Successors that are about to take over.
@@ -237,6 +242,7 @@ impl Term {
             leases: Leases::new(LEASE_GAP_MS.min(u64::from(timers.heartbeat_ms) / 5)),
             gangs: Gangs::default(),
             planning: Planning::wanted(),
+            archiving: Archiving::default(),
             moving: BTreeSet::new(),
             superseding: BTreeSet::new(),
             salvage: Salvage::new(timers),
@@ -301,6 +307,9 @@ impl Term {
             let (salvaging, notes) = self.salvage.held(now, state);
             self.out.push(Output::Plan { heard, salvaging });
             self.out.extend(notes.into_iter().map(Output::Note));
+        }
+        if let Some(archive) = self.archiving.begin(now, state) {
+            self.propose(Body::ArchiveJobs(archive), Why::Archive);
         }
     }
 

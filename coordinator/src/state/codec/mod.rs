@@ -18,7 +18,7 @@ pub use command::{COMMAND_BYTES_MAX, decode_command, encode_command};
 pub use event::{decode_event, encode_event};
 pub use history::{decode_archived, encode_archived};
 pub use node::{decode_facts, encode_facts};
-pub use segment::{Placed, decode_segment, encode_segment};
+pub use segment::{Placed, decode_segment, encode_segment, framed};
 pub use snapshot::{SNAPSHOT_BYTES_MAX, decode_snapshot, encode_snapshot, state_from_rows};
 
 /// Version of every record and command that this release writes, and the only one it reads.

@@ -44,6 +44,13 @@ fn frame(bytes: &mut Vec<u8>, record: &[u8]) {
     bytes.extend_from_slice(record);
 }
 
+/// The record in `frame`, which is a record's place in a file with the [`FRAME_BYTES`] before it; `None` if it is another.
+pub fn framed(frame: &[u8]) -> Option<&[u8]> {
+    let mut at = 0;
+    let record = next(frame, &mut at).ok()?;
+    frame.get(record).filter(|_| at == frame.len())
+}
+
 /// Where a job lies in a segment's file: its record and that of its spec, without their frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {

@@ -76,7 +76,7 @@ fn the_oldest_leave_and_those_that_are_kept_stay() {
         );
         let shown = cluster
             .state
-            .with_archived(archived, spec.clone())
+            .with_archived(vec![(archived, spec.clone())])
             .expect("shows");
         assert_eq!(shown.job(*id), before.job(*id));
         assert_eq!(shown.request(old), before.request(old));
