@@ -107,9 +107,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AttemptEnds => f.write_str("its last attempt is still being ended"),
-            Self::Salvage => {
-                f.write_str("a checkpoint of its last attempt is on its way and is waited for")
-            }
+            Self::Salvage => f.write_str("it waits for a checkpoint of its last attempt"),
             Self::NeverFits { why } => f.write_str(why),
             Self::GpuTypeMissing { wanted, present } if present.is_empty() => {
                 write!(f, "it asks for {wanted}, but no node has a GPU")

@@ -22,6 +22,7 @@ pub fn check(state: &State) -> Vec<Violation> {
     check_devices(state, &mut found);
     for job in state.jobs() {
         check_job(state, job, &mut found);
+        check_doubt(state, job, &mut found);
     }
     for attempt in state.attempts() {
         check_attempt(state, attempt, &mut found);
@@ -195,10 +196,8 @@ fn check_history_step(before: &State, after: &State, found: &mut Vec<Violation>)
 fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
     let attempts = || state.attempts_of(job.id);
     let open = attempts().filter(|attempt| !attempt.closed()).count();
-    let in_doubt = attempts().filter(|attempt| attempt.in_doubt).count();
     let current = state.current_attempt(job);
     let stands = current.is_some_and(|attempt| !attempt.closed() && !attempt.in_doubt);
-    let mut others = attempts().filter(|one| Some(one.epoch) != job.epoch() && !one.closed());
     let stopping = current.is_some_and(|attempt| attempt.stopping && !attempt.closed());
     let active = matches!(
         job.state,
@@ -216,22 +215,6 @@ fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
         (
             stands == active,
             "a job has a current attempt exactly while it is active",
-        ),
-        (
-            others.all(|one| one.in_doubt || one.stopping),
-            "an attempt that is not current is over, in doubt or being dropped",
-        ),
-        (
-            open <= 2 && in_doubt <= 1,
-            "a job holds at most two attempts, one of them in doubt",
-        ),
-        (
-            in_doubt == 0 || !(over || job.state == JobState::Running),
-            "nothing is in doubt when a successor runs or the job is over",
-        ),
-        (
-            job.recalled_counter < job.epoch_counter.max(1),
-            "what was recalled is older than the newest attempt",
         ),
         (
             over == job.outcome.is_some(),
@@ -262,6 +245,38 @@ fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
                 job.id
             )
         };
+        require(found, holds, rule, what);
+    }
+}
+
+/// At most one attempt is in doubt, and whatever else is not current is on its way out.
+fn check_doubt(state: &State, job: &Job, found: &mut Vec<Violation>) {
+    let open: Vec<_> = state
+        .attempts_of(job.id)
+        .filter(|attempt| !attempt.closed())
+        .collect();
+    let in_doubt = open.iter().filter(|attempt| attempt.in_doubt).count();
+    let mut others = open.iter().filter(|one| Some(one.epoch) != job.epoch());
+    for (holds, rule) in [
+        (
+            others.all(|one| one.in_doubt || one.stopping),
+            "an attempt that is not current is over, in doubt or being dropped",
+        ),
+        (
+            open.len() <= 2 && in_doubt <= 1,
+            "a job holds at most two attempts, one of them in doubt",
+        ),
+        (
+            in_doubt == 0 || !(job.state.terminal() || job.state == JobState::Running),
+            "nothing is in doubt when a successor runs or the job is over",
+        ),
+        (
+            job.recalled_counter < job.epoch_counter.max(1),
+            "what was recalled is older than the newest attempt",
+        ),
+    ] {
+        let (state, count) = (job.state.word(), open.len());
+        let what = || format!("job {}: {state}, {count} open attempts", job.id);
         require(found, holds, rule, what);
     }
 }

@@ -95,6 +95,32 @@ fn each_rule_of_an_attempt_can_fail() {
             ..attempt
         });
     });
+    broken("a success", |state, _, mut attempt| {
+        for allocation in &mut attempt.allocations {
+            allocation.phase = AllocationPhase::Ended;
+            allocation.exits.push(RankExit {
+                rank: 0,
+                code: 1,
+                signal: 0,
+                killed_by_us: false,
+            });
+        }
+        attempt.end = Some(End::of(EndKind::Exited));
+        state.put_attempt(attempt);
+    });
+    broken("the indexes say", |state, job, _| {
+        let other = Request {
+            nodes: 1,
+            gpus: 0,
+            ranks: 1,
+            kinds: vec![],
+        };
+        state.indexes.add_request(job.spec_hash, other);
+    });
+}
+
+#[test]
+fn each_rule_of_doubt_can_fail() {
     broken("what is in doubt is open", |state, _, attempt| {
         state.put_attempt(Attempt {
             in_doubt: true,
@@ -117,28 +143,6 @@ fn each_rule_of_an_attempt_can_fail() {
             other.epoch.counter = counter;
             state.put_attempt(other);
         }
-    });
-    broken("a success", |state, _, mut attempt| {
-        for allocation in &mut attempt.allocations {
-            allocation.phase = AllocationPhase::Ended;
-            allocation.exits.push(RankExit {
-                rank: 0,
-                code: 1,
-                signal: 0,
-                killed_by_us: false,
-            });
-        }
-        attempt.end = Some(End::of(EndKind::Exited));
-        state.put_attempt(attempt);
-    });
-    broken("the indexes say", |state, job, _| {
-        let other = Request {
-            nodes: 1,
-            gpus: 0,
-            ranks: 1,
-            kinds: vec![],
-        };
-        state.indexes.add_request(job.spec_hash, other);
     });
 }
 
