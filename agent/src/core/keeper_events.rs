@@ -276,7 +276,9 @@ impl Core {
     pub(super) fn on_checkpoint(&mut self, found: CheckpointFound) {
         let key = (found.job, found.epoch);
         let full = self.outbox.is_full();
-        let floor = self.marks.get(&found.job).map_or(0, |mark| mark.step_floor);
+        // An older attempt may have sealed while this one already waited here, and not be acknowledged yet.
+        let marked = self.marks.get(&found.job).map_or(0, |mark| mark.step_floor);
+        let floor = marked.max(self.older_step(key));
         let Some(attempt) = self.attempts.get_mut(&key).filter(|a| a.ended.is_none()) else {
             return;
         };

@@ -196,6 +196,16 @@ impl Core {
             .map(|((_, epoch), _)| *epoch)
     }
 
+    /// The highest step that older attempts of the job sealed here, as long as they are not acknowledged.
+    pub(super) fn older_step(&self, key: (JobId, Epoch)) -> u64 {
+        let from = (key.0, Epoch::new(0, 0));
+        let older = self.attempts.range(from..key);
+        older
+            .map(|(_, attempt)| attempt.step_max)
+            .max()
+            .unwrap_or(0)
+    }
+
     fn newest_step(&self, job: JobId) -> u64 {
         let of_job = self.attempts.iter().filter(|((other, _), _)| *other == job);
         of_job

@@ -1,7 +1,7 @@
 //! Rules of the core over restarts: re-adoption, what is said again and never in other words, a journal written anew or damaged.
 //! Does NOT read files; `journal` and `driver/restart` do.
 
-use mlctl_proto::persist::EndKind;
+use mlctl_proto::persist::{EndKind, agent_event};
 
 use super::testing::*;
 use super::*;
@@ -119,6 +119,43 @@ fn a_ready_attempt_is_ready_again_after_a_restart_and_waits_for_a_new_go() {
         bench.did(|action| matches!(action, Action::KeeperGo { .. })),
         1
     );
+}
+
+#[test]
+fn what_an_older_attempt_seals_while_it_ends_is_not_the_newer_ones() {
+    let found = |counter, step: u64, by_rescan| {
+        Event::Checkpoint(CheckpointFound {
+            job: JOB,
+            epoch: epoch(counter),
+            name: format!("step-{step}"),
+            step,
+            by_rescan,
+        })
+    };
+    let mut bench = Bench::connected();
+    bench.running(1);
+    bench.leader(LeaderMessage::Start(start(2)));
+    bench.step(found(1, 25, false));
+    bench.step(Event::AllRanksEnded {
+        job: JOB,
+        epoch: epoch(1),
+    });
+    bench.sync();
+    bench.running(2);
+    bench.step(found(2, 25, true));
+    bench.step(found(2, 30, true));
+    bench.sync();
+    let sealed: Vec<_> = bench
+        .events()
+        .into_iter()
+        .filter_map(|event| match event.what {
+            Some(agent_event::What::CheckpointSealed(sealed)) => {
+                Some((event.epoch?.counter, sealed.step))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sealed, [(1, 25), (2, 30)]);
 }
 
 #[test]

@@ -211,7 +211,9 @@ impl World {
                 code,
                 signal: 0,
             };
-            let delay = self.dice.between(50, 6_000);
+            // Some outlive the silence after which their node is given up.
+            let long = self.dice.chance(10);
+            let delay = self.dice.between(50, if long { 20_000 } else { 6_000 });
             self.after(
                 delay,
                 Event::RankEnds(RankEnding {

@@ -143,6 +143,8 @@ mod planted {
     use super::{Caught, Result, Row, ensure, run};
 
     const THREADS: usize = 2;
+    /// Of what shows a bug, so much is printed; the report has all of it.
+    const SHOWN_CHARS: usize = 240;
 
     pub(super) fn run_all(seeds: u64, only: Option<&str>) -> Result<Vec<Row>> {
         let wanted = |mutant: &Mutant| only.is_none_or(|name| format!("{mutant:?}") == name);
@@ -199,15 +201,58 @@ mod planted {
             unmutated: plain.fingerprint,
         });
         match &caught {
-            Some(caught) => println!(
-                "{name:<28} caught  seed {:<3} {:<8} unmutated {}  {seconds:.1} s\n    {}",
-                caught.seed, caught.property, caught.unmutated, caught.what
-            ),
+            Some(caught) => {
+                let shown: String = caught.what.chars().take(SHOWN_CHARS).collect();
+                println!(
+                    "{name:<28} caught  seed {:<3} {:<8} unmutated {}  {seconds:.1} s\n    {shown}",
+                    caught.seed, caught.property, caught.unmutated
+                );
+            }
             None => println!("{name:<28} NOT CAUGHT in {seeds} seeds, {seconds:.1} s"),
         }
         Row {
             mutant: name,
             caught,
         }
+    }
+}
+
+#[cfg(all(test, not(mlctl_mutants)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_build_says_how_to_plant_bugs() {
+        let refused = main(&[]).expect_err("nothing is planted here").to_string();
+        assert!(refused.contains("--cfg mlctl_mutants"), "{refused}");
+        assert!(main(&["--what", "1"]).is_err() && main(&["--seeds"]).is_err());
+    }
+
+    #[test]
+    fn another_fingerprint_is_noticed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("report.json");
+        let check = |unmutated: String| {
+            let caught = Caught {
+                seed: 1,
+                property: "I1".into(),
+                what: "it is gone".into(),
+                unmutated,
+            };
+            let row = Row {
+                mutant: "LazySync".into(),
+                caught: Some(caught),
+            };
+            let text = serde_json::to_string(&[row]).expect("encodes");
+            std::fs::write(&file, text).expect("writes");
+            compare_with(&file).is_ok()
+        };
+        assert!(check(run(1, None).fingerprint));
+        assert!(!check("00".into()));
+        std::fs::write(&file, "[]").expect("writes");
+        assert!(
+            compare_with(&file).is_err(),
+            "a report without a fingerprint proves nothing"
+        );
     }
 }
