@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mlctl_tests::sim::cli::{Totals, explain};
-use mlctl_tests::sim::{Plant, Report, run};
+use mlctl_tests::sim::totals::{Totals, explain};
+use mlctl_tests::sim::{Mark, Plant, Report, run};
 
 /// Seeds of a planted bug that may pass before one shows it.
 const SEEDS_PER_PLANT: u64 = 200;
@@ -39,7 +39,7 @@ fn new_seeds_until_the_box_closes() {
     while began.elapsed() < limit && totals.violations.is_empty() {
         totals.add(run(rand::random(), None));
     }
-    println!("sim: {}", totals.line(began.elapsed()));
+    println!("sim: {}", totals.text(began.elapsed()));
     let found: Vec<String> = totals.violations.iter().map(explain).collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
     assert!(totals.seeds > 0, "the box closed before one seed was done");
@@ -57,7 +57,7 @@ fn fixed_seeds_hold_and_reach_what_matters() {
     assert!(sum(|report| report.counts.cuts) > 10);
     assert!(sum(|report| report.counts.pauses) > 10);
     assert!(sum(|report| report.counts.power_cuts) > 0);
-    assert!(sum(|report| report.counts.installs) > 0);
+    assert!(sum(|report| report.marks.count(Mark::SnapshotInstall)) > 0);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What is true of every state, and of every step from one state to a later one. Checked by tests and simulators after each
 //! apply; apply itself does not rely on these checks.
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 
-use super::State;
-use super::records::{AllocationPhase, Attempt, Job, JobState, Liveness};
+use super::records::{AllocationPhase, Attempt, Job, JobState, Liveness, Node};
+use super::{Changed, State};
 
 /// A rule that does not hold, with what shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct Violation {
 /// Everything that is wrong with one state.
 pub fn check(state: &State) -> Vec<Violation> {
     let mut found = Vec::new();
-    check_devices(state, &mut found);
+    check_devices(state.attempts(), &mut found);
     for job in state.jobs() {
         check_job(state, job, &mut found);
         check_doubt(state, job, &mut found);
@@ -50,58 +51,101 @@ pub fn check(state: &State) -> Vec<Violation> {
 /// Everything that is wrong with a step from `before` to `after`.
 pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
     let mut found = Vec::new();
+    check_clocks(before, after, &mut found);
+    for old in before.jobs() {
+        check_step_of(before, after, old.id, &mut found);
+    }
+    check_history_step(before, after, &mut found);
+    for old in before.nodes() {
+        check_node_step(old, after, &mut found);
+    }
+    found
+}
+
+/// What is wrong with a step that changed no more than `changed`, as far as those rows show it: what it costs does not depend
+/// on how much else there is.
+pub fn check_changed<'a>(
+    before: &State,
+    after: &State,
+    changed: impl IntoIterator<Item = &'a Changed>,
+) -> Vec<Violation> {
+    let mut found = Vec::new();
+    check_clocks(before, after, &mut found);
+    check_devices(after.active_attempts(), &mut found);
+    for one in changed {
+        match one {
+            Changed::Job(id) => {
+                check_step_of(before, after, *id, &mut found);
+                if let Some(job) = after.job(*id) {
+                    check_job(after, job, &mut found);
+                }
+                for attempt in after.attempts_of(*id) {
+                    check_attempt(after, attempt, &mut found);
+                }
+            }
+            Changed::Node(name) => {
+                if let Some(old) = before.node(name) {
+                    check_node_step(old, after, &mut found);
+                }
+            }
+        }
+    }
+    found
+}
+
+fn check_clocks(before: &State, after: &State, found: &mut Vec<Violation>) {
     require(
-        &mut found,
+        found,
         after.applied_index() >= before.applied_index(),
         "the applied index never goes back",
         || format!("{} to {}", before.applied_index(), after.applied_index()),
     );
     require(
-        &mut found,
+        found,
         after.now_ms() >= before.now_ms(),
         "state time never goes back",
         || after.now_ms().to_string(),
     );
-    for old in before.jobs() {
-        let Some(new) = after.job(old.id) else {
-            let left = after.is_archived(old.id);
-            require(
-                &mut found,
-                left,
+}
+
+/// A job and its attempts.
+fn check_step_of(before: &State, after: &State, id: JobId, found: &mut Vec<Violation>) {
+    if let Some(old) = before.job(id) {
+        match after.job(id) {
+            Some(new) => check_job_step(old, new, found),
+            None => require(
+                found,
+                after.is_archived(id),
                 "no job disappears but into history",
-                || old.id.to_string(),
-            );
-            continue;
-        };
-        check_job_step(old, new, &mut found);
+                || id.to_string(),
+            ),
+        }
     }
-    for old in before.attempts() {
+    for old in before.attempts_of(id) {
         let new = after.attempt(old.job, old.epoch);
         let kept = new.map_or_else(
             || after.is_archived(old.job),
             |new| attempt_only_advances(old, new),
         );
         require(
-            &mut found,
+            found,
             kept,
             "an attempt only advances, and a closed one never changes",
             || format!("job {} epoch {}", old.job, old.epoch),
         );
     }
-    check_history_step(before, after, &mut found);
-    for old in before.nodes() {
-        let new = after.node(&old.facts.name);
-        let kept = new.is_some_and(|new| {
-            new.journal_id != old.journal_id || new.event_mark >= old.event_mark
-        });
-        require(
-            &mut found,
-            kept,
-            "an event mark never goes back within a journal",
-            || old.facts.name.clone(),
-        );
-    }
-    found
+}
+
+fn check_node_step(old: &Node, after: &State, found: &mut Vec<Violation>) {
+    let new = after.node(&old.facts.name);
+    let kept =
+        new.is_some_and(|new| new.journal_id != old.journal_id || new.event_mark >= old.event_mark);
+    require(
+        found,
+        kept,
+        "an event mark never goes back within a journal",
+        || old.facts.name.clone(),
+    );
 }
 
 fn require(
@@ -115,9 +159,9 @@ fn require(
     }
 }
 
-fn check_devices(state: &State, found: &mut Vec<Violation>) {
+fn check_devices<'a>(attempts: impl Iterator<Item = &'a Arc<Attempt>>, found: &mut Vec<Violation>) {
     let mut holders: BTreeMap<(&str, &str), (JobId, Epoch)> = BTreeMap::new();
-    for attempt in state.attempts() {
+    for attempt in attempts {
         for allocation in attempt
             .allocations
             .iter()

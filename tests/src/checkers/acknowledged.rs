@@ -6,31 +6,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use mlctl_coordinator::state::State;
 use mlctl_proto::ids::JobId;
 
-use super::{Checked, ensure};
+use super::{Checked, History, ensure};
 
 /// What clients were told.
 #[derive(Debug, Default)]
 pub struct Acknowledged {
     by_key: BTreeMap<[u8; 16], JobId>,
-    /// What each key made, whoever was told.
-    made: BTreeMap<[u8; 16], JobId>,
+    makers: BTreeMap<JobId, [u8; 16]>,
     /// Job to the index of its answer.
     jobs: BTreeMap<JobId, u64>,
+    /// Those of `jobs` that were not over when they were last looked at.
+    open: BTreeSet<JobId>,
     cancels: BTreeMap<JobId, u64>,
 }
 
 impl Acknowledged {
-    /// Applying the request `key` was answered with `job`.
-    ///
-    /// # Errors
-    /// When it was answered with another job before.
-    pub fn made(&mut self, key: [u8; 16], job: JobId) -> Checked {
-        let first = *self.made.entry(key).or_insert(job);
-        ensure(first == job, "I9", || {
-            format!("one request made the jobs {first} and {job}")
-        })
-    }
-
     /// A client was told that its request `key` made `job`, at `index`.
     ///
     /// # Errors
@@ -40,10 +30,12 @@ impl Acknowledged {
         ensure(known == job, "I1", || {
             format!("one request made the jobs {known} and {job}")
         })?;
-        let first = self.jobs.insert(job, index).is_none();
-        let makers = self.by_key.values().filter(|made| **made == job).count();
-        ensure(makers == 1, "I1", || {
-            format!("two requests were answered with job {job} (first answer: {first})")
+        if self.jobs.insert(job, index).is_none() {
+            self.open.insert(job);
+        }
+        let maker = *self.makers.entry(job).or_insert(key);
+        ensure(maker == key, "I1", || {
+            format!("two requests were answered with job {job}")
         })
     }
 
@@ -56,17 +48,19 @@ impl Acknowledged {
     ///
     /// # Errors
     /// With the first promise that is broken.
-    pub fn check(&self, state: &State) -> Checked {
+    pub fn check(&self, state: &State, history: &History) -> Checked {
         let here = |index: &u64| *index <= state.applied_index();
         for (job, index) in self.jobs.iter().filter(|(_, index)| here(index)) {
-            ensure(state.job(*job).is_some(), "I1", || {
+            let kept = state.job(*job).is_some() || history.holds(*job);
+            ensure(kept, "I1", || {
                 format!("job {job} was acknowledged at index {index} and is gone")
             })?;
         }
         for (job, index) in self.cancels.iter().filter(|(_, index)| here(index)) {
-            let ends = state
-                .job(*job)
-                .is_some_and(|job| job.cancel_requested || job.state.terminal());
+            let ends = state.job(*job).map_or_else(
+                || history.holds(*job),
+                |job| job.cancel_requested || job.state.terminal(),
+            );
             ensure(ends, "I1", || {
                 format!("the cancel of job {job} was acknowledged at index {index} and is gone")
             })?;
@@ -74,9 +68,21 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// The jobs that clients were told of.
-    pub fn jobs(&self) -> BTreeSet<JobId> {
-        self.jobs.keys().copied().collect()
+    /// How many jobs clients were told of.
+    pub fn count(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// The jobs that clients were told of and that are not over in `state`, each with where it is.
+    pub fn unfinished(&mut self, state: &State, history: &History) -> Vec<(JobId, &'static str)> {
+        let over = |id: &JobId| {
+            let ended = state.job(*id).map(|job| job.state.terminal());
+            ended.unwrap_or_else(|| history.holds(*id))
+        };
+        self.open.retain(|id| !over(id));
+        let open = self.open.iter();
+        let place = |id: &JobId| state.job(*id).map_or("gone", |job| job.state.word());
+        open.map(|id| (*id, place(id))).collect()
     }
 }
 
@@ -87,7 +93,7 @@ mod tests {
     #[test]
     fn promises_are_remembered() {
         let (one, two) = (JobId::new(1, 1), JobId::new(1, 2));
-        let mut told = Acknowledged::default();
+        let (mut told, history) = (Acknowledged::default(), History::default());
         assert!(told.submitted([1; 16], one, 3).is_ok());
         assert!(
             told.submitted([1; 16], one, 9).is_ok(),
@@ -95,11 +101,17 @@ mod tests {
         );
         assert!(told.submitted([1; 16], two, 9).is_err());
         assert!(told.submitted([2; 16], one, 9).is_err());
-        assert!(told.made([3; 16], one).is_ok() && told.made([3; 16], one).is_ok());
-        assert!(told.made([3; 16], two).is_err());
         let mut state = State::new();
-        assert!(told.check(&state).is_ok(), "it has not come that far");
+        assert!(
+            told.check(&state, &history).is_ok(),
+            "it has not come that far"
+        );
         state.skip(20);
-        assert!(told.check(&state).is_err());
+        assert!(told.check(&state, &history).is_err());
+        assert_eq!(
+            told.unfinished(&state, &history),
+            [(one, "gone")],
+            "what is nowhere is not over"
+        );
     }
 }

@@ -30,7 +30,8 @@ pub struct RankFate {
 /// What ranks really did.
 #[derive(Debug, Default)]
 pub struct ClosedEpochs {
-    fates: BTreeSet<(String, Key, RankFate)>,
+    /// How the ranks of an attempt ended, and where.
+    fates: BTreeMap<Key, BTreeSet<(String, RankFate)>>,
     sealed: BTreeSet<(String, Key, String)>,
     alive: BTreeMap<(String, Key), u32>,
     /// The highest epoch of each job whose ranks ever ran on a node.
@@ -67,7 +68,8 @@ impl ClosedEpochs {
 
     /// A rank ended.
     pub fn rank_ended(&mut self, node: &str, key: Key, fate: RankFate) {
-        self.fates.insert((node.to_owned(), key, fate));
+        let fates = self.fates.entry(key).or_default();
+        fates.insert((node.to_owned(), fate));
         if let Some(alive) = self.alive.get_mut(&(node.to_owned(), key)) {
             *alive = alive.saturating_sub(1);
         }
@@ -85,10 +87,9 @@ impl ClosedEpochs {
 
     /// How many ranks of an attempt exited 0.
     pub fn succeeded(&self, key: Key) -> usize {
-        let good = |(_, of, fate): &&(String, Key, RankFate)| {
-            *of == key && (fate.code, fate.signal) == (0, 0)
-        };
-        self.fates.iter().filter(good).count()
+        let good = |(_, fate): &&(String, RankFate)| (fate.code, fate.signal) == (0, 0);
+        let fates = self.fates.get(&key);
+        fates.map_or(0, |fates| fates.iter().filter(good).count())
     }
 
     /// One command took `before` to `after` and changed `jobs`.
@@ -160,7 +161,8 @@ impl ClosedEpochs {
                     code: exit.code,
                     signal: exit.signal,
                 };
-                let real = self.fates.contains(&(node.clone(), (id, epoch), fate));
+                let fates = self.fates.get(&(id, epoch));
+                let real = fates.is_some_and(|fates| fates.contains(&(node.clone(), fate)));
                 ensure(real, "I2'", || {
                     format!(
                         "job {id} epoch {epoch}: {node} never saw {fate:?}, but it was accepted"

@@ -7,8 +7,10 @@ mod closed_epochs;
 mod consensus;
 mod digests;
 mod gangs;
+mod history;
 pub mod journaled;
 mod judged;
+mod keys;
 mod leases;
 mod liveness;
 mod terminal;
@@ -19,9 +21,11 @@ pub use closed_epochs::{ClosedEpochs, Key, RankFate};
 pub use consensus::Consensus;
 pub use digests::Digests;
 pub use gangs::Gangs;
+pub use history::History;
 pub use judged::Judged;
+pub use keys::Keys;
 pub use leases::Leases;
-pub use liveness::{unacknowledged, unfinished};
+pub use liveness::{Liveness, Look, unacknowledged};
 pub use terminal::Terminal;
 
 /// A property that does not hold, with what shows it.
@@ -57,6 +61,12 @@ pub struct Checkers {
     pub leases: Leases,
     /// A new leader judges nobody at once.
     pub judged: Judged,
+    /// I9: one key, one job.
+    pub keys: Keys,
+    /// What leaves the tables lies in history.
+    pub history: History,
+    /// L: a calm cluster comes right by itself.
+    pub liveness: Liveness,
 }
 
 fn ensure(holds: bool, property: &'static str, what: impl FnOnce() -> String) -> Checked {

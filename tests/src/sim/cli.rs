@@ -1,88 +1,52 @@
-//! `mlctl-tests sim`: replays a seed, or runs many and says how far it got.
+//! `mlctl-tests sim`: replays a seed, or runs many on several threads and says how far it got.
 //! Does NOT plant bugs: the test of the tests does.
 
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Report, run};
+use super::totals::{Totals, explain};
+use super::{many, run_hours};
 
 /// How it is called.
-pub const USAGE: &str =
-    "mlctl-tests sim --seed N | mlctl-tests sim --seeds N [--from N] [--hours H]";
+pub const USAGE: &str = "mlctl-tests sim --seed N [--hours H]   replays one seed
+       mlctl-tests sim --seeds N [--from N] [--hours H] [--threads T] [--json FILE]   N seeds of H virtual hours each (0: one storm and its calm)";
 
-/// What many runs add up to.
-#[derive(Debug, Clone, Default)]
-pub struct Totals {
-    /// Seeds that were run.
-    pub seeds: u64,
-    simulated_ms: u64,
-    faults: u64,
-    messages: u64,
-    power_cuts: u64,
-    elections: u64,
-    restarts: u64,
-    acknowledged: u64,
-    entries: u64,
-    /// Runs in which a property did not hold.
-    pub violations: Vec<Report>,
+#[derive(Debug, Default)]
+struct Words {
+    seed: Option<u64>,
+    seeds: u64,
+    from: Option<u64>,
+    hours: u64,
+    threads: Option<usize>,
+    json: Option<PathBuf>,
 }
 
-impl Totals {
-    /// Adds one run.
-    pub fn add(&mut self, report: Report) {
-        let counts = report.counts;
-        self.seeds += 1;
-        self.simulated_ms += report.simulated_ms;
-        self.faults += counts.crashes + counts.power_cuts + counts.cuts + counts.pauses;
-        self.messages += counts.messages;
-        self.power_cuts += counts.power_cuts;
-        self.elections += report.elections;
-        self.restarts += counts.restarts;
-        self.acknowledged += report.acknowledged;
-        self.entries += report.entries;
-        if report.violation.is_some() {
-            self.violations.push(report);
+fn parse(words: &[&str]) -> Result<Words> {
+    let mut parsed = Words::default();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let value = words
+            .next()
+            .with_context(|| format!("{word} needs a value\nusage: {USAGE}"))?;
+        if *word == "--json" {
+            parsed.json = Some(PathBuf::from(value));
+            continue;
+        }
+        let number: u64 = value
+            .parse()
+            .with_context(|| format!("{word} {value}: use a whole number"))?;
+        match *word {
+            "--seed" => parsed.seed = Some(number),
+            "--seeds" => parsed.seeds = number,
+            "--from" => parsed.from = Some(number),
+            "--hours" => parsed.hours = number,
+            "--threads" => parsed.threads = Some(usize::try_from(number)?.max(1)),
+            _ => bail!("{word} is unknown\nusage: {USAGE}"),
         }
     }
-
-    /// Simulated hours of a whole cluster.
-    pub fn hours(&self) -> f64 {
-        self.simulated_ms as f64 / 3_600_000.0
-    }
-
-    /// One line for people.
-    pub fn line(&self, took: Duration) -> String {
-        format!(
-            "{} seeds, {:.1} cluster-hours in {:.0} s; {} faults ({} power cuts of everything), {} messages lost or doubled, {} elections, {} entries, {} attempts started again; {} acknowledged jobs, {} violations",
-            self.seeds,
-            self.hours(),
-            took.as_secs_f64(),
-            self.faults,
-            self.power_cuts,
-            self.messages,
-            self.elections,
-            self.entries,
-            self.restarts,
-            self.acknowledged,
-            self.violations.len()
-        )
-    }
-}
-
-/// What is wrong with a run, and how to see it again.
-pub fn explain(report: &Report) -> String {
-    match &report.violation {
-        Some(violation) => format!(
-            "seed {}: {} does not hold at {} ms: {}\n  replay: {}",
-            report.seed,
-            violation.property,
-            report.simulated_ms,
-            violation.what,
-            report.replay()
-        ),
-        None => format!("seed {}: every property held", report.seed),
-    }
+    Ok(parsed)
 }
 
 /// Runs the subcommand. `words` follow `sim`.
@@ -90,47 +54,38 @@ pub fn explain(report: &Report) -> String {
 /// # Errors
 /// For words it does not know, and when a property did not hold.
 pub fn main(words: &[&str]) -> Result<()> {
-    let (mut seed, mut seeds, mut from, mut hours) = (None, None, 1, None);
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let value = words
-            .next()
-            .with_context(|| format!("{word} needs a number\nusage: {USAGE}"))?;
-        let number: u64 = value
-            .parse()
-            .with_context(|| format!("{word} {value}: use a whole number"))?;
-        match *word {
-            "--seed" => seed = Some(number),
-            "--seeds" => seeds = Some(number),
-            "--from" => from = number,
-            "--hours" => hours = Some(number),
-            _ => bail!("{word} is unknown\nusage: {USAGE}"),
-        }
-    }
+    let words = parse(words)?;
     let began = Instant::now();
     let mut totals = Totals::default();
-    if let Some(seed) = seed {
-        let report = run(seed, None);
+    if let Some(seed) = words.seed {
+        let report = run_hours(seed, words.hours, None);
         println!("{}", explain(&report));
         println!("fingerprint {}", report.fingerprint);
         println!("{:?}", report.counts);
         totals.add(report);
+    } else if words.seeds == 0 {
+        bail!("usage: {USAGE}");
     } else {
-        let Some(seeds) = seeds else {
-            bail!("usage: {USAGE}");
+        let from = words.from.unwrap_or(1);
+        let seeds = from..from.saturating_add(words.seeds);
+        let threads = match words.threads {
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        for seed in from..from.saturating_add(seeds) {
-            if hours.is_some_and(|hours| totals.hours() >= hours as f64) {
-                break;
-            }
-            let report = run(seed, None);
+        many::run(seeds, words.hours, threads, |report| {
             if report.violation.is_some() {
                 println!("{}", explain(&report));
             }
             totals.add(report);
-        }
+        });
     }
-    println!("{}", totals.line(began.elapsed()));
+    let took = began.elapsed();
+    println!("{}", totals.text(took));
+    if let Some(path) = &words.json {
+        let record = totals.record(words.hours, words.from.or(words.seed).unwrap_or(1), took);
+        let text = serde_json::to_string_pretty(&record)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
     if totals.violations.is_empty() {
         Ok(())
     } else {

@@ -8,7 +8,14 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::{CLIENT_RETRY_MS, CLIENT_TRY_MS};
 
 use super::coordinator::{Outcome, Waiter};
-use super::world::{COORDINATORS, Event, World};
+use super::world::{COORDINATORS, Event, Weather, World};
+use crate::checkers::Violation;
+
+/// Of a hundred looks at the clock in idle time, so many begin something.
+const IDLE_CALLS_PERCENT: u64 = 3;
+/// Of a hundred calls, so many are the last one once more, though it was answered; and some of these ask for something else.
+const AGAIN_PERCENT: u64 = 8;
+const MISUSE_PERCENT: u64 = 3;
 
 /// Answered, refused for now, or of unknown outcome.
 pub(super) type Answer = Outcome;
@@ -20,6 +27,8 @@ pub(super) struct Call {
     number: u64,
     key: [u8; 16],
     body: Body,
+    /// The key was used for another request before: this one has to be refused.
+    misused: bool,
 }
 
 /// A user with at most one call open.
@@ -28,6 +37,8 @@ pub(super) struct Client {
     open: Option<(Box<Call>, u64, u64)>,
     calls: u64,
     own: Vec<JobId>,
+    /// The last submit that was answered with a job.
+    last: Option<Box<Call>>,
 }
 
 impl Client {
@@ -37,6 +48,7 @@ impl Client {
             open: None,
             calls: 0,
             own: Vec::new(),
+            last: None,
         }
     }
 
@@ -59,24 +71,38 @@ impl Client {
 impl World {
     /// A user looks at the clock: begins something, tries again, or gives up.
     pub(super) fn on_client_turn(&mut self, who: usize) {
-        let now = self.now;
+        let (now, storms) = (self.now, self.storms());
+        let idles = self.weather == Weather::Idle;
         match &self.clients[who].open {
-            None if self.calm => return,
-            None => self.begin(who),
-            Some((_, began, _)) if now > began + CLIENT_RETRY_MS && !self.calm => {
+            None if storms || (idles && self.dice.chance(IDLE_CALLS_PERCENT)) => self.begin(who),
+            None => {}
+            Some((_, began, _)) if now > began + CLIENT_RETRY_MS && storms => {
                 self.clients[who].open = None;
             }
             Some((_, _, tried)) if now > tried + CLIENT_TRY_MS => self.try_again(who),
             Some(_) => {}
         }
-        let delay = self.dice.between(200, 4_000);
+        let delay = self.dice.between(500, 5_000);
         self.after(delay, Event::ClientTurn(who));
     }
 
     fn begin(&mut self, who: usize) {
         let client = &mut self.clients[who];
         client.calls += 1;
-        let (number, cancels) = (client.calls, self.dice.chance(15) && !client.own.is_empty());
+        let (number, roll) = (client.calls, self.dice.roll(100));
+        let old = client.last.clone().filter(|_| roll < AGAIN_PERCENT);
+        if let Some(mut call) = old {
+            call.number = number;
+            if roll < MISUSE_PERCENT
+                && let Body::SubmitJob(submit) = &mut call.body
+            {
+                call.misused = true;
+                submit.submitter_uid += 1;
+            }
+            self.clients[who].open = Some((call, self.now, self.now));
+            return self.try_again(who);
+        }
+        let cancels = self.dice.chance(15) && !client.own.is_empty();
         let body = if cancels {
             let job = client.own[self.dice.place(client.own.len())];
             Body::CancelJobs(CancelJobs { jobs: vec![job] })
@@ -105,6 +131,7 @@ impl World {
             number,
             key,
             body,
+            misused: false,
         };
         self.clients[who].open = Some((Box::new(call), self.now, self.now));
         self.try_again(who);
@@ -154,7 +181,7 @@ impl World {
         }
         let key = IdempotencyKey {
             uuid: call.key,
-            request_hash: *blake3::hash(&call.key).as_bytes(),
+            request_hash: *blake3::hash(format!("{:?}", call.body).as_bytes()).as_bytes(),
         };
         let waiter = Waiter::Client {
             client: call.client,
@@ -194,10 +221,21 @@ impl World {
             return;
         };
         let key = call.key;
-        client.open = None;
+        let Some((call, ..)) = client.open.take() else {
+            return;
+        };
+        if call.misused {
+            if !matches!(&reply, Reply::Rejected(_)) {
+                let what = format!("a key that was used before was answered with {reply:?}");
+                let property = "I9";
+                self.violate(Violation { property, what });
+            }
+            return;
+        }
         match reply {
             Reply::Submitted { job } => {
                 client.own.push(job);
+                client.last = Some(call);
                 let checked = self.checkers.acknowledged.submitted(key, job, index);
                 self.check(checked);
             }

@@ -36,7 +36,7 @@ pub(super) struct Lead {
 impl World {
     /// Begins to lead once the term's first entry is applied; then what is due.
     pub(super) fn lead_on(&mut self, who: usize) {
-        let now = self.now;
+        let now = self.mono_ms(who);
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
@@ -62,7 +62,7 @@ impl World {
 
     /// Feeds the step of a coordinator that leads, and carries out what comes of it.
     pub(super) fn led(&mut self, who: usize, event: step::Event) {
-        let now = self.now;
+        let now = self.mono_ms(who);
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
@@ -92,6 +92,7 @@ impl World {
                 if let Some(member) = &mut self.coordinators[who].live {
                     let id = member.next_id;
                     member.next_id += 1;
+                    member.reading = true;
                     member.inbox.push(Input::ReadIndex { id });
                 }
             }

@@ -6,42 +6,44 @@
 
 pub mod cli;
 mod client;
+mod clocks;
 mod coordinator;
+mod course;
 mod dice;
 mod disk;
 mod faults;
 mod keeper;
 mod leading;
 mod machine;
+mod many;
+mod marks;
 pub mod mutants;
 mod node;
+mod observe;
 mod plants;
+mod records;
 mod stream;
+pub mod totals;
+mod vitals;
 mod words;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mlctl_coordinator::state::invariants;
-
+pub use marks::{Mark, Marks};
 pub use plants::Plant;
 pub use world::Counts;
-use world::{COORDINATORS, World};
+use world::World;
 
-use crate::checkers::{Violation, unacknowledged, unfinished};
-
-/// How long things break, milliseconds of virtual time.
-const CHAOS_MS: u64 = 100_000;
-/// How long everything may take to end once all is healed: a gang that does not get ready takes two minutes.
-const CALM_MS: u64 = 500_000;
-/// Between two looks during the calm.
-const LOOK_MS: u64 = 2_000;
+use crate::checkers::Violation;
 
 /// What became of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Its seed.
     pub seed: u64,
+    /// Hours that it was to last, 0: one storm and its calm.
+    pub hours: u64,
     /// A hash over everything that happened.
     pub fingerprint: String,
     /// Simulated milliseconds.
@@ -56,6 +58,8 @@ pub struct Report {
     pub entries: u64,
     /// Faults, by kind.
     pub counts: Counts,
+    /// Rare paths that were taken.
+    pub marks: Marks,
     /// The first property that did not hold.
     pub violation: Option<Violation>,
 }
@@ -63,18 +67,25 @@ pub struct Report {
 impl Report {
     /// The one command that replays it.
     pub fn replay(&self) -> String {
-        format!(
-            "cargo run -p mlctl-tests --release -- sim --seed {}",
-            self.seed
-        )
+        let hours = match self.hours {
+            0 => String::new(),
+            hours => format!(" --hours {hours}"),
+        };
+        let seed = self.seed;
+        format!("cargo run -p mlctl-tests --release -- sim --seed {seed}{hours}")
     }
 }
 
-/// Runs one seed to its end or to the first violation. `plant`: with this bug around the cores.
+/// Runs one seed to its end or to the first violation: one storm and its calm. `plant`: with this bug around the cores.
 pub fn run(seed: u64, plant: Option<Plant>) -> Report {
+    run_hours(seed, 0, plant)
+}
+
+/// Runs one seed for `hours` of virtual time, or to the first violation.
+pub fn run_hours(seed: u64, hours: u64, plant: Option<Plant>) -> Report {
     let mut world = World::new(seed, plant);
     // A core that panics has found a contradiction by itself. What it left behind is only counted.
-    let ended = catch_unwind(AssertUnwindSafe(|| play(&mut world)));
+    let ended = catch_unwind(AssertUnwindSafe(|| world.play(hours)));
     if let Err(panic) = ended {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
@@ -86,71 +97,15 @@ pub fn run(seed: u64, plant: Option<Plant>) -> Report {
     }
     Report {
         seed,
+        hours,
         fingerprint: world.print.finalize().to_hex().to_string(),
         simulated_ms: world.now,
-        acknowledged: world.checkers.acknowledged.jobs().len() as u64,
+        acknowledged: world.checkers.acknowledged.count() as u64,
         ended: world.checkers.terminal.ended(),
         elections: world.checkers.consensus.elections() as u64,
         entries: world.head.applied_index(),
         counts: world.counts,
+        marks: world.marks,
         violation: world.violation,
     }
-}
-
-fn play(world: &mut World) {
-    world.run_until(CHAOS_MS);
-    world.heal();
-    let end = world.now + CALM_MS;
-    while world.violation.is_none() && world.now < end && !settled(world) {
-        world.run_until(world.now + LOOK_MS);
-    }
-    if world.violation.is_none() && !settled(world) {
-        let open = unfinished(&world.head, &world.checkers.acknowledged.jobs());
-        let (seconds, events) = (CALM_MS / 1_000, unacknowledged_events(world));
-        let what = format!(
-            "{seconds} s after everything healed these are not over: {open:?}, and {events} events are not acknowledged"
-        );
-        world.violate(Violation {
-            property: "L",
-            what,
-        });
-    }
-    // The last power cut: what is on the disks is all there is.
-    for who in 0..COORDINATORS {
-        world.crash_coordinator(who, true);
-        world.boot_coordinator(who);
-    }
-    world.run_until(world.now + 3 * LOOK_MS);
-    for who in 0..COORDINATORS {
-        let Some(member) = &world.coordinators[who].live else {
-            continue;
-        };
-        let state = member.state.clone();
-        let caught_up = state.applied_index() >= world.head.applied_index();
-        let checked = world.checkers.acknowledged.check(&state);
-        world.check(checked);
-        let mut broken = invariants::check(&state).into_iter().map(|one| one.rule);
-        let what = broken
-            .next()
-            .or((!caught_up).then_some("a member does not catch up"));
-        if let Some(what) = what.filter(|_| world.violation.is_none()) {
-            let what = format!("coordinator {}: {what}", who + 1);
-            world.violate(Violation {
-                property: "state",
-                what,
-            });
-        }
-    }
-}
-
-/// Nobody waits for an answer, every acknowledged job is over, and so is every event.
-fn settled(world: &World) -> bool {
-    let waiting = world.clients.iter().any(client::Client::waits);
-    let open = unfinished(&world.head, &world.checkers.acknowledged.jobs());
-    !waiting && open.is_empty() && unacknowledged_events(world) == 0
-}
-
-fn unacknowledged_events(world: &World) -> usize {
-    let agents = world.nodes.iter().filter_map(|node| node.agent.as_ref());
-    agents.map(|agent| unacknowledged(&agent.records())).sum()
 }

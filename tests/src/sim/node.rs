@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use mlctl_agent::core as agent;
 use mlctl_coordinator::state::records::{Device, NodeFacts};
 use mlctl_proto::ids::JobId;
+use mlctl_proto::persist;
 
+use super::clocks::Rate;
 use super::keeper::{Keeper, Laid};
+use super::marks::Mark;
 use super::stream::{Down, Up};
 use super::world::{COORDINATORS, Event, Process, World};
 use crate::checkers::{Key, journaled};
@@ -17,6 +20,8 @@ const FIRST_ANSWER_MS: u64 = 3_000;
 /// A machine with an agent.
 pub(super) struct Node {
     pub(super) name: String,
+    /// How fast its clock runs.
+    rate: Rate,
     /// Counts boots of the machine.
     pub(super) boot: u64,
     /// Counts starts of the agent.
@@ -37,6 +42,8 @@ pub(super) struct Node {
     pub(super) paused_until: u64,
     /// The whole machine sleeps, ranks included.
     pub(super) frozen_until: u64,
+    /// The last checkpoint that was told of: which journal, which event.
+    announced: (u64, u64),
 }
 
 /// A running agent.
@@ -56,9 +63,10 @@ impl Agent {
 }
 
 impl Node {
-    pub(super) fn new(number: usize) -> Self {
+    pub(super) fn new(number: usize, rate: Rate) -> Self {
         Self {
             name: format!("n{}", number + 1),
+            rate,
             boot: 1,
             life: 0,
             agent: None,
@@ -71,6 +79,7 @@ impl Node {
             checkpoints: BTreeMap::new(),
             paused_until: 0,
             frozen_until: 0,
+            announced: (0, 0),
         }
     }
 
@@ -114,6 +123,7 @@ impl World {
             node.journal += 1;
             recovered.renumber(id(node));
         }
+        let now = node.rate.shows(now);
         let (core, actions) = agent::Core::new(node.name.clone(), recovered, now);
         // The journal is written anew at every start.
         node.durable = core.records();
@@ -194,7 +204,7 @@ impl World {
 
     /// One event for an agent's core, and everything it says.
     pub(super) fn step(&mut self, who: usize, event: agent::Event) {
-        let now = self.now;
+        let now = self.nodes[who].rate.shows(self.now);
         let Some(agent) = &mut self.nodes[who].agent else {
             return;
         };
@@ -214,7 +224,7 @@ impl World {
         if agent.tick_at != due {
             agent.tick_at = due;
             if let Some(due) = due {
-                let delay = due.saturating_sub(self.now);
+                let delay = self.nodes[who].rate.until(due, self.now);
                 self.after(delay, Event::AgentTick { at, due });
             }
         }
@@ -224,8 +234,13 @@ impl World {
         let at = self.process(who);
         match action {
             agent::Action::Journal { ticket, records } => {
+                let buries =
+                    |record: &agent::Record| matches!(record, agent::Record::Tombstone { .. });
+                if records.iter().any(buries) {
+                    self.marks.hit(Mark::TombstoneStop);
+                }
                 self.nodes[who].written.push((Some(ticket), records));
-                let slow = !self.calm && self.dice.chance(5);
+                let slow = self.storms() && self.dice.chance(5);
                 let delay = self.dice.between(1, if slow { 100 } else { 6 });
                 self.after(delay, Event::JournalSynced(at, ticket));
             }
@@ -238,6 +253,7 @@ impl World {
                     let checked = journaled::sends(&node.name, events, &node.durable);
                     self.check(checked);
                 }
+                self.observe_announced(who, &message);
                 if let Some(stream) = self.agent(at).and_then(|agent| agent.stream) {
                     self.push_up(stream, Up::Say(message));
                 }
@@ -274,6 +290,36 @@ impl World {
         }
     }
 
+    /// A checkpoint that is told of again was not acknowledged.
+    fn observe_announced(&mut self, who: usize, message: &agent::ToLeader) {
+        let agent::ToLeader::Events(events) = message else {
+            return;
+        };
+        let sealed = |event: &&persist::AgentEvent| {
+            matches!(
+                event.what,
+                Some(persist::agent_event::What::CheckpointSealed(_))
+            )
+        };
+        let node = &mut self.nodes[who];
+        for event in events.iter().filter(sealed) {
+            let told = (node.journal, event.seq);
+            if told <= node.announced {
+                self.marks.hit(Mark::PartReannounced);
+            }
+            node.announced = node.announced.max(told);
+        }
+    }
+
+    /// The disk of a node is gone with all that was on it; another takes its place.
+    pub(super) fn lose_journal(&mut self, who: usize) {
+        let node = &mut self.nodes[who];
+        node.durable.clear();
+        node.journal += 1;
+        node.laid.clear();
+        node.checkpoints.clear();
+    }
+
     fn hang_up(&mut self, who: usize) {
         let at = self.process(who);
         let Some(agent) = self.agent(at) else {
@@ -286,7 +332,9 @@ impl World {
     }
 
     fn dial_later(&mut self, who: usize) {
-        let delay = self.dice.between(40, if self.calm { 200 } else { 1_500 });
+        let delay = self
+            .dice
+            .between(40, if self.storms() { 1_500 } else { 200 });
         let at = self.process(who);
         self.after(delay, Event::Dial(at));
     }

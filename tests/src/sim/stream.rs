@@ -59,7 +59,8 @@ pub(super) struct Session {
 impl World {
     /// Connects an agent to a coordinator's machine.
     pub(super) fn connect(&mut self, node: usize, coordinator: usize) -> u64 {
-        let id = self.streams.len() as u64 + 1;
+        self.connections += 1;
+        let id = self.connections;
         let stream = Stream {
             node,
             agent_life: self.nodes[node].life,
@@ -140,9 +141,15 @@ impl World {
                 who: coordinator,
                 life: coordinator_life,
             };
+            if matches!(said, Up::End) {
+                self.streams.remove(&id);
+            }
             self.coordinator_hears(at, id, said);
         }
         if let Some(told) = told {
+            if matches!(told, Down::NotLeader | Down::End) {
+                self.streams.remove(&id);
+            }
             let at = Process {
                 who: node,
                 life: agent_life,

@@ -9,10 +9,12 @@ use mlctl_agent::core as agent;
 use mlctl_coordinator::state::State;
 
 use super::client::{Answer, Call, Client};
+use super::clocks::Rate;
 use super::coordinator::Coordinator;
 use super::dice::Dice;
 use super::disk::SnapshotFile;
 use super::keeper::RankEnding;
+use super::marks::Marks;
 use super::node::Node;
 use super::plants::Plant;
 use super::stream::Stream;
@@ -80,6 +82,9 @@ pub(super) enum Event {
     },
     BootCoordinator(usize),
     BootAgent(usize),
+    Repair(usize),
+    Compare(Process),
+    RoomAgain(usize),
     Fault,
     Quieter,
     Watch,
@@ -96,12 +101,35 @@ pub struct Counts {
     pub cuts: u64,
     /// Processes and machines that were paused.
     pub pauses: u64,
+    /// Wall clocks that were set.
+    pub clock_jumps: u64,
+    /// Disks that were nearly full for a while.
+    pub full_disks: u64,
+    /// Bits that flipped in a member's memory.
+    pub memory_flips: u64,
+    /// Bits that rotted on a disk.
+    pub bit_flips: u64,
+    /// Journals of nodes that were lost.
+    pub journals_lost: u64,
+    /// Leaders that were asked to hand over.
+    pub hand_overs: u64,
+    /// Stretches of time in which many messages are lost.
+    pub losses: u64,
     /// Messages that were lost or came twice.
     pub messages: u64,
     /// Attempts that were committed after the first of a job.
     pub restarts: u64,
-    /// Snapshots that a leader's offer installed.
-    pub installs: u64,
+}
+
+/// What a run is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weather {
+    /// Things break, and much is asked for.
+    Storm,
+    /// Nothing breaks, and nothing new is asked for.
+    Calm,
+    /// Nothing breaks, and little is asked for.
+    Idle,
 }
 
 pub(super) struct World {
@@ -115,16 +143,25 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) clients: Vec<Client>,
     pub(super) streams: BTreeMap<u64, Stream>,
+    /// Streams that were ever opened.
+    pub(super) connections: u64,
     /// Until when nothing gets from one endpoint to another. Coordinators come first, then nodes.
     pub(super) cut_until: Vec<Vec<u64>>,
     /// Of a hundred datagrams, so many are lost.
     pub(super) loss: u64,
-    pub(super) calm: bool,
+    pub(super) weather: Weather,
+    /// When everything last healed.
+    pub(super) healed_at: u64,
     pub(super) checkers: Checkers,
     /// The furthest state that any member has applied.
     pub(super) head: State,
+    /// A leader was asked to hand over: to whom, and in which term.
+    pub(super) handing_over: Option<(usize, u64)>,
+    /// The state of which everything was last checked.
+    pub(super) checked: State,
     pub(super) violation: Option<Violation>,
     pub(super) counts: Counts,
+    pub(super) marks: Marks,
     pub(super) print: blake3::Hasher,
 }
 
@@ -140,25 +177,34 @@ impl World {
             number: 0,
             queue: BTreeMap::new(),
             coordinators: (0..COORDINATORS)
-                .map(|_| Coordinator::new(dice.between(0, 4_000) as i64 - 2_000))
+                .map(|_| {
+                    let skew_ms = dice.between(0, 4_000) as i64 - 2_000;
+                    Coordinator::new(skew_ms, Rate(dice.between(980, 1_020)))
+                })
                 .collect(),
-            nodes: (0..nodes).map(Node::new).collect(),
+            nodes: (0..nodes)
+                .map(|number| Node::new(number, Rate(dice.between(900, 1_100))))
+                .collect(),
             clients: (0..3).map(Client::new).collect(),
             streams: BTreeMap::new(),
+            connections: 0,
             cut_until: vec![vec![0; ends]; ends],
             loss: 1,
-            calm: false,
+            weather: Weather::Calm,
+            healed_at: 0,
             checkers: Checkers::default(),
             head: State::new(),
+            handing_over: None,
+            checked: State::new(),
             violation: None,
             counts: Counts::default(),
+            marks: Marks::default(),
             print: blake3::Hasher::new(),
             dice,
         };
         (0..COORDINATORS).for_each(|who| world.after(0, Event::BootCoordinator(who)));
         (0..nodes).for_each(|who| world.after(0, Event::BootAgent(who)));
         (0..3).for_each(|who| world.after(1_000, Event::ClientTurn(who)));
-        world.after(2_000, Event::Fault);
         world.after(WATCH_MS, Event::Watch);
         world
     }
@@ -205,6 +251,7 @@ impl World {
         match event {
             Event::Tick(at)
             | Event::LogSynced(at)
+            | Event::Compare(at)
             | Event::SnapshotWritten(at, _)
             | Event::SnapshotPulled { at, .. } => self.coordinators[at.who].paused_until,
             Event::Raft { to, .. } | Event::Request { to, .. } => {
@@ -262,8 +309,11 @@ impl World {
             } => self.on_answer(client, call, answer),
             Event::BootCoordinator(who) => self.boot_coordinator(who),
             Event::BootAgent(who) => self.boot_agent(who),
+            Event::Repair(who) => self.on_repair(who),
+            Event::Compare(at) => self.on_compare(at),
+            Event::RoomAgain(who) => self.coordinators[who].low = false,
             Event::Fault => self.on_fault(),
-            Event::Quieter => self.loss = if self.calm { 0 } else { 1 },
+            Event::Quieter => self.loss = u64::from(self.storms()),
             Event::Watch => self.watch(),
         }
     }
@@ -282,6 +332,16 @@ impl World {
     /// A coordinator's wall clock, UTC milliseconds.
     pub(super) fn wall_ms(&self, who: usize) -> i64 {
         EPOCH_MS + self.now as i64 + self.coordinators[who].skew_ms
+    }
+
+    /// Things break.
+    /// A coordinator's monotonic clock.
+    pub(super) fn mono_ms(&self, who: usize) -> u64 {
+        self.coordinators[who].rate.shows(self.now)
+    }
+
+    pub(super) fn storms(&self) -> bool {
+        self.weather == Weather::Storm
     }
 
     pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {

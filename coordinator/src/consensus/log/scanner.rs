@@ -47,29 +47,16 @@ pub fn scan(dir: &Path) -> Result<Scan, LogError> {
     check_numbers(dir, &appended)?;
     for (position, (number, path)) in appended.iter().enumerate() {
         let bytes = std::fs::read(path).map_err(LogError::io("read", path))?;
-        let walk = walk(&bytes, *number);
-        scan.files += 1;
-        scan.records += walk.records;
-        let Some(bad) = walk.bad else {
-            continue;
-        };
-        let found = |behind: String| {
+        let judged = judge(&bytes, *number, position + 1 == appended.len());
+        let judged = judged.map_err(|found| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let (offset, what) = (bad.offset, bad.what);
-            LogError::damaged(
-                dir,
-                format!("{name} has a bad record at byte {offset} ({what}) and {behind}"),
-            )
-        };
-        if position + 1 < appended.len() {
-            return Err(found("a later file follows".into()));
-        }
-        if let Some(next) = find_valid(&bytes, bad.offset + 1, *number) {
-            return Err(found(format!("a sound record behind it at byte {next}")));
-        }
-        scan.torn_bytes = torn_bytes(&bytes[bad.offset..]);
-        scan.torn
-            .extend(torn(path, bad.offset).filter(|_| scan.torn_bytes > 0));
+            LogError::damaged(dir, format!("{name} {found}"))
+        })?;
+        scan.files += 1;
+        scan.records += judged.records;
+        scan.torn_bytes = judged.torn_bytes;
+        let torn = torn(path, judged.sound).filter(|_| judged.torn_bytes > 0);
+        scan.torn.extend(torn);
     }
     // Rewritten records are copies that are synced in groups, so a torn group at the end of the last file is no loss
     // as long as the originals exist; that they do is for `recover` to see.
@@ -95,6 +82,53 @@ pub fn scan(dir: &Path) -> Result<Scan, LogError> {
 /// What is to be cut of a file whose records end at `sound`; a file that was torn in its header is left to raft-engine.
 fn torn(path: &Path, sound: usize) -> Option<(PathBuf, u64)> {
     (sound > 0).then(|| (path.to_path_buf(), sound as u64))
+}
+
+/// What is in one file that may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged {
+    /// Sound records.
+    pub records: usize,
+    /// Bytes up to the end of the last of them.
+    pub sound: usize,
+    /// Bytes behind the last of them that are cut off, without preallocated zeros.
+    pub torn_bytes: u64,
+}
+
+/// Judges the bytes of one file of appended records. `last`: no later file follows.
+///
+/// # Errors
+/// With what is wrong, when a record that was synced is bad.
+pub fn judge(bytes: &[u8], number: u64, last: bool) -> Result<Judged, String> {
+    let Walk { records, bad } = walk(bytes, number);
+    let (mut sound, mut torn_bytes) = (bytes.len(), 0);
+    if let Some(Bad { offset, what }) = bad {
+        let found = |behind: String| {
+            Err(format!(
+                "has a bad record at byte {offset} ({what}) and {behind}"
+            ))
+        };
+        if !last {
+            return found("a later file follows".into());
+        }
+        if let Some(next) = find_valid(bytes, offset + 1, number) {
+            return found(format!("a sound record behind it at byte {next}"));
+        }
+        (sound, torn_bytes) = (offset, self::torn_bytes(&bytes[offset..]));
+    }
+    Ok(Judged {
+        records,
+        sound,
+        torn_bytes,
+    })
+}
+
+/// What every file begins with.
+pub fn file_header() -> Vec<u8> {
+    let mut header = MAGIC.to_vec();
+    header.extend(FORMAT_VERSION.to_be_bytes());
+    header.extend(0_u64.to_be_bytes());
+    header
 }
 
 struct Bad {

@@ -1,0 +1,64 @@
+//! Rare paths as they show in what is committed: seen once, on the member that applies an entry first.
+//! Does NOT judge, but for one thing: one key of a client makes one job (I9).
+
+use mlctl_coordinator::state::commands::{AgentEvents, Command};
+use mlctl_coordinator::state::records::Reply;
+use mlctl_coordinator::state::{Applied, Body, Changed, Effect, State};
+use mlctl_proto::errors::Code;
+
+use super::marks::Mark;
+use super::world::World;
+
+impl World {
+    /// `command` took `before` further, for the first time anywhere.
+    pub(super) fn observe(&mut self, before: &State, command: &Command, applied: &Applied) {
+        match &command.body {
+            Body::SubmitJob(_) => self.observe_submit(before, command, applied),
+            Body::RegisterNode(hello) => {
+                let known = before.node(&hello.facts.name);
+                let changed = known.is_some_and(|known| known.journal_id != hello.journal_id);
+                if changed && applied.refusal().is_none() {
+                    self.marks.hit(Mark::JournalIdChanged);
+                }
+            }
+            Body::AgentEvents(report) => self.observe_report(before, report, applied),
+            _ => {}
+        }
+        let reused = applied.refusal().map(|refusal| refusal.code) == Some(Code::KeyReused);
+        if reused {
+            self.marks.hit(Mark::KeyReused);
+        }
+    }
+
+    fn observe_submit(&mut self, before: &State, command: &Command, applied: &Applied) {
+        let (Some(key), Reply::Submitted { job }) = (&command.key, &applied.reply) else {
+            return;
+        };
+        if before.job(*job).is_some() || self.checkers.history.holds(*job) {
+            self.marks.hit(Mark::DuplicateKey);
+        }
+        let user = &command.actor.user_id;
+        let checked = self.checkers.keys.made(user, key, *job);
+        self.check(checked);
+    }
+
+    fn observe_report(&mut self, before: &State, report: &AgentEvents, applied: &Applied) {
+        let acknowledged = applied.effects.iter().find_map(|effect| match effect {
+            Effect::EventsApplied { up_to, .. } => Some(*up_to),
+            _ => None,
+        });
+        let Some((node, up_to)) = before.node(&report.node).zip(acknowledged) else {
+            return;
+        };
+        for event in report.events.iter().filter(|one| one.seq > node.event_mark) {
+            let job = before.job(event.job);
+            if job.is_some_and(|job| job.epoch() > Some(event.epoch)) {
+                self.marks.hit(Mark::StaleEpoch);
+            }
+            let counted = applied.changed.contains(&Changed::Job(event.job));
+            if !counted && event.seq <= up_to {
+                self.marks.hit(Mark::EventRefused);
+            }
+        }
+    }
+}
