@@ -267,7 +267,7 @@ impl World {
             if member.steps.front().is_some_and(installs) {
                 self.marks.hit(Mark::SecondSnapshot);
             }
-            self.coordinators[at.who].disk.store_snapshot(file);
+            self.coordinators[at.who].disk.receive(file);
             self.turn(at.who);
         }
     }

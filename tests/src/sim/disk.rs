@@ -74,6 +74,8 @@ impl SnapshotFile {
 pub(super) struct Disk {
     log: Recovered,
     snapshots: BTreeMap<u64, SnapshotFile>,
+    /// Snapshots that were pulled from leaders. One counts only when the log says that it begins after it.
+    received: BTreeMap<u64, SnapshotFile>,
     /// Written and not synced: a crash loses it.
     unsynced: Vec<Persist>,
     /// What is wrong with the bytes of the log.
@@ -125,7 +127,11 @@ impl Disk {
         if let Some(meta) = &persist.install {
             self.log.entries.clear();
             self.log.floor = (meta.index, meta.term);
-            self.snapshots.retain(|index, _| *index == meta.index);
+            self.snapshots.clear();
+            self.rotten_snapshot = None;
+            if let Some(file) = self.received.remove(&meta.index) {
+                self.store_snapshot(file);
+            }
         }
         self.log.hard_state = persist.hard_state;
         if let Some(first) = first {
@@ -144,6 +150,7 @@ impl Disk {
             }
             _ => {}
         }
+        self.received.clear();
     }
 
     /// A bit rots in a synced record of the log. Not in the last: there it cannot be told from a torn write.
@@ -177,6 +184,10 @@ impl Disk {
         let older = self.snapshots.keys().rev().nth(1).copied().unwrap_or(0);
         self.snapshots.retain(|index, _| *index >= older);
         self.rotten_snapshot = self.rotten_snapshot.filter(|rotten| *rotten >= older);
+    }
+
+    pub(super) fn receive(&mut self, file: SnapshotFile) {
+        self.received.insert(file.meta.index, file);
     }
 
     pub(super) fn store_snapshot(&mut self, file: SnapshotFile) {

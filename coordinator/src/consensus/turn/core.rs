@@ -137,7 +137,10 @@ impl Core {
     }
 
     fn tick(&mut self, out: &mut Outputs) {
-        self.node.tick();
+        // raft looks through all unapplied entries before it asks for votes, and those below a snapshot are gone.
+        if !self.restoring() {
+            self.node.tick();
+        }
         self.reads.tick(&mut out.refused_reads);
         if self.may_issue_reads()
             && let Some(round) = self.reads.newest_round()
@@ -174,6 +177,7 @@ impl Core {
                     last,
                 });
             }
+            MessageType::MsgTimeoutNow if self.restoring() => return Ok(()),
             // A follower cannot hold more of this term than its leader has. (From before a restart it can.)
             MessageType::MsgAppendResponse
                 if self.node.raft.state == StateRole::Leader
@@ -203,6 +207,11 @@ impl Core {
         }
         self.hand_to_raft(message, out);
         Ok(())
+    }
+
+    /// A snapshot took the place of the log, and the state machine does not hold it yet.
+    fn restoring(&self) -> bool {
+        self.node.raft.raft_log.applied() < self.node.store().floor()
     }
 
     fn hand_to_raft(&mut self, message: Message, out: &mut Outputs) {

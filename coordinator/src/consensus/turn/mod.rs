@@ -14,6 +14,8 @@ mod election;
 mod frame;
 mod promise;
 mod reads;
+#[cfg(test)]
+mod restore_tests;
 mod steps;
 mod storage;
 #[cfg(test)]

@@ -40,6 +40,11 @@ impl TailStorage {
         &self.voters
     }
 
+    /// The index before the first entry that is kept.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor.0
+    }
+
     pub(super) fn hard_state(&self) -> &HardState {
         &self.hard_state
     }
