@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use mlctl_coordinator::consensus::turn::Input;
 use mlctl_coordinator::leader::orders::Order;
-use mlctl_coordinator::leader::step::{self, Output, Term, plan_again_in};
+use mlctl_coordinator::leader::step::{self, Note, Output, Term, plan_again_in};
 use mlctl_coordinator::scheduler;
 use mlctl_coordinator::state::Body;
 use mlctl_coordinator::state::commands::{Bootstrap, StartAttempts};
@@ -14,6 +14,7 @@ use mlctl_coordinator::state::view::ClusterView;
 use mlctl_proto::ids::JobId;
 
 use super::coordinator::{Outcome, Waiter, system};
+use super::marks::Mark;
 use super::stream::Down;
 use super::words;
 use super::world::World;
@@ -97,6 +98,9 @@ impl World {
                 }
             }
             Output::Plan { heard, salvaging } => self.plan(who, heard, salvaging),
+            Output::Note(Note::Salvaged { in_time: true, .. }) => {
+                self.marks.hit(Mark::SalvageCommit);
+            }
             Output::Note(_) => {}
         }
     }

@@ -54,6 +54,10 @@ marks! {
     DiskFull = "disk-full reject",
     /// A leader whose clock was off handed over.
     ClockRefusal = "clock refusal",
+    /// A job waited for word of a checkpoint before it started again, and the word came.
+    SalvageCommit = "salvage commit",
+    /// A node came back before a successor had taken over: what it ran goes on, the successor was dropped.
+    SupersedeRecalled = "supersede recalled",
     /// A power cut of all coordinators and all nodes at once.
     WholePowerCut = "whole-cluster power cut",
 }

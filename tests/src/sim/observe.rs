@@ -20,6 +20,7 @@ impl World {
                 if changed && applied.refusal().is_none() {
                     self.marks.hit(Mark::JournalIdChanged);
                 }
+                self.observe_recall(before, applied);
             }
             Body::AgentEvents(report) => self.observe_report(before, report, applied),
             _ => {}
@@ -40,6 +41,20 @@ impl World {
         let user = &command.actor.user_id;
         let checked = self.checkers.keys.made(user, key, *job);
         self.check(checked);
+    }
+
+    /// A hello took what is in doubt back, though its successor was committed.
+    fn observe_recall(&mut self, before: &State, applied: &Applied) {
+        for changed in &applied.changed {
+            let Changed::Job(id) = changed else {
+                continue;
+            };
+            let newest = before.job(*id).and_then(|job| before.current_attempt(job));
+            let succeeded = newest.is_some_and(|newest| !newest.in_doubt && !newest.closed());
+            if before.in_doubt(*id).is_some() && succeeded {
+                self.marks.hit(Mark::SupersedeRecalled);
+            }
+        }
     }
 
     fn observe_report(&mut self, before: &State, report: &AgentEvents, applied: &Applied) {
