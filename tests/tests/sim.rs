@@ -49,8 +49,8 @@ fn new_seeds_until_the_box_closes() {
 fn fixed_seeds_hold_and_reach_what_matters() {
     let reports: Vec<Report> = [1, 2, 3, 4, 8].into_iter().map(holds).collect();
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
-    assert!(sum(|report| report.acknowledged) > 200);
-    assert!(sum(|report| report.ended) > 200);
+    assert!(sum(|report| report.acknowledged) > 100);
+    assert!(sum(|report| report.ended) > 100);
     assert!(sum(|report| report.elections) > 10);
     assert!(sum(|report| report.counts.restarts) > 20);
     assert!(sum(|report| report.counts.crashes) > 20);
