@@ -56,5 +56,8 @@ pub const CFGS: &[&str] = &[
     "mlctl_mutants",
 ];
 
+/// Metadata of an answer that another coordinator passed on: `host:port` of the one that leads, for whoever wants to ask it directly.
+pub const LEADER_METADATA: &str = "mlctl-leader";
+
 /// What this build can do, as every hello carries it.
 pub const CAPABILITIES: &[&str] = &["exec", "python", "torchrun", "local-checkpoints"];

@@ -1,20 +1,24 @@
 //! How commands reach the cluster: any coordinator, in turn, with a deadline per try and one overall.
 //! A call that may have been done is sent again with the same idempotency key. Knows no command.
+mod hint;
 mod upload;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use mlctl_proto::LEADER_METADATA;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::{CLIENT_RETRY_MS, CLIENT_TRY_MS, MESSAGE_BYTES_MAX};
 use mlctl_runtime::config::ContextFile;
 use mlctl_runtime::identity::Bundle;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::args::Global;
 use crate::failure::Failure;
 
+use hint::Hint;
 pub use upload::upload_code;
 
 /// A connection to a cluster that survives the loss of the coordinator it talks to.
@@ -23,6 +27,7 @@ pub struct Client {
     addresses: Vec<String>,
     at: usize,
     channel: Option<Channel>,
+    hint: Option<Hint>,
 }
 
 /// 16 random bytes: the key under which a request counts once, however often it is sent.
@@ -44,7 +49,12 @@ impl Client {
             )));
         }
         let context = ContextFile::read(&path).map_err(Failure::config)?;
-        Ok(Self::of(&context))
+        let (hint, client) = (Hint::beside(&path), Self::of(&context));
+        Ok(Self {
+            at: hint.position(&client.addresses),
+            hint: Some(hint),
+            ..client
+        })
     }
 
     /// The cluster of `context`.
@@ -54,6 +64,7 @@ impl Client {
             addresses: context.addresses.clone(),
             at: 0,
             channel: None,
+            hint: None,
         }
     }
 
@@ -109,7 +120,10 @@ impl Client {
     {
         let channel = self.channel().await?;
         match tokio::time::timeout(Duration::from_millis(CLIENT_TRY_MS), call(channel)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Ok(answer)) => {
+                self.note(answer.metadata());
+                Ok(answer.into_inner())
+            }
             Ok(Err(status)) => Err(Failure::from(&status)),
             Err(_) => Err(Failure::from(Refusal::new(
                 Code::Unavailable,
@@ -119,6 +133,20 @@ impl Client {
                     CLIENT_TRY_MS / 1000
                 ),
             ))),
+        }
+    }
+
+    /// Who passes calls on says to whom; else whoever answered is the one to begin with the next time.
+    fn note(&mut self, metadata: &MetadataMap) {
+        let leader = metadata.get(LEADER_METADATA);
+        let leader = leader.and_then(|value| value.to_str().ok());
+        let leader = leader.unwrap_or(self.address()).to_owned();
+        if let Some(hint) = self
+            .hint
+            .as_mut()
+            .filter(|_| self.addresses.contains(&leader))
+        {
+            hint.note(&leader);
         }
     }
 

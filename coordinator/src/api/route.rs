@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mlctl_proto::LEADER_METADATA;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::CLIENT_TRY_MS;
 use mlctl_runtime::telemetry::trace_context;
@@ -85,9 +86,20 @@ where
     person.put(request.metadata_mut())?;
     trace_context::inject(request.metadata_mut());
     let answer = tokio::time::timeout(PATIENCE, there(lease, request)).await;
-    answer.unwrap_or_else(|_| {
+    let answer = answer.unwrap_or_else(|_| {
         Err(Refusal::new(Code::Unavailable, "the leader does not answer; try again").into())
-    })
+    });
+    answer.map(|reply| saying_who(shared, leader, reply))
+}
+
+/// Tells the caller whom to ask directly the next time. A hint: whoever is asked answers.
+fn saying_who<R>(shared: &Shared, leader: MemberId, mut reply: Response<R>) -> Response<R> {
+    let members = shared.config.members.iter();
+    let mut found = members.filter(|member| member.id == leader);
+    if let Some(address) = found.next().and_then(|one| one.address.parse().ok()) {
+        reply.metadata_mut().insert(LEADER_METADATA, address);
+    }
+    reply
 }
 
 /// Who leads, once somebody does.

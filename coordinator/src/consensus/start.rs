@@ -57,7 +57,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults: ticks of 10 ms, heartbeats each 50 ms, elections after 240 to 480 ms, a snapshot each 10,000
+    /// The defaults: ticks of 10 ms, heartbeats each 80 ms, elections after 240 to 480 ms, a snapshot each 10,000
     /// entries, no bootstrap.
     pub fn new(dir: impl Into<PathBuf>, id: MemberId, voters: Vec<MemberId>) -> Self {
         let core = CoreConfig::new(id, Vec::new(), id);

@@ -59,7 +59,8 @@ pub fn facts() -> Value {
         .map_or(0, |since| since.as_secs());
     json!({
         "commit": git(&["rev-parse", "HEAD"]),
-        "modified": !git(&["status", "--porcelain", "--untracked-files=no"]).is_empty(),
+        // What was measured, that is: the benches themselves write into docs.
+        "modified": !git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"]).is_empty(),
         "unix_s": seconds,
         "cpu": entry("/proc/cpuinfo", "model name"),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),

@@ -62,14 +62,14 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
-    /// The defaults for a tick of 10 ms: heartbeats each 50 ms, elections after 240 to 480 ms, reads fail after 2 s.
+    /// The defaults for a tick of 10 ms: heartbeats each 80 ms, elections after 240 to 480 ms, reads fail after 2 s.
     pub fn new(id: MemberId, voters: Vec<MemberId>, seed: u64) -> Self {
         Self {
             id,
             voters,
             seed,
             election_tick: 24,
-            heartbeat_tick: 5,
+            heartbeat_tick: 8,
             applied: 0,
             max_message_bytes: 1 << 20,
             max_inflight: 64,
