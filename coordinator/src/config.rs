@@ -47,6 +47,9 @@ pub struct Config {
     /// From the command line: this is the first start of a new member in an empty data directory.
     #[serde(skip)]
     pub bootstrap: bool,
+    /// From the command line: if the data directory cannot vote any more, set it aside and join under a new id.
+    #[serde(skip)]
+    pub rejoin: bool,
 }
 
 /// A voting member of the cluster.
@@ -55,7 +58,8 @@ pub struct Config {
 pub struct Member {
     /// As in its certificate.
     pub name: String,
-    /// Random, never 0, never used again.
+    /// Its id at the founding of the cluster: random, never 0, never used again. A member that joins again draws another
+    /// one, which stands in its data directory and in the log; nobody changes it here.
     pub id: u64,
     /// `host:port` by which agents, people and other members reach it.
     pub address: String,
@@ -151,6 +155,16 @@ impl Config {
     pub fn check(&self) -> Result<(), BadConfig> {
         let wrong = |why: String| Err(BadConfig::Content(why));
         let count = self.members.len();
+        if self.rejoin && self.bootstrap {
+            return wrong(
+                "--bootstrap creates a cluster and --rejoin joins one; leave one out".into(),
+            );
+        }
+        if self.rejoin && count == 1 {
+            return wrong(
+                "--rejoin: this cluster has one member, so nobody else holds its data and nobody can let it in; repair or restore its data directory".into(),
+            );
+        }
         if ![1, 3, 5].contains(&count) {
             return wrong(format!("`members` lists {count}; a cluster has 1, 3 or 5"));
         }
@@ -263,11 +277,6 @@ impl Config {
     /// This coordinator among the members.
     pub fn own(&self) -> Option<&Member> {
         self.members.iter().find(|member| member.name == self.name)
-    }
-
-    /// The member with that Raft id.
-    pub fn member(&self, id: u64) -> Option<&Member> {
-        self.members.iter().find(|member| member.id == id)
     }
 }
 

@@ -16,6 +16,7 @@ mod fetching;
 pub mod leader;
 mod logs;
 mod machine;
+mod members;
 mod peers;
 mod published;
 mod run;

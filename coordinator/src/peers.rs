@@ -1,9 +1,11 @@
 //! The way to the other coordinators: Raft messages over one stream each, and channels for everything else.
 //!
+//! Whom there is to reach follows the membership, and a member that speaks first is answered even if it is not known yet:
+//! a member that was away may meet a leader that it has never heard of.
 //! Raft messages may be lost: queues are bounded and drop, and raft sends again. Nothing here knows what is in them.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,7 +21,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::config::Member;
-use crate::consensus::{Handle, MemberId, Transport};
+use crate::consensus::{Handle, MemberId, Membership, Transport};
 use crate::state::records::Reply;
 
 /// Raft messages that may wait for one member.
@@ -40,10 +42,13 @@ const SNAPSHOT_BYTES_MAX: usize = 4 << 30;
 /// The other members.
 pub struct Peers {
     own: MemberId,
-    others: BTreeMap<MemberId, Peer>,
+    others: RwLock<BTreeMap<MemberId, Arc<Peer>>>,
+    /// Who votes beside this one.
+    voters: RwLock<BTreeSet<MemberId>>,
     dialer: Dialer,
     runtime: tokio::runtime::Handle,
-    raft: OnceLock<Handle<Reply>>,
+    /// Set when messages begin to be carried.
+    carrying: OnceLock<(Handle<Reply>, Shutdown)>,
     began: Instant,
     hears: Notify,
 }
@@ -51,7 +56,9 @@ pub struct Peers {
 struct Peer {
     member: Member,
     queue: mpsc::Sender<Bytes>,
-    waiting: Mutex<Option<mpsc::Receiver<Bytes>>>,
+    waiting: Arc<Mutex<mpsc::Receiver<Bytes>>>,
+    /// It was removed: nothing is carried to it any more.
+    over: Shutdown,
     channels: Mutex<Vec<(Channel, Arc<AtomicUsize>)>>,
     /// When its last Raft message came, milliseconds since `began`; 0: never, or its stream broke since.
     heard: AtomicU64,
@@ -72,26 +79,19 @@ impl Drop for Lease {
 }
 
 impl Peers {
-    /// The others among `members`. Must be called inside the runtime that will carry the messages.
+    /// The others among `members`, as far as they are known at the start. Must be called inside the runtime that will
+    /// carry the messages.
     pub fn new(own: MemberId, members: &[Member], dialer: Dialer) -> Self {
         let others = members.iter().filter(|member| member.id != own);
-        let others = others.map(|member| {
-            let (queue, waiting) = mpsc::channel(QUEUE);
-            let peer = Peer {
-                member: member.clone(),
-                queue,
-                waiting: Mutex::new(Some(waiting)),
-                channels: Mutex::default(),
-                heard: AtomicU64::new(0),
-            };
-            (member.id, peer)
-        });
+        let voters = others.clone().map(|member| member.id).collect();
+        let others = others.map(|member| (member.id, Arc::new(Peer::new(member.clone()))));
         Self {
             own,
-            others: others.collect(),
+            others: RwLock::new(others.collect()),
+            voters: RwLock::new(voters),
             dialer,
             runtime: tokio::runtime::Handle::current(),
-            raft: OnceLock::new(),
+            carrying: OnceLock::new(),
             began: Instant::now(),
             hears: Notify::new(),
         }
@@ -99,23 +99,84 @@ impl Peers {
 
     /// Begins to carry messages. Ends with `shutdown`.
     pub fn start(self: &Arc<Self>, raft: Handle<Reply>, shutdown: &Shutdown) {
-        let _ = self.raft.set(raft);
-        for (id, peer) in &self.others {
-            let waiting = lock(&peer.waiting).take();
-            if let Some(waiting) = waiting {
-                tokio::spawn(Arc::clone(self).carry(*id, waiting, shutdown.clone()));
-            }
+        let _ = self.carrying.set((raft, shutdown.clone()));
+        for peer in read(&self.others).values() {
+            self.carry_to(peer);
         }
     }
 
-    /// The other members' ids.
-    pub fn ids(&self) -> impl Iterator<Item = MemberId> {
-        self.others.keys().copied()
+    /// The membership changed: reaches who is new or moved, and gives up who was removed.
+    pub fn know(self: &Arc<Self>, members: &Membership, named: &[Member]) {
+        let others = |id: &MemberId| *id != self.own;
+        *write(&self.voters) = members
+            .ids()
+            .into_iter()
+            .filter(others)
+            .filter(|id| members.votes(*id))
+            .collect();
+        for member in named.iter().filter(|member| others(&member.id)) {
+            self.reach(member);
+        }
+        write(&self.others).retain(|id, peer| {
+            let gone = members.was_removed(*id);
+            if gone {
+                peer.over.trigger();
+            }
+            !gone
+        });
+    }
+
+    /// A coordinator speaks for a member. If that is not known here, answers reach it where a member of that name is.
+    pub fn learn(self: &Arc<Self>, id: MemberId, name: &str) {
+        if id == self.own || read(&self.others).contains_key(&id) {
+            return;
+        }
+        let same = read(&self.others)
+            .values()
+            .find(|peer| peer.member.name == name)
+            .cloned();
+        if let Some(peer) = same {
+            self.reach(&Member {
+                id,
+                ..peer.member.clone()
+            });
+        }
+    }
+
+    fn reach(self: &Arc<Self>, member: &Member) {
+        let mut others = write(&self.others);
+        if others
+            .get(&member.id)
+            .is_some_and(|peer| peer.member == *member)
+        {
+            return;
+        }
+        let peer = Arc::new(Peer::new(member.clone()));
+        if let Some(old) = others.insert(member.id, Arc::clone(&peer)) {
+            old.over.trigger();
+        }
+        drop(others);
+        if self.carrying.get().is_some() {
+            self.carry_to(&peer);
+        }
+    }
+
+    fn carry_to(self: &Arc<Self>, peer: &Arc<Peer>) {
+        self.runtime.spawn(Arc::clone(self).carry(Arc::clone(peer)));
+    }
+
+    fn peer(&self, id: MemberId) -> Option<Arc<Peer>> {
+        read(&self.others).get(&id).cloned()
+    }
+
+    /// The ids of the others who vote.
+    pub fn ids(&self) -> Vec<MemberId> {
+        read(&self.voters).iter().copied().collect()
     }
 
     /// A Raft message of `id` came.
     pub fn heard(&self, id: MemberId) {
-        if let Some(peer) = self.others.get(&id) {
+        if let Some(peer) = self.peer(id) {
             peer.heard.store(self.now_ms(), Ordering::Relaxed);
             self.hears.notify_waiters();
         }
@@ -128,7 +189,7 @@ impl Peers {
 
     /// The stream of Raft messages of `id` ended: it may be gone.
     pub fn unheard(&self, id: MemberId) {
-        if let Some(peer) = self.others.get(&id) {
+        if let Some(peer) = self.peer(id) {
             peer.heard.store(0, Ordering::Relaxed);
         }
     }
@@ -136,8 +197,7 @@ impl Peers {
     /// Whether `id`, if it leads, is likely to be there: a leader says so several times in [`FRESH_MS`].
     pub fn fresh(&self, id: MemberId) -> bool {
         let heard = self
-            .others
-            .get(&id)
+            .peer(id)
             .map_or(0, |peer| peer.heard.load(Ordering::Relaxed));
         heard > 0 && self.now_ms() - heard.min(self.now_ms()) <= FRESH_MS
     }
@@ -149,9 +209,9 @@ impl Peers {
             .max(1)
     }
 
-    /// Members, this one included, that make a majority.
+    /// Voters, this one counted as one, that make a majority.
     pub fn majority(&self) -> usize {
-        self.others.len().div_ceil(2) + 1
+        read(&self.voters).len().div_ceil(2) + 1
     }
 
     /// A connection to `id` with room for one more call. Dials at the first call.
@@ -163,10 +223,7 @@ impl Peers {
             address: format!("member {id}"),
             why: why.to_owned(),
         };
-        let peer = self
-            .others
-            .get(&id)
-            .ok_or_else(|| refused("it is not a member"))?;
+        let peer = self.peer(id).ok_or_else(|| refused("it is not a member"))?;
         let mut channels = lock(&peer.channels);
         let free = channels
             .iter()
@@ -188,25 +245,25 @@ impl Peers {
         Ok(Lease { channel, calls })
     }
 
-    async fn carry(
-        self: Arc<Self>,
-        id: MemberId,
-        waiting: mpsc::Receiver<Bytes>,
-        shutdown: Shutdown,
-    ) {
-        let Some(peer) = self.others.get(&id) else {
+    /// Streams to a member until it is removed or the process ends.
+    async fn carry(self: Arc<Self>, peer: Arc<Peer>) {
+        let Some((raft, shutdown)) = self.carrying.get() else {
             return;
         };
-        let waiting = Arc::new(Mutex::new(waiting));
-        let mut failures = 0;
-        while !shutdown.is_triggered() {
-            let outcome = tokio::select! {
-                outcome = self.stream(peer, Arc::clone(&waiting), &mut failures) => outcome,
-                () = shutdown.wait() => return,
-            };
-            if let Some(raft) = self.raft.get() {
-                raft.unreachable(id);
+        let (id, mut failures) = (peer.member.id, 0);
+        let ended = async || {
+            tokio::select! {
+                () = shutdown.wait() => {}
+                () = peer.over.wait() => {}
             }
+        };
+        while !shutdown.is_triggered() && !peer.over.is_triggered() {
+            let waiting = Arc::clone(&peer.waiting);
+            let outcome = tokio::select! {
+                outcome = self.stream(&peer, waiting, &mut failures) => outcome,
+                () = ended() => return,
+            };
+            raft.unreachable(id);
             // Said once; the dials that follow it are not news.
             if failures == 0 {
                 tracing::info!(peer = %peer.member.name, address = %peer.member.address, reason = %outcome, "no stream to this coordinator; dialling again");
@@ -215,10 +272,10 @@ impl Peers {
             failures += 1;
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = shutdown.wait() => return,
+                () = ended() => return,
             }
             // What waited is old by now; raft sends again what is still true.
-            while lock(&waiting).try_recv().is_ok() {}
+            while lock(&peer.waiting).try_recv().is_ok() {}
         }
     }
 
@@ -308,7 +365,7 @@ impl Transport for Peers {
             );
             return;
         }
-        if let Some(peer) = self.others.get(&to) {
+        if let Some(peer) = self.peer(to) {
             // Full: dropped, as the trait says.
             let _ = peer.queue.try_send(message);
         }
@@ -329,6 +386,28 @@ impl Transport for Peers {
             ))
         })
     }
+}
+
+impl Peer {
+    fn new(member: Member) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        Self {
+            member,
+            queue,
+            waiting: Arc::new(Mutex::new(waiting)),
+            over: Shutdown::new(),
+            channels: Mutex::default(),
+            heard: AtomicU64::new(0),
+        }
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

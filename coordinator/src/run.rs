@@ -3,6 +3,7 @@
 //! Order of the end: no new calls, streams end, consensus stops, the index is written and synced.
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +17,15 @@ use tokio::sync::watch;
 use crate::api;
 use crate::clock::Clock;
 use crate::config::{BadConfig, Config};
-use crate::consensus::{self, Handle, StartError, abort_process};
+use crate::consensus::{self, Begin, Handle, Membership, StartError, abort_process};
 use crate::disk::{Disk, Gauge};
 use crate::fetching::fetch;
 use crate::leader::supervise;
 use crate::logs::Logs;
 use crate::machine::{Machine, OnFatal};
+use crate::members::follow::follow;
+use crate::members::rejoin::{self, RejoinError};
+use crate::members::roster;
 use crate::peers::Peers;
 use crate::published::Published;
 use crate::shared::Shared;
@@ -60,6 +64,21 @@ pub enum RunError {
         /// Whose it should be.
         wanted: String,
     },
+    /// The data directory is another coordinator's.
+    #[error(
+        "{dir} belongs to coordinator {found}, not to {wanted}: a data directory stays with its coordinator"
+    )]
+    OtherDirectory {
+        /// The data directory.
+        dir: String,
+        /// Whose it is.
+        found: String,
+        /// Who started.
+        wanted: String,
+    },
+    /// It was to join again, and could not.
+    #[error("joining again: {0}")]
+    Rejoin(#[from] RejoinError),
     /// Blobs cannot be kept.
     #[error(transparent)]
     Blobs(#[from] StoreError),
@@ -111,7 +130,7 @@ pub async fn run_on(
     install_crypto();
     let identity = Bundle::read(&config.identity)?;
     let tls = server_config(&identity)?;
-    let own = own(&config, &identity)?;
+    check_identity(&config, &identity)?;
     let dir = config.data_dir.clone();
     // Specs and logs are nobody else's to read.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
@@ -119,21 +138,26 @@ pub async fn run_on(
     // Before anything is opened there: on a full disk that needs the reserve's space.
     let disk = Disk::open(&dir, &config.disk, config.dev)
         .map_err(io(format!("measure the disk of {}", dir.display())))?;
-    Note::refuse(&config.raft_dir())?;
     let raft_dir = config.raft_dir();
     // Everything in here ends by this one; a leader first looks for a successor.
     let (asked, shutdown) = (shutdown, Shutdown::new());
-    let peers = Arc::new(Peers::new(own, &config.members, Dialer::new(&identity)?));
     let segments = Arc::new(Segments::open(&dir.join("segments"))?);
     let keeper = segments.start(Arc::from(abort_process()));
     let keeper = keeper.map_err(io("start the thread of history".into()))?;
-    let begun = begin(&config, own, &peers, &segments, &disk.gauge());
+    let ground = Ground {
+        config: &config,
+        gauge: &disk.gauge(),
+        dialer: &Dialer::new(&identity)?,
+        segments: &segments,
+    };
+    let begun = enter(&ground, &asked).await;
     let Consensus {
         raft,
         published,
         writer,
         feed,
         history,
+        peers,
     } = match begun {
         Ok(begun) => begun,
         Err(error) => {
@@ -161,11 +185,13 @@ pub async fn run_on(
     let watching = tokio::spawn(vitals::watch(Arc::clone(&shared)));
     let ending = tokio::spawn(end_when(asked, Arc::clone(&shared)));
     let fetching = tokio::spawn(fetch(Arc::clone(&shared), feed));
+    let following = tokio::spawn(follow(Arc::clone(&shared)));
     tracing::info!(name = %shared.config.name, listen = %shared.config.listen, members = shared.config.members.len(), "coordinator ready");
     let served = serve(&shared, listener, tls, &shutdown).await;
     shutdown.trigger();
-    // It only waits for the shutdown that was just triggered.
+    // They only wait for the shutdown that was just triggered.
     let _ = leading.await;
+    let _ = following.await;
     let _ = watching.await;
     ending.abort();
     let _ = ending.await;
@@ -195,20 +221,17 @@ async fn end_when(asked: Shutdown, shared: Arc<Shared>) {
     shared.shutdown.trigger();
 }
 
-/// This member's id, once its certificate says that it is this member.
-fn own(config: &Config, identity: &Bundle) -> Result<u64, RunError> {
+/// The certificate says that it is this coordinator.
+fn check_identity(config: &Config, identity: &Bundle) -> Result<(), RunError> {
     let peer = identity.peer()?;
-    if peer.id != config.name {
-        return Err(RunError::OtherIdentity {
-            dir: config.identity.display().to_string(),
-            found: peer.to_string(),
-            wanted: config.name.clone(),
-        });
+    if peer.id == config.name {
+        return Ok(());
     }
-    let own = config
-        .own()
-        .ok_or_else(|| BadConfig::Content("`members` does not list this coordinator".into()))?;
-    Ok(own.id)
+    Err(RunError::OtherIdentity {
+        dir: config.identity.display().to_string(),
+        found: peer.to_string(),
+        wanted: config.name.clone(),
+    })
 }
 
 struct Consensus {
@@ -217,18 +240,91 @@ struct Consensus {
     writer: Writer,
     feed: Feed,
     history: Arc<History>,
+    peers: Arc<Peers>,
+}
+
+/// What every way of beginning stands on.
+struct Ground<'a> {
+    config: &'a Config,
+    gauge: &'a Gauge,
+    dialer: &'a Dialer,
+    segments: &'a Arc<Segments>,
+}
+
+/// Starts consensus in this data directory; if that cannot vote any more and the command line says so, in a new one.
+async fn enter(ground: &Ground<'_>, shutdown: &Shutdown) -> Result<Consensus, RunError> {
+    let config = ground.config;
+    let raft = config.raft_dir();
+    let lost = match Note::refuse(&raft) {
+        Err(error @ NoteError::Io { .. }) => return Err(error.into()),
+        Ok(()) => match resume(ground, &raft, shutdown).await {
+            Err(RunError::Consensus(error)) if config.rejoin && error.is_loss() => {
+                error.to_string()
+            }
+            outcome => return outcome,
+        },
+        Err(diverged) if config.rejoin => diverged.to_string(),
+        Err(diverged) => return Err(diverged.into()),
+    };
+    tracing::warn!(%lost, "this data directory cannot vote");
+    let id = rejoin::begin_anew(config, &raft, &config.data_dir.join("index"))?;
+    let begin = rejoin::ask(config, id, ground.dialer, shutdown).await?;
+    begin_as(ground, id, begin)
+}
+
+/// Goes on with what the data directory holds, or founds a cluster in an empty one.
+async fn resume(
+    ground: &Ground<'_>,
+    raft: &Path,
+    shutdown: &Shutdown,
+) -> Result<Consensus, RunError> {
+    let config = ground.config;
+    let identity = consensus::identity(raft).map_err(StartError::from)?;
+    let found = identity
+        .as_ref()
+        .and_then(|identity| roster::name_in(&identity.info));
+    if let Some(found) = found.filter(|found| *found != config.name) {
+        return Err(RunError::OtherDirectory {
+            dir: raft.display().to_string(),
+            found,
+            wanted: config.name.clone(),
+        });
+    }
+    match identity {
+        // It was stopped while it asked to be let in; the id was drawn for good.
+        Some(identity) if identity.joining => {
+            let begin = rejoin::ask(config, identity.id, ground.dialer, shutdown).await?;
+            begin_as(ground, identity.id, begin)
+        }
+        Some(identity) => begin_as(ground, identity.id, Begin::Resume),
+        None => {
+            let own = config.own().map_or(0, |own| own.id);
+            let begin = if config.bootstrap {
+                let members = roster::founders(config);
+                Begin::Found { id: own, members }
+            } else {
+                Begin::Resume
+            };
+            begin_as(ground, own, begin)
+        }
+    }
 }
 
 /// Starts consensus on the state that the index holds; if that does not fit the log, or refers to segments that are not here,
 /// on the snapshot and the log alone: what the log still holds is closed again.
-fn begin(
-    config: &Config,
-    own: u64,
-    peers: &Arc<Peers>,
-    segments: &Arc<Segments>,
-    gauge: &Gauge,
-) -> Result<Consensus, RunError> {
-    let gauge = gauge.clone();
+fn begin_as(ground: &Ground<'_>, own: u64, begin: Begin) -> Result<Consensus, RunError> {
+    let (config, segments) = (ground.config, ground.segments);
+    let raft = config.raft_dir();
+    let known = match &begin {
+        Begin::Resume => consensus::identity(&raft)
+            .map_err(StartError::from)?
+            .map_or_else(Membership::default, |identity| identity.members),
+        Begin::Found { members, .. } | Begin::Join { members, .. } => members.clone(),
+    };
+    let named = roster::known(config, &known);
+    let peers = Arc::new(Peers::new(own, &named, ground.dialer.clone()));
+    peers.know(&known, &named);
+    let gauge = ground.gauge.clone();
     let has_room: HasRoom = Arc::new(move || gauge.room() != Room::Short);
     let index = config.data_dir.join("index");
     let loaded = store::load(&index);
@@ -244,7 +340,14 @@ fn begin(
     };
     if let Some(state) = loaded.filter(whole) {
         let applied = state.applied_index();
-        match begin_with(config, own, peers, (segments, &has_room), state, true) {
+        match begin_with(
+            config,
+            begin.clone(),
+            &peers,
+            (segments, &has_room),
+            state,
+            true,
+        ) {
             Err(RunError::Consensus(StartError::Log(error))) => {
                 tracing::warn!(%error, applied, "the index does not fit the log; starting without it");
             }
@@ -256,8 +359,8 @@ fn begin(
     }
     begin_with(
         config,
-        own,
-        peers,
+        begin,
+        &peers,
         (segments, &has_room),
         State::new(),
         false,
@@ -266,7 +369,7 @@ fn begin(
 
 fn begin_with(
     config: &Config,
-    own: u64,
+    begin: Begin,
     peers: &Arc<Peers>,
     (segments, has_room): (&Arc<Segments>, &HasRoom),
     state: State,
@@ -292,9 +395,7 @@ fn begin_with(
         Arc::clone(segments),
         on_fatal,
     );
-    let voters = config.members.iter().map(|member| member.id).collect();
-    let mut settings = consensus::Config::new(config.raft_dir(), own, voters);
-    settings.bootstrap = config.bootstrap;
+    let settings = consensus::Config::new(config.raft_dir(), begin);
     let transport = Arc::clone(peers);
     match consensus::start(settings, machine, transport, abort_process()) {
         Ok(raft) => Ok(Consensus {
@@ -303,6 +404,7 @@ fn begin_with(
             writer,
             feed,
             history: Arc::new(history),
+            peers: Arc::clone(peers),
         }),
         Err(error) => {
             writer.stop(INDEX_DEADLINE);

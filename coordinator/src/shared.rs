@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Member};
 use crate::consensus::{Committed, Handle, MemberId, ProposeError, ReadError};
 use crate::leader::Port;
 use crate::logs::Logs;
+use crate::members::roster;
 use crate::peers::Peers;
 use crate::published::Published;
 use crate::state::records::{Actor, Reply};
@@ -128,22 +129,29 @@ impl Shared {
     /// `host:port` of every member: the leader first, one that seems to be gone last.
     pub fn addresses(&self) -> Vec<String> {
         let (likely, known) = (self.likely_leader(), self.raft.status().borrow().leader);
-        let mut members: Vec<_> = self.config.members.iter().collect();
+        let mut members = self.members();
         members.sort_by_key(|member| match Some(member.id) {
             id if id == likely => 0,
             id if id == known => 2,
             _ => 1,
         });
-        members
-            .into_iter()
-            .map(|member| member.address.clone())
-            .collect()
+        members.into_iter().map(|member| member.address).collect()
+    }
+
+    /// The configured members, each with the id that it has now.
+    pub fn members(&self) -> Vec<Member> {
+        let (members, leader) = {
+            let status = self.raft.status();
+            let status = status.borrow();
+            (Arc::clone(&status.members), status.leader)
+        };
+        roster::current(&self.config, &members, leader)
     }
 
     /// What people call a member.
     pub fn member_name(&self, id: MemberId) -> String {
-        let known = self.config.member(id);
-        known.map_or_else(|| id.to_string(), |member| member.name.clone())
+        let members = Arc::clone(&self.raft.status().borrow().members);
+        roster::name_of(&members, id).unwrap_or_else(|| id.to_string())
     }
 
     /// The actor of what the coordinator itself proposes.

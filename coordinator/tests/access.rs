@@ -177,14 +177,14 @@ async fn forged_names(all: &Callers) {
         .await
         .expect("a stream");
     denied("another node", other.next().await);
-    let forged = RaftMessage {
-        from: 99,
+    let message = |from| RaftMessage {
+        from,
         message: vec![1],
     };
     denied(
         "another member",
         PeerClient::new(all.member.clone())
-            .raft(tokio_stream::iter([forged]))
+            .raft(tokio_stream::iter([message(11), message(99)]))
             .await,
     );
 }

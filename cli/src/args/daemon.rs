@@ -12,6 +12,10 @@ pub struct CoordinatorArgs {
     /// First start with an empty data directory. Never use it after a disk was lost: the member would vote twice
     #[arg(long)]
     pub bootstrap: bool,
+    /// If the data directory cannot vote any more (wiped or damaged), set it aside and join again under a new member id.
+    /// Changes nothing for a directory that is sound
+    #[arg(long, conflicts_with = "bootstrap")]
+    pub rejoin: bool,
     /// End when this process ends
     #[arg(long, hide = true, value_name = "PID")]
     pub die_with: Option<i32>,

@@ -31,6 +31,7 @@ pub fn coordinator(args: &CoordinatorArgs) -> Result<u8, Failure> {
     die_with(args.die_with)?;
     let mut config: mlctl_coordinator::Config = load_toml(&args.config).map_err(Failure::config)?;
     config.bootstrap = args.bootstrap;
+    config.rejoin = args.rejoin;
     let _telemetry = telemetry("coordinator", &config.name, config.telemetry.otlp.clone());
     block_on(async {
         let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;

@@ -2,7 +2,7 @@
 //!
 //! A certificate says who somebody is; whether a job is theirs is the state machine's question. Actors named in
 //! metadata count only when a coordinator names them, and are an error from everybody else.
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,7 +36,7 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 22] = [
+pub const CALLS: [(&str, Access); 23] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
@@ -59,6 +59,7 @@ pub const CALLS: [(&str, Access); 22] = [
     ("/mlctl.peer.v1.Peer/FetchBlob", Access::Coordinator),
     ("/mlctl.peer.v1.Peer/Vitals", Access::Coordinator),
     ("/mlctl.peer.v1.Peer/FetchSegment", Access::Coordinator),
+    ("/mlctl.peer.v1.Peer/Join", Access::Coordinator),
 ];
 
 /// A caller that was let in.
@@ -68,8 +69,8 @@ pub enum Caller {
     Person(Person),
     /// An agent.
     Node(String),
-    /// Another member.
-    Coordinator(u64),
+    /// Another coordinator, by name.
+    Coordinator(String),
 }
 
 /// A user whose call was let in.
@@ -125,13 +126,13 @@ pub fn node<T>(request: &Request<T>) -> Result<String, Status> {
     }
 }
 
-/// The member behind a request.
+/// The name of the coordinator behind a request. Which member it is, is for consensus to say.
 ///
 /// # Errors
 /// As [`person`].
-pub fn coordinator<T>(request: &Request<T>) -> Result<u64, Status> {
+pub fn coordinator<T>(request: &Request<T>) -> Result<String, Status> {
     match request.extensions().get() {
-        Some(Caller::Coordinator(id)) => Ok(*id),
+        Some(Caller::Coordinator(name)) => Ok(name.clone()),
         _ => Err(stranger()),
     }
 }
@@ -148,7 +149,7 @@ pub fn admit(
     path: &str,
     peer: &Peer,
     headers: &http::HeaderMap,
-    members: &BTreeMap<String, u64>,
+    members: &BTreeSet<String>,
     remote: &str,
 ) -> Result<Caller, Refusal> {
     let denied = |why: String| Err(Refusal::new(Code::Denied, why));
@@ -156,20 +157,20 @@ pub fn admit(
         return denied(format!("there is no call {}", clip(path)));
     };
     let member = match peer.role {
-        Role::Coordinator => match members.get(&peer.id) {
-            Some(id) => Some(*id),
-            None => return denied(format!("{peer} is not a member of this cluster")),
-        },
-        Role::Node | Role::User => None,
+        Role::Coordinator if !members.contains(&peer.id) => {
+            return denied(format!("{peer} is not a member of this cluster"));
+        }
+        Role::Coordinator => true,
+        Role::Node | Role::User => false,
     };
     let named = named_actor(headers)?;
-    if named.is_some() && member.is_none() {
+    if named.is_some() && !member {
         return denied(format!(
             "{peer} names another user; only coordinators pass calls on"
         ));
     }
-    match (access, peer.role, member) {
-        (Access::User | Access::Admin, Role::User, _) => {
+    match (access, peer.role) {
+        (Access::User | Access::Admin, Role::User) => {
             let actor = Actor {
                 user_id: peer.id.clone(),
                 name: peer.name.clone(),
@@ -178,15 +179,15 @@ pub fn admit(
             };
             let_in(*access, actor, false, format!("api {remote}"))
         }
-        (Access::User | Access::Admin, Role::Coordinator, _) => match named {
+        (Access::User | Access::Admin, Role::Coordinator) => match named {
             Some(actor) => let_in(*access, actor, true, format!("api via {}", peer.name)),
             None => denied(format!(
                 "{peer} names no user, and only users may make this call"
             )),
         },
-        (Access::Node, Role::Node, _) => Ok(Caller::Node(peer.id.clone())),
-        (Access::Coordinator, Role::Coordinator, Some(id)) => Ok(Caller::Coordinator(id)),
-        (Access::User | Access::Admin, Role::Node, _) => denied(format!(
+        (Access::Node, Role::Node) => Ok(Caller::Node(peer.id.clone())),
+        (Access::Coordinator, Role::Coordinator) => Ok(Caller::Coordinator(peer.id.clone())),
+        (Access::User | Access::Admin, Role::Node) => denied(format!(
             "{peer} is a node; use a user's certificate (`mlctl admin user add NAME`)"
         )),
         (Access::Node, ..) => denied(format!("{peer} is not a node")),
@@ -241,15 +242,13 @@ fn named_actor(headers: &http::HeaderMap) -> Result<Option<Actor>, Refusal> {
 /// Puts [`admit`] before every service.
 #[derive(Debug, Clone)]
 pub struct AuthLayer {
-    members: Arc<BTreeMap<String, u64>>,
+    members: Arc<BTreeSet<String>>,
 }
 
 impl AuthLayer {
     /// Coordinators are let in if they are among `members`.
     pub fn new(members: &[Member]) -> Self {
-        let members = members
-            .iter()
-            .map(|member| (member.name.clone(), member.id));
+        let members = members.iter().map(|member| member.name.clone());
         Self {
             members: Arc::new(members.collect()),
         }
@@ -271,7 +270,7 @@ impl<S> Layer<S> for AuthLayer {
 #[derive(Debug, Clone)]
 pub struct Auth<S> {
     inner: S,
-    members: Arc<BTreeMap<String, u64>>,
+    members: Arc<BTreeSet<String>>,
 }
 
 type Answer<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -349,7 +348,7 @@ mod tests {
     }
 
     fn check(path: &str, peer: &Peer, headers: &http::HeaderMap) -> Result<Caller, Refusal> {
-        let members = BTreeMap::from([("c1".to_owned(), 11)]);
+        let members = BTreeSet::from(["c1".to_owned()]);
         admit(path, peer, headers, &members, "127.0.0.1:5")
     }
 

@@ -38,8 +38,12 @@ impl cluster_server::Cluster for Cluster {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let person = person(&request)?;
         let shared = &self.shared;
-        let leader = shared.raft.status().borrow().leader;
-        let members = shared.config.members.iter().map(|member| {
+        let (leader, raft) = {
+            let status = shared.raft.status();
+            let status = status.borrow();
+            (status.leader, Arc::clone(&status.members))
+        };
+        let members = shared.members().into_iter().map(|member| {
             let self_ = member.name == shared.config.name;
             let (condition, note) = if self_ {
                 let (condition, note) = shared.vitals.condition();
@@ -48,12 +52,13 @@ impl cluster_server::Cluster for Cluster {
                 shared.vitals.condition_of(member.id)
             };
             Member {
-                name: member.name.clone(),
-                address: member.address.clone(),
                 leader: leader == Some(member.id),
                 self_,
                 condition,
                 note,
+                learner: raft.learns(member.id),
+                name: member.name,
+                address: member.address,
             }
         });
         let state = shared.state();

@@ -8,8 +8,8 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::BLOB_CHUNK_BYTES;
 use mlctl_proto::peer::{
     BlobPart, BlobStored, FetchBlobRequest, FetchSegmentRequest, HasBlobsReply, HasBlobsRequest,
-    PullSnapshotRequest, RaftDone, RaftMessage, SnapshotChunk, VitalsReply, VitalsRequest,
-    peer_server,
+    JoinReply, JoinRequest, PullSnapshotRequest, RaftDone, RaftMessage, SnapshotChunk, VitalsReply,
+    VitalsRequest, peer_server,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,6 +17,8 @@ use super::Answers;
 use super::auth::coordinator;
 use super::blobs::parse;
 use super::exchange::{self, Receiving};
+use crate::members::admit::admit;
+use crate::members::roster;
 use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::vitals;
@@ -36,8 +38,9 @@ impl Peer {
 }
 
 impl Peer {
-    /// Hands a member's Raft messages to consensus until its stream ends.
-    async fn take(&self, member: u64, mut messages: Streaming<RaftMessage>) -> Result<(), Status> {
+    /// Hands a coordinator's Raft messages to consensus until its stream ends. A stream is one member's.
+    async fn take(&self, name: &str, mut messages: Streaming<RaftMessage>) -> Result<(), Status> {
+        let mut sender: Option<Unheard<'_>> = None;
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
@@ -47,21 +50,32 @@ impl Peer {
                 return Ok(());
             };
             let message = message?;
-            if message.from != member {
+            let from = message.from;
+            let members = Arc::clone(&self.shared.raft.status().borrow().members);
+            let known = roster::name_of(&members, from);
+            let changed = sender.as_ref().is_some_and(|sender| sender.1 != from);
+            if changed || known.is_some_and(|known| known != name) {
+                let why = format!("{name} sent a raft message in the name of member {from}");
+                return Err(Refusal::new(Code::Denied, why).into());
+            }
+            if members.was_removed(from) {
                 let why = format!(
-                    "member {member} sent a raft message in the name of {}",
-                    message.from
+                    "member {from} was removed from the cluster; start {name} with --rejoin, and it joins again under a new member id"
                 );
                 return Err(Refusal::new(Code::Denied, why).into());
             }
-            self.shared.peers.heard(member);
+            if sender.is_none() {
+                self.shared.peers.learn(from, name);
+                sender = Some(Unheard(&self.shared.peers, from));
+            }
+            self.shared.peers.heard(from);
             // A message that finds no room is lost, and raft sends it again.
-            self.shared.raft.step(member, Bytes::from(message.message));
+            self.shared.raft.step(from, Bytes::from(message.message));
         }
     }
 }
 
-/// Says that a member's stream of Raft messages is over.
+/// Says that a member's stream of Raft messages is over, however its call ends: dropped with its connection too.
 struct Unheard<'a>(&'a Peers, u64);
 
 impl Drop for Unheard<'_> {
@@ -76,11 +90,15 @@ impl peer_server::Peer for Peer {
         &self,
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<RaftDone>, Status> {
-        let member = coordinator(&request)?;
-        // However this call ends, dropped with its connection too.
-        let _over = Unheard(&self.shared.peers, member);
-        self.take(member, request.into_inner()).await?;
+        let name = coordinator(&request)?;
+        self.take(&name, request.into_inner()).await?;
         Ok(Response::new(RaftDone {}))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let name = coordinator(&request)?;
+        let reply = admit(&self.shared, &name, &request.into_inner()).await?;
+        Ok(Response::new(reply))
     }
 
     type PullSnapshotStream = Answers<SnapshotChunk>;

@@ -3,12 +3,12 @@
 //! It does not decide what is committed. An answer to a client leaves only after the state that it speaks of was
 //! published, so whoever got one can read what it wrote.
 
+use super::Apply;
 use super::driver::Shared;
 use super::handle::{Committed, ProposeError, ReadError};
 use super::pulls::SnapshotJob;
 use super::snapshots::SnapshotStore;
-use super::turn::{CommittedEntry, SnapshotMeta};
-use super::{Apply, MemberId};
+use super::turn::{CommittedEntry, Membership, SnapshotMeta};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +33,8 @@ pub(super) enum Task<R> {
     Read { index: u64, waiter: ReadWaiter },
     /// This member leads the term, or none.
     Leader(Option<u64>),
+    /// Take a snapshot that knows the members of now.
+    Snapshot,
 }
 
 type Answer<R> = (ProposeWaiter<R>, Committed<R>);
@@ -43,13 +45,15 @@ pub(super) struct Applier<A: Apply> {
     shared: Arc<Shared>,
     jobs: SyncSender<SnapshotJob>,
     snapshot_every: u64,
-    voters: Vec<MemberId>,
+    /// As of `last`.
+    members: Arc<Membership>,
     /// (index, term) of the last entry or snapshot that the machine holds.
     last: (u64, u64),
     leads: Option<u64>,
     reads: BTreeMap<u64, Vec<ReadWaiter>>,
     entries_since: u64,
     bytes_since: u64,
+    wanted: bool,
 }
 
 impl<A: Apply> Applier<A> {
@@ -59,7 +63,7 @@ impl<A: Apply> Applier<A> {
         shared: Arc<Shared>,
         jobs: SyncSender<SnapshotJob>,
         snapshot_every: u64,
-        voters: Vec<MemberId>,
+        members: Arc<Membership>,
         last: (u64, u64),
     ) -> Self {
         Self {
@@ -68,12 +72,13 @@ impl<A: Apply> Applier<A> {
             shared,
             jobs,
             snapshot_every,
-            voters,
+            members,
             last,
             leads: None,
             reads: BTreeMap::new(),
             entries_since: 0,
             bytes_since: 0,
+            wanted: false,
         }
     }
 
@@ -110,6 +115,7 @@ impl<A: Apply> Applier<A> {
             Task::Restore(meta) => self.restore(&meta)?,
             Task::Read { index, waiter } => self.reads.entry(index).or_default().push(waiter),
             Task::Leader(term) => self.leads = term,
+            Task::Snapshot => self.wanted = true,
         }
         Ok(())
     }
@@ -135,6 +141,9 @@ impl<A: Apply> Applier<A> {
             ));
         }
         self.last = (index, term);
+        if let Some(members) = entry.members {
+            self.members = members;
+        }
         self.entries_since += 1;
         self.bytes_since += entry.size as u64;
         for (waiter, reply) in waiters.into_iter().zip(replies) {
@@ -155,7 +164,7 @@ impl<A: Apply> Applier<A> {
                 format!("the leader's snapshot of index {index} cannot be restored: {reason}")
             })?;
         self.last = (meta.index, meta.term);
-        self.voters.clone_from(&meta.voters);
+        self.members = Arc::new(meta.members.clone());
         (self.entries_since, self.bytes_since) = (0, 0);
         Ok(())
     }
@@ -179,20 +188,26 @@ impl<A: Apply> Applier<A> {
     }
 
     fn snapshot_if_due(&mut self) -> Result<(), String> {
-        if self.entries_since < self.snapshot_every && self.bytes_since < SNAPSHOT_BYTES {
+        let due = self.entries_since >= self.snapshot_every
+            || self.bytes_since >= SNAPSHOT_BYTES
+            || (self.wanted && self.entries_since > 0);
+        if !due {
             return Ok(());
         }
         let job = SnapshotJob {
             meta: SnapshotMeta {
                 index: self.last.0,
                 term: self.last.1,
-                voters: self.voters.clone(),
+                members: Membership::clone(&self.members),
                 digest: [0; 32],
             },
             encode: self.machine.snapshot(),
         };
         match self.jobs.try_send(job) {
-            Ok(()) => (self.entries_since, self.bytes_since) = (0, 0),
+            Ok(()) => {
+                (self.entries_since, self.bytes_since) = (0, 0);
+                self.wanted = false;
+            }
             // The one before is still being written; the next group asks again.
             Err(TrySendError::Full(_)) => {}
             // It reports why it ended.

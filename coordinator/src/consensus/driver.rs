@@ -7,21 +7,25 @@
 use super::applier::{ProposeWaiter, ReadWaiter, Task};
 use super::handle::{ProposeError, ReadError, Status};
 use super::log::engine::LogStore;
+use super::member::{self, Identity};
 use super::pulls;
+use super::refusal;
 use super::snapshots::SnapshotStore;
 use super::start::OnFatal;
 use super::turn::{
-    Core, CoreStatus, Envelope, Input, Outputs, Persist, Refusal, SnapshotMeta, SnapshotOffer, Step,
+    Change, ChangeRefusal, Core, CoreStatus, Envelope, Input, Membership, Outputs, Persist,
+    Refusal, SnapshotMeta, SnapshotOffer, Step, TurnError,
 };
 use super::{MemberId, Transport};
 use bytes::Bytes;
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// Requests taken into one turn.
 const MAX_GATHER: usize = 4096;
@@ -34,6 +38,8 @@ const MAX_TICKS_OWED: u32 = 5;
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) const RETRY_AFTER_MS: u64 = 100;
 
+pub(super) type ChangeWaiter = oneshot::Sender<Result<(), ChangeRefusal>>;
+
 /// What a handle asks.
 pub(super) enum Request<R> {
     Propose {
@@ -41,6 +47,10 @@ pub(super) enum Request<R> {
         waiter: ProposeWaiter<R>,
     },
     Read(ReadWaiter),
+    Change {
+        change: Change,
+        waiter: ChangeWaiter,
+    },
     Step {
         from: MemberId,
         message: Bytes,
@@ -120,7 +130,8 @@ fn text(panic: &(dyn Any + Send)) -> &str {
 
 /// Everything that the thread owns.
 pub(super) struct Driver<R> {
-    pub(super) id: MemberId,
+    pub(super) identity: Identity,
+    pub(super) dir: PathBuf,
     pub(super) core: Core,
     pub(super) log: LogStore,
     pub(super) store: Arc<SnapshotStore>,
@@ -140,6 +151,7 @@ pub(super) struct DriverState<R> {
     next_tick: Instant,
     waiters: BTreeMap<u64, Vec<ProposeWaiter<R>>>,
     reads: BTreeMap<u64, ReadWaiter>,
+    changes: BTreeMap<u64, ChangeWaiter>,
     persisted: Option<u64>,
     more: bool,
     applied: u64,
@@ -154,6 +166,7 @@ impl<R> DriverState<R> {
             next_tick: Instant::now(),
             waiters: BTreeMap::new(),
             reads: BTreeMap::new(),
+            changes: BTreeMap::new(),
             persisted: None,
             more: false,
             applied,
@@ -171,10 +184,23 @@ impl<R: Send + 'static> Driver<R> {
             let Some(inputs) = self.gather() else {
                 break;
             };
-            let out = self.core.turn(inputs).map_err(|error| error.to_string())?;
-            self.execute(out)?;
+            match self.core.turn(inputs) {
+                Ok(out) => self.execute(out)?,
+                Err(error) => return Err(self.give_up(&error)),
+            }
         }
         Ok(())
+    }
+
+    /// A turn that cannot be continued ends the process; a proven loss must not be forgotten by the next start.
+    fn give_up(&self, error: &TurnError) -> String {
+        if let TurnError::LogTooShort { commit, last, .. } = error {
+            let reason = format!(
+                "the leader proved that index {commit} was stored here, but it ends at {last}"
+            );
+            refusal::note(&self.dir, &reason);
+        }
+        error.to_string()
     }
 
     /// Waits for the first input unless the last turn left work, then takes what else is there. `None` at the end.
@@ -238,6 +264,11 @@ impl<R: Send + 'static> Driver<R> {
                 self.state.reads.insert(id, waiter);
                 inputs.push(Input::ReadIndex { id });
             }
+            Request::Change { change, waiter } => {
+                let id = self.state.fresh_id();
+                self.state.changes.insert(id, waiter);
+                inputs.push(Input::ChangeMembers { id, change });
+            }
             Request::Step { from, message } => {
                 self.shared
                     .step_bytes
@@ -294,13 +325,24 @@ impl<R: Send + 'static> Driver<R> {
     fn execute(&mut self, out: Outputs) -> Result<(), String> {
         self.state.more = out.more;
         let (ignored, status) = (out.ignored, out.status.clone());
+        let (wanted, changes) = (out.snapshot_wanted, out.changes.clone());
         for step in out.steps() {
             self.carry_out(step, status.leader)?;
+        }
+        if wanted {
+            self.hand_on(Task::Snapshot)?;
         }
         if ignored > 0 {
             tracing::warn!(count = ignored, "dropped Raft messages that are not sound");
         }
+        self.know(&status.members)?;
         self.report(status);
+        // Whoever is told that a change is made finds it in the status.
+        for (id, outcome) in changes {
+            if let Some(waiter) = self.state.changes.remove(&id) {
+                let _ = waiter.send(outcome);
+            }
+        }
         Ok(())
     }
 
@@ -332,6 +374,23 @@ impl<R: Send + 'static> Driver<R> {
             Step::Refuse { proposals, reads } => self.refuse(&proposals, &reads, leader),
             Step::Pull(offer) => self.pull(offer),
             Step::Cut(floor) => self.log.cut(floor).map_err(|error| error.to_string())?,
+        }
+        Ok(())
+    }
+
+    /// Keeps the members for the next start's first dials. Who was removed has nothing more to do here.
+    fn know(&mut self, members: &Membership) -> Result<(), String> {
+        if members.index <= self.identity.members.index {
+            return Ok(());
+        }
+        tracing::info!(voters = ?members.voters, learners = ?members.learners, joint = members.is_joint(), index = members.index, "members");
+        self.identity.members.clone_from(members);
+        member::write(&self.dir, &self.identity).map_err(|error| error.to_string())?;
+        let id = self.identity.id;
+        if members.was_removed(id) {
+            return Err(format!(
+                "member {id} was removed from the cluster; start it with --rejoin, and it joins again under a new member id"
+            ));
         }
         Ok(())
     }
@@ -414,13 +473,13 @@ impl<R: Send + 'static> Driver<R> {
 
     fn report(&self, core: CoreStatus) {
         let status = Status {
-            id: self.id,
+            id: self.identity.id,
             role: core.role,
             leader: core.leader,
             term: core.term,
             commit: core.commit,
             applied: self.state.applied,
-            voters: core.voters,
+            members: core.members,
         };
         self.status.send_if_modified(|old| {
             let changed = *old != status;

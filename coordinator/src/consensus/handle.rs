@@ -6,7 +6,7 @@
 use super::MemberId;
 use super::driver::{RETRY_AFTER_MS, Request, Shared};
 use super::snapshots::{SnapshotError, SnapshotStore};
-use super::turn::{MAX_MESSAGE_BYTES, Role};
+use super::turn::{Change, ChangeRefusal, MAX_MESSAGE_BYTES, Membership, Role};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -108,8 +108,8 @@ pub struct Status {
     pub commit: u64,
     /// What its state machine holds; may lag by a tick.
     pub applied: u64,
-    /// Who votes.
-    pub voters: Vec<MemberId>,
+    /// Who votes and who learns.
+    pub members: Arc<Membership>,
 }
 
 /// A running member. Clones share it; the threads end with [`Handle::shutdown`] or with the last clone.
@@ -120,6 +120,7 @@ pub struct Handle<R> {
     pub(super) store: Arc<SnapshotStore>,
     pub(super) threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
     pub(super) incarnation: u64,
+    pub(super) founders: Arc<Membership>,
 }
 
 impl<R> Clone for Handle<R> {
@@ -131,6 +132,7 @@ impl<R> Clone for Handle<R> {
             store: Arc::clone(&self.store),
             threads: Arc::clone(&self.threads),
             incarnation: self.incarnation,
+            founders: Arc::clone(&self.founders),
         }
     }
 }
@@ -189,6 +191,28 @@ impl<R: Send + 'static> Handle<R> {
             Ok(Err(_)) => Err(ReadError::Stopped),
             Err(_) => Err(ReadError::TimedOut),
         }
+    }
+
+    /// Changes the membership, if this member leads and the change may be made now. Asking again for what is so already
+    /// succeeds.
+    ///
+    /// # Errors
+    /// See [`ChangeRefusal`].
+    pub async fn change_members(&self, change: Change) -> Result<(), ChangeRefusal> {
+        let (waiter, answer) = oneshot::channel();
+        let asked = self.requests.try_send(Request::Change { change, waiter });
+        if asked.is_err() {
+            return Err(ChangeRefusal::Busy);
+        }
+        match tokio::time::timeout(PROPOSE_DEADLINE, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(ChangeRefusal::Lost),
+        }
+    }
+
+    /// The members before the first entry of the log, for a learner that begins there.
+    pub fn founders(&self) -> &Membership {
+        &self.founders
     }
 
     /// Hands over bytes that the authenticated member `from` sent. Never blocks; false if they were dropped.

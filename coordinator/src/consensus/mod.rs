@@ -1,8 +1,8 @@
 //! Consensus: Raft for a service that is a deterministic state machine over opaque commands.
 //!
 //! It knows bytes, not jobs: whoever uses it brings an [`Apply`] (what a command does) and a [`Transport`] (how
-//! bytes reach another member). It does not authenticate peers, does not retry proposals and does not change the
-//! set of voters.
+//! bytes reach another member). It does not authenticate peers, does not retry proposals and does not decide who
+//! should be a member: it makes the change that it is asked for, or says why not.
 //!
 //! `turn` is the pure protocol; `log` and `snapshots` are what is on disk; `driver` is the thread that owns both;
 //! `start` decides whether a member may start; `handle` is what the rest of the process holds.
@@ -17,6 +17,7 @@ mod handle;
 pub mod log;
 mod member;
 mod pulls;
+mod refusal;
 pub mod snapshots;
 mod start;
 #[cfg(test)]
@@ -24,9 +25,9 @@ mod tests;
 pub mod turn;
 
 pub use handle::{Committed, Handle, MAX_COMMAND_BYTES, ProposeError, ReadError, Status};
-pub use member::MemberFileError;
-pub use start::{Config, OnFatal, StartError, abort_process, start};
-pub use turn::{Role, SnapshotMeta};
+pub use member::{Identity, MemberFileError, begin_join, identity, set_aside};
+pub use start::{Begin, Config, OnFatal, StartError, abort_process, start};
+pub use turn::{Change, ChangeRefusal, Membership, Role, SnapshotMeta};
 
 use bytes::Bytes;
 

@@ -1,10 +1,10 @@
 //! Snapshot files: written aside, synced, renamed, read back and verified; the two newest are kept.
 //!
 //! It does not know what a snapshot holds nor when one is due. Layout of `snap-<index>.mls`: magic, version, index,
-//! term, voters, payload length, payload, and BLAKE3 over all of that; numbers are little endian. A file that came
+//! term, members, payload length, payload, and BLAKE3 over all of that; numbers are little endian. A file that came
 //! from a leader is `incoming-<index>.mls` until the log says that it replaces everything before it.
 
-use crate::consensus::turn::SnapshotMeta;
+use crate::consensus::turn::{Membership, SnapshotMeta};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -12,10 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const MAGIC: &[u8; 8] = b"MLCTLSNP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const DIGEST_BYTES: usize = 32;
-/// More voters than any cluster has.
-const MAX_VOTERS: u32 = 64;
 const KEPT: usize = 2;
 const SUFFIX: &str = ".mls";
 
@@ -278,10 +276,9 @@ fn encode(meta: &mut SnapshotMeta, payload: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&meta.index.to_le_bytes());
     bytes.extend_from_slice(&meta.term.to_le_bytes());
-    bytes.extend_from_slice(&(meta.voters.len() as u32).to_le_bytes());
-    for voter in &meta.voters {
-        bytes.extend_from_slice(&voter.to_le_bytes());
-    }
+    let members = meta.members.to_bytes();
+    bytes.extend_from_slice(&(members.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&members);
     bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
     bytes.extend_from_slice(payload);
     meta.digest = *blake3::hash(&bytes).as_bytes();
@@ -307,15 +304,13 @@ fn parse(bytes: &[u8]) -> Result<(SnapshotMeta, Range<usize>), &'static str> {
             .ok_or("its header is cut off")
     };
     let (index, term) = (number()?, number()?);
-    let count = take(&mut rest)
+    let size = take(&mut rest)
         .map(u32::from_le_bytes)
-        .filter(|count| (1..=MAX_VOTERS).contains(count))
-        .ok_or("its number of voters is impossible")?;
-    let mut voters = Vec::new();
-    for _ in 0..count {
-        let voter = take(&mut rest).ok_or("its header is cut off")?;
-        voters.push(u64::from_le_bytes(voter));
-    }
+        .ok_or("its header is cut off")?;
+    let members = rest
+        .split_off(..size as usize)
+        .ok_or("its members are cut off")?;
+    let members = Membership::from_bytes(members)?;
     let length = take(&mut rest)
         .map(u64::from_le_bytes)
         .ok_or("its header is cut off")?;
@@ -325,7 +320,7 @@ fn parse(bytes: &[u8]) -> Result<(SnapshotMeta, Range<usize>), &'static str> {
     let meta = SnapshotMeta {
         index,
         term,
-        voters,
+        members,
         digest: *digest,
     };
     Ok((meta, body.len() - rest.len()..body.len()))
@@ -354,7 +349,7 @@ mod tests {
         SnapshotMeta {
             index,
             term: 2,
-            voters: vec![1, 2, 3],
+            members: Membership::founded([(1, "a".into()), (2, "b".into())]),
             digest: [0; 32],
         }
     }

@@ -8,10 +8,10 @@ use super::driver::{Driver, DriverState, Fatal, Shared};
 use super::handle::{CHANNEL, Handle, Status};
 use super::log::engine::LogStore;
 use super::log::{LogError, recover};
-use super::member::{self, MemberFileError};
+use super::member::{self, Identity, MemberFileError};
 use super::snapshots::{SnapshotError, SnapshotStore};
-use super::turn::{Core, CoreConfig, Recovered, TurnError};
-use super::{Apply, MemberId, Transport, pulls};
+use super::turn::{Core, CoreConfig, Membership, Recovered, TurnError};
+use super::{Apply, MemberId, Transport, pulls, refusal};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
@@ -36,36 +36,53 @@ pub fn abort_process() -> OnFatal {
 /// How a member is started.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The member's own directory.
+    /// The member's own directory. Who is in it stands in it.
     pub dir: PathBuf,
-    /// This member.
-    pub id: MemberId,
-    /// All voters, this one among them.
-    pub voters: Vec<MemberId>,
-    /// Allow an empty directory: only for a cluster that is being created.
-    pub bootstrap: bool,
+    /// What to do with a directory in which no member has begun yet. One in which a member has begun is resumed.
+    pub begin: Begin,
     /// The length of one tick.
     pub tick: Duration,
     /// Fewest ticks without a leader before an election; the most are twice as many.
     pub election_tick: usize,
     /// Ticks between heartbeats.
     pub heartbeat_tick: usize,
-    /// Spreads election timeouts; any number.
+    /// Spreads election timeouts, together with the member's id; any number.
     pub seed: u64,
     /// Applied entries between snapshots.
     pub snapshot_every: u64,
 }
 
+/// How a member begins.
+#[derive(Clone, Debug)]
+pub enum Begin {
+    /// Not at all: an empty directory is refused.
+    Resume,
+    /// As a founder of a cluster that is only now being created.
+    Found {
+        /// This member; among `members`.
+        id: MemberId,
+        /// The voters of the new cluster.
+        members: Membership,
+    },
+    /// As a learner that the cluster has let in, in a directory that [`member::begin_join`] prepared.
+    Join {
+        /// The members before the first entry of the cluster's log.
+        founders: Membership,
+        /// The members of now, as the leader named them.
+        members: Membership,
+        /// The cluster's incarnation.
+        incarnation: u64,
+    },
+}
+
 impl Config {
     /// The defaults: ticks of 10 ms, heartbeats each 80 ms, elections after 240 to 480 ms, a snapshot each 10,000
-    /// entries, no bootstrap.
-    pub fn new(dir: impl Into<PathBuf>, id: MemberId, voters: Vec<MemberId>) -> Self {
-        let core = CoreConfig::new(id, Vec::new(), id);
+    /// entries.
+    pub fn new(dir: impl Into<PathBuf>, begin: Begin) -> Self {
+        let core = CoreConfig::new(1, Vec::new(), 1);
         Self {
             dir: dir.into(),
-            id,
-            voters,
-            bootstrap: false,
+            begin,
             tick: Duration::from_millis(10),
             election_tick: core.election_tick,
             heartbeat_tick: core.heartbeat_tick,
@@ -83,14 +100,25 @@ pub enum StartError {
     Config(String),
     /// Nothing is in the directory and no cluster is being created.
     #[error(
-        "{} is empty: a member whose disk was wiped must not vote again under its old id, because it forgot its votes; join it under a new member id (or bootstrap, if the cluster is only now being created)",
+        "{} is empty: a member whose disk was wiped must not vote again under its old id, because it forgot its votes; start it with --rejoin, and it joins again under a new member id (or with --bootstrap, if the cluster is only now being created)",
         dir.display()
     )]
     Empty {
         /// The data directory.
         dir: PathBuf,
     },
-    /// The directory's identity does not fit.
+    /// The cluster goes on without it.
+    #[error(
+        "{} belongs to member {id}, which was removed from the cluster, so its votes would not count; start it with --rejoin, and it joins again under a new member id",
+        dir.display()
+    )]
+    Removed {
+        /// The data directory.
+        dir: PathBuf,
+        /// Who was removed.
+        id: MemberId,
+    },
+    /// The directory's identity cannot be read.
     #[error(transparent)]
     Member(#[from] MemberFileError),
     /// The log does not open, or is damaged.
@@ -115,6 +143,21 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+impl StartError {
+    /// Whether this directory can never vote again as it is, so that only a new member id helps. What the operating
+    /// system refuses may pass, and is no reason to give a directory up.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Empty { .. } | Self::Removed { .. } | Self::Restore { .. } => true,
+            Self::Member(error) => matches!(error, MemberFileError::Unreadable { .. }),
+            Self::Log(error) => !matches!(error, LogError::Io { .. }),
+            Self::Snapshot(error) => !matches!(error, SnapshotError::Io { .. }),
+            Self::Core(error) => !matches!(error, TurnError::Undecodable { .. }),
+            Self::Config(_) | Self::Thread(_) => false,
+        }
+    }
+}
+
 /// Opens or creates a member's directory, restores the state machine and starts the threads.
 ///
 /// # Errors
@@ -125,31 +168,40 @@ pub fn start<A: Apply>(
     transport: Arc<dyn Transport>,
     on_fatal: OnFatal,
 ) -> Result<Handle<A::Reply>, StartError> {
-    let mut config = config;
-    config.voters.sort_unstable();
-    config.voters.dedup();
     check(&config)?;
-    let (log, store) = open(&config)?;
+    let (log, store, identity) = open(&config)?;
     let recovered = recover::judge(log.dir(), log.mark(), log.entries()?, &store.verified())?;
     let (recovered, applied) = restore(&mut machine, &store, recovered, log.dir())?;
     let core_config = CoreConfig {
+        founders: identity.founders.clone(),
         election_tick: config.election_tick,
         heartbeat_tick: config.heartbeat_tick,
         applied: applied.0,
         read_ticks: ticks(Duration::from_secs(2), config.tick),
         snapshot_retry_ticks: ticks(Duration::from_secs(5), config.tick),
-        ..CoreConfig::new(config.id, config.voters.clone(), config.seed)
+        ..CoreConfig::new(identity.id, Vec::new(), config.seed)
     };
     let core = Core::new(core_config, recovered)?;
+    if core.status().members.was_removed(identity.id) {
+        return Err(StartError::Removed {
+            dir: config.dir,
+            id: identity.id,
+        });
+    }
     launch(
-        &config, machine, core, log, store, transport, on_fatal, applied,
+        &config, identity, machine, core, log, store, transport, on_fatal, applied,
     )
 }
 
 fn check(config: &Config) -> Result<(), StartError> {
     let wrong = |what: &str| Err(StartError::Config(what.to_owned()));
-    if config.id == 0 || !config.voters.contains(&config.id) {
-        return wrong("the member's id must not be 0 and must be among the voters");
+    if let Begin::Found { id, members } = &config.begin {
+        if *id == 0 || !members.votes(*id) {
+            return wrong("a founder's id must not be 0 and must be among the voters");
+        }
+        if let Err(why) = members.check() {
+            return wrong(why);
+        }
     }
     if config.tick.is_zero() || config.snapshot_every == 0 {
         return wrong("the tick and the number of entries between snapshots must not be 0");
@@ -161,37 +213,81 @@ fn ticks(time: Duration, tick: Duration) -> u64 {
     u64::try_from(time.as_nanos() / tick.as_nanos().max(1)).map_or(u64::MAX, |n| n.max(1))
 }
 
-fn open(config: &Config) -> Result<(LogStore, Arc<SnapshotStore>), StartError> {
-    let dir = &config.dir;
-    let known = member::check(dir, config.id, &config.voters)?;
-    if !known && !config.bootstrap {
-        return Err(StartError::Empty { dir: dir.clone() });
+/// Who is to begin in this directory, if nobody has; with the incarnation to begin in.
+fn beginner(config: &Config, found: Option<&Identity>) -> Result<(Identity, u64), StartError> {
+    match (&config.begin, found) {
+        (Begin::Found { id, members }, None) => {
+            let identity = Identity {
+                id: *id,
+                info: members.info.get(id).cloned().unwrap_or_default(),
+                joining: false,
+                founders: members.clone(),
+                members: members.clone(),
+            };
+            Ok((identity, 1))
+        }
+        (
+            Begin::Join {
+                founders,
+                members,
+                incarnation,
+            },
+            Some(found),
+        ) => {
+            let identity = Identity {
+                joining: false,
+                founders: founders.clone(),
+                members: members.clone(),
+                ..found.clone()
+            };
+            let checked = founders.check().and(members.check());
+            checked.map_err(|why| StartError::Config(why.to_owned()))?;
+            Ok((identity, *incarnation))
+        }
+        _ => Err(StartError::Empty {
+            dir: config.dir.clone(),
+        }),
     }
+}
+
+fn open(config: &Config) -> Result<(LogStore, Arc<SnapshotStore>, Identity), StartError> {
+    let dir = &config.dir;
+    let found = member::identity(dir)?;
     let log_dir = dir.join("log");
     let lost = |found: &str| LogError::Damaged {
         dir: log_dir.clone(),
         found: found.to_owned(),
     };
-    if known && !log_dir.exists() {
-        return Err(lost("it is gone, but this member has voted before").into());
+    if let Some(reason) = refusal::read(dir) {
+        return Err(lost(&reason).into());
     }
+    let resumed = found.as_ref().filter(|identity| !identity.joining).cloned();
+    let beginner = match &resumed {
+        Some(_) if !log_dir.exists() => {
+            return Err(lost("it is gone, but this member has voted before").into());
+        }
+        Some(_) => None,
+        None => Some(beginner(config, found.as_ref())?),
+    };
     let mut log = LogStore::open(&log_dir)?;
     let store = SnapshotStore::open(&dir.join("snapshots"), log.mark().floor.0)?;
-    if known && log.is_fresh() {
+    if resumed.is_some() && log.is_fresh() {
         return Err(lost("it is empty, but this member has voted before").into());
     }
-    if !known {
-        let used = log.mark().term > 0 || !store.verified().is_empty();
-        if used || (!log.is_fresh() && !log.entries()?.is_empty()) {
-            return Err(lost("it is in use, but member.json beside it is missing").into());
-        }
-        if log.is_fresh() {
-            log.initialize()?;
-        }
-        sync(dir)?;
-        member::write(dir, config.id, &config.voters)?;
+    let Some((identity, incarnation)) = beginner else {
+        let identity = resumed.ok_or_else(|| StartError::Empty { dir: dir.clone() })?;
+        return Ok((log, Arc::new(store), identity));
+    };
+    let used = log.mark().term > 0 || !store.verified().is_empty();
+    if used || (!log.is_fresh() && !log.entries()?.is_empty()) {
+        return Err(lost("it is in use, but member.json beside it is missing").into());
     }
-    Ok((log, Arc::new(store)))
+    if log.is_fresh() {
+        log.initialize(incarnation)?;
+    }
+    sync(dir)?;
+    member::write(dir, &identity)?;
+    Ok((log, Arc::new(store), identity))
 }
 
 fn sync(dir: &Path) -> Result<(), LogError> {
@@ -248,6 +344,7 @@ fn restore<A: Apply>(
 )]
 fn launch<A: Apply>(
     config: &Config,
+    identity: Identity,
     machine: A,
     core: Core,
     log: LogStore,
@@ -263,10 +360,10 @@ fn launch<A: Apply>(
     let (tasks, taken) = mpsc::sync_channel::<Task<A::Reply>>(MAX_TASKS);
     let (jobs, job_queue) = mpsc::sync_channel(1);
     let internal = mpsc::sync_channel(16);
-    let voters = core.status().voters;
+    let members = core.status().members;
     let (status_sender, status) = watch::channel(Status {
-        id: config.id,
-        voters: voters.clone(),
+        id: identity.id,
+        members: Arc::clone(&members),
         applied: applied.0,
         ..Status::default()
     });
@@ -276,13 +373,15 @@ fn launch<A: Apply>(
         Arc::clone(&shared),
         jobs,
         config.snapshot_every,
-        voters,
+        members,
         applied,
     );
     let incarnation = log.mark().incarnation;
     let reports = internal.0.clone();
+    let founders = Arc::new(identity.founders.clone());
     let driver = Driver {
-        id: config.id,
+        identity,
+        dir: config.dir.clone(),
         core,
         log,
         store: Arc::clone(&store),
@@ -310,6 +409,7 @@ fn launch<A: Apply>(
         store,
         threads: Arc::new(Mutex::new(threads)),
         incarnation,
+        founders,
     })
 }
 

@@ -42,7 +42,7 @@ pub async fn hand_over(shared: &Shared, limit: Duration) -> bool {
 
 fn successor(shared: &Shared) -> Option<MemberId> {
     let others = shared.vitals.others();
-    let voters = shared.raft.status().borrow().voters.clone();
+    let voters = shared.raft.status().borrow().members.voters.clone();
     let fit = others.iter().filter(|(id, said)| {
         said.fit && said.at.elapsed() <= BELIEVED && voters.contains(id) && shared.peers.fresh(**id)
     });

@@ -34,7 +34,7 @@ pub async fn watch(shared: Arc<Shared>) {
         if shared.config.dev {
             shared.clock.shift_as_told(&shared.config.data_dir);
         }
-        let voters = shared.raft.status().borrow().voters.clone();
+        let voters = shared.raft.status().borrow().members.voters.clone();
         listen(&shared, &voters).await;
         let verdict = verdict(&shared, &voters);
         act(&shared, verdict).await;

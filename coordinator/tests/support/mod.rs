@@ -33,6 +33,14 @@ use tonic::{Status, Streaming};
 /// No single step of a test takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// With which flag a coordinator is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Bootstrap,
+    Resume,
+    Rejoin,
+}
+
 pub struct Cluster {
     dir: tempfile::TempDir,
     pub ca: Ca,
@@ -96,14 +104,14 @@ impl Cluster {
             disk,
         };
         for (n, listener) in listeners.into_iter().enumerate() {
-            let running = cluster.run(n, listener, true);
+            let running = cluster.run(n, listener, How::Bootstrap);
             cluster.running.push(Some(running));
         }
         cluster.leader().await;
         cluster
     }
 
-    fn run(&self, n: usize, listener: TcpListener, bootstrap: bool) -> Running {
+    fn run(&self, n: usize, listener: TcpListener, how: How) -> Running {
         let member = &self.members[n];
         let home = self.dir.path().join(&member.name);
         let config = Config {
@@ -118,7 +126,8 @@ impl Cluster {
             members: self.members.clone(),
             telemetry: Telemetry::default(),
             disk: self.disk,
-            bootstrap,
+            bootstrap: how == How::Bootstrap,
+            rejoin: how == How::Rejoin,
         };
         let shutdown = Shutdown::new();
         let token = shutdown.clone();
@@ -155,10 +164,19 @@ impl Cluster {
     }
 
     pub async fn restart(&mut self, n: usize) {
+        self.restart_as(n, How::Resume).await;
+    }
+
+    /// With `--rejoin`.
+    pub async fn rejoin(&mut self, n: usize) {
+        self.restart_as(n, How::Rejoin).await;
+    }
+
+    async fn restart_as(&mut self, n: usize, how: How) {
         let listener = TcpListener::bind(self.address(n))
             .await
             .expect("the port is free again");
-        self.running[n] = Some(self.run(n, listener, false));
+        self.running[n] = Some(self.run(n, listener, how));
     }
 
     /// An agent of `node` that said hello to coordinator `n`, and its channel.

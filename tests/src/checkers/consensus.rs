@@ -151,6 +151,7 @@ mod tests {
             proposal: None,
             commands: Vec::new(),
             size: 0,
+            members: None,
         }
     }
 

@@ -23,7 +23,7 @@ const CHECKSUM_BYTES: usize = 4;
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     let dir = scratch();
     let mut log = LogStore::open(dir.path()).expect("an empty log opens");
-    log.initialize().expect("it is written");
+    log.initialize(1).expect("it is written");
     let mut core = Core::new(CoreConfig::new(1, vec![1], 7), Recovered::default())
         .expect("a member without a past starts");
     for turn in 0..90_u64 {

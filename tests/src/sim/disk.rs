@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mlctl_coordinator::consensus::log::engine::Mark;
 use mlctl_coordinator::consensus::log::{recover, writes_are_synced};
-use mlctl_coordinator::consensus::turn::{Persist, Recovered, SnapshotMeta};
+use mlctl_coordinator::consensus::turn::{Membership, Persist, Recovered, SnapshotMeta};
 use mlctl_coordinator::state::{State, codec};
 
 use super::records::{self, Wrong};
@@ -43,7 +43,7 @@ impl SnapshotFile {
         let meta = SnapshotMeta {
             index,
             term,
-            voters: voters.to_vec(),
+            members: Membership::of(voters),
             digest: *hasher.finalize().as_bytes(),
         };
         let state = Arc::new(state);

@@ -3,6 +3,7 @@
 //! It does not judge what it reads (`recover` does) and never retries: after a failed write or sync nobody knows
 //! what the disk holds, so the process has to end. raft-engine itself panics when a sync fails.
 
+use super::witness::Witness;
 use super::{LogError, scanner, sync_directory, writes_are_synced};
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 const GROUP: u64 = 1;
 const MARK_KEY: &[u8] = b"mark";
-const MARK_VERSION: u8 = 1;
+const MARK_VERSION: u8 = 2;
 const FILE_MIB: u64 = 16;
 const PURGE_MIB: u64 = 64;
 
@@ -52,7 +53,8 @@ impl Mark {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// With the number of the write that stores it.
+    fn encode(&self, writes: u64) -> Vec<u8> {
         let mut bytes = vec![MARK_VERSION];
         let numbers = [
             self.incarnation,
@@ -61,6 +63,7 @@ impl Mark {
             self.commit,
             self.floor.0,
             self.floor.1,
+            writes,
         ];
         for number in numbers {
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -68,30 +71,31 @@ impl Mark {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    fn decode(bytes: &[u8]) -> Option<(Self, u64)> {
         let (&version, rest) = bytes.split_first()?;
-        if version != MARK_VERSION || rest.len() != 48 {
+        if version != MARK_VERSION || rest.len() != 56 {
             return None;
         }
-        let mut numbers = [0u64; 6];
+        let mut numbers = [0u64; 7];
         for (number, chunk) in numbers.iter_mut().zip(rest.chunks_exact(8)) {
             *number = u64::from_le_bytes(<[u8; 8]>::try_from(chunk).ok()?);
         }
-        let [incarnation, term, vote, commit, floor, floor_term] = numbers;
+        let [incarnation, term, vote, commit, floor, floor_term, writes] = numbers;
         // What comes after them is computed without looking. A vote is a random number.
-        if [incarnation, term, commit, floor, floor_term]
+        if [incarnation, term, commit, floor, floor_term, writes]
             .iter()
             .any(|number| *number > u64::MAX >> 1)
         {
             return None;
         }
-        Some(Self {
+        let mark = Self {
             incarnation,
             term,
             vote,
             commit,
             floor: (floor, floor_term),
-        })
+        };
+        Some((mark, writes))
     }
 }
 
@@ -111,6 +115,9 @@ pub struct LogStore {
     engine: Engine,
     mark: Mark,
     fresh: bool,
+    /// Writes so far.
+    writes: u64,
+    witness: Witness,
 }
 
 impl LogStore {
@@ -135,17 +142,26 @@ impl LogStore {
         sync_directory(dir)?;
         let stored = engine.get(GROUP, MARK_KEY);
         let fresh = stored.is_none();
-        let mark = match stored {
-            None => Mark::fresh(),
+        let (mark, writes) = match stored {
+            None => (Mark::fresh(), 0),
             Some(bytes) => Mark::decode(&bytes).ok_or_else(|| {
                 LogError::damaged(dir, "its mark is of a format that this release cannot read")
             })?,
         };
+        let (witness, seen) = Witness::open(dir)?;
+        if let Some(seen) = seen.filter(|seen| *seen > writes) {
+            return Err(LogError::damaged(
+                dir,
+                format!("it ends with write {writes}, but write {seen} was synced here"),
+            ));
+        }
         Ok(Self {
             dir: dir.to_path_buf(),
             engine,
             mark,
             fresh,
+            writes,
+            witness,
         })
     }
 
@@ -233,11 +249,12 @@ impl LogStore {
         Ok(())
     }
 
-    /// Writes the first mark of a new member.
+    /// Writes the first mark of a new member of a cluster of this incarnation.
     ///
     /// # Errors
     /// The disk's.
-    pub fn initialize(&mut self) -> Result<(), LogError> {
+    pub fn initialize(&mut self, incarnation: u64) -> Result<(), LogError> {
+        self.mark.incarnation = incarnation;
         self.commit(LogBatch::default())?;
         self.fresh = false;
         Ok(())
@@ -250,11 +267,12 @@ impl LogStore {
     }
 
     fn commit(&mut self, mut batch: LogBatch) -> Result<(), LogError> {
+        self.writes += 1;
         batch
-            .put(GROUP, MARK_KEY.to_vec(), self.mark.encode())
+            .put(GROUP, MARK_KEY.to_vec(), self.mark.encode(self.writes))
             .and_then(|()| self.engine.write(&mut batch, writes_are_synced()))
             .map_err(failed("write", &self.dir))?;
-        Ok(())
+        self.witness.saw(self.writes)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod recover;
 pub mod scanner;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use mlctl_proto::mutants::{Mutant, planted};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ pub fn writes_are_synced() -> bool {
 pub enum LogError {
     /// Something that was synced is gone or changed.
     #[error(
-        "the Raft log in {} is damaged: {found}; this member will not vote, because it may have forgotten what it acknowledged; the other members have the data: remove its directory and re-join under a new member id",
+        "the Raft log in {} is damaged: {found}; this member will not vote, because it may have forgotten what it acknowledged; the other members have the data: start it with --rejoin, and it joins again under a new member id",
         dir.display()
     )]
     Damaged {

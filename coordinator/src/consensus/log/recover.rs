@@ -5,7 +5,7 @@
 
 use super::LogError;
 use super::engine::Mark;
-use crate::consensus::turn::{Recovered, SnapshotMeta, decode_commands};
+use crate::consensus::turn::{Recovered, SnapshotMeta, check_change, decode_commands};
 use raft::eraftpb::{Entry, EntryType};
 use std::path::Path;
 
@@ -85,11 +85,13 @@ fn check_sequence(mark: &Mark, entries: &[Entry]) -> Result<(), String> {
             ));
         }
         term = entry.term;
-        if entry.get_entry_type() == EntryType::EntryNormal
-            && let Err(error) = decode_commands(&entry.data)
-        {
-            return Err(format!("entry {index} cannot be read: {error}"));
-        }
+        let read = match entry.get_entry_type() {
+            EntryType::EntryNormal => decode_commands(&entry.data)
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            _ => check_change(entry),
+        };
+        read.map_err(|why| format!("entry {index} cannot be read: {why}"))?;
     }
     Ok(())
 }
@@ -105,6 +107,7 @@ fn term_at(mark: &Mark, entries: &[Entry], index: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consensus::turn::Membership;
 
     fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> Vec<Entry> {
         range
@@ -120,7 +123,7 @@ mod tests {
         SnapshotMeta {
             index,
             term,
-            voters: vec![1],
+            members: Membership::of(&[1]),
             digest: [0; 32],
         }
     }

@@ -42,9 +42,11 @@ fn ten() -> (TempDir, PathBuf) {
     (dir, file)
 }
 
-/// What is left after `damage` was done to the file: the last index, or a word of the complaint.
+/// What is left after `damage` was done to the file: the last index, or a word of the complaint. The witness did not
+/// reach the disk, as in a power cut.
 fn check(damage: impl FnOnce(&mut Vec<u8>), expected: Result<u64, &str>) {
     let (dir, file) = ten();
+    fs::remove_file(dir.path().join("last-write")).expect("removes");
     let mut bytes = fs::read(&file).expect("reads");
     damage(&mut bytes);
     fs::write(&file, bytes).expect("writes");
@@ -58,7 +60,7 @@ fn check(damage: impl FnOnce(&mut Vec<u8>), expected: Result<u64, &str>) {
             let text = error.to_string();
             assert!(text.contains(word), "{text} has no {word:?}");
             assert!(
-                text.contains("will not vote") && text.contains("re-join"),
+                text.contains("will not vote") && text.contains("--rejoin"),
                 "{text}"
             );
         }
@@ -125,6 +127,37 @@ fn a_torn_tail_is_cut() {
     check(huge, Ok(10));
     check(|bytes| bytes.truncate(HEADER), Ok(0));
     check(|bytes| bytes.truncate(HEADER - 5), Ok(0));
+}
+
+#[test]
+fn the_witness_sees_that_a_tail_is_gone() {
+    let damages: [fn(&mut Vec<u8>); 5] = [
+        |bytes| bytes.truncate(bytes.len() - 1),
+        |bytes| bytes.truncate(HEADER + 400),
+        |bytes| bytes.clear(),
+        |bytes| {
+            let last = bytes.len() - 10;
+            bytes[last] ^= 4;
+        },
+        |bytes| bytes.truncate(HEADER),
+    ];
+    for damage in damages {
+        let (dir, file) = ten();
+        let mut bytes = fs::read(&file).expect("reads");
+        damage(&mut bytes);
+        fs::write(&file, bytes).expect("writes");
+        let error = LogStore::open(dir.path()).err().expect("refused");
+        assert!(error.to_string().contains("write 10 was synced"), "{error}");
+    }
+    // A witness that is behind, as after a power cut, or that cannot be read, proves nothing.
+    let (dir, _) = ten();
+    let path = dir.path().join("last-write");
+    let good = fs::read(&path).expect("reads");
+    for bad in [&b""[..], &good[..5], &[0x55; 12], &[0; 300]] {
+        fs::write(&path, bad).expect("writes");
+        let log = LogStore::open(dir.path()).expect("opens");
+        assert_eq!(log.entries().expect("reads").len(), 10);
+    }
 }
 
 #[test]

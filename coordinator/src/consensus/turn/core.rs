@@ -3,11 +3,12 @@
 //! It does not decide when a turn happens nor what an entry means. It hands out at most one write at a time: until
 //! `Input::Persisted` comes back, a turn still takes inputs but says nothing new.
 
+use super::changes::ChangeRefusal;
 use super::storage::TailStorage;
 use super::{
-    CommittedEntry, CoreConfig, CoreStatus, Envelope, Input, Outputs, Persist, Recovered, Refusal,
-    Role, SnapshotMeta, SnapshotOffer, TurnError, decode_commands, election, encode_commands,
-    reads::Reads, wire,
+    CommittedEntry, CoreConfig, CoreStatus, Envelope, Input, Membership, Outputs, Persist,
+    Recovered, Refusal, Role, SnapshotMeta, SnapshotOffer, TurnError, decode_commands, election,
+    encode_commands, reads::Reads, wire,
 };
 use crate::consensus::MemberId;
 use bytes::Bytes;
@@ -15,13 +16,24 @@ use mlctl_proto::mutants::{Mutant, planted};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The pure state machine of one member.
 pub struct Core {
-    config: CoreConfig,
-    node: RawNode<TailStorage>,
+    pub(super) config: CoreConfig,
+    pub(super) node: RawNode<TailStorage>,
+    /// The members as of the last committed entry that was handed out.
+    pub(super) members: Arc<Membership>,
     /// Own proposals in the log by index: (term, id).
     proposals: BTreeMap<u64, (u64, u64)>,
+    /// Own changes of the membership in the log by index: (term, id).
+    pub(super) changes: BTreeMap<u64, (u64, u64)>,
+    /// Ticks since the start.
+    pub(super) now: u64,
+    /// When each member's last message came, in ticks.
+    pub(super) heard: BTreeMap<MemberId, u64>,
+    /// Ticks for which no further snapshot is asked for.
+    snapshot_asked: u64,
     reads: Reads,
     /// The write that was handed out and not yet confirmed.
     outstanding: Option<u64>,
@@ -52,19 +64,45 @@ impl Core {
             max_committed_size_per_ready: config.max_committed_bytes,
             ..raft::Config::default()
         };
-        let storage = TailStorage::new(recovered, &config.voters);
+        let members = match &recovered.snapshot {
+            Some(snapshot) => &snapshot.members,
+            None => &config.founders,
+        };
+        members
+            .check()
+            .map_err(|why| TurnError::Raft(why.to_owned()))?;
+        let members = Arc::new(members.clone());
+        let applied = config.applied;
+        let covered = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
+        let replayed: Vec<Entry> = recovered
+            .entries
+            .iter()
+            .filter(|entry| entry.index > covered && entry.index <= applied)
+            .filter(|entry| entry.get_entry_type() != EntryType::EntryNormal)
+            .cloned()
+            .collect();
+        let storage = TailStorage::new(recovered, members.conf_state());
         let silent = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&raft_config, storage, &silent)
             .map_err(|error| TurnError::Raft(error.to_string()))?;
         let mut core = Self {
             config,
             node,
+            members,
+            changes: BTreeMap::new(),
+            now: 0,
+            heard: BTreeMap::new(),
+            snapshot_asked: 0,
             proposals: BTreeMap::new(),
             reads: Reads::default(),
             outstanding: None,
             offered: BTreeMap::new(),
             abstains: false,
         };
+        // What lies between the snapshot and what is applied already is not handed out again.
+        for entry in &replayed {
+            core.change_committed(entry)?;
+        }
         core.set_election_timeout();
         Ok(core)
     }
@@ -87,6 +125,10 @@ impl Core {
         }
         self.take_ready(&mut out)?;
         self.settle(&mut out);
+        if self.node.store().take_wanted() && self.snapshot_asked == 0 {
+            self.snapshot_asked = self.config.snapshot_retry_ticks.max(1);
+            out.snapshot_wanted = true;
+        }
         out.more = self.outstanding.is_none() && self.node.has_ready();
         out.status = self.status();
         Ok(out)
@@ -106,7 +148,7 @@ impl Core {
             term: raft.term,
             commit: raft.raft_log.committed,
             last: raft.raft_log.last_index(),
-            voters: self.node.store().voters().to_vec(),
+            members: Arc::clone(&self.members),
         }
     }
 
@@ -115,6 +157,7 @@ impl Core {
             Input::Tick => self.tick(out),
             Input::Step { from, message } => self.step(from, message, out)?,
             Input::Propose { id, commands } => self.propose(id, &commands, out),
+            Input::ChangeMembers { id, change } => self.change_members(id, &change, out),
             Input::ReadIndex { id } => self.read_index(id, out),
             Input::Persisted { number } => self.persisted(number),
             Input::Applied { index } => {
@@ -137,10 +180,13 @@ impl Core {
     }
 
     fn tick(&mut self, out: &mut Outputs) {
+        self.now += 1;
+        self.snapshot_asked = self.snapshot_asked.saturating_sub(1);
         // raft looks through all unapplied entries before it asks for votes, and those below a snapshot are gone.
         if !self.restoring() {
             self.node.tick();
         }
+        self.leave_joint();
         self.reads.tick(&mut out.refused_reads);
         if self.may_issue_reads()
             && let Some(round) = self.reads.newest_round()
@@ -165,6 +211,13 @@ impl Core {
             out.ignored += 1;
             return Ok(());
         };
+        if self.members.was_removed(from) {
+            out.ignored += 1;
+            return Ok(());
+        }
+        if self.members.contains(from) {
+            self.heard.insert(from, self.now);
+        }
         let log = &self.node.raft.raft_log;
         let last = log.last_index();
         match message.get_msg_type() {
@@ -284,7 +337,8 @@ impl Core {
         raft.set_randomized_election_timeout(ticks);
     }
 
-    fn may_issue_reads(&self) -> bool {
+    /// Whether this member leads and has committed something in its term.
+    pub(super) fn may_issue_reads(&self) -> bool {
         let raft = &self.node.raft;
         raft.state == StateRole::Leader && raft.commit_to_current_term()
     }
@@ -301,6 +355,13 @@ impl Core {
             let open = leads && proposed_in == term;
             if !open {
                 out.refused.push((id, Refusal::Lost));
+            }
+            open
+        });
+        self.changes.retain(|_, &mut (proposed_in, id)| {
+            let open = leads && proposed_in == term;
+            if !open {
+                out.changes.push((id, Err(ChangeRefusal::Lost)));
             }
             open
         });
@@ -335,6 +396,7 @@ impl Core {
             let meta: SnapshotMeta = wire::from_raft_snapshot(ready.snapshot())
                 .map_err(|error| TurnError::Raft(error.to_string()))?;
             self.node.mut_store().install(meta.clone());
+            self.members = Arc::new(meta.members.clone());
             Some(meta)
         };
         let entries = ready.take_entries();
@@ -383,9 +445,20 @@ impl Core {
             reason,
         };
         if entry.get_entry_type() != EntryType::EntryNormal {
-            return Err(undecodable(
-                "it changes the membership, which this release cannot do".into(),
-            ));
+            self.change_committed(&entry)?;
+            match self.changes.remove(&entry.index) {
+                Some((term, id)) if term == entry.term => out.changes.push((id, Ok(()))),
+                Some((_, id)) => out.changes.push((id, Err(ChangeRefusal::Lost))),
+                None => {}
+            }
+            return Ok(CommittedEntry {
+                index: entry.index,
+                term: entry.term,
+                proposal: None,
+                commands: Vec::new(),
+                members: Some(Arc::clone(&self.members)),
+                size: entry.data.len(),
+            });
         }
         let commands = decode_commands(&entry.data).map_err(|e| undecodable(e.to_string()))?;
         let proposal = match self.proposals.remove(&entry.index) {
@@ -401,6 +474,7 @@ impl Core {
             term: entry.term,
             proposal,
             commands,
+            members: None,
             size: entry.data.len(),
         })
     }

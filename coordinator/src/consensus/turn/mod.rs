@@ -9,9 +9,11 @@
     clippy::float_arithmetic
 )]
 
+mod changes;
 mod core;
 mod election;
 mod frame;
+mod members;
 mod promise;
 mod reads;
 #[cfg(test)]
@@ -22,23 +24,26 @@ mod storage;
 mod tests;
 mod wire;
 
+pub use self::changes::{Change, ChangeRefusal};
 pub use self::core::Core;
 pub use self::frame::{FrameError, decode_commands, encode_commands};
+pub use self::members::{INFO_BYTES_MAX, Membership};
 pub use self::promise::{Promise, promise};
 pub use self::steps::Step;
-pub use self::wire::{MAX_MESSAGE_BYTES, WireError, is_snapshot};
+pub use self::wire::{MAX_MESSAGE_BYTES, WireError, check_change, is_snapshot};
 
 use super::MemberId;
 use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState};
+use std::sync::Arc;
 
 /// What one member's core is told about itself. Ticks are the only unit of time.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
     /// This member; never 0.
     pub id: MemberId,
-    /// The voters that a cluster starts with; a snapshot's own list replaces them.
-    pub voters: Vec<MemberId>,
+    /// The members before the first entry of the log; a snapshot's own replace them.
+    pub founders: Membership,
     /// Election timeouts are a function of this, the id and the term.
     pub seed: u64,
     /// Fewest ticks without a leader before this member asks to be elected; the most are twice as many.
@@ -66,7 +71,7 @@ impl CoreConfig {
     pub fn new(id: MemberId, voters: Vec<MemberId>, seed: u64) -> Self {
         Self {
             id,
-            voters,
+            founders: Membership::of(&voters),
             seed,
             election_tick: 24,
             heartbeat_tick: 8,
@@ -88,8 +93,8 @@ pub struct SnapshotMeta {
     pub index: u64,
     /// The term of the entry at `index`.
     pub term: u64,
-    /// The voters as of `index`.
-    pub voters: Vec<MemberId>,
+    /// The members as of `index`.
+    pub members: Membership,
     /// BLAKE3 of the snapshot file (see `snapshots`).
     pub digest: [u8; 32],
 }
@@ -127,6 +132,13 @@ pub enum Input {
         id: u64,
         /// Opaque commands.
         commands: Vec<Bytes>,
+    },
+    /// Change the membership, if this member leads and the change may be made now; see `Outputs::changes`.
+    ChangeMembers {
+        /// The caller's name for the change.
+        id: u64,
+        /// What is to change.
+        change: Change,
     },
     /// Ask for an index that a linearizable read may rest on.
     ReadIndex {
@@ -196,8 +208,10 @@ pub struct CommittedEntry {
     pub term: u64,
     /// Set iff a proposal of this process became this entry.
     pub proposal: Option<u64>,
-    /// Its commands; none for the entry with which a leader opens its term.
+    /// Its commands; none for the entry with which a leader opens its term, and none for a change of the membership.
     pub commands: Vec<Bytes>,
+    /// Set iff it changed the membership: the members from this index on.
+    pub members: Option<Arc<Membership>>,
     /// Bytes of the entry's data.
     pub size: usize,
 }
@@ -253,8 +267,8 @@ pub struct CoreStatus {
     pub commit: u64,
     /// The last index in its log, stored or not.
     pub last: u64,
-    /// Who votes.
-    pub voters: Vec<MemberId>,
+    /// Who votes and who learns, as of the last committed change.
+    pub members: Arc<Membership>,
 }
 
 /// What must happen after a turn; [`Outputs::steps`] has the order.
@@ -274,8 +288,12 @@ pub struct Outputs {
     pub refused_reads: Vec<(u64, Refusal)>,
     /// Proposals that failed or whose fate is unknown.
     pub refused: Vec<(u64, Refusal)>,
+    /// Changes of the membership that are committed or were not made.
+    pub changes: Vec<(u64, Result<(), ChangeRefusal>)>,
     /// Snapshots to pull.
     pub offers: Vec<SnapshotOffer>,
+    /// A new member needs a snapshot that knows it: take one of the state once everything in `committed` is applied.
+    pub snapshot_wanted: bool,
     /// The log is no longer needed up to and including this (index, term).
     pub cut: Option<(u64, u64)>,
     /// Messages that were dropped because they were malformed, not for us, or not of a kind that travels.
@@ -291,7 +309,7 @@ pub struct Outputs {
 pub enum TurnError {
     /// A committed entry is not in the format of this release.
     #[error(
-        "the committed entry {index} of term {term} cannot be read ({reason}); it is never skipped: start the release that wrote it, or re-join this member under a new id"
+        "the committed entry {index} of term {term} cannot be read ({reason}); it is never skipped: start the release that wrote it, or start this member with --rejoin: it joins again under a new member id"
     )]
     Undecodable {
         /// Its index.
@@ -303,7 +321,7 @@ pub enum TurnError {
     },
     /// The leader proves that this member once stored more than it has.
     #[error(
-        "member {from} says that index {commit} is committed and stored here, but the log ends at {last}: synced entries are gone; this member must not vote again under its id: remove its directory and re-join under a new member id"
+        "member {from} says that index {commit} is committed and stored here, but the log ends at {last}: synced entries are gone; this member must not vote again under its id: start it with --rejoin, and it joins again under a new member id"
     )]
     LogTooShort {
         /// The leader.

@@ -1,6 +1,6 @@
 //! A follower that installs a leader's snapshot: nothing may happen to it before its state machine holds what the snapshot says.
 
-use super::{Core, CoreConfig, Input, Recovered, SnapshotMeta, wire};
+use super::{Core, CoreConfig, Input, Membership, Recovered, SnapshotMeta, wire};
 use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
 
@@ -22,7 +22,7 @@ fn restoring() -> Core {
     let meta = SnapshotMeta {
         index: 50,
         term: 3,
-        voters: vec![1, 2, 3],
+        members: Membership::of(&[1, 2, 3]),
         ..SnapshotMeta::default()
     };
     let mut offer = from_leader(MessageType::MsgSnapshot);

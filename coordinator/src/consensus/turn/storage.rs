@@ -8,36 +8,38 @@ use mlctl_proto::mutants::{Mutant, planted};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::util::limit_size;
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 /// Entries after `floor`, with what raft must find again after a restart.
 pub(super) struct TailStorage {
     hard_state: HardState,
-    voters: Vec<u64>,
+    /// The members at the start; raft keeps the later ones itself.
+    conf: ConfState,
     floor: (u64, u64),
     entries: VecDeque<Entry>,
     newest: Option<SnapshotMeta>,
     older: Option<SnapshotMeta>,
+    /// A member needs a snapshot, and the newest does not know it.
+    wanted: Cell<bool>,
 }
 
 impl TailStorage {
-    pub(super) fn new(recovered: Recovered, voters: &[u64]) -> Self {
-        let voters = match &recovered.snapshot {
-            Some(snapshot) => snapshot.voters.clone(),
-            None => voters.to_vec(),
-        };
+    pub(super) fn new(recovered: Recovered, conf: ConfState) -> Self {
         Self {
             hard_state: recovered.hard_state,
-            voters,
+            conf,
             floor: recovered.floor,
             entries: recovered.entries.into(),
             newest: recovered.snapshot,
             older: recovered.older,
+            wanted: Cell::new(false),
         }
     }
 
-    pub(super) fn voters(&self) -> &[u64] {
-        &self.voters
+    /// Whether a newer snapshot was needed since the last call.
+    pub(super) fn take_wanted(&self) -> bool {
+        self.wanted.take()
     }
 
     /// The index before the first entry that is kept.
@@ -68,7 +70,6 @@ impl TailStorage {
     pub(super) fn install(&mut self, meta: SnapshotMeta) {
         self.entries.clear();
         self.floor = (meta.index, meta.term);
-        self.voters.clone_from(&meta.voters);
         self.hard_state.commit = self.hard_state.commit.max(meta.index);
         self.newest = Some(meta);
         self.older = None;
@@ -111,9 +112,7 @@ impl TailStorage {
 
 impl Storage for TailStorage {
     fn initial_state(&self) -> Result<RaftState> {
-        let mut conf = ConfState::default();
-        conf.set_voters(self.voters.clone());
-        Ok(RaftState::new(self.hard_state.clone(), conf))
+        Ok(RaftState::new(self.hard_state.clone(), self.conf.clone()))
     }
 
     fn entries(
@@ -166,10 +165,16 @@ impl Storage for TailStorage {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+    /// raft drops a snapshot whose members do not include the receiver, so such a one is not sent.
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
         match &self.newest {
-            Some(meta) if meta.index >= request_index => Ok(wire::to_raft_snapshot(meta)),
-            _ => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
+            Some(meta) if meta.index >= request_index && meta.members.contains(to) => {
+                Ok(wire::to_raft_snapshot(meta))
+            }
+            _ => {
+                self.wanted.set(true);
+                Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
         }
     }
 }
@@ -177,6 +182,7 @@ impl Storage for TailStorage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consensus::turn::Membership;
 
     fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> Vec<Entry> {
         range
@@ -192,7 +198,7 @@ mod tests {
         SnapshotMeta {
             index,
             term: 1,
-            voters: vec![1],
+            members: Membership::of(&[1]),
             digest: [0; 32],
         }
     }
@@ -207,7 +213,7 @@ mod tests {
 
     #[test]
     fn appends_overwrite_and_cuts_keep_the_older_snapshot() {
-        let mut storage = TailStorage::new(Recovered::default(), &[1]);
+        let mut storage = TailStorage::new(Recovered::default(), ConfState::default());
         storage.append(&entries(1..=10, 1));
         check(&storage, 1, 10);
         storage.append(&entries(8..=9, 2));

@@ -3,17 +3,21 @@
 //! It does not authenticate: the transport did. It caps the size, refuses protobuf groups before the decoder sees
 //! them (its skipping of unknown groups recurses without a limit), and checks what raft takes for granted.
 
-use super::{MemberId, SnapshotMeta};
+use super::{INFO_BYTES_MAX, MemberId, Membership, SnapshotMeta};
 use bytes::{Buf, Bytes};
 use protobuf::Message as _;
-use raft::eraftpb::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
+use raft::eraftpb::{
+    ConfChangeTransition, ConfChangeV2, Entry, EntryType, Message, MessageType, Snapshot,
+    SnapshotMetadata,
+};
 
 /// Longer messages are refused before they are decoded.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
 /// The highest term or index that is taken from a peer.
 const FARTHEST: u64 = u64::MAX >> 1;
-const DESCRIPTOR_VERSION: u8 = 1;
+const DESCRIPTOR_VERSION: u8 = 2;
+const DIGEST_BYTES: usize = 32;
 /// Submessages of `Message` nest this deep: message, snapshot, metadata, conf state.
 const MAX_DEPTH: u32 = 4;
 
@@ -83,13 +87,10 @@ pub(super) fn to_raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
         term: meta.term,
         ..SnapshotMetadata::default()
     };
-    metadata.set_conf_state(ConfState {
-        voters: meta.voters.clone(),
-        ..ConfState::default()
-    });
-    let mut data = Vec::with_capacity(33);
-    data.push(DESCRIPTOR_VERSION);
+    metadata.set_conf_state(meta.members.conf_state());
+    let mut data = vec![DESCRIPTOR_VERSION];
     data.extend_from_slice(&meta.digest);
+    data.extend_from_slice(&meta.members.to_bytes());
     let mut snapshot = Snapshot {
         data: data.into(),
         ..Snapshot::default()
@@ -101,23 +102,56 @@ pub(super) fn to_raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
 /// Reads a descriptor.
 pub(super) fn from_raft_snapshot(snapshot: &Snapshot) -> Result<SnapshotMeta, WireError> {
     let metadata = snapshot.get_metadata();
-    let conf = metadata.get_conf_state();
-    let digest = match snapshot.data.split_first() {
-        Some((&DESCRIPTOR_VERSION, digest)) => {
-            <[u8; 32]>::try_from(digest).map_err(|_| WireError::Malformed)?
-        }
-        _ => return Err(WireError::Malformed),
+    let Some((&DESCRIPTOR_VERSION, rest)) = snapshot.data.split_first() else {
+        return Err(WireError::Malformed);
     };
-    let joint = !conf.voters_outgoing.is_empty() || !conf.learners_next.is_empty();
-    if metadata.index == 0 || conf.voters.is_empty() || joint {
+    let (digest, members) = rest
+        .split_first_chunk::<DIGEST_BYTES>()
+        .ok_or(WireError::Malformed)?;
+    let members = Membership::from_bytes(members).map_err(|_| WireError::Malformed)?;
+    if metadata.index == 0 || *metadata.get_conf_state() != members.conf_state() {
         return Err(WireError::Malformed);
     }
     Ok(SnapshotMeta {
         index: metadata.index,
         term: metadata.term,
-        voters: conf.voters.clone(),
-        digest,
+        members,
+        digest: *digest,
     })
+}
+
+/// Whether an entry that is not made of commands is a change of the membership that this release can read.
+///
+/// # Errors
+/// A text that says what it is not.
+pub fn check_change(entry: &Entry) -> Result<(), String> {
+    decode_change(entry)
+        .map(drop)
+        .map_err(|_| "it is not a change of the membership that this release knows".to_owned())
+}
+
+/// Reads an entry that changes the membership; none but what `changes` writes.
+pub(super) fn decode_change(entry: &Entry) -> Result<ConfChangeV2, WireError> {
+    let sound = entry.get_entry_type() == EntryType::EntryConfChangeV2
+        && is_flat(&entry.data, &Shape::CHANGE, MAX_DEPTH);
+    if !sound {
+        return Err(WireError::Malformed);
+    }
+    let mut change = ConfChangeV2::default();
+    change
+        .merge_from_bytes(&entry.data)
+        .map_err(|_| WireError::Malformed)?;
+    let transition = if change.changes.len() > 1 {
+        ConfChangeTransition::Explicit
+    } else {
+        ConfChangeTransition::Auto
+    };
+    let known = change.changes.len() <= 2
+        && change.get_transition() == transition
+        && change.changes.iter().all(|one| one.node_id != 0)
+        && change.context.len() <= INFO_BYTES_MAX
+        && std::str::from_utf8(&change.context).is_ok();
+    known.then_some(change).ok_or(WireError::Malformed)
 }
 
 pub(super) fn parse(bytes: &Bytes) -> Result<Message, WireError> {
@@ -184,6 +218,9 @@ impl Shape {
     const SNAPSHOT: Self = Self {
         nested: &[(2, &Self::METADATA)],
     };
+    const CHANGE: Self = Self {
+        nested: &[(2, &Self::LEAF)],
+    };
     const MESSAGE: Self = Self {
         nested: &[(7, &Self::LEAF), (9, &Self::SNAPSHOT)],
     };
@@ -245,7 +282,6 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::eraftpb::Entry;
 
     fn heartbeat() -> Message {
         let mut message = Message::default();
@@ -332,7 +368,7 @@ mod tests {
         let meta = SnapshotMeta {
             index: 9,
             term: 3,
-            voters: vec![1, 2, 3],
+            members: Membership::of(&[1, 2, 3]),
             digest: [7; 32],
         };
         let snapshot = to_raft_snapshot(&meta);
