@@ -38,8 +38,7 @@ impl Outputs {
     /// Everything that must happen after the turn, in the order of doing it.
     pub fn steps(self) -> Vec<Step> {
         let leads = (self.status.role == super::Role::Leader).then_some(self.status.term);
-        let mut steps = Vec::new();
-        steps.push(Step::Send(self.messages));
+        let mut steps = vec![Step::Send(self.messages)];
         let install = self.persist.as_ref().and_then(|one| one.install.clone());
         steps.extend(self.persist.map(Step::Persist));
         steps.push(Step::Send(self.messages_after_persist));
