@@ -64,6 +64,7 @@ fn acknowledged_work_survives_rounds_of_faults() {
         }
         let counts = trial.counts();
         (submits, acts) = (submits + counts.0, acts + counts.1);
+        trial.agree();
     }
     println!(
         "{rounds} rounds, {acts} operations acknowledged, {submits} of them submits: 0 lost, 0 twice, 0 out of order, 0 started twice; slowest to be led: {slowest:?}"

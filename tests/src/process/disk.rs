@@ -12,9 +12,15 @@ use super::tool;
 
 const TOOLS: [&str; 4] = ["mkfs.ext4", "mount", "umount", "python3"];
 
-/// `_IOR('X', 125, __u32)` with flag 2, no flush of the log, on all mount points at nearly one moment. Two passes: opening is slow.
+/// A file of every disk, written and not synced just before its power is cut: it must not be there afterwards.
+const LAZY: &str = "lazy";
+
+/// `_IOR('X', 125, __u32)` with flag 2, no flush of the log, on all mount points at nearly one moment. The file that is to be lost is
+/// written last, so that hardly anybody else's sync of the whole machine comes between.
 const CUT: &str = "import fcntl, os, struct, sys
 all = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]
+files = [open(path + '/lazy', 'wb', 0) for path in sys.argv[1:]]
+for file in files: file.write(b'lazy' * 4096)
 for one in all: fcntl.ioctl(one, 0x8004587d, struct.pack('I', 2))
 ";
 
@@ -71,13 +77,18 @@ impl Disk {
         &self.mount
     }
 
+    /// Whether the last cut took nothing away: what was written just before it, and not synced, is there.
+    fn survived(&self) -> bool {
+        fs::read(self.mount.join(LAZY)).is_ok_and(|bytes| !bytes.is_empty())
+    }
+
     /// Takes the file system away and mounts what the device holds, as after a boot: the journal is replayed.
     ///
     /// What is mounted is a copy of the device: a process of somebody else that made itself a mount namespace meanwhile keeps the
     /// dead file system alive, and mounting the same image once more would give that one back.
     ///
     /// # Panics
-    /// When somebody still uses it, or what is there cannot be mounted.
+    /// When somebody still uses it, or what is there cannot be mounted, or the cut before took nothing away.
     pub fn boot(&self) {
         let begun = Instant::now();
         // A process that was killed a moment ago may still be closing its files.
@@ -94,6 +105,10 @@ impl Disk {
         tool::must("cp", &words, "");
         fs::rename(&new, old).unwrap_or_else(|error| panic!("{}: {error}", old.display()));
         self.attach();
+        let place = self.mount.display();
+        assert!(!self.survived(), "{place}: this cut took nothing away");
+        // Of an earlier cut, written over: it would tell nothing next time.
+        let _ = fs::remove_file(self.mount.join(LAZY));
     }
 }
 
@@ -159,8 +174,8 @@ mod tests {
         let disk = Disk::new(&folder.path().join("d"), 64);
         let at = |name: &str| disk.path().join(name);
         write(&at("synced"), true);
-        write(&at("lazy"), false);
-        assert_eq!(fs::read(at("lazy")).expect("still cached").len(), 8192);
+        write(&at("unsynced"), false);
+        assert_eq!(fs::read(at("unsynced")).expect("still cached").len(), 8192);
         cut_power(&[&disk]);
         assert!(
             fs::write(at("late"), "x").is_err(),
@@ -168,8 +183,8 @@ mod tests {
         );
         disk.boot();
         assert_eq!(fs::read(at("synced")).expect("durable"), [7; 8192]);
-        let lazy = fs::read(at("lazy")).unwrap_or_default();
-        assert_eq!(lazy.len(), 0, "it was never synced");
+        let left = fs::read(at("unsynced")).unwrap_or_default();
+        assert_eq!(left.len(), 0, "it was never synced");
         let mount = disk.path().to_owned();
         drop(disk);
         let mounts = fs::read_to_string("/proc/self/mounts").expect("readable");

@@ -1,4 +1,5 @@
-//! Real processes on loopback: a dev cluster per test, the command line as people use it, faults by signal.
+//! Real processes: a dev cluster per test with the command line as people use it, or a fleet whose daemons the test handles itself;
+//! faults by signal, by cut networks and by cut power.
 //! Does NOT reach into a daemon: what a test knows it learned from the command line, the API, log files or the process table.
 //!
 //! A test that uses this lives in a binary `tests/tests/process_*.rs`, so that only one of them runs at a time.

@@ -116,6 +116,7 @@ impl Trial {
         let starts = fs::read_to_string(self.fleet.work().join("starts")).unwrap_or_default();
         let probes: Vec<&Listed> = probes.iter().filter_map(|name| jobs.get(name)).collect();
         wrong.extend(wrong_starts(&starts, &probes));
+        wrong.extend(self.at_odds());
         if let Ok(doubles) = fs::read_to_string(self.fleet.work().join("doubles")) {
             wrong.push(format!("two processes of one job at once: {doubles}"));
         }
@@ -127,6 +128,27 @@ impl Trial {
             }
         }
         wrong
+    }
+
+    /// Coordinators that do not agree with the others on the state, by their own comparison of digests each second.
+    fn at_odds(&mut self) -> Vec<String> {
+        let hellos = self.fleet.hellos();
+        let members = hellos.values().flat_map(|reply| &reply.members);
+        let bad = members.filter(|one| ["ReadOnly", "Diverged"].contains(&one.condition.as_str()));
+        bad.map(|one| format!("{one:?}")).collect()
+    }
+
+    /// Checks once more that all coordinators agree, after they have had the time to compare. Call it last.
+    ///
+    /// # Panics
+    /// When they do not, or one of them has ended for it.
+    #[track_caller]
+    pub fn agree(mut self) {
+        // Two comparisons.
+        std::thread::sleep(Duration::from_millis(2_200));
+        self.fleet.wait_whole();
+        let wrong = self.at_odds();
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
     /// The same submit under the same key is the same job, however often and whenever it comes.

@@ -24,6 +24,8 @@ pub struct Plan {
     pub disk_mib: Option<u64>,
     /// Silence after which a node is Lost, milliseconds.
     pub lost_after_ms: u32,
+    /// A library that the coordinators load before all others.
+    pub preload: Option<PathBuf>,
 }
 
 impl Default for Plan {
@@ -35,6 +37,7 @@ impl Default for Plan {
             hosts: false,
             disk_mib: None,
             lost_after_ms: 120_000,
+            preload: None,
         }
     }
 }
@@ -59,6 +62,7 @@ pub(super) struct Layout {
     pub(super) members: Vec<Member>,
     pub(super) nodes: Vec<String>,
     pub(super) context: ContextFile,
+    pub(super) preload: Option<PathBuf>,
 }
 
 /// Lays out a fleet in `root`, an empty directory.
@@ -112,6 +116,7 @@ pub(super) fn lay_out(root: &Path, plan: &Plan) -> Layout {
         members,
         nodes,
         context,
+        preload: plan.preload.clone(),
     }
 }
 

@@ -146,6 +146,9 @@ impl Fleet {
             None => Command::new(&self.binary),
         };
         home::scrub(&mut command, &self.layout.root);
+        if let (Some(library), "coordinator") = (&self.layout.preload, role) {
+            command.env("LD_PRELOAD", library);
+        }
         command
             .args([role, "--config"])
             .arg(config)
@@ -206,6 +209,16 @@ impl Fleet {
         });
         self.up.remove(name);
         status
+    }
+
+    /// Whether a daemon that is up has ended by itself meanwhile.
+    ///
+    /// # Panics
+    /// When it is not up.
+    pub fn has_ended(&mut self, name: &str) -> bool {
+        let child = self.up.get_mut(name);
+        let child = child.unwrap_or_else(|| panic!("{name} is not up"));
+        child.try_wait().expect("it is our child").is_some()
     }
 
     /// What every coordinator that answers says of itself, by name.
@@ -376,8 +389,8 @@ impl Fleet {
     }
 }
 
-/// The log's library panics when a sync fails, and perhaps once more when it is dropped for that; then the process ends. Right for a
-/// disk whose power was cut.
+/// The log's library panics when a sync fails, and perhaps once more when it is dropped for that; then the process ends. The index's
+/// library does likewise in its threads. Right for a disk whose power was cut.
 fn dead_disk(panic: &str) -> bool {
     let mut lines = panic.lines();
     let (place, text) = (
@@ -385,6 +398,7 @@ fn dead_disk(panic: &str) -> bool {
         lines.next().unwrap_or_default(),
     );
     place.contains("raft-engine") && text.contains("fdatasync")
+        || place.contains("/sled-")
         || text == "panic in a destructor during cleanup"
 }
 
