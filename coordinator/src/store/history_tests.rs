@@ -290,3 +290,21 @@ fn what_a_crash_left_is_removed_and_strangers_are_left_alone() {
     fs::remove_file(path(&name)).expect("there");
     assert!(segments.for_peer(&hash).expect("reads").is_none());
 }
+
+#[test]
+fn a_torn_file_is_written_again_by_a_replay() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let bytes = b"any bytes".to_vec();
+    let hash = *blake3::hash(&bytes).as_bytes();
+    let name = format!("{}.seg", blake3::Hash::from_bytes(hash).to_hex());
+    let path = dir.path().join(name);
+    fs::write(&path, &bytes[..4]).expect("written");
+    let segments = Segments::open(dir.path()).expect("opens");
+    let closed = ClosedSegment {
+        hash,
+        bytes: bytes.clone(),
+    };
+    segments.keep(closed).expect("kept");
+    segments.write_waiting().expect("written");
+    assert_eq!(fs::read(&path).expect("there"), bytes);
+}

@@ -10,6 +10,8 @@ mod index;
 mod pointers;
 pub mod segments;
 #[cfg(test)]
+mod steady_tests;
+#[cfg(test)]
 mod tests;
 mod writer;
 

@@ -144,7 +144,8 @@ impl Segments {
     /// What the disk refused.
     pub fn keep(&self, closed: ClosedSegment) -> Result<(), SegmentError> {
         let mut known = lock(&self.known);
-        if !known.files.contains(&closed.hash) {
+        // A file from before this process is read before it is relied on: these bytes may be the only good ones.
+        if !known.files.contains(&closed.hash) || known.unread.contains(&closed.hash) {
             known.waiting.insert(closed.hash, Arc::new(closed.bytes));
         }
         let many = known.waiting.len() > WAITING_MAX;

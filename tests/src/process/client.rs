@@ -155,13 +155,14 @@ impl Client {
         })
     }
 
-    /// One page of jobs, ended ones too, after job `after`.
+    /// One page of all jobs that ever were, after job `after`.
     ///
     /// # Errors
     /// As [`Client::submit`].
     pub fn page(&mut self, after: &str, limit: u32) -> Result<ListJobsReply, Refusal> {
         let request = ListJobsRequest {
             all: true,
+            history: true,
             after: after.to_owned(),
             limit,
             ..ListJobsRequest::default()

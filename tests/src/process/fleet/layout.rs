@@ -26,6 +26,8 @@ pub struct Plan {
     pub lost_after_ms: u32,
     /// A library that the coordinators load before all others.
     pub preload: Option<PathBuf>,
+    /// Jobs that are over and stay in the coordinators' memory.
+    pub keep_finished: u32,
 }
 
 impl Default for Plan {
@@ -38,6 +40,7 @@ impl Default for Plan {
             disk_mib: None,
             lost_after_ms: 120_000,
             preload: None,
+            keep_finished: 1_000,
         }
     }
 }
@@ -152,12 +155,13 @@ fn coordinator(root: &Path, plan: &Plan, members: &[Member], own: &Member) {
     // Timers as in a dev cluster but for those that give up on a node.
     let mut text = format!(
         "name = {:?}\ndata_dir = {:?}\nidentity = {:?}\nlisten = {:?}\ncluster_name = \"fleet\"\ndev = true\n\
-         [timers]\nlost_after_ms = {}\n",
+         [timers]\nlost_after_ms = {}\n[history]\nkeep_finished = {}\nsegment_bytes = 8192\n",
         own.name,
         home.join("disk/data"),
         home.join("identity"),
         own.address,
-        plan.lost_after_ms
+        plan.lost_after_ms,
+        plan.keep_finished
     );
     for member in members {
         text += &format!(
