@@ -12,6 +12,8 @@
 //! this disk proves it was, stops the member: it must not vote again.
 
 mod applier;
+#[cfg(test)]
+mod damage_tests;
 mod driver;
 mod handle;
 pub mod log;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const VOTERS: [MemberId; 3] = [11, 22, 33];
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const VOTERS: [MemberId; 3] = [11, 22, 33];
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 fn found(id: MemberId, voters: &[MemberId]) -> Begin {
     let members = Membership::founded(voters.iter().map(|id| (*id, format!("member {id}"))));
@@ -18,7 +18,7 @@ fn found(id: MemberId, voters: &[MemberId]) -> Begin {
 
 /// What a member's state machine shows to the test.
 #[derive(Clone, Default, Debug, PartialEq)]
-struct View {
+pub(super) struct View {
     commands: Vec<Bytes>,
     applied: u64,
     leads: Option<u64>,
@@ -30,7 +30,11 @@ struct Journal {
     commands: Vec<Bytes>,
     applied: u64,
     view: Arc<Mutex<View>>,
+    history: Arc<Mutex<History>>,
 }
+
+/// What was committed at each index, by anybody's word.
+pub(super) type History = BTreeMap<u64, Vec<Bytes>>;
 
 impl Apply for Journal {
     type Reply = usize;
@@ -38,6 +42,11 @@ impl Apply for Journal {
     fn apply(&mut self, index: u64, commands: &[Bytes]) -> Vec<usize> {
         assert_eq!(index, self.applied + 1);
         self.applied = index;
+        let known = lock(&self.history)
+            .entry(index)
+            .or_insert_with(|| commands.to_vec())
+            .clone();
+        assert_eq!(known, commands, "two entries committed at {index}");
         let before = self.commands.len();
         self.commands.extend_from_slice(commands);
         (before..self.commands.len()).collect()
@@ -69,13 +78,13 @@ impl Apply for Journal {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All members reach each other through this table unless they are cut off.
 #[derive(Default)]
-struct Net {
+pub(super) struct Net {
     members: RwLock<BTreeMap<MemberId, Handle<usize>>>,
     pulls: AtomicUsize,
 }
@@ -119,21 +128,23 @@ impl Transport for Link {
     }
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     dir: TempDir,
     net: Arc<Net>,
     views: BTreeMap<MemberId, Arc<Mutex<View>>>,
-    fatal: Arc<Mutex<Vec<String>>>,
+    pub(super) fatal: Arc<Mutex<Vec<String>>>,
+    pub(super) history: Arc<Mutex<History>>,
     snapshot_every: u64,
 }
 
 impl Cluster {
-    fn new(snapshot_every: u64) -> Self {
+    pub(super) fn new(snapshot_every: u64) -> Self {
         let mut cluster = Self {
             dir: tempfile::tempdir().expect("a directory"),
             net: Arc::default(),
             views: BTreeMap::new(),
             fatal: Arc::default(),
+            history: Arc::default(),
             snapshot_every,
         };
         for id in VOTERS {
@@ -142,20 +153,25 @@ impl Cluster {
         cluster
     }
 
-    fn path(&self, id: MemberId) -> PathBuf {
+    pub(super) fn path(&self, id: MemberId) -> PathBuf {
         self.dir.path().join(id.to_string())
     }
 
     fn start(&mut self, id: MemberId, bootstrap: bool) {
-        let view: Arc<Mutex<View>> = Arc::default();
-        let machine = Journal {
-            view: Arc::clone(&view),
-            ..Journal::default()
-        };
         let begin = if bootstrap {
             found(id, &VOTERS)
         } else {
             Begin::Resume
+        };
+        self.try_start(id, begin).expect("starts");
+    }
+
+    pub(super) fn try_start(&mut self, id: MemberId, begin: Begin) -> Result<(), StartError> {
+        let view: Arc<Mutex<View>> = Arc::default();
+        let machine = Journal {
+            view: Arc::clone(&view),
+            history: Arc::clone(&self.history),
+            ..Journal::default()
         };
         let config = Config {
             snapshot_every: self.snapshot_every,
@@ -167,12 +183,13 @@ impl Cluster {
         });
         let fatal = Arc::clone(&self.fatal);
         let on_fatal: OnFatal = Box::new(move |reason| lock(&fatal).push(reason));
-        let handle = start(config, machine, link, on_fatal).expect("starts");
+        let handle = start(config, machine, link, on_fatal)?;
         self.views.insert(id, view);
         self.members_mut(|members| members.insert(id, handle));
+        Ok(())
     }
 
-    fn members_mut<T>(
+    pub(super) fn members_mut<T>(
         &self,
         change: impl FnOnce(&mut BTreeMap<MemberId, Handle<usize>>) -> T,
     ) -> T {
@@ -185,18 +202,18 @@ impl Cluster {
         )
     }
 
-    async fn stop(&self, id: MemberId) {
+    pub(super) async fn stop(&self, id: MemberId) {
         let handle = self.members_mut(|members| members.remove(&id));
         handle.expect("it runs").shutdown().await;
     }
 
-    fn handle(&self, id: MemberId) -> Handle<usize> {
+    pub(super) fn handle(&self, id: MemberId) -> Handle<usize> {
         self.members_mut(|members| members.get(&id).cloned())
             .expect("it runs")
     }
 
     /// A leader whose state machine knows that it leads.
-    async fn leader(&self) -> (MemberId, Handle<usize>) {
+    pub(super) async fn leader(&self) -> (MemberId, Handle<usize>) {
         let found = wait("a leader", || {
             let members = self.members_mut(|members| members.clone());
             members.into_iter().find(|(id, handle)| {
@@ -209,7 +226,7 @@ impl Cluster {
     }
 
     /// Proposes until it is acknowledged, as a client with an idempotent command would.
-    async fn propose(&self, command: &str) -> Committed<usize> {
+    pub(super) async fn propose(&self, command: &str) -> Committed<usize> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (_, leader) = self.leader().await;
@@ -224,7 +241,7 @@ impl Cluster {
     }
 
     /// Waits until every running member shows the same commands with these among them, and returns them.
-    async fn agree(&self, expected: &[String]) -> Vec<Bytes> {
+    pub(super) async fn agree(&self, expected: &[String]) -> Vec<Bytes> {
         let ids: Vec<MemberId> = self.members_mut(|members| members.keys().copied().collect());
         wait("agreement", || {
             let views: Vec<View> = ids.iter().map(|id| lock(&self.views[id]).clone()).collect();
@@ -238,12 +255,12 @@ impl Cluster {
         .await
     }
 
-    fn assert_sound(&self) {
+    pub(super) fn assert_sound(&self) {
         assert_eq!(*lock(&self.fatal), Vec::<String>::new());
     }
 }
 
-async fn wait<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub(super) async fn wait<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = check() {

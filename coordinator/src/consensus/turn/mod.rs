@@ -13,6 +13,8 @@ mod changes;
 mod core;
 mod election;
 mod frame;
+#[cfg(test)]
+mod member_tests;
 mod members;
 mod promise;
 mod reads;
