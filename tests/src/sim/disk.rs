@@ -267,7 +267,11 @@ impl Disk {
         if self.wrong == Wrong::default() {
             return Ok(false);
         }
-        let cut = records::judge(&self.log.entries, self.wrong)?;
+        let entries = self.log.entries.iter();
+        let entries: Vec<records::Entry> = entries
+            .map(|entry| (entry.index, entry.data.to_vec()))
+            .collect();
+        let cut = records::judge(&entries, self.wrong)?;
         self.wrong.torn = None;
         Ok(cut > 0)
     }

@@ -2,7 +2,9 @@
 //! a bit rotted, and judged by the scanner itself. Does NOT exist while all is well: an intact log is kept as entries.
 
 use mlctl_coordinator::consensus::log::scanner;
-use raft::eraftpb::Entry;
+
+/// An entry: its index and its bytes.
+pub(super) type Entry = (u64, Vec<u8>);
 
 /// The file's number, which its checksums are mixed with.
 const NUMBER: u64 = 7;
@@ -27,7 +29,7 @@ pub(super) fn judge(entries: &[Entry], wrong: Wrong) -> Result<u64, String> {
     let mut image = scanner::file_header();
     for entry in entries {
         let mut record = record(entry);
-        if let Some((_, bit)) = wrong.flipped.filter(|(index, _)| *index == entry.index) {
+        if let Some((_, bit)) = wrong.flipped.filter(|(index, _)| *index == entry.0) {
             let bit = bit as usize % (record.len() * 8);
             record[bit / 8] ^= 1 << (bit % 8);
         }
@@ -46,9 +48,9 @@ pub(super) fn judge(entries: &[Entry], wrong: Wrong) -> Result<u64, String> {
     Err(format!("{sound} of {all} synced records are taken for all"))
 }
 
-fn record(entry: &Entry) -> Vec<u8> {
-    let mut body = entry.index.to_le_bytes().to_vec();
-    body.extend(&*entry.data);
+fn record((index, data): &Entry) -> Vec<u8> {
+    let mut body = index.to_le_bytes().to_vec();
+    body.extend(data);
     let footer = RECORD_HEADER + body.len() + 4;
     let length = footer + ITEMS.len() + 4;
     let mut record = ((length as u64) << 8).to_be_bytes().to_vec();
@@ -65,12 +67,9 @@ mod tests {
     use super::*;
 
     fn entries() -> Vec<Entry> {
-        let entry = |index| {
-            let mut entry = Entry::default();
-            (entry.index, entry.data) = (index, vec![index as u8; 40].into());
-            entry
-        };
-        (1..=4).map(entry).collect()
+        (1..=4)
+            .map(|index| (index, vec![index as u8; 40]))
+            .collect()
     }
 
     #[test]
