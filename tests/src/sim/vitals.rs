@@ -49,6 +49,18 @@ impl Vitals {
     }
 }
 
+/// What a member tells of its state: the digests that it remembers, and that of what it holds now. Without the last a cluster in
+/// which nobody may change anything would never find out who is wrong.
+fn marks(member: &Member) -> Vec<DigestMark> {
+    let mut marks: Vec<DigestMark> = member.vitals.marks.iter().copied().collect();
+    let index = member.state.applied_index();
+    if marks.last().is_none_or(|last| last.index < index) {
+        let digest = member.state.digest().to_bytes();
+        marks.push(DigestMark { index, digest });
+    }
+    marks
+}
+
 impl World {
     /// A member asks the others, and is judged.
     pub(super) fn on_compare(&mut self, at: Process) {
@@ -64,7 +76,7 @@ impl World {
             return;
         };
         let own = Own {
-            marks: member.vitals.marks.iter().copied().collect(),
+            marks: marks(member),
             clock_off: member.vitals.clock_off,
         };
         let verdict = judge(COORDINATORS, &own, &heard);
@@ -77,7 +89,7 @@ impl World {
         let member = self.coordinators[other].live.as_ref();
         let member = member.filter(|_| reachable && there)?;
         Some(Heard {
-            marks: member.vitals.marks.iter().copied().collect(),
+            marks: marks(member),
             ahead_ms: self.wall_ms(other) - self.wall_ms(who),
             uncertain_ms: UNCERTAIN_MS,
         })
