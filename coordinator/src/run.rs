@@ -13,6 +13,7 @@ use mlctl_runtime::shutdown::Shutdown;
 use mlctl_runtime::tls::{Dialer, incoming, install_crypto, server_config};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::api;
 use crate::clock::Clock;
@@ -32,7 +33,7 @@ use crate::shared::Shared;
 use crate::state::State;
 use crate::state::records::Reply;
 use crate::store::history::History;
-use crate::store::segments::{SegmentError, Segments};
+use crate::store::segments::{Keeper, SegmentError, Segments};
 use crate::store::{self, Feed, HasRoom, Shelf, Writer};
 use crate::vitals::space::Room;
 use crate::vitals::{self, Note, NoteError, Vitals};
@@ -132,18 +133,10 @@ pub async fn run_on(
     let tls = server_config(&identity)?;
     check_identity(&config, &identity)?;
     let dir = config.data_dir.clone();
-    // Specs and logs are nobody else's to read.
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.map_err(io(format!("make {}", dir.display())))?;
-    // Before anything is opened there: on a full disk that needs the reserve's space.
-    let disk = Disk::open(&dir, &config.disk, config.dev)
-        .map_err(io(format!("measure the disk of {}", dir.display())))?;
+    let (disk, segments, keeper) = prepare(&config)?;
     let raft_dir = config.raft_dir();
     // Everything in here ends by this one; a leader first looks for a successor.
     let (asked, shutdown) = (shutdown, Shutdown::new());
-    let segments = Arc::new(Segments::open(&dir.join("segments"))?);
-    let keeper = segments.start(Arc::from(abort_process()));
-    let keeper = keeper.map_err(io("start the thread of history".into()))?;
     let ground = Ground {
         config: &config,
         gauge: &disk.gauge(),
@@ -158,13 +151,7 @@ pub async fn run_on(
         feed,
         history,
         peers,
-    } = match begun {
-        Ok(begun) => begun,
-        Err(error) => {
-            keeper.stop();
-            return Err(error);
-        }
-    };
+    } = begun?;
     peers.start(raft.clone(), &shutdown);
     let (ports, leader) = watch::channel(None);
     let shared = Arc::new(Shared {
@@ -181,24 +168,66 @@ pub async fn run_on(
         shutdown: shutdown.clone(),
         config,
     });
-    let leading = tokio::spawn(supervise(Arc::clone(&shared), ports));
-    let watching = tokio::spawn(vitals::watch(Arc::clone(&shared)));
-    let ending = tokio::spawn(end_when(asked, Arc::clone(&shared)));
-    let fetching = tokio::spawn(fetch(Arc::clone(&shared), feed));
-    let following = tokio::spawn(follow(Arc::clone(&shared)));
+    let tasks = Tasks {
+        until_shutdown: vec![
+            tokio::spawn(supervise(Arc::clone(&shared), ports)),
+            tokio::spawn(vitals::watch(Arc::clone(&shared))),
+            tokio::spawn(fetch(Arc::clone(&shared), feed)),
+            tokio::spawn(follow(Arc::clone(&shared))),
+        ],
+        ending: tokio::spawn(end_when(asked, Arc::clone(&shared))),
+    };
     tracing::info!(name = %shared.config.name, listen = %shared.config.listen, members = shared.config.members.len(), "coordinator ready");
     let served = serve(&shared, listener, tls, &shutdown).await;
     shutdown.trigger();
-    // They only wait for the shutdown that was just triggered.
-    let _ = leading.await;
-    let _ = following.await;
-    let _ = watching.await;
-    ending.abort();
-    let _ = ending.await;
+    tasks.end().await;
     let diverged = shared.vitals.diverged().cloned();
-    let _ = fetching.await;
     drop(shared);
     raft.shutdown().await;
+    close(keeper, writer).await;
+    tracing::info!("coordinator stopped");
+    match diverged {
+        Some(note) => Err(note.refusal(&raft_dir).into()),
+        None => served,
+    }
+}
+
+/// The data directory, its disk, and the history in it.
+fn prepare(config: &Config) -> Result<(Disk, Arc<Segments>, Keeper), RunError> {
+    let dir = &config.data_dir;
+    // Specs and logs are nobody else's to read.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(io(format!("make {}", dir.display())))?;
+    // Before anything is opened there: on a full disk that needs the reserve's space.
+    let disk = Disk::open(dir, &config.disk, config.dev)
+        .map_err(io(format!("measure the disk of {}", dir.display())))?;
+    let segments = Arc::new(Segments::open(&dir.join("segments"))?);
+    let keeper = segments.start(Arc::from(abort_process()));
+    let keeper = keeper.map_err(io("start the thread of history".into()))?;
+    Ok((disk, segments, keeper))
+}
+
+/// What runs beside the server.
+struct Tasks {
+    /// They end by themselves at the shutdown.
+    until_shutdown: Vec<JoinHandle<()>>,
+    ending: JoinHandle<()>,
+}
+
+impl Tasks {
+    /// Waits for all of them, the shutdown being triggered.
+    async fn end(self) {
+        for task in self.until_shutdown {
+            // A panic in one was reported where it happened.
+            let _ = task.await;
+        }
+        self.ending.abort();
+        let _ = self.ending.await;
+    }
+}
+
+/// Writes what waits, of history and of the index, and ends their threads.
+async fn close(keeper: Keeper, writer: Writer) {
     let stop = move || {
         keeper.stop();
         writer.stop(INDEX_DEADLINE)
@@ -206,11 +235,6 @@ pub async fn run_on(
     let stopped = tokio::task::spawn_blocking(stop).await;
     if !stopped.unwrap_or(false) {
         tracing::warn!("the index was not written in time; it is built anew at the next start");
-    }
-    tracing::info!("coordinator stopped");
-    match diverged {
-        Some(note) => Err(note.refusal(&raft_dir).into()),
-        None => served,
     }
 }
 

@@ -150,6 +150,26 @@ async fn a_job_that_left_memory_is_answered_for_as_before() {
         let unknown = cancel(client, 71, &["9999"]).await.expect_err("never was");
         assert_eq!(unknown.code, Code::NotFound);
     }
+    streams(&mut jobs).await;
+    drop(jobs);
+
+    // After a restart, with the index and without it.
+    cluster.stop(0).await;
+    cluster.restart(0).await;
+    let mut jobs = cluster.jobs(0, &ann).await;
+    lists(&mut jobs).await;
+    cluster.stop(0).await;
+    fs::remove_dir_all(cluster.data_dir(0).join("index")).expect("deleted");
+    fs::remove_file(segments(&cluster, 0).remove(0)).expect("the log makes it again");
+    cluster.restart(0).await;
+    let mut jobs = cluster.jobs(0, &ann).await;
+    lists(&mut jobs).await;
+    shown(&mut jobs, 1).await;
+    cluster.stop(0).await;
+}
+
+/// Streams about job 1, which left memory: they end, or begin with what became of it.
+async fn streams(jobs: &mut JobsClient<Channel>) {
     let mut logs = jobs
         .logs(LogsRequest {
             job: "1".into(),
@@ -179,21 +199,6 @@ async fn a_job_that_left_memory_is_answered_for_as_before() {
         event.changes[0].job.as_ref().map(|job| job.state.as_str()),
         Some("Cancelled")
     );
-    drop((jobs, logs, watch));
-
-    // After a restart, with the index and without it.
-    cluster.stop(0).await;
-    cluster.restart(0).await;
-    let mut jobs = cluster.jobs(0, &ann).await;
-    lists(&mut jobs).await;
-    cluster.stop(0).await;
-    fs::remove_dir_all(cluster.data_dir(0).join("index")).expect("deleted");
-    fs::remove_file(segments(&cluster, 0).remove(0)).expect("the log makes it again");
-    cluster.restart(0).await;
-    let mut jobs = cluster.jobs(0, &ann).await;
-    lists(&mut jobs).await;
-    shown(&mut jobs, 1).await;
-    cluster.stop(0).await;
 }
 
 async fn lists(jobs: &mut JobsClient<Channel>) {

@@ -88,10 +88,10 @@ struct Known {
     stop: bool,
 }
 
-/// The thread that reads what lies there and writes what is closed. Ends with [`Keeper::stop`].
+/// The thread that reads what lies there and writes what is closed. Ends with [`Keeper::stop`], or when it is dropped.
 pub struct Keeper {
     segments: Arc<Segments>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Segments {
@@ -134,7 +134,7 @@ impl Segments {
             .spawn(move || segments.work(&on_fatal))?;
         Ok(Keeper {
             segments: Arc::clone(self),
-            thread,
+            thread: Some(thread),
         })
     }
 
@@ -385,10 +385,18 @@ impl Segments {
 impl Keeper {
     /// Writes what waits and ends the thread.
     pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
         lock(&self.segments.known).stop = true;
         self.segments.wake.notify_all();
-        // A panic is of no consequence: what waited is closed again at the next start.
-        let _ = self.thread.join();
+        if let Some(thread) = self.thread.take() {
+            // A panic is of no consequence: what waited is closed again at the next start.
+            let _ = thread.join();
+        }
     }
 }
 

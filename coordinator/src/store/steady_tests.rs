@@ -9,12 +9,12 @@ use bytes::Bytes;
 use mlctl_proto::ids::JobId;
 
 use super::history::History;
-use super::segments::Segments;
+use super::segments::{Keeper, Segments};
 use super::{Shelf, Writer};
 use crate::consensus::{self, Begin, Handle, MemberId, Membership, Transport};
 use crate::machine::{Machine, OnFatal};
 use crate::published::Published;
-use crate::state::commands::{ArchiveJobs, CancelJobs};
+use crate::state::commands::{ArchiveJobs, Bootstrap, CancelJobs};
 use crate::state::records::{Actor, Reply, Retention};
 use crate::state::testing::{bootstrap, command, person, spec, submit_body, system};
 use crate::state::{Body, Command, IdempotencyKey, State, codec};
@@ -156,91 +156,111 @@ fn check(half: &Figures, whole: &Figures) {
     );
 }
 
+/// One member that leads itself.
+struct Member {
+    raft: Handle<Reply>,
+    published: Arc<Published>,
+    history: History,
+    keeper: Keeper,
+    writer: Writer,
+}
+
+impl Member {
+    async fn start(dir: &Path) -> Self {
+        let on_fatal: OnFatal = Arc::new(|reason| panic!("{reason}"));
+        let segments = Arc::new(Segments::open(&dir.join("segments")).expect("opens"));
+        let keeper = segments.start(Arc::clone(&on_fatal)).expect("a thread");
+        let published = Arc::new(Published::new(State::new()));
+        let shelf = Arc::new(Shelf::default());
+        let history = History::new(Arc::clone(&segments), Arc::clone(&shelf));
+        let started = Writer::start(
+            &dir.join("index"),
+            Arc::clone(&published),
+            Arc::clone(&segments),
+            shelf,
+            false,
+            Arc::new(|| true),
+        );
+        let (feed, writer) = started.expect("a thread");
+        let shown = Arc::clone(&published);
+        let machine = Machine::new(State::new(), shown, feed, segments, on_fatal);
+        let members = Membership::founded([(1, "a".into())]);
+        let mut config = consensus::Config::new(dir.join("raft"), Begin::Found { id: 1, members });
+        // An entry holds a hundred submits.
+        config.snapshot_every = 20;
+        let on_fatal = Box::new(|reason| panic!("{reason}"));
+        let raft = consensus::start(config, machine, Arc::new(Alone), on_fatal);
+        let member = Self {
+            raft: raft.expect("starts"),
+            published,
+            history,
+            keeper,
+            writer,
+        };
+        member.set_up().await;
+        member
+    }
+
+    async fn set_up(&self) {
+        let mut leading = self.published.leading();
+        let led = tokio::time::timeout(PATIENCE, leading.wait_for(Option::is_some)).await;
+        led.expect("leads in time").expect("lives");
+        let retention = Retention {
+            keep_finished: KEEP,
+            segment_bytes: SEGMENT_BYTES,
+            ..Retention::default()
+        };
+        let begin = Body::Bootstrap(Bootstrap {
+            retention,
+            ..bootstrap()
+        });
+        let reply = propose(&self.raft, 0, system(), begin, None).await;
+        assert_eq!(reply, Reply::Done);
+    }
+
+    /// A sample of all jobs is there, in memory or in history.
+    fn has(&self, jobs: u64) {
+        let state = self.published.state();
+        let closed = state.segments().count();
+        assert!(closed > 0, "{jobs} jobs closed no segment");
+        for n in (1..=jobs).step_by(37) {
+            let id = JobId::new(1, n);
+            let found = self.history.find(&state, id).expect("reads");
+            assert!(
+                state.job(id).is_some() || found.is_some(),
+                "job {n} is nowhere"
+            );
+        }
+    }
+
+    async fn stop(self) {
+        self.raft.shutdown().await;
+        self.keeper.stop();
+        let writer = self.writer;
+        let stopped = tokio::task::spawn_blocking(move || writer.stop(PATIENCE)).await;
+        assert!(stopped.expect("ends"), "the index is written");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_steady_run_is_bounded() {
     let full = std::env::var_os("MLCTL_TEST_FULL").is_some_and(|value| !value.is_empty());
     let (most, time_box) = if full { (200_000, 900) } else { (20_000, 20) };
     let home = tempfile::tempdir().expect("a temporary directory");
-    let dir = home.path();
-    let on_fatal: OnFatal = Arc::new(|reason| panic!("{reason}"));
-    let segments = Arc::new(Segments::open(&dir.join("segments")).expect("opens"));
-    let keeper = segments.start(Arc::clone(&on_fatal)).expect("a thread");
-    let published = Arc::new(Published::new(State::new()));
-    let shelf = Arc::new(Shelf::default());
-    let history = History::new(Arc::clone(&segments), Arc::clone(&shelf));
-    let started = Writer::start(
-        &dir.join("index"),
-        Arc::clone(&published),
-        Arc::clone(&segments),
-        shelf,
-        false,
-        Arc::new(|| true),
-    );
-    let (feed, writer) = started.expect("a thread");
-    let machine = Machine::new(
-        State::new(),
-        Arc::clone(&published),
-        feed,
-        segments,
-        on_fatal,
-    );
-    let mut config = consensus::Config::new(
-        dir.join("raft"),
-        Begin::Found {
-            id: 1,
-            members: Membership::founded([(1, "a".into())]),
-        },
-    );
-    // An entry holds a hundred submits.
-    config.snapshot_every = 20;
-    let raft = consensus::start(
-        config,
-        machine,
-        Arc::new(Alone),
-        Box::new(|reason| panic!("{reason}")),
-    );
-    let raft = raft.expect("starts");
-    let mut leading = published.leading();
-    tokio::time::timeout(PATIENCE, leading.wait_for(Option::is_some))
-        .await
-        .expect("leads")
-        .expect("lives");
-    let retention = Retention {
-        keep_finished: KEEP,
-        segment_bytes: SEGMENT_BYTES,
-        ..Retention::default()
-    };
-    let begin = Body::Bootstrap(crate::state::commands::Bootstrap {
-        retention,
-        ..bootstrap()
-    });
-    assert_eq!(propose(&raft, 0, system(), begin, None).await, Reply::Done);
-
+    let member = Member::start(home.path()).await;
     let until = Instant::now() + Duration::from_secs(time_box);
     let (mut jobs, mut half) = (0, None);
     // However slow the machine is: enough for segments.
     while jobs < most && (Instant::now() < until || jobs < 2_000) {
-        wave(&raft, jobs).await;
+        wave(&member.raft, jobs).await;
         jobs += TOGETHER;
         let midway = Instant::now() + Duration::from_secs(time_box / 2) >= until;
         if half.is_none() && jobs >= 1_000 && (midway || jobs >= most / 2) {
-            half = Some(measure(dir, jobs, &published.state()));
+            half = Some(measure(home.path(), jobs, &member.published.state()));
         }
     }
-    let whole = measure(dir, jobs, &published.state());
+    let whole = measure(home.path(), jobs, &member.published.state());
     check(&half.expect("it was measured on the way"), &whole);
-    let state = published.state();
-    assert!(
-        state.segments().count() > 0,
-        "{jobs} jobs closed no segment"
-    );
-    for n in (1..=jobs).step_by(usize::try_from(jobs / 50).expect("small").max(1)) {
-        let id = JobId::new(1, n);
-        let there = state.job(id).is_some() || history.find(&state, id).expect("reads").is_some();
-        assert!(there, "job {n} is nowhere");
-    }
-    raft.shutdown().await;
-    keeper.stop();
-    let stopped = tokio::task::spawn_blocking(move || writer.stop(PATIENCE)).await;
-    assert!(stopped.expect("ends"), "the index is written");
+    member.has(jobs);
+    member.stop().await;
 }

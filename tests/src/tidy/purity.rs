@@ -59,7 +59,7 @@ const fn later(place: &'static str) -> Pure {
 pub const PURE: &[Pure] = &[
     pure(
         "coordinator/src/state",
-        &["blake3", "bytes", "imbl", "prost", "thiserror"],
+        &["blake3", "bytes", "crc32fast", "imbl", "prost", "thiserror"],
     ),
     pure("coordinator/src/scheduler", &["imbl", "thiserror"]),
     Pure {
