@@ -148,14 +148,16 @@ impl World {
         self.counts.pauses += 1;
         let until = self.now + self.dice.between(100, 7_000);
         let who = self.dice.place(self.nodes.len());
-        match self.dice.roll(3) {
+        let sleeper = match self.dice.roll(3) {
             0 => {
                 let who = self.dice.place(COORDINATORS);
-                self.coordinators[who].paused_until = until;
+                &mut self.coordinators[who].paused_until
             }
-            1 => self.nodes[who].paused_until = until,
-            _ => self.nodes[who].frozen_until = until,
-        }
+            1 => &mut self.nodes[who].paused_until,
+            _ => &mut self.nodes[who].frozen_until,
+        };
+        // Who sleeps already does not wake up earlier for it: what waits for it was put off until then.
+        *sleeper = until.max(*sleeper);
     }
 
     /// The lights go out in the whole house.
