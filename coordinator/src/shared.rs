@@ -83,7 +83,6 @@ impl Shared {
         key: Option<IdempotencyKey>,
         body: Body,
     ) -> Result<Committed<Reply>, CallError> {
-        admitted(&body, &self.vitals.stance())?;
         let command = Command {
             actor,
             source: source.to_owned(),
@@ -91,6 +90,10 @@ impl Shared {
             key,
             body,
         };
+        // What was accepted before is answered as before, however full the disk is by now: whoever asks again did not hear it.
+        if !self.state().was_answered(&command) {
+            admitted(&command.body, &self.vitals.stance())?;
+        }
         let too_large =
             |error: codec::CodecError| Refusal::new(Code::LimitExceeded, error.to_string());
         let bytes = Bytes::from(codec::encode_command(&command).map_err(too_large)?);

@@ -218,7 +218,8 @@ fn check_history(state: &State, found: &mut Vec<Violation>) {
         || format!("{given} given out, {known} known"),
     );
     let named: u64 = state.jobs().count() as u64;
-    let uses = state.specs.iter().map(|(_, spec)| spec.uses).sum::<u64>();
+    let uses = state.specs.iter().map(|(_, spec)| spec.uses);
+    let uses = uses.fold(0, u64::saturating_add);
     require(
         found,
         named == uses,

@@ -170,6 +170,11 @@ impl State {
         }
     }
 
+    /// Whether applying this would only give the reply again that it got before.
+    pub fn was_answered(&self, command: &Command) -> bool {
+        matches!(commands::remembered::find(self, command), Ok(Some(_)))
+    }
+
     /// Moves the index over an entry that held no command.
     pub fn skip(&mut self, index: u64) {
         self.applied_index = self.applied_index.max(index);

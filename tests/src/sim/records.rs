@@ -75,7 +75,8 @@ mod tests {
     #[test]
     fn a_torn_tail_is_cut_and_what_was_synced_stays() {
         assert_eq!(judge(&entries(), Wrong::default()), Ok(0));
-        for torn in [1, 300, 999] {
+        // A record begins with zeros: of less than this the scanner sees nothing but what was allocated ahead.
+        for torn in [150, 300, 999] {
             let wrong = Wrong {
                 torn: Some(torn),
                 ..Wrong::default()

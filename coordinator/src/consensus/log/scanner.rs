@@ -30,7 +30,8 @@ pub struct Scan {
     pub records: usize,
     /// Bytes behind the last sound record, without preallocated zeros.
     pub torn_bytes: u64,
-    /// Files that end in a torn write, each with the length of what is sound in it.
+    /// Files that end in a torn write, each with the length of what is sound in it: 0 when not even its header is, because
+    /// raft-engine knows older headers too and would believe what follows them.
     pub torn: Vec<(PathBuf, u64)>,
 }
 
@@ -55,8 +56,9 @@ pub fn scan(dir: &Path) -> Result<Scan, LogError> {
         scan.files += 1;
         scan.records += judged.records;
         scan.torn_bytes = judged.torn_bytes;
-        let torn = torn(path, judged.sound).filter(|_| judged.torn_bytes > 0);
-        scan.torn.extend(torn);
+        if judged.torn_bytes > 0 {
+            scan.torn.push((path.clone(), judged.sound as u64));
+        }
     }
     // Rewritten records are copies that are synced in groups, so a torn group at the end of the last file is no loss
     // as long as the originals exist; that they do is for `recover` to see.
@@ -66,7 +68,7 @@ pub fn scan(dir: &Path) -> Result<Scan, LogError> {
         let bytes = std::fs::read(path).map_err(LogError::io("read", path))?;
         if let Some(bad) = walk(&bytes, *number).bad {
             if behind == 0 {
-                scan.torn.extend(torn(path, bad.offset));
+                scan.torn.push((path.clone(), bad.offset as u64));
                 continue;
             }
             let (path, offset, what) = (path.display(), bad.offset, bad.what);
@@ -77,11 +79,6 @@ pub fn scan(dir: &Path) -> Result<Scan, LogError> {
         }
     }
     Ok(scan)
-}
-
-/// What is to be cut of a file whose records end at `sound`; a file that was torn in its header is left to raft-engine.
-fn torn(path: &Path, sound: usize) -> Option<(PathBuf, u64)> {
-    (sound > 0).then(|| (path.to_path_buf(), sound as u64))
 }
 
 /// What is in one file that may be opened.
