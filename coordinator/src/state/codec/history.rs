@@ -88,6 +88,11 @@ impl Record for HistoryBatch {
             (hash, json)
         });
         let specs: BTreeMap<[u8; 32], Vec<u8>> = hashed.collect();
+        // So many jobs there never are, and what comes after them is counted without looking.
+        if record.first_seq > u64::MAX >> 1 {
+            let why = format!("it begins at number {}", record.first_seq);
+            return Err(malformed(what, why));
+        }
         let mut jobs = Vec::new();
         for (seq, bytes) in (record.first_seq..).zip(record.jobs) {
             let archived = decode_archived(&bytes)?;

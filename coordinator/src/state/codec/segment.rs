@@ -118,6 +118,9 @@ fn header(bytes: &[u8]) -> Result<(u64, u32, u32), CodecError> {
     if u32::from_le_bytes(take(&mut rest)?) != crc32fast::hash(header) {
         return Err(damaged("its header does not match its checksum"));
     }
+    if first_seq > u64::MAX >> 1 {
+        return Err(damaged("it begins at a number that no job ever has"));
+    }
     Ok((first_seq, specs, jobs))
 }
 

@@ -1,4 +1,6 @@
 //! Tests of the codec: round trips, every kind of damage, and bytes that somebody made up.
+use std::collections::BTreeMap;
+
 use mlctl_proto::persist;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,7 +11,9 @@ use crate::state::Body;
 use crate::state::State;
 use crate::state::commands::ChangeSettings;
 use crate::state::invariants;
-use crate::state::records::{Attempt, EndKind, Idempotency, Job, Node, Settings, Spec, Team};
+use crate::state::records::{
+    Attempt, EndKind, HistoryBatch, Idempotency, Job, Node, Settings, Spec, Team,
+};
 use crate::state::testing::script::{histories, play};
 use crate::state::testing::{Cluster, person, sealed};
 
@@ -115,6 +119,22 @@ fn rows_that_do_not_belong_are_refused() {
     check("does not know", &|rows| {
         rows[1].2.extend_from_slice(&[0xf8, 0x07, 1])
     });
+}
+
+/// Found by the fuzz target `snapshot`.
+#[test]
+fn a_batch_of_history_at_the_end_of_the_numbers_is_refused() {
+    let batch = |first_seq| HistoryBatch {
+        first_seq,
+        specs: BTreeMap::new(),
+        jobs: Vec::new(),
+    };
+    assert!(HistoryBatch::decode(&batch(1).encode()).is_ok());
+    for first_seq in [u64::MAX, (u64::MAX >> 1) + 1] {
+        assert!(HistoryBatch::decode(&batch(first_seq).encode()).is_err());
+        let one = [batch(first_seq)];
+        assert!(decode_segment(&encode_segment(one.iter())).is_err());
+    }
 }
 
 #[test]
