@@ -276,8 +276,13 @@ impl LogStore {
     }
 }
 
-/// Takes a torn write off the end of a file, before raft-engine believes the length that it begins with.
+/// Takes a torn write off the end of a file, before raft-engine believes the length that it begins with. A file without a sound header
+/// goes as a whole: raft-engine would give it a header of an older format, and what it then wrote there the next scan would not know.
 fn cut_off(path: &Path, sound: u64) -> Result<(), LogError> {
+    if sound == 0 {
+        std::fs::remove_file(path).map_err(LogError::io("remove", path))?;
+        return path.parent().map_or(Ok(()), sync_directory);
+    }
     let file = std::fs::File::options().write(true).open(path);
     file.and_then(|file| file.set_len(sound).and_then(|()| file.sync_all()))
         .map_err(LogError::io("cut", path))

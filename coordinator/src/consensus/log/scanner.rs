@@ -30,8 +30,7 @@ pub struct Scan {
     pub records: usize,
     /// Bytes behind the last sound record, without preallocated zeros.
     pub torn_bytes: u64,
-    /// Files that end in a torn write, each with the length of what is sound in it: 0 when not even its header is, because
-    /// raft-engine knows older headers too and would believe what follows them.
+    /// Files that end in a torn write, each with the length of what is sound in it: 0 when not even its header is.
     pub torn: Vec<(PathBuf, u64)>,
 }
 
@@ -56,7 +55,8 @@ pub fn scan(dir: &Path) -> Result<Scan, LogError> {
         scan.files += 1;
         scan.records += judged.records;
         scan.torn_bytes = judged.torn_bytes;
-        if judged.torn_bytes > 0 {
+        // Also a file that is empty yet: see `engine::cut_off`.
+        if judged.torn_bytes > 0 || judged.sound == 0 {
             scan.torn.push((path.clone(), judged.sound as u64));
         }
     }

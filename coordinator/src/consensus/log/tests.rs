@@ -2,7 +2,7 @@
 
 use super::LogError;
 use super::engine::{LogStore, Mark};
-use super::scanner::{Scan, scan};
+use super::scanner::{Scan, file_header, scan};
 use raft::eraftpb::{Entry, HardState};
 use std::fs;
 use std::ops::RangeInclusive;
@@ -127,6 +127,25 @@ fn a_torn_tail_is_cut() {
     check(huge, Ok(10));
     check(|bytes| bytes.truncate(HEADER), Ok(0));
     check(|bytes| bytes.truncate(HEADER - 5), Ok(0));
+}
+
+/// Found by the fuzz target `log`: raft-engine wrote on behind an older header, and the next start took that for damage.
+#[test]
+fn what_is_written_after_a_file_without_a_header_is_there_at_the_next_start() {
+    let header = file_header();
+    let older = [&header[..header.len() - 16], &1_u64.to_be_bytes()[..]].concat();
+    for begun in [vec![], vec![0; 100], vec![0xab; 300], older] {
+        let (dir, _) = ten();
+        fs::write(dir.path().join("0000000000000002.raftlog"), begun).expect("writes");
+        for last in 10..13 {
+            let mut log = LogStore::open(dir.path()).expect("opens");
+            assert_eq!(log.entries().expect("reads").len(), last);
+            let next = last as u64 + 1;
+            let one = entries(next..=next, 100);
+            log.write(&hard_state(next - 1), &one).expect("writes");
+        }
+        assert_eq!(scan(dir.path()).expect("sound").records, 13);
+    }
 }
 
 #[test]
