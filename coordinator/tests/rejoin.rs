@@ -7,10 +7,13 @@ use std::fs;
 
 use mlctl_proto::api::HelloRequest;
 use mlctl_proto::api::cluster_client::ClusterClient;
+use mlctl_proto::api::jobs_client::JobsClient;
 use mlctl_proto::peer::peer_client::PeerClient;
 use mlctl_proto::peer::{JoinRequest, RaftMessage};
 use support::{Cluster, PATIENCE, get, submit};
 use tokio::time::{Duration, Instant, sleep};
+use tonic::Code;
+use tonic::transport::Channel;
 
 const SPEC: &str = r#"{"command":["true"]}"#;
 
@@ -44,6 +47,21 @@ fn id(cluster: &Cluster, n: usize) -> u64 {
     file["id"].as_u64().expect("a number")
 }
 
+/// Submits as clients do: again with the same key while nobody leads.
+async fn taken(jobs: &mut JobsClient<Channel>, key: u8) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match submit(jobs, key, SPEC).await {
+            Ok(reply) => return reply.job,
+            Err(error) => assert!(
+                error.code() == Code::Unavailable && Instant::now() < deadline,
+                "{error}"
+            ),
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_and_a_damaged_coordinator_come_back_as_new_members() {
     let mut cluster = Cluster::start(3).await;
@@ -51,14 +69,14 @@ async fn a_wiped_and_a_damaged_coordinator_come_back_as_new_members() {
     let mut submitted = Vec::new();
     let leader = cluster.leader().await;
     let mut jobs = cluster.jobs(leader, &ann).await;
-    submitted.push(submit(&mut jobs, 1, SPEC).await.expect("taken").job);
+    submitted.push(taken(&mut jobs, 1).await);
 
     // Wiped: the follower's whole directory, and under a new id it votes again.
     let follower = cluster.follower().await;
     let first = id(&cluster, follower);
     cluster.stop(follower).await;
     fs::remove_dir_all(cluster.data_dir(follower)).expect("removes");
-    submitted.push(submit(&mut jobs, 2, SPEC).await.expect("taken").job);
+    submitted.push(taken(&mut jobs, 2).await);
     cluster.rejoin(follower).await;
     votes(&cluster, follower).await;
     let second = id(&cluster, follower);
@@ -81,7 +99,7 @@ async fn a_wiped_and_a_damaged_coordinator_come_back_as_new_members() {
     fs::write(&log, bytes).expect("writes");
     let next = cluster.leader().await;
     let mut jobs = cluster.jobs(next, &ann).await;
-    submitted.push(submit(&mut jobs, 3, SPEC).await.expect("taken").job);
+    submitted.push(taken(&mut jobs, 3).await);
     cluster.rejoin(leader).await;
     votes(&cluster, leader).await;
     let aside = cluster.data_dir(leader).join("raft.damaged-1/log");
@@ -92,7 +110,7 @@ async fn a_wiped_and_a_damaged_coordinator_come_back_as_new_members() {
     if next != leader && next != follower {
         let leader = cluster.leader().await;
         let mut jobs = cluster.jobs(leader, &ann).await;
-        submitted.push(submit(&mut jobs, 4, SPEC).await.expect("taken").job);
+        submitted.push(taken(&mut jobs, 4).await);
     }
     cluster.restart(next).await;
     votes(&cluster, next).await;
