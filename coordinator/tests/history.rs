@@ -38,7 +38,7 @@ async fn cancel(
     ids: &[&str],
 ) -> Result<Vec<String>, Refusal> {
     let request = CancelRequest {
-        key: vec![key, 99].repeat(8),
+        key: [key, 99].repeat(8),
         jobs: ids.iter().map(|id| (*id).to_owned()).collect(),
     };
     let answer = timeout(PATIENCE, jobs.cancel(request))

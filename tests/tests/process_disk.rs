@@ -153,7 +153,7 @@ fn round(fleet: &Fleet, told: &mut Told, places: &[usize]) {
     until_condition(told, places, "LowDisk");
     let text = told.refused();
     let named = |disk: &&Disk| text.contains(&disk.path().display().to_string());
-    assert!(disks.iter().any(|disk| named(disk)), "{text}");
+    assert!(disks.iter().any(named), "{text}");
     for word in ["coordinator c", "bytes) free", "mark of 32 MiB"] {
         assert!(text.contains(word), "{word}: {text}");
     }
