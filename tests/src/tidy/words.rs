@@ -20,7 +20,7 @@ fn forbidden() -> Vec<(String, &'static str)> {
         ("FAC", "TS §", workplace),
         ("STY", "LE.md", workplace),
         ("POL", "ICY §", workplace),
-        ("REL", "IABILITY.md", workplace),
+        ("REL", "IABILITY §", workplace),
         ("the br", "ief", workplace),
         ("this iss", "ue", workplace),
         ("next iss", "ue", workplace),
