@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod budget;
 pub mod checkers;
 pub mod fuzz;
 #[path = "../benches/peers/mod.rs"]

@@ -1,28 +1,14 @@
 //! Every fuzz target on changed inputs until its box in tests/budget.toml closes; and the inputs to begin from are sound.
 //! Does NOT run libFuzzer: see tests/fuzz.
 
-use std::path::Path;
 use std::time::Duration;
 
+use mlctl_tests::budget;
 use mlctl_tests::fuzz::drive::{drive, keep};
 use mlctl_tests::fuzz::{TARGETS, Target};
 
 /// Peak memory of a run, MiB: the inputs are small, so what reads them has to be.
 const PEAK_MIB: u64 = 1_024;
-
-/// Seconds of each target in tests/budget.toml.
-fn box_of_time() -> Duration {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("budget.toml");
-    let text = std::fs::read_to_string(&path).expect("tests/budget.toml is there");
-    let table: toml::Table = text.parse().expect("tests/budget.toml is TOML");
-    let number = |key: &str| {
-        let value = table.get(key).and_then(toml::Value::as_integer);
-        u64::try_from(value.expect("a number")).expect("not negative")
-    };
-    let full = std::env::var_os("MLCTL_TEST_FULL").is_some_and(|value| value == "1");
-    let times = if full { number("full_multiplier") } else { 1 };
-    Duration::from_secs(number("fuzz") * times)
-}
 
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
@@ -36,7 +22,7 @@ fn peak_mib() -> u64 {
 
 fn until_the_box_closes(name: &str) {
     let target = Target::named(name).expect("it is a target");
-    let report = drive(&target, rand::random(), box_of_time());
+    let report = drive(&target, rand::random(), budget::of("fuzz"));
     println!("fuzz: {}", report.line(&target));
     if let Some((why, input)) = report.broken {
         let path = keep(&target, &input).expect("the input can be kept");

@@ -4,9 +4,10 @@
 use std::fs;
 use std::time::Duration;
 
+use mlctl_tests::budget::full;
 use mlctl_tests::process::faults::Deck;
 use mlctl_tests::process::fleet::{Fleet, Plan};
-use mlctl_tests::process::trial::{Trial, full, seed};
+use mlctl_tests::process::trial::{Trial, seed};
 
 /// Few stay, so that most jobs of a round are in history by its end.
 const KEPT: u32 = 40;

@@ -9,12 +9,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use mlctl_tests::budget::full;
 use mlctl_tests::process::client::Client;
 use mlctl_tests::process::disk::{self, Disk, cut_power};
 use mlctl_tests::process::faults::Deck;
 use mlctl_tests::process::fleet::{Fleet, Plan};
 use mlctl_tests::process::load::held;
-use mlctl_tests::process::trial::{Trial, full, seed};
+use mlctl_tests::process::trial::{Trial, seed};
 use mlctl_tests::process::until;
 use mlctl_tests::tidy::skips;
 

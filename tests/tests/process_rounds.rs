@@ -5,10 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use mlctl_tests::budget::full;
 use mlctl_tests::process::faults::{self, Deck, Fault};
 use mlctl_tests::process::fleet::{Fleet, Plan};
 use mlctl_tests::process::netns;
-use mlctl_tests::process::trial::{Trial, full, seed};
+use mlctl_tests::process::trial::{Trial, seed};
 use mlctl_tests::tidy::skips;
 
 /// Rounds of one fleet, and fleets: 200 rounds when everything is asked for.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use mlctl_proto::api::Job;
 use mlctl_proto::limits::CLIENT_RETRY_MS;
+use mlctl_tests::budget::full;
 use mlctl_tests::process::client::{Client, Key};
 use mlctl_tests::process::command;
 use mlctl_tests::process::faults::Deck;
 use mlctl_tests::process::fleet::{Fleet, Plan};
 use mlctl_tests::process::ledger::wrong_starts;
 use mlctl_tests::process::load::{held, listed, probe};
-use mlctl_tests::process::trial::{full, seed};
+use mlctl_tests::process::trial::seed;
 use mlctl_tests::process::{Cluster, raw::Raw, until, workload::nap};
 use nix::sys::signal::Signal;
 

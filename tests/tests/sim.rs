@@ -3,9 +3,9 @@
 //! Does NOT start a process.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use mlctl_tests::budget;
 use mlctl_tests::sim::totals::{Totals, explain};
 use mlctl_tests::sim::{Mark, Plant, Report, run};
 
@@ -18,23 +18,9 @@ fn holds(seed: u64) -> Report {
     report
 }
 
-/// Seconds of this suite in tests/budget.toml.
-fn box_of_time() -> Duration {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("budget.toml");
-    let text = std::fs::read_to_string(&path).expect("tests/budget.toml is there");
-    let table: toml::Table = text.parse().expect("tests/budget.toml is TOML");
-    let number = |key: &str| {
-        let value = table.get(key).and_then(toml::Value::as_integer);
-        u64::try_from(value.expect("a number")).expect("not negative")
-    };
-    let full = std::env::var_os("MLCTL_TEST_FULL").is_some_and(|value| value == "1");
-    let times = if full { number("full_multiplier") } else { 1 };
-    Duration::from_secs(number("sim") * times)
-}
-
 #[test]
 fn new_seeds_until_the_box_closes() {
-    let (began, limit) = (Instant::now(), box_of_time());
+    let (began, limit) = (Instant::now(), budget::of("sim"));
     let mut totals = Totals::default();
     while began.elapsed() < limit && totals.violations.is_empty() {
         totals.add(run(rand::random(), None));

@@ -31,11 +31,6 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// Whether everything is asked for, however long it takes.
-pub fn full() -> bool {
-    std::env::var_os("MLCTL_TEST_FULL").is_some_and(|value| !value.is_empty())
-}
-
 /// A fleet under load, everything that its clients were told, and a client that asks in the end.
 pub struct Trial {
     /// The fleet.
