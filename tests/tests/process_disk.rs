@@ -246,6 +246,52 @@ fn a_full_disk_refuses_jobs_and_nothing_else() {
     told.check();
 }
 
+/// The leader's disk takes nothing any more, as one that fell off its bus. The file system says so to every write and sync.
+#[test]
+fn a_dead_disk_ends_its_member_which_says_what_to_do() {
+    if let Some(why) = disk::obstacle() {
+        let name = "process_disk::a_dead_disk_ends_its_member_which_says_what_to_do";
+        return skips::skip(name, &why);
+    }
+    let plan = Plan {
+        disk_mib: Some(DISK_MIB),
+        ..Plan::default()
+    };
+    let mut fleet = Fleet::start(&plan);
+    let mut told = Told {
+        client: Client::new(fleet.context(), 0),
+        next: 0,
+        taken: Vec::new(),
+    };
+    for round in 0..2 {
+        told.submit("before", "exit 0");
+        let name = fleet.leader();
+        let place = fleet.coordinators().iter().position(|one| *one == name);
+        let place = place.expect("it is one of them");
+        let said = fleet.log(&name).len();
+        disk::cut_power(&[&fleet.disks()[place]]);
+        // Its client asks the others once it is gone, and no acknowledged job is lost.
+        let job = told.submit("during", "exit 0");
+        let status = fleet.ended(&name);
+        assert!(!status.success(), "{status}");
+        let text = fleet.log(&name).split_off(said);
+        for word in [
+            "Input/output error",
+            "see to the disk",
+            "--rejoin",
+            "the process ends",
+        ] {
+            assert!(text.contains(word), "nothing about `{word}`: {text}");
+        }
+        assert!(!text.contains("panicked"), "round {round}: {text}");
+        told.until_state(&job, "Completed");
+        fleet.disks()[place].boot();
+        fleet.start_one(&name);
+        fleet.wait_whole();
+        told.check();
+    }
+}
+
 /// Not one block is left.
 fn fill_up(disk: &Disk) {
     // The last MiB in small writes: the file system wants some of it for its own lists.

@@ -1,14 +1,16 @@
 //! raft-engine as the store of the log: one synced write per turn, cuts, and reading everything back.
 //!
 //! It does not judge what it reads (`recover` does) and never retries: after a failed write or sync nobody knows
-//! what the disk holds, so the process has to end. raft-engine itself panics when a sync fails.
+//! what the disk holds, so the process has to end.
 
+use super::files::{Failure, Files};
 use super::witness::Witness;
 use super::{LogError, scanner, sync_directory, writes_are_synced};
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const GROUP: u64 = 1;
 const MARK_KEY: &[u8] = b"mark";
@@ -112,7 +114,8 @@ impl MessageExt for RaftEntry {
 /// The open log.
 pub struct LogStore {
     dir: PathBuf,
-    engine: Engine,
+    engine: Engine<Files>,
+    failure: Failure,
     mark: Mark,
     fresh: bool,
     /// Writes so far.
@@ -126,6 +129,11 @@ impl LogStore {
     /// # Errors
     /// [`LogError::Damaged`] from the scanner or for a mark of an unknown format; what the disk refused otherwise.
     pub fn open(dir: &Path) -> Result<Self, LogError> {
+        Self::open_on(Files::default(), dir)
+    }
+
+    /// As [`LogStore::open`], on these files.
+    pub(super) fn open_on(files: Files, dir: &Path) -> Result<Self, LogError> {
         std::fs::create_dir_all(dir).map_err(LogError::io("create", dir))?;
         let scan = scanner::scan(dir)?;
         if scan.torn_bytes > 0 {
@@ -137,7 +145,10 @@ impl LogStore {
         for (path, sound) in &scan.torn {
             cut_off(path, *sound)?;
         }
-        let engine = reading(dir, || Engine::open(settings(dir)))?.map_err(failed("open", dir))?;
+        let failure = files.failure();
+        let open = || Engine::open_with_file_system(settings(dir), Arc::new(files));
+        let engine = reading(dir, open)?.map_err(failed("open", dir))?;
+        failure.check()?;
         // raft-engine syncs the directory for every file but the first.
         sync_directory(dir)?;
         let stored = engine.get(GROUP, MARK_KEY);
@@ -158,6 +169,7 @@ impl LogStore {
         Ok(Self {
             dir: dir.to_path_buf(),
             engine,
+            failure,
             mark,
             fresh,
             writes,
@@ -246,7 +258,7 @@ impl LogStore {
         self.engine
             .purge_expired_files()
             .map_err(failed("purge", &self.dir))?;
-        Ok(())
+        self.failure.check()
     }
 
     /// Writes the first mark of a new member of a cluster of this incarnation.
@@ -268,10 +280,12 @@ impl LogStore {
 
     fn commit(&mut self, mut batch: LogBatch) -> Result<(), LogError> {
         self.writes += 1;
-        batch
+        let written = batch
             .put(GROUP, MARK_KEY.to_vec(), self.mark.encode(self.writes))
-            .and_then(|()| self.engine.write(&mut batch, writes_are_synced()))
-            .map_err(failed("write", &self.dir))?;
+            .and_then(|()| self.engine.write(&mut batch, writes_are_synced()));
+        // First of all: what raft-engine says after a failed sync is a consequence.
+        self.failure.check()?;
+        written.map_err(failed("write", &self.dir))?;
         self.witness.saw(self.writes)
     }
 }

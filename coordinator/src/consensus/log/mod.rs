@@ -1,9 +1,10 @@
 //! The log on disk: entries, term, vote and marks, in raft-engine.
 //!
 //! It does not decide what to write. `scanner` looks at the files before raft-engine may cut anything, `engine`
-//! writes and reads, `recover` judges whether what was read is everything that this disk once acknowledged.
+//! writes and reads through `files`, `recover` judges whether what was read is everything that this disk once acknowledged.
 
 pub mod engine;
+mod files;
 mod items;
 pub mod recover;
 pub mod scanner;
@@ -33,6 +34,19 @@ pub enum LogError {
         dir: PathBuf,
         /// What was found, and where.
         found: String,
+    },
+    /// The disk failed: what it holds is unknown.
+    #[error(
+        "cannot {action} {}: {reason}; what this disk holds of the last writes is unknown, so this member writes no more and ends, and the others go on; see to the disk, then start it again: it checks every byte, and if it refuses, start it with --rejoin",
+        path.display()
+    )]
+    Disk {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
     },
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]

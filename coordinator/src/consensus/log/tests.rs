@@ -2,11 +2,14 @@
 
 use super::LogError;
 use super::engine::{LogStore, Mark};
+use super::files::Files;
 use super::scanner::{Scan, file_header, scan};
 use raft::eraftpb::{Entry, HardState};
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tempfile::TempDir;
 
 const HEADER: usize = 72;
@@ -285,4 +288,71 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         .collect();
     files.sort();
     files
+}
+
+/// The files of a directory with what is in them, but for the witness, which is no part of the log.
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let read = |path: PathBuf| (path.clone(), fs::read(path).expect("reads"));
+    files(dir).into_iter().map(read).collect()
+}
+
+#[test]
+fn after_a_failed_sync_nothing_touches_the_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let system = Files::default();
+    let broken = Arc::clone(&system.broken);
+    let mut log = LogStore::open_on(system, dir.path()).expect("opens");
+    log.write(&hard_state(0), &entries(1..=3, 100))
+        .expect("writes");
+    broken.store(true, Ordering::Relaxed);
+    let failed = log.write(&hard_state(3), &entries(4..=4, 100));
+    let text = failed.expect_err("the sync failed").to_string();
+    for word in ["cannot sync", "raftlog", "Input/output error", "--rejoin"] {
+        assert!(text.contains(word), "nothing about `{word}`: {text}");
+    }
+    let before = contents(dir.path());
+    // A second sync would succeed, as the kernel's does, and would say nothing about the first.
+    broken.store(false, Ordering::Relaxed);
+    for attempt in [
+        log.write(&hard_state(4), &entries(5..=5, 100)),
+        log.cut((3, 1)),
+        log.install(&hard_state(4), (4, 1)),
+        log.initialize(2),
+    ] {
+        assert_eq!(attempt.expect_err("refused").to_string(), text);
+    }
+    drop(log);
+    assert_eq!(contents(dir.path()), before);
+    let log = LogStore::open(dir.path()).expect("opens again");
+    let read = log.entries().expect("reads");
+    assert!(read.len() >= 3, "what was acknowledged is there");
+}
+
+#[test]
+fn a_million_small_entries_leave_a_small_log() {
+    const ENTRIES: u64 = 1_000_000;
+    const PER_WRITE: u64 = 1_000;
+    const KEPT: u64 = 20_000;
+    // raft-engine purges from 64 MiB on, in files of 16; what it rewrites is on top.
+    const BOUND: u64 = 112 << 20;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut log = LogStore::open(dir.path()).expect("opens");
+    let (mut last, mut most) = (0, 0);
+    while last < ENTRIES {
+        let write = entries(last + 1..=last + PER_WRITE, 100);
+        log.write(&hard_state(last), &write).expect("writes");
+        last += PER_WRITE;
+        if last % (10 * PER_WRITE) == 0 && last > KEPT {
+            log.cut((last - KEPT, 1)).expect("cuts");
+        }
+        let held = fs::read_dir(dir.path()).expect("lists");
+        let held = held.map(|item| item.and_then(|item| item.metadata()).expect("known").len());
+        most = most.max(held.sum());
+    }
+    assert!(most < BOUND, "{} MiB at most", most >> 20);
+    drop(log);
+    let log = LogStore::open(dir.path()).expect("opens again");
+    let read = log.entries().expect("reads");
+    let range = (read[0].index, read[read.len() - 1].index);
+    assert_eq!(range, (ENTRIES - KEPT + 1, ENTRIES));
 }
