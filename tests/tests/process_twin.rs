@@ -261,6 +261,20 @@ fn a_deleted_data_directory_does_not_vote_again() {
         fleet.start_one(name);
         fleet.wait_whole();
     }
+    // For good: both come back as members that never voted, one after the other, and are the majority that decides.
+    for (round, name) in [&follower, &leader].into_iter().enumerate() {
+        fleet.kill(&[name]);
+        fs::remove_dir_all(fleet.home(name).join("disk/data")).expect("removed");
+        goes_on(&fleet, 10 + round as u64);
+        fleet.start_coordinator(name, &["--rejoin"]);
+        fleet.wait_whole();
+    }
+    let third = fleet
+        .coordinators()
+        .into_iter()
+        .find(|name| ![&follower, &leader].contains(&name));
+    fleet.kill(&[&third.expect("three coordinators")]);
+    goes_on(&fleet, 12);
 }
 
 #[test]

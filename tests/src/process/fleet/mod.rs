@@ -293,6 +293,14 @@ impl Fleet {
         if applied.iter().any(|one| *one != applied[0]) {
             return Some(format!("applied are {applied:?}"));
         }
+        let expected = self.layout.members.len();
+        let voting = |reply: &&HelloReply| {
+            let all = &reply.members;
+            all.len() == expected && all.iter().all(|one| !one.learner)
+        };
+        if let Some(reply) = hellos.values().find(|reply| !voting(reply)) {
+            return Some(format!("not all vote: {:?}", reply.members));
+        }
         let nodes = match self.asks.nodes() {
             Ok(reply) => reply.nodes,
             Err(refusal) => return Some(refusal.to_string()),
