@@ -237,6 +237,10 @@ fn seal(
     if !checkpoint_name_is_legal(name) {
         return Ok(());
     }
+    // Who seals a checkpoint runs, whatever was said of it before.
+    if (change.state().in_doubt(job.id)).is_some_and(|older| older.epoch < epoch) {
+        in_doubt::close(change, &mut job, context.now_ms, "its successor runs");
+    }
     let holder = &node.facts.name;
     let list = &mut job.checkpoints;
     match list

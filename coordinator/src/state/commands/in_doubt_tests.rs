@@ -104,6 +104,20 @@ fn supersede_closes_the_old_epoch_and_nothing_of_it_counts() {
 }
 
 #[test]
+fn a_successor_that_seals_a_checkpoint_runs_and_nobody_comes_back() {
+    let (mut cluster, job) = doubtful();
+    cluster.started(job, &["b"]);
+    cluster.event("b", job, E2, sealed("step-8", 8));
+    assert_eq!(
+        stands(&cluster, job),
+        (JobState::Starting, 2, vec![(false, true), (false, false)])
+    );
+    back(&mut cluster, "a");
+    let (_, epoch, _) = stands(&cluster, job);
+    assert_eq!((epoch, cluster.job(job).checkpoints.len()), (2, 1));
+}
+
+#[test]
 fn who_comes_back_before_it_is_superseded_goes_on_and_the_successor_is_dropped() {
     let (mut cluster, job) = doubtful();
     cluster.started(job, &["b"]);
