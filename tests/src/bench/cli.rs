@@ -3,10 +3,10 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{failover, idle, latency, queue, submits};
+use super::{apply, failover, idle, latency, queue, submits};
 
 /// How it is called.
-pub const USAGE: &str = "mlctl-tests bench latency|submits|queue|failover|idle|all [--rounds N]   (MLCTL_BIN names a release build)";
+pub const USAGE: &str = "mlctl-tests bench latency|submits|queue|failover|idle|apply|all [--rounds N]   (MLCTL_BIN names a release build)";
 
 /// Rounds, unless somebody says how many.
 const ROUNDS: usize = 5;
@@ -35,12 +35,14 @@ pub fn main(words: &[&str]) -> Result<()> {
         "queue" => queue::run(many),
         "failover" => failover::run(rounds.unwrap_or(KILLS)),
         "idle" => idle::run(many),
+        "apply" => apply::run(many),
         "all" => {
             latency::run(many)?;
             submits::run(many)?;
             queue::run(many)?;
             failover::run(rounds.unwrap_or(KILLS))?;
-            idle::run(many)
+            idle::run(many)?;
+            apply::run(many)
         }
         _ => bail!("usage: {USAGE}"),
     }

@@ -1,6 +1,7 @@
 //! Figures of a release build on real processes, with their raw samples. See docs/BENCHMARKS.md for what was found.
 //! Does NOT judge: no test and no run of CI fails on a stopwatch.
 
+pub mod apply;
 pub mod cli;
 pub mod failover;
 pub mod idle;
