@@ -9,6 +9,7 @@ pub mod scheduler;
 pub mod state;
 
 mod api;
+mod background;
 mod clock;
 pub mod config;
 mod disk;

@@ -26,7 +26,7 @@ use crate::state::records::Reply;
 
 /// Raft messages that may wait for one member.
 const QUEUE: usize = 1_024;
-/// A leader whose last Raft message is older than this may be gone: its heartbeats come every 80 ms.
+/// A leader whose last Raft message is older than this may be gone: its heartbeats come every 100 ms.
 const FRESH_MS: u64 = 250;
 const CONNECT: Duration = Duration::from_secs(1);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));

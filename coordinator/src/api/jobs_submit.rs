@@ -43,7 +43,7 @@ pub async fn submit(
     let name = state
         .job(job)
         .map_or_else(|| spec.display_name(), |job| job.name.clone());
-    tracing::info!(%job, %name, "submitted");
+    tracing::debug!(%job, %name, "submitted");
     Ok(SubmitReply {
         job: job.to_string(),
         index: committed.index,

@@ -482,14 +482,15 @@ impl<R: Send + 'static> Driver<R> {
             members: core.members,
         };
         self.status.send_if_modified(|old| {
-            let changed = *old != status;
-            if (old.role, old.term) != (status.role, status.term) {
+            let (role, term) = (old.role, old.term);
+            if (role, term) != (status.role, status.term) {
                 tracing::info!(role = ?status.role, term = status.term, leader = status.leader, "role");
             }
-            if changed {
-                *old = status;
-            }
-            changed
+            // Progress is there for whoever looks; to wake somebody for each entry would cost more than the entry.
+            let news = (role, term, old.leader, old.members.index)
+                != (status.role, status.term, status.leader, status.members.index);
+            *old = status;
+            news
         });
     }
 }

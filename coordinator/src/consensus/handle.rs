@@ -252,8 +252,9 @@ impl<R: Send + 'static> Handle<R> {
         self.nudge(Request::Abstain(abstains));
     }
 
-    /// Role, leader, term and progress, as they change; closed when the member stopped. A new leader may still have
-    /// entries of earlier leaders to apply: what it may decide on is told to [`super::Apply::published`].
+    /// Where this member stands. Whoever waits is woken when role, leader, term or members change, not for progress; closed when the
+    /// member stopped. A new leader may still have entries of earlier leaders to apply: what it may decide on is told to
+    /// [`super::Apply::published`].
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }

@@ -16,12 +16,13 @@ pub(super) struct SnapshotJob {
     pub(super) encode: Box<dyn FnOnce() -> Result<Vec<u8>, Unsaved> + Send>,
 }
 
-/// The snapshot thread: ends when nobody can send jobs any more.
+/// The snapshot thread, for which nobody waits: ends when nobody can send jobs any more.
 pub(super) fn write_snapshots(
     jobs: &Receiver<SnapshotJob>,
     store: &SnapshotStore,
     internal: &SyncSender<Internal>,
 ) -> Result<(), String> {
+    crate::background::give_way();
     for job in jobs {
         let payload = match (job.encode)() {
             Ok(payload) => payload,

@@ -76,14 +76,14 @@ pub enum Begin {
 }
 
 impl Config {
-    /// The defaults: ticks of 10 ms, heartbeats each 80 ms, elections after 240 to 480 ms, a snapshot each 10,000
+    /// The defaults: ticks of 20 ms, heartbeats each 100 ms, elections after 240 to 460 ms, a snapshot each 10,000
     /// entries.
     pub fn new(dir: impl Into<PathBuf>, begin: Begin) -> Self {
         let core = CoreConfig::new(1, Vec::new(), 1);
         Self {
             dir: dir.into(),
             begin,
-            tick: Duration::from_millis(10),
+            tick: Duration::from_millis(20),
             election_tick: core.election_tick,
             heartbeat_tick: core.heartbeat_tick,
             seed: core.seed,

@@ -8,8 +8,8 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
 use super::records::{
-    Attempt, ClosedSegment, HistoryBatch, Idempotency, Job, Node, Reply, Segment, Settings, Spec,
-    Team,
+    Attempt, ClosedSegment, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey, Segment,
+    Settings, Spec, Team,
 };
 use super::{Applied, Changed, Effect, State};
 
@@ -208,7 +208,7 @@ impl Change {
     }
 
     /// Forgets a reply.
-    pub fn remove_key(&mut self, key: &(String, [u8; 16])) {
+    pub fn remove_key(&mut self, key: &RequestKey) {
         self.state.remove_key(key);
     }
 }

@@ -3,7 +3,7 @@
 use super::codec::{CodecError, RawRow};
 use super::digest::Digest;
 use super::records::{
-    Attempt, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
+    Attempt, HistoryBatch, Idempotency, Job, Node, RequestKey, Segment, Settings, Spec, Team,
 };
 use super::rules::Request;
 use super::view::Indexes;
@@ -91,12 +91,12 @@ impl State {
         self.indexes.key(old.as_deref(), Some(&key));
     }
 
-    pub(super) fn remove_key(&mut self, key: &(String, [u8; 16])) {
+    pub(super) fn remove_key(&mut self, key: &RequestKey) {
         let old = self.keys.remove(key);
         self.indexes.key(old.as_deref(), None);
     }
 
-    pub(super) fn key(&self, key: &(String, [u8; 16])) -> Option<&Idempotency> {
+    pub(super) fn key(&self, key: &RequestKey) -> Option<&Idempotency> {
         self.keys.get(key).map(AsRef::as_ref)
     }
 

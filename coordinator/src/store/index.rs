@@ -3,7 +3,7 @@
 //!
 //! sled panics where others return errors, so every call is caught; a caught panic is an error as any other. Its
 //! `flush` alone does not reach the disk: the data file is synced after it.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,7 @@ use std::sync::{PoisonError, RwLock};
 use mlctl_proto::ids::JobId;
 
 use super::pointers::{POINTERS, Pointer, TAKEN, job_of_key, pointer_key, taken_key};
-use crate::state::{Digest, Row};
+use crate::state::Digest;
 
 /// sled's data file.
 pub(super) const DB: &str = "db";
@@ -103,17 +103,22 @@ impl Index {
     }
 
     /// Writes what a group of entries changed, with the index and digest that then hold.
-    pub(super) fn write(&self, applied: u64, digest: Digest, rows: Vec<Row>) -> Result<(), String> {
+    pub(super) fn write(
+        &self,
+        applied: u64,
+        digest: Digest,
+        rows: BTreeMap<(u8, Vec<u8>), Option<Vec<u8>>>,
+    ) -> Result<(), String> {
         let mut batch = sled::Batch::default();
-        for row in rows {
-            let key = row_key(row.table, &row.key);
-            match row.record {
+        for ((table, key), record) in rows {
+            let key = row_key(table, &key);
+            match record {
                 Some(record) => batch.insert(key, record),
                 None => batch.remove(key),
             }
         }
         batch.insert(MARK, &mark(applied, digest)[..]);
-        guarded(|| self.db.apply_batch(batch.clone()))
+        guarded(|| self.db.apply_batch(batch))
     }
 
     /// Fills an empty index. The mark comes last: without it the rest counts for nothing.
@@ -130,11 +135,11 @@ impl Index {
             count += 1;
             if count % BATCH_ROWS == 0 {
                 let full = std::mem::take(&mut batch);
-                guarded(|| self.db.apply_batch(full.clone()))?;
+                guarded(|| self.db.apply_batch(full))?;
             }
         }
         batch.insert(MARK, &mark(applied, digest)[..]);
-        guarded(|| self.db.apply_batch(batch.clone()))
+        guarded(|| self.db.apply_batch(batch))
     }
 
     /// Takes a segment in: where each of its jobs lies, and that it was taken in.
@@ -144,7 +149,7 @@ impl Index {
             batch.insert(pointer_key(*id), pointer.to_bytes());
         }
         batch.insert(taken_key(number), &[1]);
-        guarded(|| self.db.apply_batch(batch.clone()))
+        guarded(|| self.db.apply_batch(batch))
     }
 
     /// The segments that were taken in.
@@ -316,7 +321,7 @@ fn guarded_all<T>(walk: impl Fn() -> Result<T, String>) -> Result<T, String> {
 }
 
 /// Runs a call into sled; a panic is an error.
-fn guarded<T>(call: impl Fn() -> sled::Result<T>) -> Result<T, String> {
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
     // Whatever state sled is in after a panic, the index is deleted.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),

@@ -1,13 +1,13 @@
 //! The index's own thread, and the feed that leads to it.
 //!
 //! The feed never blocks the apply thread: when the thread cannot keep up, groups are dropped and the index is
-//! filled anew from the published state. The thread sleeps while there is nothing to write. On a disk that is nearly full
-//! it writes nothing: what is left there belongs to the log.
+//! filled anew from the published state. The thread sleeps while there is nothing to write, gathers groups for a while before it
+//! writes them as one, and gives way to every other thread: nobody waits for the index. On a disk that is nearly full it writes
+//! nothing: what is left there belongs to the log.
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,11 @@ use crate::state::codec::{Record, decode_segment};
 use crate::state::records::Segment;
 use crate::state::{Digest, Row};
 
-/// Groups that may wait.
-const QUEUE: usize = 4_096;
+/// Groups are gathered for so long, or until they have so many rows.
+const GATHER_FOR: Duration = Duration::from_secs(2);
+const GATHER_ROWS: usize = 8_192;
+/// Rows that may wait.
+const ROWS_MAX: usize = 32_768;
 /// Between the first write after a sync and the next sync.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
 /// After building it anew failed.
@@ -35,58 +38,105 @@ const FILE_GROWTH: u64 = 32 << 20;
 /// Whether the disk has room for an index.
 pub type HasRoom = Arc<dyn Fn() -> bool + Send + Sync>;
 
-enum Message {
-    Rows {
-        applied: u64,
-        digest: Digest,
-        rows: Vec<Row>,
-    },
-    Rebuild,
-    /// A segment came that may not be taken in.
-    Segments,
-    Stop,
-}
-
 /// Where the apply thread puts what it wrote.
 #[derive(Clone)]
-pub struct Feed {
-    queue: SyncSender<Message>,
-    behind: Arc<AtomicBool>,
+pub struct Feed(Arc<Inbox>);
+
+/// Between the apply thread and the index's. The thread is woken when it has something new to do, not for each group.
+struct Inbox {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// In order; the newest of a row counts.
+    rows: Vec<Row>,
+    /// As of the last of them.
+    applied: u64,
+    digest: Digest,
+    /// When the first of them came.
+    since: Option<Instant>,
+    /// The index does not follow: nothing is put here until it is filled anew.
+    behind: bool,
+    /// A segment came that may not be taken in.
+    segments: bool,
+    stop: bool,
+}
+
+impl Waiting {
+    /// Until it is time to write; `None` when there is nothing.
+    fn due_in(&self) -> Option<Duration> {
+        let left = GATHER_FOR.saturating_sub(self.since?.elapsed());
+        Some(if self.rows.len() < GATHER_ROWS {
+            left
+        } else {
+            Duration::ZERO
+        })
+    }
+
+    /// Forgets the rows: the index is filled from a state that has them.
+    fn clear(&mut self) {
+        self.rows = Vec::new();
+        self.since = None;
+    }
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Every change under this lock leaves it consistent.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Waiting)) {
+        change(&mut self.lock());
+        self.wake.notify_one();
+    }
 }
 
 impl Feed {
     /// What a group of entries changed. Dropped when the index cannot keep up, which it then makes good.
     pub fn rows(&self, applied: u64, digest: Digest, rows: Vec<Row>) {
-        if rows.is_empty() || self.behind.load(Ordering::Acquire) {
+        let mut waiting = self.0.lock();
+        if rows.is_empty() || waiting.behind {
             return;
         }
-        let message = Message::Rows {
-            applied,
-            digest,
-            rows,
-        };
-        if self.queue.try_send(message).is_err() {
-            self.behind.store(true, Ordering::Release);
+        let before = waiting.rows.len();
+        if before + rows.len() > ROWS_MAX {
+            waiting.clear();
+            waiting.behind = true;
+        } else {
+            waiting.segments |= rows.iter().any(|row| row.table == Segment::TABLE);
+            waiting.rows.extend(rows);
+            waiting.since.get_or_insert_with(Instant::now);
+            (waiting.applied, waiting.digest) = (applied, digest);
+        }
+        let news = before == 0
+            || waiting.behind
+            || (before < GATHER_ROWS && waiting.rows.len() >= GATHER_ROWS);
+        drop(waiting);
+        if news {
+            self.0.wake.notify_one();
         }
     }
 
     /// The state was replaced as a whole.
     pub fn rebuild(&self) {
-        self.behind.store(true, Ordering::Release);
-        // A full queue is being read: the thread looks at the flag after each message.
-        let _ = self.queue.try_send(Message::Rebuild);
+        self.0.tell(|waiting| {
+            waiting.clear();
+            (waiting.behind, waiting.segments) = (true, true);
+        });
     }
 
     /// A segment that was lacking is here.
     pub fn segments(&self) {
-        // A full queue is being read, and every message is followed by a look at what is lacking.
-        let _ = self.queue.try_send(Message::Segments);
+        self.0.tell(|waiting| waiting.segments = true);
     }
 }
 
 /// The thread. Ends with [`Writer::stop`].
 pub struct Writer {
-    queue: SyncSender<Message>,
+    inbox: Arc<Inbox>,
     thread: JoinHandle<()>,
 }
 
@@ -103,18 +153,19 @@ impl Writer {
         current: bool,
         has_room: HasRoom,
     ) -> std::io::Result<(Feed, Self)> {
-        let (queue, messages) = sync_channel(QUEUE);
-        let behind = Arc::new(AtomicBool::new(!current));
-        let feed = Feed {
-            queue: queue.clone(),
-            behind: Arc::clone(&behind),
-        };
+        let inbox = Arc::new(Inbox {
+            waiting: Mutex::new(Waiting {
+                behind: !current,
+                ..Waiting::default()
+            }),
+            wake: Condvar::new(),
+        });
         let work = Work {
             dir: dir.to_owned(),
             published,
+            inbox: Arc::clone(&inbox),
             segments,
             shelf,
-            behind,
             there: false,
             built: 0,
             lagging: true,
@@ -126,21 +177,18 @@ impl Writer {
         };
         let thread = std::thread::Builder::new()
             .name("index".into())
-            .spawn(move || work.run(&messages))?;
-        Ok((feed, Self { queue, thread }))
+            .spawn(move || {
+                crate::background::give_way();
+                work.run();
+            })?;
+        Ok((Feed(Arc::clone(&inbox)), Self { inbox, thread }))
     }
 
     /// Writes what waits, syncs it and ends. Returns false if that took longer than `deadline`.
     pub fn stop(self, deadline: Duration) -> bool {
         let until = Instant::now() + deadline;
-        let mut stop = Some(Message::Stop);
+        self.inbox.tell(|waiting| waiting.stop = true);
         while !self.thread.is_finished() {
-            if let Some(message) = stop.take()
-                && let Err(std::sync::mpsc::TrySendError::Full(message)) =
-                    self.queue.try_send(message)
-            {
-                stop = Some(message);
-            }
             if Instant::now() >= until {
                 return false;
             }
@@ -153,7 +201,7 @@ impl Writer {
 struct Work {
     dir: PathBuf,
     published: Arc<Published>,
-    behind: Arc<AtomicBool>,
+    inbox: Arc<Inbox>,
     segments: Arc<Segments>,
     /// Where the index stands.
     shelf: Arc<Shelf>,
@@ -172,8 +220,8 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self, messages: &Receiver<Message>) {
-        if !self.behind.load(Ordering::Acquire) {
+    fn run(mut self) {
+        if !self.is_behind() {
             match Index::open(&self.dir).and_then(|index| self.put(index)) {
                 Ok(()) => {}
                 Err(reason) => self.broken(&reason),
@@ -181,47 +229,89 @@ impl Work {
         }
         loop {
             self.catch_up();
-            match self.next(messages) {
-                Ok(Some(Message::Rows {
-                    applied,
-                    digest,
-                    rows,
-                })) => {
-                    self.lagging |= rows.iter().any(|row| row.table == Segment::TABLE);
-                    self.write(applied, digest, rows);
-                }
-                Ok(Some(Message::Rebuild | Message::Segments)) => self.lagging = true,
-                Ok(None) if self.takes_in() => self.take_in_one(),
-                Ok(None) => self.flush(),
-                Ok(Some(Message::Stop)) | Err(()) => break,
+            if self.wait() {
+                break;
             }
+            self.do_what_is_due();
         }
         // The last chance: what could not be built before may be possible now.
         self.retry_at = None;
+        self.write();
         self.catch_up();
         self.flush();
         self.shelf.clear();
     }
 
-    /// The next message; `None` when there is time for a segment or it is time to sync, an error when nobody will ever send again.
-    fn next(&self, messages: &Receiver<Message>) -> Result<Option<Message>, ()> {
-        let wait = match self.unsynced_since {
-            _ if self.takes_in() => Duration::ZERO,
-            Some(since) => FLUSH_EVERY.saturating_sub(since.elapsed()),
-            // The feed is silent while the index is behind: it wakes up by itself to try again.
-            None if self.behind.load(Ordering::Acquire) => RETRY_AFTER,
-            None => return messages.recv().map(Some).map_err(|_| ()),
-        };
-        match messages.recv_timeout(wait) {
-            Ok(message) => Ok(Some(message)),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(()),
+    /// Waits until there is something to do. Whether that is to stop.
+    fn wait(&mut self) -> bool {
+        let flush = self
+            .unsynced_since
+            .map(|since| FLUSH_EVERY.saturating_sub(since.elapsed()));
+        let has_room = (self.has_room)();
+        let mut waiting = self.inbox.lock();
+        loop {
+            self.lagging |= std::mem::take(&mut waiting.segments);
+            if waiting.stop {
+                return true;
+            }
+            // Without a success it wakes up by itself to try again.
+            let retry = waiting.behind.then(|| match self.retry_at {
+                _ if !has_room => RETRY_AFTER,
+                Some(at) => at.saturating_duration_since(Instant::now()),
+                None => Duration::ZERO,
+            });
+            let takes_in = self.lagging && self.there && has_room && !waiting.behind;
+            let take_in = takes_in.then_some(Duration::ZERO);
+            let due = [waiting.due_in(), flush, retry, take_in];
+            let due = due.into_iter().flatten().min();
+            let wake = &self.inbox.wake;
+            waiting = match due {
+                Some(Duration::ZERO) => return false,
+                Some(due) => {
+                    let (waiting, waited) = wake
+                        .wait_timeout(waiting, due)
+                        .unwrap_or_else(PoisonError::into_inner);
+                    if waited.timed_out() {
+                        return false;
+                    }
+                    waiting
+                }
+                None => wake.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            };
         }
+    }
+
+    /// Writes and syncs when it is time for that, and takes a segment in when there is nothing to write.
+    fn do_what_is_due(&mut self) {
+        let due = self.inbox.lock().due_in();
+        if due.is_some_and(|due| due.is_zero()) {
+            self.write();
+        }
+        if self
+            .unsynced_since
+            .is_some_and(|since| since.elapsed() >= FLUSH_EVERY)
+        {
+            self.flush();
+        }
+        if due.is_none_or(|due| !due.is_zero()) && self.takes_in() {
+            self.take_in_one();
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.inbox.lock().behind
+    }
+
+    /// From now on the index does not follow.
+    fn fall_behind(&self) {
+        let mut waiting = self.inbox.lock();
+        waiting.clear();
+        waiting.behind = true;
     }
 
     /// Whether there may be a segment to take in, and room for it.
     fn takes_in(&self) -> bool {
-        self.lagging && self.there && !self.behind.load(Ordering::Acquire) && (self.has_room)()
+        self.lagging && self.there && !self.is_behind() && (self.has_room)()
     }
 
     fn put(&mut self, index: Index) -> Result<(), String> {
@@ -239,7 +329,7 @@ impl Work {
             false => None,
         };
         match outcome {
-            None => self.behind.store(true, Ordering::Release),
+            None => self.fall_behind(),
             Some(Ok(())) => {
                 self.unsynced_since.get_or_insert_with(Instant::now);
             }
@@ -247,16 +337,25 @@ impl Work {
         }
     }
 
-    fn write(&mut self, applied: u64, digest: Digest, rows: Vec<Row>) {
-        if applied <= self.built {
-            return;
-        }
-        self.with(|index| index.write(applied, digest, rows));
-        if self
-            .unsynced_since
-            .is_some_and(|since| since.elapsed() >= FLUSH_EVERY)
-        {
-            self.flush();
+    fn write(&mut self) {
+        let (applied, digest, rows) = {
+            let mut waiting = self.inbox.lock();
+            if waiting.since.take().is_none() {
+                return;
+            }
+            (
+                waiting.applied,
+                waiting.digest,
+                std::mem::take(&mut waiting.rows),
+            )
+        };
+        // What was built meanwhile has it already.
+        if applied > self.built {
+            let rows = rows
+                .into_iter()
+                .map(|row| ((row.table, row.key), row.record));
+            let newest: BTreeMap<_, _> = rows.collect();
+            self.with(|index| index.write(applied, digest, newest));
         }
     }
 
@@ -301,7 +400,7 @@ impl Work {
             self.broken(&reason);
             self.catch_up();
         } else if self.bloated() {
-            self.behind.store(true, Ordering::Release);
+            self.fall_behind();
             self.catch_up();
         }
     }
@@ -331,7 +430,7 @@ impl Work {
     fn broken(&mut self, reason: &str) {
         tracing::warn!(dir = %self.dir.display(), %reason, "the index is not usable and is built anew; nothing is lost");
         self.gone();
-        self.behind.store(true, Ordering::Release);
+        self.fall_behind();
     }
 
     fn gone(&mut self) {
@@ -342,7 +441,7 @@ impl Work {
     /// Fills the index anew if groups were dropped or it broke.
     fn catch_up(&mut self) {
         let waits = self.retry_at.is_some_and(|at| Instant::now() < at);
-        if waits || !self.behind.load(Ordering::Acquire) || !(self.has_room)() {
+        if waits || !self.is_behind() || !(self.has_room)() {
             return;
         }
         if let Err(reason) = self.rebuild() {
@@ -352,14 +451,14 @@ impl Work {
             self.gone();
             // A part of an index only takes space away; it is deleted again before the next try.
             let _ = fs::remove_dir_all(&self.dir);
-            self.behind.store(true, Ordering::Release);
+            self.fall_behind();
             self.retry_at = Some(Instant::now() + RETRY_AFTER);
         }
     }
 
     fn rebuild(&mut self) -> Result<(), String> {
-        // Before the state is taken: a group that comes after this line is either in that state or in the queue.
-        self.behind.store(false, Ordering::Release);
+        // Before the state is taken: a group that comes after this line is either in that state or put here, or both.
+        self.inbox.lock().behind = false;
         let state = self.published.state();
         self.gone();
         match fs::remove_dir_all(&self.dir) {

@@ -60,6 +60,9 @@ impl Core {
             check_quorum: true,
             pre_vote: true,
             read_only_option: ReadOnlyOption::Safe,
+            // Followers learn what is committed from the next append or heartbeat: nobody reads from them, and a message for each
+            // commit is half of all messages.
+            skip_bcast_commit: true,
             max_uncommitted_size: config.max_uncommitted_bytes,
             max_committed_size_per_ready: config.max_committed_bytes,
             ..raft::Config::default()

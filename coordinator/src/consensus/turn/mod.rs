@@ -69,21 +69,21 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
-    /// The defaults for a tick of 10 ms: heartbeats each 80 ms, elections after 240 to 480 ms, reads fail after 2 s.
+    /// The defaults for a tick of 20 ms: heartbeats each 100 ms, elections after 240 to 460 ms, reads fail after 2 s.
     pub fn new(id: MemberId, voters: Vec<MemberId>, seed: u64) -> Self {
         Self {
             id,
             founders: Membership::of(&voters),
             seed,
-            election_tick: 24,
-            heartbeat_tick: 8,
+            election_tick: 12,
+            heartbeat_tick: 5,
             applied: 0,
             max_message_bytes: 1 << 20,
             max_inflight: 64,
             max_uncommitted_bytes: 64 << 20,
             max_committed_bytes: 8 << 20,
-            read_ticks: 200,
-            snapshot_retry_ticks: 500,
+            read_ticks: 100,
+            snapshot_retry_ticks: 250,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The order in which a turn's outputs are carried out, as data: the driver and the simulator walk the same list.
 //!
 //! It does not carry anything out. What stands before [`Step::Persist`] may leave at once, what stands after it waits until
-//! that write is on stable storage.
+//! that write is on stable storage. What is committed was stored here before (raft hands out nothing else), so a leader applies and
+//! answers it before its next write begins, and a follower, for whose answer the leader waits, after that write.
 
 use super::{CommittedEntry, Envelope, Outputs, Persist, Refusal, SnapshotMeta, SnapshotOffer};
 use mlctl_proto::mutants::{Mutant, planted};
@@ -38,22 +39,31 @@ impl Outputs {
     /// Everything that must happen after the turn, in the order of doing it.
     pub fn steps(self) -> Vec<Step> {
         let leads = (self.status.role == super::Role::Leader).then_some(self.status.term);
-        let mut steps = vec![Step::Send(self.messages)];
         let install = self.persist.as_ref().and_then(|one| one.install.clone());
-        steps.extend(self.persist.map(Step::Persist));
-        steps.push(Step::Send(self.messages_after_persist));
+        let mut steps = vec![Step::Send(self.messages)];
+        let known = [
+            Step::Leads(leads),
+            Step::Apply(self.committed),
+            Step::Serve(self.reads),
+            Step::Refuse {
+                proposals: self.refused,
+                reads: self.refused_reads,
+            },
+        ];
+        let store = (self.persist.map(Step::Persist)).into_iter();
+        let promised = Step::Send(self.messages_after_persist);
+        let mut stored: Vec<Step> = store.chain([promised]).collect();
         if planted(Mutant::MessagesBeforeSync) {
-            let last = steps.len() - 1;
-            steps.swap(last, 1);
+            stored.reverse();
         }
-        steps.extend(install.map(Step::Restore));
-        steps.push(Step::Leads(leads));
-        steps.push(Step::Apply(self.committed));
-        steps.push(Step::Serve(self.reads));
-        steps.push(Step::Refuse {
-            proposals: self.refused,
-            reads: self.refused_reads,
-        });
+        let answers_first = leads.is_some() && install.is_none();
+        // The state machine needs what is restored before anything that follows it.
+        stored.extend(install.map(Step::Restore));
+        if answers_first {
+            steps.extend(known.into_iter().chain(stored));
+        } else {
+            steps.extend(stored.into_iter().chain(known));
+        }
         steps.extend(self.offers.into_iter().map(Step::Pull));
         steps.extend(self.cut.map(Step::Cut));
         steps.retain(|step| !step.is_empty());
@@ -76,6 +86,7 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Role;
     use super::*;
     use bytes::Bytes;
     use raft::eraftpb::HardState;
@@ -104,16 +115,35 @@ mod tests {
             cut: Some((3, 1)),
             ..Outputs::default()
         };
+        let plain = Persist {
+            install: None,
+            ..persist.clone()
+        };
+        let mut leader = Outputs {
+            persist: Some(plain.clone()),
+            ..out.clone()
+        };
+        (leader.status.role, leader.status.term) = (Role::Leader, 7);
+        let refuse = Step::Refuse {
+            proposals: vec![(4, Refusal::Lost)],
+            reads: Vec::new(),
+        };
+        let expected = [
+            Step::Send(vec![envelope(b"append")]),
+            Step::Leads(Some(7)),
+            refuse.clone(),
+            Step::Persist(plain),
+            Step::Send(vec![envelope(b"vote")]),
+            Step::Cut((3, 1)),
+        ];
+        assert_eq!(leader.steps(), expected);
         let expected = [
             Step::Send(vec![envelope(b"append")]),
             Step::Persist(persist),
             Step::Send(vec![envelope(b"vote")]),
             Step::Restore(meta),
             Step::Leads(None),
-            Step::Refuse {
-                proposals: vec![(4, Refusal::Lost)],
-                reads: Vec::new(),
-            },
+            refuse,
             Step::Cut((3, 1)),
         ];
         assert_eq!(out.steps(), expected);

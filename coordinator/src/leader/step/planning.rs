@@ -1,10 +1,17 @@
 //! PURE: when to plan. One plan at a time; wishes that come meanwhile are one more plan. The plan itself is the scheduler's.
+//!
+//! After a plan comes a rest of a few times its length: with a long queue every submit would else begin another plan, and the machine
+//! would do little but plan. A first plan begins at once, and short plans hardly rest.
 use mlctl_proto::units::UtcMs;
 
 use crate::leader::liveness::Mono;
 
 /// After a plan that was refused or could not be proposed, milliseconds.
 const AGAIN_MS: u64 = 500;
+/// The rest after a plan in lengths of that plan: planning takes a tenth of one core at most.
+const REST_TIMES: u64 = 9;
+/// The longest rest, milliseconds: what was freed is seen soon.
+const REST_MS_MAX: u64 = 100;
 
 /// When to plan next.
 #[derive(Debug)]
@@ -12,6 +19,10 @@ pub(super) struct Planning {
     wanted: bool,
     running: bool,
     at: Option<Mono>,
+    /// The last one began.
+    begun: Mono,
+    /// No other one begins before.
+    rests_until: Mono,
 }
 
 /// How long after a plan that was made at `made_ms` the next is due by time alone, milliseconds. `next`: when the
@@ -32,6 +43,8 @@ impl Planning {
             wanted: true,
             running: false,
             at: None,
+            begun: 0,
+            rests_until: 0,
         }
     }
 
@@ -42,23 +55,27 @@ impl Planning {
 
     /// Whether a plan has to begin; then it has begun.
     pub(super) fn begin(&mut self, now: Mono) -> bool {
-        let due = self.wanted || self.at.is_some_and(|at| at <= now);
-        if self.running || !due {
+        if self.next().is_none_or(|at| at > now) {
             return false;
         }
         (self.wanted, self.running, self.at) = (false, true, None);
+        self.begun = now;
         true
     }
 
-    /// When time alone asks for a plan.
+    /// When the next plan is due, as far as is known.
     pub(super) fn next(&self) -> Option<Mono> {
-        self.at.filter(|_| !self.running)
+        let wanted = self.wanted.then_some(0).or(self.at);
+        let due = wanted.map(|at| at.max(self.rests_until));
+        due.filter(|_| !self.running)
     }
 
     /// The plan's end.
     pub(super) fn ended(&mut self, again_in: Option<u64>, now: Mono) {
         self.running = false;
         self.at = again_in.map(|ms| now + ms.max(1));
+        let took = now.saturating_sub(self.begun);
+        self.rests_until = now + (took * REST_TIMES).min(REST_MS_MAX);
     }
 }
 
@@ -74,13 +91,28 @@ mod tests {
         planning.want();
         planning.want();
         assert!(!planning.begin(1), "one at a time");
-        planning.ended(None, 2);
+        planning.ended(None, 0);
         assert!(planning.begin(2));
         planning.ended(Some(100), 3);
         assert_eq!(planning.next(), Some(103));
         assert!(!planning.begin(102));
         assert!(planning.begin(103));
         assert_eq!(planning.next(), None);
+    }
+
+    #[test]
+    fn long_plans_leave_the_machine_to_others() {
+        let mut planning = Planning::wanted();
+        assert!(planning.begin(100), "the first begins at once");
+        planning.want();
+        planning.ended(None, 110);
+        assert_eq!(planning.next(), Some(200));
+        assert!(!planning.begin(199));
+        assert!(planning.begin(200));
+        planning.ended(None, 640);
+        assert_eq!(planning.next(), None, "nobody wants one");
+        planning.want();
+        assert_eq!(planning.next(), Some(740), "never longer than 100 ms");
     }
 
     #[test]

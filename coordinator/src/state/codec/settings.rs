@@ -8,7 +8,9 @@ use super::{
     CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
     missing, unknown,
 };
-use crate::state::records::{Actor, Idempotency, Reply, Retention, Settings, Team, Timers};
+use crate::state::records::{
+    Actor, Idempotency, Reply, RequestKey, Retention, Settings, Team, Timers,
+};
 
 impl Record for Settings {
     const TABLE: u8 = 1;
@@ -111,7 +113,7 @@ impl Record for Team {
 
 impl Record for Idempotency {
     const TABLE: u8 = 7;
-    type Key = (String, [u8; 16]);
+    type Key = RequestKey;
 
     fn key(&self) -> Self::Key {
         (self.user_id.clone(), self.uuid)
@@ -126,7 +128,7 @@ impl Record for Idempotency {
     fn encode(&self) -> Vec<u8> {
         persist::IdempotencyRecord {
             version: RECORD_VERSION,
-            user_id: self.user_id.clone(),
+            user_id: self.user_id.to_string(),
             uuid: self.uuid.to_vec(),
             request_hash: self.request_hash.to_vec(),
             time_ms: self.time_ms,
@@ -140,7 +142,7 @@ impl Record for Idempotency {
         let record: persist::IdempotencyRecord = message(what, bytes, ROW_BYTES_MAX)?;
         known_version(what, record.version)?;
         Ok(Self {
-            user_id: record.user_id,
+            user_id: record.user_id.into(),
             uuid: array(what, "uuid", &record.uuid)?,
             request_hash: array(what, "request hash", &record.request_hash)?,
             time_ms: record.time_ms,

@@ -21,7 +21,7 @@ pub fn find(state: &State, command: &Command) -> Result<Option<Reply>, Refusal> 
     let Some(key) = command.key.as_ref().filter(|_| command.body.of_person()) else {
         return Ok(None);
     };
-    let Some(known) = state.key(&(command.actor.user_id.clone(), key.uuid)) else {
+    let Some(known) = state.key(&(command.actor.user_id.as_str().into(), key.uuid)) else {
         return Ok(None);
     };
     if planted(Mutant::IdempotencyForgotten) {
@@ -44,7 +44,7 @@ pub(super) fn remember(change: &mut Change, command: &Command, now_ms: UtcMs, re
         return;
     };
     change.put_key(Idempotency {
-        user_id: command.actor.user_id.clone(),
+        user_id: command.actor.user_id.as_str().into(),
         uuid: key.uuid,
         request_hash: key.request_hash,
         time_ms: now_ms,

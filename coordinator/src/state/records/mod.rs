@@ -9,4 +9,4 @@ pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
 pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
 pub use job::{Checkpoint, Job, JobState, Spec};
 pub use node::{Addresses, Admin, Device, Health, Isolation, Liveness, Node, NodeFacts, Power};
-pub use settings::{Actor, Idempotency, Reply, Settings, Team, Timers};
+pub use settings::{Actor, Idempotency, Reply, RequestKey, Settings, Team, Timers};

@@ -1,4 +1,6 @@
 //! Settings of the cluster, teams, actors and remembered replies. There is no leader-only configuration.
+use std::sync::Arc;
+
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
@@ -116,11 +118,14 @@ pub enum Reply {
     Rejected(Refusal),
 }
 
-/// A remembered reply: key = (actor, uuid).
+/// Whose request, and which: of person and uuid. Tables copy their keys often, so the person is shared.
+pub type RequestKey = (Arc<str>, [u8; 16]);
+
+/// A remembered reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
     /// Whose key.
-    pub user_id: String,
+    pub user_id: Arc<str>,
     /// 16 bytes chosen by the client.
     pub uuid: [u8; 16],
     /// BLAKE3 of the request.

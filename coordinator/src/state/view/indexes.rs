@@ -10,6 +10,7 @@ use mlctl_proto::units::UtcMs;
 
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, HistoryBatch, Idempotency, Job, JobState, Node,
+    RequestKey,
 };
 use crate::state::rules::{Inventory, Request};
 
@@ -29,7 +30,7 @@ pub struct Indexes {
     finished: OrdSet<(UtcMs, JobId)>,
     tail_jobs: OrdMap<JobId, (u64, usize)>,
     tail_bytes: usize,
-    keys_by_time: OrdSet<(UtcMs, (String, [u8; 16]))>,
+    keys_by_time: OrdSet<(UtcMs, RequestKey)>,
 }
 
 impl Indexes {
@@ -92,7 +93,7 @@ impl Indexes {
     }
 
     /// Remembered replies of `time_ms` or before, oldest first.
-    pub fn keys_up_to(&self, time_ms: UtcMs) -> impl Iterator<Item = &(String, [u8; 16])> {
+    pub fn keys_up_to(&self, time_ms: UtcMs) -> impl Iterator<Item = &RequestKey> {
         self.keys_by_time
             .iter()
             .take_while(move |(time, _)| *time <= time_ms)
