@@ -1,13 +1,14 @@
 //! Threads whose work nobody waits for: they give way to all others.
 //! It does not make them: who starts such a thread calls this first in it.
 
-/// The lowest priority, so that work that can wait takes no time from work that cannot (`setpriority(2)`).
-const LOWEST: i32 = 19;
+/// A low priority, so that work that can wait takes little time from work that cannot (`setpriority(2)`). Not the lowest: on a machine
+/// that is never idle it would never be done.
+const LOW: i32 = 10;
 
 /// Lowers the priority of the calling thread, and of those that it will start.
 pub fn give_way() {
     // On Linux priorities are those of threads, and "the calling process" is the calling thread.
-    if let Err(error) = rustix::process::setpriority_process(None, LOWEST) {
+    if let Err(error) = rustix::process::setpriority_process(None, LOW) {
         tracing::debug!(%error, "this thread keeps its priority");
     }
 }
@@ -24,7 +25,7 @@ mod tests {
             give_way();
             own()
         });
-        assert_eq!(other.join().expect("it ends"), LOWEST);
+        assert_eq!(other.join().expect("it ends"), LOW);
         assert_eq!(own(), before);
     }
 }

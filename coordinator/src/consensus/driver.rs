@@ -214,16 +214,22 @@ impl<R: Send + 'static> Driver<R> {
         );
         let busy = self.state.more || !inputs.is_empty();
         let mut batch = Batch::default();
+        let mut first = None;
         if !busy {
-            let wait = self
-                .state
-                .next_tick
-                .saturating_duration_since(Instant::now());
+            // Nothing happens at the ticks before.
+            let quiet = self.core.quiet_ticks().min(MAX_TICKS_OWED) - 1;
+            let wake = self.state.next_tick + quiet * self.tick;
+            let wait = wake.saturating_duration_since(Instant::now());
             match self.requests.recv_timeout(wait) {
-                Ok(request) => self.take(request, &mut batch, &mut inputs),
+                Ok(request) => first = Some(request),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
+        }
+        // They passed before what woke this thread: a message begins the count anew.
+        self.take_ticks(&mut inputs);
+        if let Some(request) = first {
+            self.take(request, &mut batch, &mut inputs);
         }
         for _ in 1..MAX_GATHER {
             let Ok(request) = self.requests.try_recv() else {
@@ -238,7 +244,6 @@ impl<R: Send + 'static> Driver<R> {
             self.state.applied = applied;
             inputs.push(Input::Applied { index: applied });
         }
-        self.take_ticks(&mut inputs);
         Some(inputs)
     }
 

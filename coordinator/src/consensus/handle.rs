@@ -106,7 +106,7 @@ pub struct Status {
     pub term: u64,
     /// What it knows to be committed.
     pub commit: u64,
-    /// What its state machine holds; may lag by a tick.
+    /// What its state machine holds; may lag by some ticks.
     pub applied: u64,
     /// Who votes and who learns.
     pub members: Arc<Membership>,

@@ -13,9 +13,25 @@ use super::digest::Digest;
 /// A table. Its clone is cheap and shares every row.
 #[derive(Debug, Clone)]
 pub struct Table<R: Record> {
-    rows: OrdMap<R::Key, Arc<R>>,
-    /// What rows touched since the last `settle` were before it.
-    before: BTreeMap<R::Key, Option<Arc<R>>>,
+    rows: OrdMap<R::Key, Stored<R>>,
+    /// The digests that rows touched since the last `settle` had before it.
+    before: BTreeMap<R::Key, Option<Digest>>,
+}
+
+/// A record with the digest of its row, which `settle` fills in: it is the part of the table's digest that goes with the row.
+#[derive(Debug)]
+struct Stored<R> {
+    record: Arc<R>,
+    digest: Digest,
+}
+
+impl<R> Clone for Stored<R> {
+    fn clone(&self) -> Self {
+        Self {
+            record: Arc::clone(&self.record),
+            digest: self.digest,
+        }
+    }
 }
 
 impl<R: Record> Default for Table<R> {
@@ -33,12 +49,12 @@ impl<R: Record> Table<R> {
     where
         R::Key: Borrow<Q>,
     {
-        self.rows.get(key)
+        self.rows.get(key).map(|row| &row.record)
     }
 
     /// All rows in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&R::Key, &Arc<R>)> {
-        self.rows.iter()
+        self.rows.iter().map(|(key, row)| (key, &row.record))
     }
 
     /// Rows whose keys lie in `range`, in order.
@@ -46,12 +62,13 @@ impl<R: Record> Table<R> {
         &self,
         range: impl std::ops::RangeBounds<R::Key>,
     ) -> impl Iterator<Item = (&R::Key, &Arc<R>)> {
-        self.rows.range::<_, R::Key>(range)
+        let rows = self.rows.range::<_, R::Key>(range);
+        rows.map(|(key, row)| (key, &row.record))
     }
 
     /// The row with the highest key.
     pub fn last(&self) -> Option<&Arc<R>> {
-        self.rows.get_max().map(|(_, record)| record)
+        self.rows.get_max().map(|(_, row)| &row.record)
     }
 
     /// How many rows there are.
@@ -62,39 +79,52 @@ impl<R: Record> Table<R> {
     /// Stores `record` under its key; gives what was there.
     pub fn put(&mut self, record: R) -> Option<Arc<R>> {
         let key = record.key();
-        let old = self.rows.insert(key.clone(), Arc::new(record));
-        self.before.entry(key).or_insert_with(|| old.clone());
-        old
+        let row = Stored {
+            record: Arc::new(record),
+            digest: Digest::default(),
+        };
+        let old = self.rows.insert(key.clone(), row);
+        self.touched(key, old.as_ref());
+        old.map(|row| row.record)
     }
 
     /// Takes the row of `key` out; gives what was there.
     pub fn remove(&mut self, key: &R::Key) -> Option<Arc<R>> {
         let old = self.rows.remove(key)?;
-        self.before
-            .entry(key.clone())
-            .or_insert_with(|| Some(old.clone()));
-        Some(old)
+        self.touched(key.clone(), Some(&old));
+        Some(old.record)
+    }
+
+    /// The first time counts: a row that is touched again has no digest yet.
+    fn touched(&mut self, key: R::Key, old: Option<&Stored<R>>) {
+        let digest = old.map(|row| row.digest);
+        self.before.entry(key).or_insert(digest);
     }
 
     /// Brings `digest` up to date with what was put and removed since the last time, and adds each row that differs to `rows`.
     pub fn settle(&mut self, digest: &mut Digest, rows: &mut Vec<Row>) {
         for (key, before) in std::mem::take(&mut self.before) {
             let bytes = R::key_bytes(&key);
-            let old = before.map(|record| record.encode());
-            let new = self.rows.get(&key).map(|record| record.encode());
-            if old == new {
+            let mut record = None;
+            let mut now = None;
+            if let Some(row) = self.rows.get_mut(&key) {
+                let encoded = row.record.encode();
+                row.digest = Digest::of_row(R::TABLE, &bytes, &encoded);
+                (record, now) = (Some(encoded), Some(row.digest));
+            }
+            if before == now {
                 continue;
             }
-            if let Some(old) = &old {
-                digest.subtract(Digest::of_row(R::TABLE, &bytes, old));
+            if let Some(before) = before {
+                digest.subtract(before);
             }
-            if let Some(new) = &new {
-                digest.add(Digest::of_row(R::TABLE, &bytes, new));
+            if let Some(now) = now {
+                digest.add(now);
             }
             rows.push(Row {
                 table: R::TABLE,
                 key: bytes,
-                record: new,
+                record,
             });
         }
     }
@@ -102,7 +132,7 @@ impl<R: Record> Table<R> {
     /// The digest of all rows, from nothing.
     pub fn digest(&self) -> Digest {
         let mut digest = Digest::default();
-        for (key, record) in &self.rows {
+        for (key, record) in self.iter() {
             digest.add(Digest::of_row(
                 R::TABLE,
                 &R::key_bytes(key),
@@ -114,8 +144,7 @@ impl<R: Record> Table<R> {
 
     /// Every row as bytes, in the order of keys.
     pub fn encoded(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        self.rows
-            .iter()
+        self.iter()
             .map(|(key, record)| (R::key_bytes(key), record.encode()))
     }
 }

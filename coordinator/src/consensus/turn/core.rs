@@ -424,6 +424,17 @@ impl Core {
         Ok(())
     }
 
+    /// Something waits that is looked at with every tick.
+    pub(super) fn counts_every_tick(&self) -> bool {
+        let raft = &self.node.raft;
+        self.node.has_ready()
+            || self.reads.wait()
+            || !self.offered.is_empty()
+            || self.snapshot_asked > 0
+            || self.members.is_joint()
+            || raft.lead_transferee.is_some()
+    }
+
     fn encode(&mut self, messages: Vec<Message>) -> Vec<Envelope> {
         let mut envelopes = Vec::with_capacity(messages.len());
         for message in messages {

@@ -17,6 +17,7 @@ mod frame;
 mod member_tests;
 mod members;
 mod promise;
+mod quiet;
 mod reads;
 #[cfg(test)]
 mod restore_tests;

@@ -21,6 +21,11 @@ impl Reads {
         self.fresh.push_back((id, self.now.saturating_add(ticks)));
     }
 
+    /// Whether somebody waits.
+    pub(super) fn wait(&self) -> bool {
+        !self.fresh.is_empty() || !self.rounds.is_empty()
+    }
+
     /// One tick passed: takes out what waited too long.
     pub(super) fn tick(&mut self, refused: &mut Vec<(u64, Refusal)>) {
         self.now += 1;
