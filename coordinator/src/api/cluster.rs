@@ -56,7 +56,7 @@ impl cluster_server::Cluster for Cluster {
                 self_,
                 condition,
                 note,
-                learner: raft.learns(member.id),
+                learner: raft.joins(member.id),
                 name: member.name,
                 address: member.address,
             }

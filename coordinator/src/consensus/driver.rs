@@ -157,6 +157,7 @@ pub(super) struct DriverState<R> {
     applied: u64,
     leads: Option<u64>,
     pulling: bool,
+    said_unsound: bool,
 }
 
 impl<R> DriverState<R> {
@@ -172,6 +173,7 @@ impl<R> DriverState<R> {
             applied,
             leads: None,
             pulling: false,
+            said_unsound: false,
         }
     }
 }
@@ -338,7 +340,16 @@ impl<R: Send + 'static> Driver<R> {
             self.hand_on(Task::Snapshot)?;
         }
         if ignored > 0 {
-            tracing::warn!(count = ignored, "dropped Raft messages that are not sound");
+            // Said once: whoever sends one sends more, and one to a member that was here before is such a message too.
+            match std::mem::replace(&mut self.state.said_unsound, true) {
+                false => {
+                    tracing::warn!(
+                        count = ignored,
+                        "dropped Raft messages that are not sound, or not for this member"
+                    );
+                }
+                true => tracing::debug!(count = ignored, "dropped more of them"),
+            }
         }
         self.know(&status.members)?;
         self.report(status);

@@ -21,7 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 /// What is logged unless somebody says otherwise: ours at info, chatty libraries only when they complain.
-pub const DEFAULT_FILTER: &str = "info,sled=warn,raft=warn,raft_engine=warn,h2=warn,tonic=warn";
+pub const DEFAULT_FILTER: &str = "info,sled=warn,raft=warn,raft_engine=error,h2=warn,tonic=warn";
 /// What the end of a process may wait for its last spans.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 /// One export. Shorter than the flush, so that an export under way does not eat the last one's time.

@@ -67,6 +67,11 @@ impl Membership {
         self.learners.contains(&id)
     }
 
+    /// Whether `id` is not fully there yet: it learns, or who it replaces still votes beside it.
+    pub fn joins(&self, id: MemberId) -> bool {
+        self.learns(id) || (self.is_joint() && !self.outgoing.contains(&id))
+    }
+
     /// Whether `id` was a member and is none any more.
     pub fn was_removed(&self, id: MemberId) -> bool {
         self.removed.contains(&id) && !self.contains(id)
