@@ -68,7 +68,7 @@ pub fn current(config: &Config, members: &Membership, leader: Option<MemberId>) 
             .filter(|member| member.name == configured.name)
             .collect::<Vec<_>>();
         // While it re-joins it has two ids; it is the new one, unless the old one was alive all the time and leads.
-        same.sort_by_key(|member| (leader != Some(member.id), !members.learns(member.id)));
+        same.sort_by_key(|member| (leader != Some(member.id), !members.joins(member.id)));
         let id = same.first().map_or(configured.id, |member| member.id);
         Member {
             id,
