@@ -21,9 +21,9 @@ use crate::state::{Digest, Row};
 
 /// Groups are gathered for so long, or until they have so many rows.
 const GATHER_FOR: Duration = Duration::from_secs(2);
-const GATHER_ROWS: usize = 8_192;
+const GATHER_ROWS: usize = 1_024;
 /// Rows that may wait.
-const ROWS_MAX: usize = 32_768;
+const ROWS_MAX: usize = 8_192;
 /// Between the first write after a sync and the next sync.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
 /// After building it anew failed.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use super::totals::{Totals, explain};
+use super::totals::{self, Totals, explain};
 use super::{many, run_hours};
 
 /// How it is called.
@@ -55,7 +55,7 @@ fn parse(words: &[&str]) -> Result<Words> {
 /// For words it does not know, and when a property did not hold.
 pub fn main(words: &[&str]) -> Result<()> {
     let words = parse(words)?;
-    let began = Instant::now();
+    let (began, commit) = (Instant::now(), totals::commit());
     let mut totals = Totals::default();
     if let Some(seed) = words.seed {
         let report = run_hours(seed, words.hours, None);
@@ -82,7 +82,8 @@ pub fn main(words: &[&str]) -> Result<()> {
     let took = began.elapsed();
     println!("{}", totals.text(took));
     if let Some(path) = &words.json {
-        let record = totals.record(words.hours, words.from.or(words.seed).unwrap_or(1), took);
+        let from = words.from.or(words.seed).unwrap_or(1);
+        let record = totals.record(&commit, words.hours, from, took);
         let text = serde_json::to_string_pretty(&record)? + "\n";
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }

@@ -68,8 +68,8 @@ impl Totals {
         )
     }
 
-    /// The record of these runs, of `hours` each, from seed `from` on.
-    pub fn record(&self, hours: u64, from: u64, took: Duration) -> Value {
+    /// The record of these runs of `commit`, of `hours` each, from seed `from` on.
+    pub fn record(&self, commit: &str, hours: u64, from: u64, took: Duration) -> Value {
         let kinds: serde_json::Map<String, Value> = self
             .kinds()
             .into_iter()
@@ -81,7 +81,7 @@ impl Totals {
             .collect();
         let violations: Vec<String> = self.violations.iter().map(explain).collect();
         json!({
-            "commit": commit(),
+            "commit": commit,
             "seeds": self.seeds,
             "from": from,
             "hours_per_seed": hours,
@@ -148,8 +148,8 @@ pub fn explain(report: &Report) -> String {
     }
 }
 
-/// The commit of the working tree; a tree with changes says so.
-fn commit() -> String {
+/// The commit of the working tree; a tree with changes says so. Ask it before a long run: it may be another one afterwards.
+pub fn commit() -> String {
     let git = |words: &[&str]| {
         let said = std::process::Command::new("git").args(words).output().ok();
         let said = said.filter(|said| said.status.success())?;
