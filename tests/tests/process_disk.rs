@@ -204,6 +204,19 @@ fn said_once(fleet: &Fleet, rounds: usize) {
     }
 }
 
+fn on_small_disks() -> (Fleet, Told) {
+    let fleet = Fleet::start(&Plan {
+        disk_mib: Some(DISK_MIB),
+        ..Plan::default()
+    });
+    let told = Told {
+        client: Client::new(fleet.context(), 0),
+        next: 0,
+        taken: Vec::new(),
+    };
+    (fleet, told)
+}
+
 #[test]
 fn a_full_disk_refuses_jobs_and_nothing_else() {
     if let Some(why) = disk::obstacle() {
@@ -212,16 +225,7 @@ fn a_full_disk_refuses_jobs_and_nothing_else() {
             &why,
         );
     }
-    let plan = Plan {
-        disk_mib: Some(DISK_MIB),
-        ..Plan::default()
-    };
-    let mut fleet = Fleet::start(&plan);
-    let mut told = Told {
-        client: Client::new(fleet.context(), 0),
-        next: 0,
-        taken: Vec::new(),
-    };
+    let (mut fleet, mut told) = on_small_disks();
     let leader = fleet.leader();
     let place = fleet.coordinators().iter().position(|name| *name == leader);
     let place = place.expect("it is one of them");
@@ -253,16 +257,7 @@ fn a_dead_disk_ends_its_member_which_says_what_to_do() {
         let name = "process_disk::a_dead_disk_ends_its_member_which_says_what_to_do";
         return skips::skip(name, &why);
     }
-    let plan = Plan {
-        disk_mib: Some(DISK_MIB),
-        ..Plan::default()
-    };
-    let mut fleet = Fleet::start(&plan);
-    let mut told = Told {
-        client: Client::new(fleet.context(), 0),
-        next: 0,
-        taken: Vec::new(),
-    };
+    let (mut fleet, mut told) = on_small_disks();
     for round in 0..2 {
         told.submit("before", "exit 0");
         let name = fleet.leader();

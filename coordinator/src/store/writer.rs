@@ -22,7 +22,7 @@ use crate::state::{Digest, Row};
 /// Groups are gathered for so long, or until they have so many rows.
 const GATHER_FOR: Duration = Duration::from_secs(2);
 const GATHER_ROWS: usize = 1_024;
-/// Rows that may wait.
+/// Rows that may wait, and those of one more group: a single command may change thousands.
 const ROWS_MAX: usize = 8_192;
 /// Between the first write after a sync and the next sync.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
@@ -102,7 +102,7 @@ impl Feed {
             return;
         }
         let before = waiting.rows.len();
-        if before + rows.len() > ROWS_MAX {
+        if before >= ROWS_MAX {
             waiting.clear();
             waiting.behind = true;
         } else {
@@ -244,9 +244,6 @@ impl Work {
 
     /// Waits until there is something to do. Whether that is to stop.
     fn wait(&mut self) -> bool {
-        let flush = self
-            .unsynced_since
-            .map(|since| FLUSH_EVERY.saturating_sub(since.elapsed()));
         let has_room = (self.has_room)();
         let mut waiting = self.inbox.lock();
         loop {
@@ -254,6 +251,8 @@ impl Work {
             if waiting.stop {
                 return true;
             }
+            let flush = self.unsynced_since;
+            let flush = flush.map(|since| FLUSH_EVERY.saturating_sub(since.elapsed()));
             // Without a success it wakes up by itself to try again.
             let retry = waiting.behind.then(|| match self.retry_at {
                 _ if !has_room => RETRY_AFTER,
