@@ -72,15 +72,18 @@ pub fn check_changed<'a>(
     let mut found = Vec::new();
     check_clocks(before, after, &mut found);
     check_devices(after.active_attempts(), &mut found);
+    let mut nodes = BTreeSet::new();
     for one in changed {
         match one {
             Changed::Job(id) => {
                 check_step_of(before, after, *id, &mut found);
                 if let Some(job) = after.job(*id) {
                     check_job(after, job, &mut found);
+                    check_doubt(after, job, &mut found);
                 }
                 for attempt in after.attempts_of(*id) {
                     check_attempt(after, attempt, &mut found);
+                    nodes.extend(attempt.allocations.iter().map(|one| one.node.as_str()));
                 }
             }
             Changed::Node(name) => {
@@ -90,7 +93,36 @@ pub fn check_changed<'a>(
             }
         }
     }
+    for node in nodes {
+        check_room(after, node, &mut found);
+    }
     found
+}
+
+/// What a node's indexes say of its room is what the open attempts take.
+fn check_room(state: &State, node: &str, found: &mut Vec<Violation>) {
+    let open: Vec<_> = state
+        .active_attempts()
+        .filter(|attempt| {
+            attempt
+                .allocations
+                .iter()
+                .any(|one| one.node == node && one.phase != AllocationPhase::Ended)
+        })
+        .collect();
+    let ranks = open
+        .iter()
+        .filter_map(|attempt| state.request(state.job(attempt.job)?))
+        .filter(|request| request.gpus == 0)
+        .fold(0, |sum: u32, request| sum.saturating_add(request.ranks));
+    let holders: Vec<_> = open.iter().map(|one| (one.job, one.epoch)).collect();
+    let used = state.cpu_ranks_on(node);
+    require(
+        found,
+        used == ranks && state.open_allocations_on(node) == holders,
+        "a node's room is what its open attempts leave",
+        || format!("{node}: {used} ranks counted, {ranks} held"),
+    );
 }
 
 fn check_clocks(before: &State, after: &State, found: &mut Vec<Violation>) {

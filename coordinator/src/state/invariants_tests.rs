@@ -239,3 +239,28 @@ fn what_is_over_stays_and_a_cancel_is_kept() {
         );
     }
 }
+
+#[test]
+fn room_that_is_counted_wrong_shows_in_the_rows_that_changed() {
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    let job = cluster.submitted("ann", 1, 0);
+    let epoch = cluster.started(job, &["a"]);
+    let before = cluster.state.clone();
+    let changed = [Changed::Job(job)];
+    assert_eq!(check_changed(&before, &before, &changed), []);
+
+    let mut after = before.clone();
+    let attempt = before.attempt(job, epoch).expect("it was started");
+    after.indexes.attempt(Some(attempt), attempt, 1);
+    assert_eq!(check_changed(&before, &after, &changed), [], "a control");
+    after.indexes.attempt(None, attempt, 1);
+    let rules: Vec<_> = check_changed(&before, &after, &changed)
+        .iter()
+        .map(|violation| violation.rule)
+        .collect();
+    assert!(
+        rules.contains(&"a node's room is what its open attempts leave"),
+        "{rules:?}"
+    );
+}
