@@ -21,6 +21,7 @@ pub struct Change {
     changed: Vec<Changed>,
     seen: BTreeSet<Changed>,
     replan: bool,
+    queued: bool,
     closed: Vec<ClosedSegment>,
 }
 
@@ -32,6 +33,7 @@ impl Change {
             changed: Vec::new(),
             seen: BTreeSet::new(),
             replan: false,
+            queued: false,
             closed: Vec::new(),
         }
     }
@@ -42,6 +44,8 @@ impl Change {
         self.state.settle(&mut rows);
         if self.replan {
             self.effects.push(Effect::Replan);
+        } else if self.queued {
+            self.effects.push(Effect::Queued);
         }
         (
             self.state,
@@ -118,6 +122,11 @@ impl Change {
     /// Tells the leader that the scheduler's answer may differ now; once per command is enough.
     pub fn replan(&mut self) {
         self.replan = true;
+    }
+
+    /// One more job waits.
+    pub fn queued(&mut self) {
+        self.queued = true;
     }
 
     fn changed(&mut self, what: Changed) {

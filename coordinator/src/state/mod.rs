@@ -108,8 +108,10 @@ pub enum Effect {
         /// The node's event mark.
         up_to: u64,
     },
-    /// The scheduler's answer may differ now.
+    /// The scheduler's answer may differ now, also for jobs that it left waiting.
     Replan,
+    /// One more job waits; for all others the scheduler's answer is what it was.
+    Queued,
 }
 
 /// What changed, for watchers.

@@ -4,7 +4,9 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use mlctl_coordinator::state::commands::{ArchiveJobs, Bootstrap, CancelJobs, SubmitJob};
+use mlctl_coordinator::state::commands::{
+    ARCHIVE_JOBS_MAX, ArchiveJobs, Bootstrap, CancelJobs, SubmitJob,
+};
 use mlctl_coordinator::state::records::{Actor, Reply, Retention, Timers};
 use mlctl_coordinator::state::{Applied, Body, Command, IdempotencyKey, State, codec};
 use mlctl_proto::ids::JobId;
@@ -20,7 +22,7 @@ const USERS: usize = 10;
 /// Samples of each kind in a round.
 const SUBMITS: usize = 200;
 const BATCHES: usize = 10;
-/// Jobs that one command ends, and one archives.
+/// Jobs that one command ends.
 const TOGETHER: usize = 500;
 
 /// The state machine under test, and how many commands it got.
@@ -113,7 +115,8 @@ pub fn run(rounds: usize) -> Result<()> {
     let kinds = [
         ("submit", "a submit"),
         ("cancel", "a cancel of 500"),
-        ("archive", "an archive of 500"),
+        ("archive", "an archive of 250"),
+        ("close", "an archive that closes a segment of 4 MiB"),
         ("snapshot", "a snapshot, its part on the apply thread"),
         ("encode", "a snapshot, its encoding on a thread of its own"),
     ];
@@ -136,10 +139,10 @@ pub fn run(rounds: usize) -> Result<()> {
             taken[1].push(took);
         }
         let before = bench.state.row_count();
-        for _ in 0..BATCHES {
-            let most = u32::try_from(TOGETHER)?;
-            let (_, took) = bench.apply(None, Body::ArchiveJobs(ArchiveJobs { most }))?;
-            taken[2].push(took);
+        while bench.state.archive_due(bench.state.now_ms(), 1) > 0 {
+            let most = u32::try_from(ARCHIVE_JOBS_MAX)?;
+            let (applied, took) = bench.apply(None, Body::ArchiveJobs(ArchiveJobs { most }))?;
+            taken[if applied.closed.is_empty() { 2 } else { 3 }].push(took);
         }
         ensure!(
             round == 0 || bench.state.row_count() < before,
@@ -148,10 +151,10 @@ pub fn run(rounds: usize) -> Result<()> {
         for _ in 0..3 {
             let began = Instant::now();
             let copy = bench.state.clone();
-            taken[3].push(began.elapsed().as_secs_f64() * 1000.0);
+            taken[4].push(began.elapsed().as_secs_f64() * 1000.0);
             let began = Instant::now();
             let bytes = codec::encode_snapshot(&copy).len();
-            taken[4].push(began.elapsed().as_secs_f64() * 1000.0);
+            taken[5].push(began.elapsed().as_secs_f64() * 1000.0);
             ensure!(bytes > LIVE, "a snapshot of {bytes} bytes");
         }
         if round > 0 {

@@ -57,6 +57,7 @@ impl Term {
                 }
             }
             Effect::Replan => self.planning.want(),
+            Effect::Queued => self.planning.want_for_one(),
         }
     }
 

@@ -239,7 +239,7 @@ impl Term {
         Some(Self {
             links: BTreeMap::new(),
             judge: Judge::new(timers, now),
-            leases: Leases::new(LEASE_GAP_MS.min(u64::from(timers.heartbeat_ms) / 5)),
+            leases: Leases::new(LEASE_GAP_MS.min(u64::from(timers.heartbeat_ms) / 2)),
             gangs: Gangs::default(),
             planning: Planning::wanted(),
             archiving: Archiving::default(),

@@ -1,7 +1,8 @@
 //! PURE: when to plan. One plan at a time; wishes that come meanwhile are one more plan. The plan itself is the scheduler's.
 //!
 //! After a plan comes a rest of a few times its length: with a long queue every submit would else begin another plan, and the machine
-//! would do little but plan. A first plan begins at once, and short plans hardly rest.
+//! would do little but plan. A first plan begins at once, and short plans hardly rest. What may have become free is looked at after a
+//! short rest, one more job behind a long queue after a longer one.
 use mlctl_proto::units::UtcMs;
 
 use crate::leader::liveness::Mono;
@@ -12,17 +13,21 @@ const AGAIN_MS: u64 = 500;
 const REST_TIMES: u64 = 9;
 /// The longest rest, milliseconds: what was freed is seen soon.
 const REST_MS_MAX: u64 = 100;
+/// The longest rest if nothing happened but that more jobs wait, milliseconds.
+const QUEUED_REST_MS_MAX: u64 = 1_000;
 
 /// When to plan next.
 #[derive(Debug)]
 pub(super) struct Planning {
-    wanted: bool,
+    /// The longest rest before the plan that is wanted.
+    wanted: Option<u64>,
     running: bool,
     at: Option<Mono>,
     /// The last one began.
     begun: Mono,
-    /// No other one begins before.
-    rests_until: Mono,
+    /// The last one ended, and for how long it would rest.
+    ended: Mono,
+    rest: u64,
 }
 
 /// How long after a plan that was made at `made_ms` the next is due by time alone, milliseconds. `next`: when the
@@ -40,17 +45,23 @@ impl Planning {
     /// A plan is due at once.
     pub(super) fn wanted() -> Self {
         Self {
-            wanted: true,
+            wanted: Some(0),
             running: false,
             at: None,
             begun: 0,
-            rests_until: 0,
+            ended: 0,
+            rest: 0,
         }
     }
 
     /// Something changed.
     pub(super) fn want(&mut self) {
-        self.wanted = true;
+        self.wanted = Some(REST_MS_MAX);
+    }
+
+    /// One more job waits.
+    pub(super) fn want_for_one(&mut self) {
+        self.wanted = self.wanted.or(Some(QUEUED_REST_MS_MAX));
     }
 
     /// Whether a plan has to begin; then it has begun.
@@ -58,15 +69,17 @@ impl Planning {
         if self.next().is_none_or(|at| at > now) {
             return false;
         }
-        (self.wanted, self.running, self.at) = (false, true, None);
+        (self.wanted, self.running, self.at) = (None, true, None);
         self.begun = now;
         true
     }
 
     /// When the next plan is due, as far as is known.
     pub(super) fn next(&self) -> Option<Mono> {
-        let wanted = self.wanted.then_some(0).or(self.at);
-        let due = wanted.map(|at| at.max(self.rests_until));
+        let rested = |most| self.ended + self.rest.min(most);
+        let wanted = self.wanted.map(rested);
+        let by_time = self.at.map(|at| at.max(rested(REST_MS_MAX)));
+        let due = wanted.into_iter().chain(by_time).min();
         due.filter(|_| !self.running)
     }
 
@@ -75,7 +88,7 @@ impl Planning {
         self.running = false;
         self.at = again_in.map(|ms| now + ms.max(1));
         let took = now.saturating_sub(self.begun);
-        self.rests_until = now + (took * REST_TIMES).min(REST_MS_MAX);
+        (self.ended, self.rest) = (now, took * REST_TIMES);
     }
 }
 
@@ -113,6 +126,27 @@ mod tests {
         assert_eq!(planning.next(), None, "nobody wants one");
         planning.want();
         assert_eq!(planning.next(), Some(740), "never longer than 100 ms");
+    }
+
+    #[test]
+    fn one_more_job_waits_longer_than_what_was_freed() {
+        let mut planning = Planning::wanted();
+        assert!(planning.begin(0));
+        planning.want_for_one();
+        planning.ended(None, 60);
+        assert_eq!(planning.next(), Some(600), "a tenth of one core");
+        planning.want();
+        planning.want_for_one();
+        assert_eq!(planning.next(), Some(160), "what was freed comes first");
+        assert!(planning.begin(160));
+        planning.ended(Some(700), 960);
+        assert_eq!(planning.next(), Some(1_660), "time alone");
+        planning.want_for_one();
+        assert_eq!(planning.next(), Some(1_660));
+        assert!(planning.begin(1_660));
+        planning.ended(None, 2_660);
+        planning.want_for_one();
+        assert_eq!(planning.next(), Some(3_660), "never longer than 1 s");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! ArchiveJobs: jobs that are over leave the tables for history, the oldest first, as many as the settings do not keep. When the
-//! tail of history has grown long enough it becomes a segment. Which jobs leave is decided here, whatever was proposed.
+//! tail of history has grown long enough it becomes a segment, and that is all that the command does then: apply stays short, and
+//! another one follows. Which jobs leave is decided here, whatever was proposed.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::state::codec::{encode_archived, encode_segment};
 use crate::state::records::{ClosedSegment, HistoryBatch, Job, Reply, Segment};
 
 /// Jobs that one command moves at most: apply stays short.
-pub const ARCHIVE_JOBS_MAX: usize = 500;
+pub const ARCHIVE_JOBS_MAX: usize = 250;
 /// Bytes after which no further job joins a batch. One job may be longer.
 const BATCH_BYTES: usize = 1 << 20;
 /// Replies forgotten besides.
@@ -35,14 +36,14 @@ impl ArchiveJobs {
         if leaving.is_empty() {
             return Ok(Reply::Done);
         }
+        let limit = change.settings()?.retention.segment_bytes();
+        let tail = change.state().tail_bytes();
+        if tail > 0 && tail.saturating_add(batch.bytes()) > limit {
+            close(change)?;
+            return Ok(Reply::Done);
+        }
         for job in &leaving {
             change.archive(job)?;
-        }
-        let limit = change.settings()?.retention.segment_bytes();
-        if change.state().tail_bytes() > 0
-            && change.state().tail_bytes().saturating_add(batch.bytes()) > limit
-        {
-            close(change)?;
         }
         change.put_batch(batch);
         Ok(Reply::Done)

@@ -209,6 +209,28 @@ fn long_history(jobs: usize) -> (Cluster, Vec<Vec<u8>>) {
 }
 
 #[test]
+fn a_command_closes_a_segment_or_moves_jobs_but_not_both() {
+    let (mut cluster, _) = cluster(0);
+    let mut closed = 0;
+    for _ in 0..60 {
+        ended(&mut cluster);
+        let before = cluster.state.finished_count();
+        let applied = archive(&mut cluster, 4);
+        let moved = before - cluster.state.finished_count();
+        match applied.closed.len() {
+            0 => assert_eq!(moved, before.saturating_sub(2)),
+            1 => {
+                assert_eq!((moved, cluster.state.tail().count()), (0, 0));
+                closed += 1;
+            }
+            more => panic!("{more} segments at once"),
+        }
+        assert!(cluster.state.finished_count() <= 3, "one waits at most");
+    }
+    assert!(closed >= 3, "{closed} segments");
+}
+
+#[test]
 fn segments_hold_everything_and_are_the_same_everywhere() {
     let (cluster, files) = long_history(60);
     assert!(files.len() >= 3, "{} segments", files.len());

@@ -58,7 +58,7 @@ impl SubmitJob {
         }
         change.put_spec(stored)?;
         change.put_job(self.job(id, spec.display_name(), spec_hash, context));
-        change.replan();
+        change.queued();
         Ok(Reply::Submitted { job: id })
     }
 
@@ -145,7 +145,7 @@ mod tests {
             );
             assert_eq!(
                 (applied.effects, applied.changed),
-                (vec![Effect::Replan], vec![Changed::Job(id)])
+                (vec![Effect::Queued], vec![Changed::Job(id)])
             );
         }
         let job = cluster.job(JobId::new(1, 2));

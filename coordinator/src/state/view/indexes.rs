@@ -28,7 +28,8 @@ pub struct Indexes {
     cpu_ranks: OrdMap<Arc<str>, u32>,
     inventory: Inventory,
     finished: OrdSet<(UtcMs, JobId)>,
-    tail_jobs: OrdMap<JobId, (u64, usize)>,
+    /// Per batch of the tail, by its first place: its jobs by id, with their positions.
+    tail_jobs: OrdMap<u64, Arc<[(JobId, usize)]>>,
     tail_bytes: usize,
     keys_by_time: OrdSet<(UtcMs, RequestKey)>,
 }
@@ -59,9 +60,13 @@ impl Indexes {
         self.finished.len()
     }
 
-    /// The batch of history that holds a job, and its place there.
+    /// The batch of history that holds a job, and its place there. Looks into every batch: a tail has some dozens of them, and
+    /// to let go of all at once when a segment closes has to be cheap.
     pub fn in_tail(&self, id: JobId) -> Option<(u64, usize)> {
-        self.tail_jobs.get(&id).copied()
+        self.tail_jobs.iter().find_map(|(batch, jobs)| {
+            let found = jobs.binary_search_by_key(&id, |(job, _)| *job).ok()?;
+            Some((*batch, jobs.get(found)?.1))
+        })
     }
 
     /// Bytes of history that no segment holds.
@@ -128,12 +133,13 @@ impl Indexes {
 
     /// Hook of history's tail: a batch came or went.
     pub fn tail(&mut self, batch: &HistoryBatch, there: bool) {
-        for (position, (id, _)) in batch.jobs.iter().enumerate() {
-            if there {
-                self.tail_jobs.insert(*id, (batch.first_seq, position));
-            } else {
-                self.tail_jobs.remove(id);
-            }
+        if there {
+            let jobs = batch.jobs.iter().enumerate();
+            let mut jobs: Vec<_> = jobs.map(|(position, (id, _))| (*id, position)).collect();
+            jobs.sort_unstable();
+            self.tail_jobs.insert(batch.first_seq, jobs.into());
+        } else {
+            self.tail_jobs.remove(&batch.first_seq);
         }
         self.tail_bytes = if there {
             self.tail_bytes.saturating_add(batch.bytes())
