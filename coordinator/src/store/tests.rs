@@ -139,6 +139,29 @@ fn deleted_under_load_nothing_is_lost() {
 }
 
 #[test]
+fn a_burst_is_let_pass_and_then_the_index_is_whole() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = dir.path().join("index");
+    let commands = commands(4_000);
+    let mut run = run(&index, State::new(), false);
+    let mut parts = commands.chunks(500);
+    let passed = parts.by_ref().take_while(|part| {
+        run.apply(part);
+        !run.writer.is_behind()
+    });
+    let followed = passed.count();
+    assert!(run.writer.is_behind(), "it followed {followed} parts");
+    parts.for_each(|part| run.apply(part));
+    let until = std::time::Instant::now() + PATIENCE;
+    while run.writer.is_behind() {
+        assert!(std::time::Instant::now() < until, "the burst is over");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let digest = run.stop();
+    assert_eq!(loaded(&index), Some(digest));
+}
+
+#[test]
 fn damaged_bytes_are_noticed_and_the_index_is_built_anew() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let index = dir.path().join("index");

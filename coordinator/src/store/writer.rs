@@ -1,9 +1,9 @@
 //! The index's own thread, and the feed that leads to it.
 //!
 //! The feed never blocks the apply thread: when the thread cannot keep up, groups are dropped and the index is
-//! filled anew from the published state. The thread sleeps while there is nothing to write, gathers groups for a while before it
-//! writes them as one, and gives way to every other thread: nobody waits for the index. On a disk that is nearly full it writes
-//! nothing: what is left there belongs to the log.
+//! filled anew from the published state once the burst is over. The thread sleeps while there is nothing to write, gathers groups
+//! for a while before it writes them as one, rests a few times as long as it wrote, and gives way to every other thread: nobody
+//! waits for the index. On a disk that is nearly full it writes nothing: what is left there belongs to the log.
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,13 @@ const ROWS_MAX: usize = 8_192;
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
 /// After building it anew failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The rest after a write and after it was built anew, in lengths of that: it takes a tenth of one core at most.
+const REST_TIMES: u32 = 9;
+const REST_MAX: Duration = Duration::from_secs(60);
+/// An index that does not follow is built anew when so few rows passed in so long, or when the burst does not end.
+const CALM_ROWS: usize = 1_024;
+const CALM_FOR: Duration = Duration::from_secs(1);
+const BURST_MAX: Duration = Duration::from_secs(60);
 /// sled does not promise to give back what deleted rows took: a data file longer than this, and so many times longer than its
 /// rows, is written anew.
 const FILE_BYTES_MIN: u64 = 64 << 20;
@@ -59,6 +66,8 @@ struct Waiting {
     since: Option<Instant>,
     /// The index does not follow: nothing is put here until it is filled anew.
     behind: bool,
+    /// Rows that passed meanwhile.
+    passed: usize,
     /// A segment came that may not be taken in.
     segments: bool,
     stop: bool,
@@ -98,13 +107,17 @@ impl Feed {
     /// What a group of entries changed. Dropped when the index cannot keep up, which it then makes good.
     pub fn rows(&self, applied: u64, digest: Digest, rows: Vec<Row>) {
         let mut waiting = self.0.lock();
-        if rows.is_empty() || waiting.behind {
+        if rows.is_empty() {
+            return;
+        }
+        if waiting.behind {
+            waiting.passed = waiting.passed.saturating_add(rows.len());
             return;
         }
         let before = waiting.rows.len();
         if before >= ROWS_MAX {
             waiting.clear();
-            waiting.behind = true;
+            (waiting.behind, waiting.passed) = (true, before);
         } else {
             waiting.segments |= rows.iter().any(|row| row.table == Segment::TABLE);
             waiting.rows.extend(rows);
@@ -171,7 +184,9 @@ impl Writer {
             lagging: true,
             looked_at: FILE_BYTES_MIN,
             unsynced_since: None,
-            retry_at: None,
+            not_before: None,
+            behind_since: None,
+            rests_until: Instant::now(),
             has_room,
             failing: false,
         };
@@ -182,6 +197,12 @@ impl Writer {
                 work.run();
             })?;
         Ok((Feed(Arc::clone(&inbox)), Self { inbox, thread }))
+    }
+
+    /// Whether the index does not follow.
+    #[cfg(test)]
+    pub(super) fn is_behind(&self) -> bool {
+        self.inbox.lock().behind
     }
 
     /// Writes what waits, syncs it and ends. Returns false if that took longer than `deadline`.
@@ -213,7 +234,12 @@ struct Work {
     /// Length of the data file at the last look.
     looked_at: u64,
     unsynced_since: Option<Instant>,
-    retry_at: Option<Instant>,
+    /// It is not built anew before.
+    not_before: Option<Instant>,
+    /// A burst is let pass since then.
+    behind_since: Option<Instant>,
+    /// What waits is not written before.
+    rests_until: Instant,
     has_room: HasRoom,
     /// The last try to build it failed, which was said.
     failing: bool,
@@ -234,8 +260,9 @@ impl Work {
             }
             self.do_what_is_due();
         }
-        // The last chance: what could not be built before may be possible now.
-        self.retry_at = None;
+        // The last chance: what could not be built before may be possible now, and nothing passes any more.
+        self.not_before = None;
+        self.inbox.lock().passed = 0;
         self.write();
         self.catch_up();
         self.flush();
@@ -253,15 +280,15 @@ impl Work {
             }
             let flush = self.unsynced_since;
             let flush = flush.map(|since| FLUSH_EVERY.saturating_sub(since.elapsed()));
-            // Without a success it wakes up by itself to try again.
-            let retry = waiting.behind.then(|| match self.retry_at {
+            // It wakes up by itself when it may be built.
+            let rebuild = waiting.behind.then(|| match self.not_before {
                 _ if !has_room => RETRY_AFTER,
                 Some(at) => at.saturating_duration_since(Instant::now()),
                 None => Duration::ZERO,
             });
             let takes_in = self.lagging && self.there && has_room && !waiting.behind;
             let take_in = takes_in.then_some(Duration::ZERO);
-            let due = [waiting.due_in(), flush, retry, take_in];
+            let due = [self.due_in(&waiting), flush, rebuild, take_in];
             let due = due.into_iter().flatten().min();
             let wake = &self.inbox.wake;
             waiting = match due {
@@ -282,9 +309,11 @@ impl Work {
 
     /// Writes and syncs when it is time for that, and takes a segment in when there is nothing to write.
     fn do_what_is_due(&mut self) {
-        let due = self.inbox.lock().due_in();
+        let due = self.due_in(&self.inbox.lock());
         if due.is_some_and(|due| due.is_zero()) {
+            let began = Instant::now();
             self.write();
+            self.rests_until = Instant::now() + (began.elapsed() * REST_TIMES).min(GATHER_FOR);
         }
         if self
             .unsynced_since
@@ -295,6 +324,12 @@ impl Work {
         if due.is_none_or(|due| !due.is_zero()) && self.takes_in() {
             self.take_in_one();
         }
+    }
+
+    /// Until it is time to write; `None` when there is nothing.
+    fn due_in(&self, waiting: &Waiting) -> Option<Duration> {
+        let rest = self.rests_until.saturating_duration_since(Instant::now());
+        Some(waiting.due_in()?.max(rest))
     }
 
     fn is_behind(&self) -> bool {
@@ -439,8 +474,8 @@ impl Work {
 
     /// Fills the index anew if groups were dropped or it broke.
     fn catch_up(&mut self) {
-        let waits = self.retry_at.is_some_and(|at| Instant::now() < at);
-        if waits || !self.is_behind() || !(self.has_room)() {
+        let waits = self.not_before.is_some_and(|at| Instant::now() < at);
+        if waits || !self.is_behind() || !(self.has_room)() || self.lets_a_burst_pass() {
             return;
         }
         if let Err(reason) = self.rebuild() {
@@ -451,11 +486,24 @@ impl Work {
             // A part of an index only takes space away; it is deleted again before the next try.
             let _ = fs::remove_dir_all(&self.dir);
             self.fall_behind();
-            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            self.not_before = Some(Instant::now() + RETRY_AFTER);
         }
     }
 
+    /// Whether so much still passes that an index built now would be behind again at once; then it is looked at again later.
+    fn lets_a_burst_pass(&mut self) -> bool {
+        let now = Instant::now();
+        let passed = std::mem::take(&mut self.inbox.lock().passed);
+        let since = *self.behind_since.get_or_insert(now);
+        let passes = passed > CALM_ROWS && now - since < BURST_MAX;
+        if passes {
+            self.not_before = Some(now + CALM_FOR);
+        }
+        passes
+    }
+
     fn rebuild(&mut self) -> Result<(), String> {
+        let began = Instant::now();
         // Before the state is taken: a group that comes after this line is either in that state or put here, or both.
         self.inbox.lock().behind = false;
         let state = self.published.state();
@@ -472,7 +520,8 @@ impl Work {
         self.looked_at = FILE_BYTES_MIN;
         self.put(index)?;
         self.unsynced_since = None;
-        self.retry_at = None;
+        self.behind_since = None;
+        self.not_before = Some(Instant::now() + (began.elapsed() * REST_TIMES).min(REST_MAX));
         if std::mem::take(&mut self.failing) {
             tracing::info!(dir = %self.dir.display(), "the index is whole again");
         }

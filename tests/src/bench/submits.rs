@@ -15,6 +15,8 @@ use crate::process::Cluster;
 const CLIENTS: [usize; 3] = [1, 8, 64];
 /// How long each burst takes.
 const BURST: Duration = Duration::from_secs(2);
+/// Before each burst: our jobs of the one before were cancelled and go to history meanwhile, and neither side pays for the other.
+const SETTLE: Duration = Duration::from_millis(1_500);
 
 /// What one burst showed.
 struct Burst {
@@ -127,6 +129,7 @@ async fn burst(side: &Side, leader: &str, clients: usize) -> Result<Burst> {
     for _ in 0..clients {
         connections.push(side.connect(leader).await?);
     }
+    tokio::time::sleep(SETTLE).await;
     let began = Instant::now();
     let write = |mut connection: super::side::Connection| async move {
         let (mut latencies, mut jobs) = (Vec::new(), Vec::new());
