@@ -17,7 +17,7 @@ use crate::state::Digest;
 
 /// sled's data file.
 pub(super) const DB: &str = "db";
-const CACHE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 4 << 20;
 /// Rows written in one batch while everything is written anew.
 const BATCH_ROWS: usize = 1_000;
 /// Sorts behind every row: tables count from 0.

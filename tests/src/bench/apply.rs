@@ -116,7 +116,7 @@ pub fn run(rounds: usize) -> Result<()> {
         ("submit", "a submit"),
         ("cancel", "a cancel of 500"),
         ("archive", "an archive of 250"),
-        ("close", "an archive that closes a segment of 4 MiB"),
+        ("close", "an archive that closes a segment of 2 MiB"),
         ("snapshot", "a snapshot, its part on the apply thread"),
         ("encode", "a snapshot, its encoding on a thread of its own"),
     ];

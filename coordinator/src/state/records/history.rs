@@ -27,7 +27,7 @@ impl Retention {
     /// Days that they stay at most, by default.
     pub const KEEP_FINISHED_DAYS: u32 = 30;
     /// Bytes of a segment, by default.
-    pub const SEGMENT_BYTES: u32 = 4 << 20;
+    pub const SEGMENT_BYTES: u32 = 2 << 20;
     /// Bytes that a segment may be asked to have.
     pub const SEGMENT_BYTES_RANGE: std::ops::RangeInclusive<u32> = 4 << 10..=64 << 20;
 
