@@ -1,5 +1,5 @@
 //! L: once nothing breaks any more, the cluster comes right by itself: a leader is found (L1), what can start is started (L2), who
-//! stays away is declared Lost and holds nothing (L3), no job stays between two states (L5), and every event is acknowledged.
+//! stays away is declared Lost and holds no job (L3), no job stays between two states (L5), and every event is acknowledged.
 //! Does NOT say when calm begins, nor what could start: the run does, by the scheduler's own word.
 
 use std::collections::BTreeMap;
@@ -69,7 +69,10 @@ impl Liveness {
                 .state
                 .node(node)
                 .is_none_or(|known| known.liveness == Axis::Lost);
-            let held = look.state.open_allocations_on(node).len();
+            // What is in doubt there has its job waiting again, or started elsewhere.
+            let open = look.state.open_allocations_on(node).into_iter();
+            let attempts = open.filter_map(|(job, epoch)| look.state.attempt(job, epoch));
+            let held = attempts.filter(|attempt| !attempt.in_doubt).count();
             ensure(lost && held == 0, "L3", || {
                 let ms = look.now - lost_by;
                 format!(

@@ -20,6 +20,8 @@ const LOOK_MS: u64 = 2_000;
 const CYCLE_MS: u64 = 900_000;
 /// A member whose state is wrong stops within this once the members can speak with each other.
 const FOUND_MS: u64 = 10_000;
+/// The jobs of a node that is given up wait again within this.
+const REQUEUED_WITHIN_MS: u64 = 10_000;
 /// So many storms, one power cut of everything in the calm.
 const LAST_LIGHT_EVERY: u64 = 4;
 
@@ -88,20 +90,31 @@ impl World {
             let live = one.live.as_ref();
             live.is_some_and(|member| member.lead.is_some())
         });
+        let leader_within = 10 * ELECTION_MS_MAX;
+        let away = self.away(calm_since + FOUND_MS + leader_within);
         let look = Look {
             state: &self.head,
             now: self.now,
             calm_since,
-            leader_within: 10 * ELECTION_MS_MAX,
+            leader_within,
             led,
             startable: &startable,
-            away: &[],
+            away: &away,
         };
         let checked = self.checkers.liveness.look(&look);
         self.check(checked);
         if self.now > calm_since + FOUND_MS {
             self.look_for_the_wrong();
         }
+    }
+
+    /// Nodes that are off, and when they have to be known as Lost if one leads for good from `led` on.
+    fn away(&self, led: u64) -> Vec<(String, u64)> {
+        let timers = self.head.settings().map(|settings| settings.timers);
+        let lost_after = timers.map_or(0, |timers| u64::from(timers.lost_after_ms));
+        let off = self.nodes.iter().filter(|node| self.now < node.away_until);
+        off.map(|node| (node.name.clone(), led + lost_after + REQUEUED_WITHIN_MS))
+            .collect()
     }
 
     /// When everybody who sleeps will be awake.
@@ -155,10 +168,11 @@ impl World {
             .unfinished(&self.head, &checkers.history)
     }
 
-    /// Nobody waits for an answer, every acknowledged job is over, and so is every event.
+    /// Everybody is there, nobody waits for an answer, every acknowledged job is over, and so is every event.
     fn settled(&mut self) -> bool {
         let waiting = self.clients.iter().any(Client::waits);
-        !waiting && self.unfinished().is_empty() && self.open_events() == 0
+        let away = self.nodes.iter().any(|node| self.now < node.away_until);
+        !waiting && !away && self.unfinished().is_empty() && self.open_events() == 0
     }
 
     fn open_events(&self) -> usize {

@@ -7,6 +7,9 @@ use super::world::{COORDINATORS, Event, Weather, World};
 
 /// The furthest that a wall clock is set, milliseconds.
 const JUMP_MS: u64 = 3_600_000;
+/// Of so many calms in a hundred one node sees nothing for so long, milliseconds: long enough to be given up in any of them.
+const AWAY_CHANCE: u64 = 30;
+const AWAY_MS: u64 = 90_000;
 
 impl World {
     /// The next fault, and the one after it.
@@ -176,7 +179,8 @@ impl World {
         }
     }
 
-    /// Everything heals: from now on nothing breaks. Who sleeps wakes up when it would have: what it was sent lies there until then.
+    /// Everything heals but perhaps one node, which stays off for a while: from now on nothing breaks. Who sleeps wakes up when it
+    /// would have: what it was sent lies there until then.
     pub(super) fn heal(&mut self) {
         self.weather = Weather::Calm;
         self.coordinators.iter_mut().for_each(|one| one.low = false);
@@ -187,6 +191,13 @@ impl World {
             row.iter_mut().for_each(|until| *until = (*until).min(now));
         }
         (0..COORDINATORS).for_each(|who| self.after(1, Event::Repair(who)));
+        if self.dice.chance(AWAY_CHANCE) {
+            let who = self.dice.place(self.nodes.len());
+            self.counts.away += 1;
+            self.cut_power(who);
+            self.nodes[who].away_until = now + AWAY_MS;
+            self.after(AWAY_MS, Event::BootAgent(who));
+        }
         (0..self.nodes.len()).for_each(|who| self.after(1, Event::BootAgent(who)));
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Node {
     pub(super) paused_until: u64,
     /// The whole machine sleeps, ranks included.
     pub(super) frozen_until: u64,
+    /// The machine is off and stays off.
+    pub(super) away_until: u64,
     /// The last checkpoint that was told of: which journal, which event.
     announced: (u64, u64),
 }
@@ -79,6 +81,7 @@ impl Node {
             checkpoints: BTreeMap::new(),
             paused_until: 0,
             frozen_until: 0,
+            away_until: 0,
             announced: (0, 0),
         }
     }
@@ -114,7 +117,7 @@ impl World {
     /// Starts an agent from its journal, unless it runs.
     pub(super) fn boot_agent(&mut self, who: usize) {
         let (now, node) = (self.now, &mut self.nodes[who]);
-        if node.agent.is_some() {
+        if node.agent.is_some() || now < node.away_until {
             return;
         }
         let id = |node: &Node| format!("journal-{}-{}", node.name, node.journal);

@@ -109,6 +109,7 @@ impl Counts {
             ("memory flips", self.memory_flips),
             ("bit flips", self.bit_flips),
             ("journals lost", self.journals_lost),
+            ("nodes away in a calm", self.away),
             ("hand-overs", self.hand_overs),
             ("losses", self.losses),
             ("messages", self.messages),
@@ -126,6 +127,7 @@ impl Counts {
         self.memory_flips += other.memory_flips;
         self.bit_flips += other.bit_flips;
         self.journals_lost += other.journals_lost;
+        self.away += other.away;
         self.hand_overs += other.hand_overs;
         self.losses += other.losses;
         self.messages += other.messages;

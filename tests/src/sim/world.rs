@@ -111,6 +111,8 @@ pub struct Counts {
     pub bit_flips: u64,
     /// Journals of nodes that were lost.
     pub journals_lost: u64,
+    /// Nodes that stayed off when everything else healed.
+    pub away: u64,
     /// Leaders that were asked to hand over.
     pub hand_overs: u64,
     /// Stretches of time in which many messages are lost.
