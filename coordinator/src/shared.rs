@@ -143,12 +143,12 @@ impl Shared {
 
     /// The configured members, each with the id that it has now.
     pub fn members(&self) -> Vec<Member> {
-        let (members, leader) = {
+        let (own, members, leader) = {
             let status = self.raft.status();
             let status = status.borrow();
-            (Arc::clone(&status.members), status.leader)
+            (status.id, Arc::clone(&status.members), status.leader)
         };
-        roster::current(&self.config, &members, leader)
+        roster::current(&self.config, own, &members, leader)
     }
 
     /// What people call a member.

@@ -56,7 +56,8 @@ impl cluster_server::Cluster for Cluster {
                 self_,
                 condition,
                 note,
-                learner: raft.joins(member.id),
+                // Who joins again has a name that others know, and may not have heard yet that its new id was let in.
+                learner: raft.joins(member.id) || !raft.votes(member.id),
                 name: member.name,
                 address: member.address,
             }

@@ -59,8 +59,14 @@ pub fn known(config: &Config, members: &Membership) -> Vec<Member> {
     named.collect()
 }
 
-/// The configured members in their order, each with the id under which it leads, learns or votes now.
-pub fn current(config: &Config, members: &Membership, leader: Option<MemberId>) -> Vec<Member> {
+/// The configured members in their order, each with the id under which it leads, learns or votes now. `own` is the id of the one
+/// that asks: while it joins again, it may be known to the others and not yet to itself.
+pub fn current(
+    config: &Config,
+    own: MemberId,
+    members: &Membership,
+    leader: Option<MemberId>,
+) -> Vec<Member> {
     let known = known(config, members);
     let now = |configured: &Member| {
         let mut same = known
@@ -69,11 +75,51 @@ pub fn current(config: &Config, members: &Membership, leader: Option<MemberId>) 
             .collect::<Vec<_>>();
         // While it re-joins it has two ids; it is the new one, unless the old one was alive all the time and leads.
         same.sort_by_key(|member| (leader != Some(member.id), !members.joins(member.id)));
-        let id = same.first().map_or(configured.id, |member| member.id);
+        let id = match same.first() {
+            _ if configured.name == config.name => own,
+            Some(member) => member.id,
+            None => configured.id,
+        };
         Member {
             id,
             ..configured.clone()
         }
     };
     config.members.iter().map(now).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As c2 sees it.
+    fn config() -> Config {
+        let mut text = "name = \"c2\"\ndata_dir = \"/d\"\nidentity = \"/i\"\nlisten = \"127.0.0.1:7070\"\ncluster_name = \"lab\"\n".to_owned();
+        for n in 1..=3 {
+            text += &format!(
+                "[[members]]\nname = \"c{n}\"\nid = {n}\naddress = \"127.0.0.{n}:7070\"\n"
+            );
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("coordinator.toml");
+        std::fs::write(&path, text).expect("written");
+        Config::load(&path, false).expect("a configuration")
+    }
+
+    #[test]
+    fn who_joins_again_does_not_take_itself_for_its_older_self() {
+        let config = config();
+        let mut members = founders(&config);
+        let ids = |own, members: &Membership| -> Vec<MemberId> {
+            let current = current(&config, own, members, Some(1));
+            current.into_iter().map(|member| member.id).collect()
+        };
+        assert_eq!(ids(2, &members), [1, 2, 3]);
+        // The others have let 77 in, and it has not heard of that.
+        assert_eq!(ids(77, &members), [1, 77, 3]);
+        assert!(!members.votes(77) && members.votes(2));
+        members.learners = vec![77];
+        members.info.insert(77, info("c2", "127.0.0.2:7070"));
+        assert_eq!(ids(77, &members), [1, 77, 3]);
+    }
 }

@@ -11,7 +11,7 @@ use mlctl_coordinator::state::records::{Actor, Reply, Retention, Timers};
 use mlctl_coordinator::state::{Applied, Body, Command, IdempotencyKey, State, codec};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::spec::JobSpec;
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::report::Report;
 use super::samples::Samples;
@@ -164,11 +164,17 @@ pub fn run(rounds: usize) -> Result<()> {
         }
         eprintln!("apply: round {round} of {rounds}");
     }
+    let (figures, table) = shown(&kinds, &samples);
+    report.end(figures, &table)
+}
+
+/// The figures for the file, and the table for people.
+fn shown(kinds: &[(&str, &str)], samples: &[Samples]) -> (Map<String, Value>, String) {
     let mut figures = Map::new();
     let mut table = String::from(
         "| with 100,000 live jobs | p50 ms | p99 ms | longest ms | samples |\n|---|---|---|---|---|\n",
     );
-    for ((name, what), samples) in kinds.iter().zip(&samples) {
+    for ((name, what), samples) in kinds.iter().zip(samples) {
         let count: usize = samples.0.iter().map(Vec::len).sum();
         table += &format!(
             "| {what} | {:.3} | {:.3} | {:.3} | {count} |\n",
@@ -178,5 +184,5 @@ pub fn run(rounds: usize) -> Result<()> {
         );
         figures.insert((*name).to_owned(), samples.json());
     }
-    report.end(figures, &table)
+    (figures, table)
 }
