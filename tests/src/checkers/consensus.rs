@@ -17,6 +17,8 @@ pub struct Consensus {
     promised: BTreeMap<u64, (u64, u64, u64)>,
     /// Index to (term, hash of the commands) as first committed anywhere.
     committed: BTreeMap<u64, (u64, blake3::Hash)>,
+    /// A term to the newest index that a member in that term took for committed before all others.
+    newest: BTreeMap<u64, u64>,
 }
 
 impl Consensus {
@@ -33,10 +35,10 @@ impl Consensus {
         ensure(leader == member, "I7", || {
             format!("term {} has the leaders {leader} and {member}", status.term)
         })?;
-        let newest = self
-            .committed
-            .last_key_value()
-            .map_or(0, |(index, _)| *index);
+        // Raft's leader completeness (Ongaro 2014, 3.6) is about later terms: who learns only now that it was elected in an old one
+        // may lack what was committed since.
+        let earlier = self.newest.range(..status.term);
+        let newest = earlier.map(|(_, index)| *index).max().unwrap_or(0);
         ensure(!new || status.last >= newest, "I7", || {
             let last = status.last;
             format!("leader {member} ends at {last}, but {newest} is committed")
@@ -106,18 +108,22 @@ impl Consensus {
         })
     }
 
-    /// `member` takes this entry for committed.
+    /// `member`, which is in the term `now`, takes this entry for committed.
     ///
     /// # Errors
     /// When another entry was committed at that index.
-    pub fn committed(&mut self, member: u64, entry: &CommittedEntry) -> Checked {
+    pub fn committed(&mut self, member: u64, now: u64, entry: &CommittedEntry) -> Checked {
         let mut hasher = blake3::Hasher::new();
         for command in &entry.commands {
             hasher.update(&(command.len() as u64).to_le_bytes());
             hasher.update(command);
         }
         let seen = (entry.term, hasher.finalize());
-        let first = *self.committed.entry(entry.index).or_insert(seen);
+        let first = *self.committed.entry(entry.index).or_insert_with(|| {
+            let newest = self.newest.entry(now).or_default();
+            *newest = entry.index.max(*newest);
+            seen
+        });
         ensure(first == seen, "I7", || {
             let index = entry.index;
             format!("member {member} has another entry committed at {index} than the first")
@@ -160,10 +166,19 @@ mod tests {
         let mut seen = Consensus::default();
         assert!(leads(&mut seen, 1, 1, 0) && leads(&mut seen, 1, 1, 0));
         assert!(!leads(&mut seen, 2, 1, 0));
-        assert!(seen.committed(1, &entry(5, 1)).is_ok());
-        assert!(seen.committed(2, &entry(5, 1)).is_ok());
-        assert!(seen.committed(2, &entry(5, 2)).is_err());
+        assert!(seen.committed(1, 1, &entry(5, 1)).is_ok());
+        assert!(seen.committed(2, 1, &entry(5, 1)).is_ok());
+        assert!(seen.committed(2, 2, &entry(5, 2)).is_err());
         assert!(!leads(&mut seen, 2, 2, 4) && leads(&mut seen, 3, 3, 5));
+    }
+
+    #[test]
+    fn who_wins_an_old_term_late_may_lack_what_was_committed_since() {
+        let mut seen = Consensus::default();
+        assert!(seen.committed(1, 5, &entry(4, 5)).is_ok());
+        assert!(seen.committed(1, 7, &entry(9, 7)).is_ok());
+        assert!(leads(&mut seen, 2, 6, 4), "9 was committed after term 6");
+        assert!(!leads(&mut seen, 3, 8, 8) && leads(&mut seen, 3, 9, 9));
     }
 
     #[test]

@@ -104,6 +104,13 @@ impl Coordinator {
     }
 }
 
+impl Member {
+    /// The term it is in.
+    pub(super) fn term(&self) -> u64 {
+        self.core.status().term
+    }
+}
+
 pub(super) fn system(name: &str) -> Actor {
     Actor {
         user_id: name.into(),

@@ -31,7 +31,11 @@ fn job_of(changed: &Changed) -> Option<JobId> {
 impl World {
     pub(super) fn apply(&mut self, who: usize, entry: CommittedEntry) {
         let id = MEMBERS[who];
-        let checked = self.checkers.consensus.committed(id, &entry);
+        let Some(member) = &self.coordinators[who].live else {
+            return;
+        };
+        let term = member.term();
+        let checked = self.checkers.consensus.committed(id, term, &entry);
         self.check(checked);
         let Some(member) = &mut self.coordinators[who].live else {
             return;
