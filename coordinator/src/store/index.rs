@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use mlctl_proto::ids::JobId;
 
@@ -18,6 +19,10 @@ use crate::state::Digest;
 /// sled's data file.
 pub(super) const DB: &str = "db";
 const CACHE_BYTES: u64 = 4 << 20;
+/// In what sled says when another one holds the file, how long that is waited for, and between two tries.
+const LOCKED: &str = "could not acquire lock";
+const LOCKED_FOR: Duration = Duration::from_secs(1);
+const LOCKED_AGAIN: Duration = Duration::from_millis(5);
 /// Sorts behind every row: tables count from 0.
 const MARK: &[u8] = &[0xff, b'm'];
 const MARK_BYTES: usize = 8 + 32;
@@ -47,13 +52,17 @@ pub(super) struct Index {
 impl Index {
     /// Opens or makes the index in `dir`.
     pub(super) fn open(dir: &Path) -> Result<Self, String> {
-        let db = guarded(|| {
-            sled::Config::new()
-                .path(dir)
-                .cache_capacity(CACHE_BYTES)
-                .flush_every_ms(None)
-                .open()
-        })?;
+        let until = Instant::now() + LOCKED_FOR;
+        let db = loop {
+            let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
+            match guarded(|| config.flush_every_ms(None).open()) {
+                // One that was closed a moment ago may still be held by a thread of sled's that has not ended.
+                Err(reason) if reason.contains(LOCKED) && Instant::now() < until => {
+                    std::thread::sleep(LOCKED_AGAIN);
+                }
+                opened => break opened?,
+            }
+        };
         let path = dir.join(DB);
         let text = |error: std::io::Error| format!("{}: {error}", path.display());
         let file = File::open(&path).map_err(text)?;
