@@ -200,6 +200,12 @@ impl Disk {
         file.filter(|stored| stored.meta.digest == meta.digest)
     }
 
+    /// Whether a snapshot was taken of a state of which a bit was another.
+    pub(super) fn holds_a_flip(&self) -> bool {
+        let mut files = self.snapshots.values().chain(self.received.values());
+        files.any(|file| file.flipped.is_some())
+    }
+
     /// The newest snapshot that holds what it should.
     pub(super) fn newest_sound(&self) -> Option<&SnapshotFile> {
         let sound = |file: &&SnapshotFile| {

@@ -160,9 +160,11 @@ impl World {
     /// A bit of a follower's state in memory is another from now on.
     pub(super) fn flip_in_memory(&mut self, who: usize) {
         let time_ms = self.wall_ms(who);
+        // One at a time, and a member that is down may have it in a snapshot: two that are wrong in the same way would be a majority.
         let flipped = |other: &super::coordinator::Coordinator| {
             let live = other.live.as_ref();
-            other.noted || live.is_some_and(|member| member.vitals.flipped.is_some())
+            let held = live.is_some_and(|member| member.vitals.flipped.is_some());
+            other.noted || held || other.disk.holds_a_flip()
         };
         if self.coordinators.iter().any(flipped) {
             return;
