@@ -50,6 +50,12 @@ pub struct Config {
     /// The NVML library; empty: where the system finds it.
     #[serde(default)]
     pub nvml_path: String,
+    /// RDMA devices that jobs may use, such as `mlx5_0`; empty: all.
+    #[serde(default)]
+    pub rdma_devices: Vec<String>,
+    /// Variables for every job on this node, weaker than the job's own: what a fabric needs.
+    #[serde(default)]
+    pub job_env: BTreeMap<String, String>,
     /// Traces.
     #[serde(default)]
     pub telemetry: Telemetry,
@@ -126,6 +132,15 @@ impl Config {
             key: "pool",
             source,
         })?;
+        let broken = |(key, value): (&String, &String)| {
+            key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
+        };
+        if self.job_env.iter().any(broken) {
+            return wrong(
+                "job_env",
+                "has a variable whose name is empty or holds `=`, or a NUL byte",
+            );
+        }
         if !self.network.is_empty() {
             check_name(&self.network).map_err(|source| ConfigError::Name {
                 key: "network",

@@ -1,4 +1,4 @@
-//! The two small processes of the one binary, chosen before a command line is parsed or a runtime started: a keeper must have one thread,
+//! The small processes of the one binary, chosen before a command line is parsed or a runtime started: a keeper must have one thread,
 //! and neither needs more.
 //! Does NOT run the agent.
 
@@ -15,7 +15,7 @@ const USAGE: i32 = 64;
 /// It could not be done.
 const SOFTWARE: i32 = 70;
 
-/// Runs `keeper ATTEMPT_DIR` or `launcher --config FILE` if `args` (the program first) say so, and returns the exit code of the process;
+/// Runs `keeper ATTEMPT_DIR`, `launcher --config FILE` or `mpi-agent ATTEMPT_DIR WORDS...` if `args` (the program first) say so, and returns the exit code of the process;
 /// `None`: they say something else. Call it first thing in `main`, before any thread is started.
 pub fn early_main(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
     let args: Vec<OsString> = args.into_iter().skip(1).collect();
@@ -27,6 +27,10 @@ pub fn early_main(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
         ["keeper", _] => Some(keeper_main(Path::new(&args[1]), None)),
         ["keeper", _, "--job-user", user] => Some(keeper_main(Path::new(&args[1]), Some(user))),
         ["launcher", "--config", _] => Some(launcher_main(PathBuf::from(&args[2]))),
+        ["mpi-agent", _, words @ ..] => {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            Some(keeper::shim::run(Path::new(&args[1]), &words))
+        }
         ["keeper", ..] => Some(usage(
             "mlctl keeper ATTEMPT_DIR (started by `mlctl launcher`)",
         )),

@@ -38,6 +38,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// Where this program is.
+    #[error("cannot tell where this program is: {0}")]
+    Program(#[source] io::Error),
     /// Another agent holds the data directory.
     #[error("another agent uses {}: stop it, or set another `data_dir`", path.display())]
     Locked {
@@ -95,6 +98,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         file: dirs.coordinators(),
     };
     let context = Context {
+        program: std::env::current_exe().map_err(RunError::Program)?,
         config,
         dirs: dirs.clone(),
         store,

@@ -62,6 +62,10 @@ fn request(node_rank: u32, dir: &Path, fail: bool) -> Request {
             ("HOME".to_owned(), "/tmp".to_owned()),
         ]),
         interface: None,
+        network: None,
+        node_env: BTreeMap::new(),
+        rdma: Vec::new(),
+        program: "/usr/bin/true".into(),
         user: None,
         allow_root: true,
         interpreters: Interpreters {

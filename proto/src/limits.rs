@@ -36,6 +36,8 @@ pub const CODE_FILES_MAX: usize = 200_000;
 pub const CODE_BYTES_ASK: u64 = 200 * 1024 * 1024;
 /// Events in one report of an agent.
 pub const EVENTS_PER_BATCH_MAX: usize = 1_024;
+/// One word between the keepers of an MPI job's nodes, bytes.
+pub const RELAY_BYTES_MAX: usize = 512 * 1024;
 /// One sentence for people inside a record, bytes.
 pub const DETAIL_BYTES_MAX: usize = 1_024;
 /// Checkpoints remembered per job; older ones are forgotten, the newest never.

@@ -23,15 +23,65 @@ pub enum LaunchMethod {
     Python,
     /// One `python -m torch.distributed.run` per node, which starts the ranks.
     Torchrun,
+    /// One `mpirun` on the first node, which starts the ranks of all of them; no ssh.
+    Mpi,
+    /// `command` once per rank with what `jax.distributed` reads; `ranks` default max(1, gpus), one device each.
+    Jax,
 }
 
 impl LaunchMethod {
+    /// Its word in a spec.
+    pub fn word(self) -> &'static str {
+        let found = Self::ALL.into_iter().find(|(method, _)| *method == self);
+        found.map_or("", |(_, word)| word)
+    }
+
+    /// Whether each rank sees its own part of the node's devices, and not all of them.
+    pub fn shares_devices(self) -> bool {
+        matches!(self, Self::Python | Self::Jax)
+    }
+
     /// All of them with their words.
-    pub const ALL: [(Self, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::Exec, "exec"),
         (Self::Python, "python"),
         (Self::Torchrun, "torchrun"),
+        (Self::Mpi, "mpi"),
+        (Self::Jax, "jax"),
     ];
+}
+
+/// A system whose variables ranks find beside ours, so that what detects it detects a gang of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compat {
+    /// `SLURM_*`, as `srun` sets them: a bare `jax.distributed.initialize()`, Lightning and submitit look at these.
+    Slurm,
+}
+
+/// How `mpirun` is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MpiSpec {
+    /// The program, looked up in the job's `PATH`; where several are installed, such as `mpiexec.mpich`.
+    #[serde(default = "mpirun")]
+    pub mpirun: String,
+    /// Options for it, before the command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+}
+
+impl Default for MpiSpec {
+    fn default() -> Self {
+        Self {
+            mpirun: mpirun(),
+            args: Vec::new(),
+        }
+    }
+}
+
+fn mpirun() -> String {
+    "mpirun".into()
 }
 
 /// Where a job keeps its checkpoints.
@@ -75,6 +125,12 @@ pub struct JobSpec {
     /// Checkpoints, if the job makes any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointSpec>,
+    /// How `mpirun` is called; only with the launcher `mpi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpi: Option<MpiSpec>,
+    /// Variables of another system beside ours; only with launchers that start each rank themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compat: Option<Compat>,
 }
 
 fn one() -> u32 {
@@ -95,6 +151,8 @@ impl JobSpec {
             env: BTreeMap::new(),
             code: None,
             checkpoint: None,
+            mpi: None,
+            compat: None,
         }
     }
 
@@ -102,7 +160,10 @@ impl JobSpec {
     pub fn ranks_per_node(&self) -> u32 {
         let default = match self.launcher {
             LaunchMethod::Exec => 1,
-            LaunchMethod::Python | LaunchMethod::Torchrun => self.gpus.max(1),
+            LaunchMethod::Python
+            | LaunchMethod::Torchrun
+            | LaunchMethod::Mpi
+            | LaunchMethod::Jax => self.gpus.max(1),
         };
         self.ranks.unwrap_or(default)
     }
@@ -158,25 +219,56 @@ impl JobSpec {
                 ),
             );
         }
-        if self.launcher == LaunchMethod::Python
-            && self.gpus > 0
-            && self.ranks_per_node() > self.gpus
-        {
+        let (ranks, gpus) = (self.ranks_per_node(), self.gpus);
+        if self.launcher.shares_devices() && gpus > 0 && ranks > gpus {
+            let method = self.launcher.word();
             return wrong(
                 "ranks",
                 format!(
-                    "{} ranks share {} GPUs; launcher `python` gives each rank one device: ask for more `gpus`",
-                    self.ranks_per_node(),
-                    self.gpus
+                    "{ranks} ranks share {gpus} GPUs; launcher `{method}` gives each rank one device: ask for more `gpus`"
                 ),
             );
         }
         self.command.check()?;
+        self.check_launcher()?;
         self.check_texts()?;
         if self.canonical_json().len() > limits::SPEC_BYTES_MAX {
             return Err(SpecError::TooLong {
                 bytes: self.canonical_json().len(),
             });
+        }
+        Ok(())
+    }
+
+    /// What belongs to one launch method and stands beside another.
+    fn check_launcher(&self) -> Result<(), SpecError> {
+        let wrong = |key: &str, why: &str| {
+            Err(SpecError::Value {
+                key: key.into(),
+                why: why.into(),
+            })
+        };
+        if let Some(mpi) = &self.mpi {
+            if self.launcher != LaunchMethod::Mpi {
+                return wrong("mpi", "needs `launcher = \"mpi\"`");
+            }
+            let words = [&mpi.mpirun].into_iter().chain(&mpi.args);
+            if mpi.mpirun.is_empty() || words.clone().any(|word| word.contains('\0')) {
+                return wrong("mpi", "names no program, or a NUL byte is in it");
+            }
+            if mpi.args.len() > limits::ARGV_MAX {
+                return wrong("mpi.args", "has more than 4096 words");
+            }
+        }
+        let ours = matches!(
+            self.launcher,
+            LaunchMethod::Exec | LaunchMethod::Python | LaunchMethod::Jax
+        );
+        if self.compat.is_some() && !ours {
+            return wrong(
+                "compat",
+                "would make torchrun's and mpirun's own start-up look for Slurm: use the launcher exec, python or jax",
+            );
         }
         Ok(())
     }

@@ -267,7 +267,7 @@ fn a_dead_disk_ends_its_member_which_says_what_to_do() {
         disk::cut_power(&[&fleet.disks()[place]]);
         // Its client asks the others once it is gone, and no acknowledged job is lost.
         let job = told.submit("during", "exit 0");
-        let status = fleet.ended(&name);
+        let status = fleet.ended_with(&name);
         assert!(!status.success(), "{status}");
         let text = fleet.log(&name).split_off(said);
         for word in [

@@ -246,7 +246,7 @@ fn a_deleted_data_directory_does_not_vote_again() {
         fs::rename(&dir, &kept).expect("moved away");
         let said = fleet.log(name).len();
         fleet.start_one(name);
-        let status = fleet.ended(name);
+        let status = fleet.ended_with(name);
         assert!(!status.success(), "{status}");
         let text = fleet.log(name).split_off(said);
         for word in ["is empty", "must not vote again", "new member id"] {

@@ -14,6 +14,7 @@ use super::{Context, keepers, prepare};
 use crate::checkpoints::rules::step_of;
 use crate::checkpoints::watch::{Seen, Watch, scan};
 use crate::core::{CheckpointFound, Event, Rendezvous, Start};
+use crate::keeper::protocol::Remote;
 use crate::launch::port::PortLease;
 
 /// What the core wants of an attempt's task.
@@ -30,6 +31,13 @@ pub(crate) enum Order {
     },
     /// The end is on disk.
     Release,
+    /// The keeper of another node of an MPI job speaks.
+    Remote {
+        /// That node.
+        from: String,
+        /// What it says.
+        what: Remote,
+    },
 }
 
 /// What a task has in its hands.

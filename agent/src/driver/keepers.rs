@@ -8,16 +8,17 @@ use mlctl_proto::ids::{Epoch, JobId};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::Context;
 use super::attempt::{Order, Task};
+use super::{Context, Input};
 use crate::bulk::LogNews;
 use crate::core::{Event, KeeperStatus, RankEnd};
 use crate::keeper::PLAN;
 use crate::keeper::client::{Connection, KeeperError, connect};
-use crate::keeper::protocol::{Exit, FromKeeper, Status, ToKeeper};
+use crate::keeper::protocol::{Exit, FromKeeper, Remote, Status, ToKeeper};
 use crate::keeper::sweep::kill_leftovers;
 use crate::keeper::{Written, read_exits};
 use crate::launcher::client::{LauncherError, start_keeper};
+use crate::link::Relay;
 
 /// A keeper that is there but silent is asked again after this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -139,6 +140,7 @@ pub(super) async fn own(mut task: Task, mut connection: Connection) {
                         ToKeeper::Go { master_address: rendezvous.address, master_port: rendezvous.port }
                     }
                     Some(Order::Stop { grace_ms }) => ToKeeper::Stop { grace_ms },
+                    Some(Order::Remote { from, what }) => ToKeeper::Remote { from, what },
                 };
                 if timeout(TAKE, connection.sender.send(message)).await.is_err() {
                     let (job, epoch) = task.key();
@@ -211,7 +213,26 @@ async fn heard(task: &Task, message: FromKeeper) {
             bulk.tell(LogNews::AllEnded { job, epoch }).await;
             task.tell(Event::AllRanksEnded { job, epoch }).await;
         }
+        FromKeeper::Remote { to, what } => relay(task, to, &what).await,
         FromKeeper::Refused { why } => debug!(%job, %epoch, why, "the keeper refused an order"),
+    }
+}
+
+/// Carries a keeper's word to that of another node.
+async fn relay(task: &Task, node: String, what: &Remote) {
+    let (job, epoch) = task.key();
+    match serde_json::to_vec(what) {
+        Ok(body) => {
+            let relay = Relay {
+                job,
+                epoch,
+                node,
+                body,
+            };
+            // Without a driver the agent is ending; the keeper says it again to the next.
+            let _ = task.context.inputs.send(Input::Relay(relay)).await;
+        }
+        Err(error) => warn!(%job, %epoch, %error, "a keeper's word cannot be passed on"),
     }
 }
 

@@ -7,6 +7,7 @@ mod prepare;
 mod restart;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,17 +20,17 @@ use tracing::{info, warn};
 use crate::boottime;
 use crate::bulk::Bulk;
 use crate::config::Config;
-use crate::core::{Action, Core, Event, Recovered, Start, ToLeader};
+use crate::core::{Action, Core, Event, Recovered, Start};
 use crate::dirs::Dirs;
 use crate::journal::{Journal, JournalError};
-use crate::link::Leader;
+use crate::link::{Leader, Outgoing, Relay};
 use attempt::Order;
 pub(crate) use restart::recover;
 
 /// Events that may wait for the core.
 pub(crate) const INPUTS: usize = 4_096;
-/// Orders that may wait for one attempt's task. The core gives a handful.
-const ORDERS: usize = 16;
+/// Orders that may wait for one attempt's task. The core gives a handful; the rest is for words of the keepers of other nodes.
+const ORDERS: usize = 256;
 
 /// What reaches the driver.
 #[derive(Debug)]
@@ -37,14 +38,20 @@ pub(crate) enum Input {
     /// A coordinator was dialled; what it is to be told goes here.
     LinkUp {
         /// Dropping it ends the session.
-        outgoing: mpsc::Sender<ToLeader>,
+        outgoing: mpsc::Sender<Outgoing>,
     },
     /// Something for the core.
     Core(Event),
+    /// The keeper of another node of an MPI job speaks.
+    Relayed(Relay),
+    /// The keeper of this node speaks to one of those.
+    Relay(Relay),
 }
 
 /// What every attempt's task needs.
 pub(crate) struct Context {
+    /// This program's path.
+    pub(crate) program: PathBuf,
     pub(crate) config: Config,
     pub(crate) dirs: Dirs,
     pub(crate) store: Store,
@@ -65,7 +72,7 @@ pub(crate) struct Driver {
     core: Core,
     journal: Journal,
     context: Arc<Context>,
-    outgoing: Option<mpsc::Sender<ToLeader>>,
+    outgoing: Option<mpsc::Sender<Outgoing>>,
     attempts: BTreeMap<(JobId, Epoch), mpsc::Sender<Order>>,
 }
 
@@ -119,6 +126,14 @@ impl Driver {
                         self.outgoing = Some(outgoing);
                         Event::Dialled
                     }
+                    Some(Input::Relay(relay)) => {
+                        self.send(Outgoing::Relay(relay));
+                        continue;
+                    }
+                    Some(Input::Relayed(relay)) => {
+                        self.relayed(relay);
+                        continue;
+                    }
                     None => break,
                 },
                 () = until(deadline) => Event::Tick,
@@ -146,7 +161,7 @@ impl Driver {
                 self.journal.append(records, Some(ticket)).await?
             }
             Action::JournalLazily { records } => self.journal.append(records, None).await?,
-            Action::Send(message) => self.send(message),
+            Action::Send(message) => self.send(Outgoing::Core(message)),
             Action::Redial { why } => {
                 info!(why, "leaving this coordinator");
                 self.outgoing = None;
@@ -184,7 +199,23 @@ impl Driver {
         Ok(())
     }
 
-    fn send(&mut self, message: ToLeader) {
+    /// Words between keepers are said again until they are answered: those that do not fit are left out.
+    fn relayed(&mut self, relay: Relay) {
+        let Some(orders) = self.attempts.get(&(relay.job, relay.epoch)) else {
+            return;
+        };
+        match serde_json::from_slice(&relay.body) {
+            Ok(what) => {
+                let from = relay.node;
+                let _ = orders.try_send(Order::Remote { from, what });
+            }
+            Err(error) => {
+                warn!(job = %relay.job, %error, "another node sent what is no word of a keeper")
+            }
+        }
+    }
+
+    fn send(&mut self, message: Outgoing) {
         let Some(outgoing) = &self.outgoing else {
             return;
         };

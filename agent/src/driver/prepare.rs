@@ -2,8 +2,9 @@
 //! Does NOT start anything. Interrupted, it leaves no plan, and the next try begins anew.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs};
@@ -21,8 +22,10 @@ use crate::checkpoints::leftovers::set_aside;
 use crate::code::{self, FetchError};
 use crate::core::Start;
 use crate::keeper::PLAN;
+use crate::launch::interface::{self, Interface};
 use crate::launch::port::{self, PortError, PortLease};
-use crate::launch::{Interpreters, LaunchPlan, Member, PlanError, Request, interface, plan};
+use crate::launch::rdma::{self, active_ports};
+use crate::launch::{Interpreters, LaunchPlan, Member, PlanError, PlannedFile, Request, plan};
 use crate::link::Leader;
 use crate::link::convert::start_to_wire;
 
@@ -209,7 +212,7 @@ fn request(
     context: &Context,
     start: &Start,
     spec: JobSpec,
-    interface: Option<String>,
+    interface: Option<Interface>,
     user: Option<User>,
 ) -> Request {
     let dirs = &context.dirs;
@@ -239,7 +242,11 @@ fn request(
         resume_from: resume.map(text),
         traceparent: current_traceparent().unwrap_or_else(|| start.traceparent.clone()),
         base_env: base_env(user.as_ref()),
-        interface,
+        node_env: context.config.job_env.clone(),
+        rdma: active_ports(Path::new(rdma::DEVICES), &context.config.rdma_devices),
+        network: interface.as_ref().and_then(|found| found.network.clone()),
+        interface: interface.map(|found| found.name),
+        program: text(context.program.clone()),
         user: user.map(|user| user.name),
         allow_root: start.allow_root,
         interpreters: Interpreters::default(),
@@ -299,11 +306,21 @@ fn write_plan(
     if let Some(lease) = lease {
         write(PORT, lease.port().to_string().as_bytes())?;
     }
+    plan.files.iter().try_for_each(write_planned)?;
     let json = serde_json::to_vec(plan)
         .map_err(|error| failed("write", &folder.join(PLAN))(error.into()))?;
     write("plan.new", &json)?;
     let path = folder.join(PLAN);
     fs::rename(folder.join("plan.new"), &path).map_err(failed("write", &path))
+}
+
+/// A file for the ranks: everybody may read it, whoever they run as.
+fn write_planned(file: &PlannedFile) -> Result<(), PrepareError> {
+    let path = Path::new(&file.path);
+    let mode = if file.executable { 0o755 } else { 0o644 };
+    fs::write(path, &file.text)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+        .map_err(failed("write", path))
 }
 
 /// Makes a directory that is the agent's own; where ranks run as somebody else, that user must be able to pass through.

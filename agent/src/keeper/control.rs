@@ -12,9 +12,14 @@ use super::clock;
 use super::connection::Connection;
 use super::descendants;
 use super::exits::ExitsFile;
+use super::mpi::{FINISH_MS, Mpi};
 use super::output::{Log, Stream, log_path};
-use super::protocol::{Exit, FromKeeper, PROTOCOL, Phase, RankStatus, Status, ToKeeper, speaks};
+use super::protocol::{
+    Answer, Exit, FromKeeper, PROTOCOL, Phase, RankStatus, Status, ToKeeper, speaks,
+};
 use super::ranks::{self, Account};
+use super::remote::Do;
+use super::sweep::terminate_mpi_ranks;
 use super::torchrun::Failure;
 use crate::launch::{LaunchPlan, with_rendezvous};
 
@@ -80,6 +85,8 @@ pub(super) struct Keeper {
     released: bool,
     /// The agent, after its hello.
     pub(super) agent: Option<Connection>,
+    /// What an MPI job adds.
+    pub(super) mpi: Option<Mpi>,
 }
 
 impl Keeper {
@@ -89,6 +96,7 @@ impl Keeper {
         plan: LaunchPlan,
         mut account: Account,
         exits_file: ExitsFile,
+        mpi: Option<Mpi>,
     ) -> std::io::Result<Self> {
         ranks::raise_open_files(&mut account, plan.ranks.len());
         let logs = PathBuf::from(&plan.logs_dir);
@@ -122,6 +130,7 @@ impl Keeper {
             leaving: false,
             released: false,
             agent: None,
+            mpi,
         })
     }
 
@@ -144,6 +153,7 @@ impl Keeper {
                     .into_iter()
                     .flatten(),
             )
+            .chain(self.mpi.as_ref().and_then(|mpi| mpi.remotes.due()))
             .min()
     }
 
@@ -167,6 +177,7 @@ impl Keeper {
             self.leave_at = None;
             self.agent = None;
         }
+        self.mpi_does(|mpi| mpi.remotes.on_time(now));
     }
 
     /// A connection has said hello: it is the agent now, whoever was before.
@@ -201,6 +212,10 @@ impl Keeper {
                 Phase::Stopping | Phase::Ended => self.refuse("the attempt is being ended"),
             },
             ToKeeper::Stop { grace_ms } => self.stop(grace_ms),
+            ToKeeper::Remote { from, what } => {
+                self.mpi_does(|mpi| mpi.remotes.heard(clock::now_ms(), from, what));
+                self.end_if_empty();
+            }
             ToKeeper::Release if self.phase == Phase::Ended => self.released = true,
             ToKeeper::Release => self.refuse("ranks are left: stop them first"),
         }
@@ -236,9 +251,92 @@ impl Keeper {
             return;
         }
         let under_way = matches!(self.phase, Phase::Running | Phase::Stopping);
-        if under_way && self.ranks.iter().all(|rank| rank.pid.is_none()) {
+        if under_way && self.is_empty() && !self.stays() {
             self.clear(more);
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ranks.iter().all(|rank| rank.pid.is_none())
+    }
+
+    /// What was waited for besides ranks may have come.
+    fn end_if_empty(&mut self) {
+        if self.phase == Phase::Running && self.mpi.is_some() && self.is_empty() {
+            self.on_children();
+        }
+    }
+
+    /// No rank lives, and yet this is not the end: `mpirun` may want more of this node, or not every other node knows that it has ended.
+    fn stays(&mut self) -> bool {
+        let Some(mpi) = self.mpi.as_mut().filter(|_| self.phase == Phase::Running) else {
+            return false;
+        };
+        if mpi.serves() {
+            return true;
+        }
+        let (words, settled) = mpi.settle();
+        self.carry_out(words);
+        !settled
+    }
+
+    /// A launch agent calls.
+    pub(super) fn accept_shim(&mut self) {
+        if let Some(mpi) = &mut self.mpi {
+            mpi.shims.accept();
+        }
+    }
+
+    /// A launch agent has said something.
+    pub(super) fn on_shim(&mut self, number: u64) {
+        let running = self.phase == Phase::Running;
+        self.mpi_does(|mpi| mpi.on_shim(number, running));
+    }
+
+    fn mpi_does(&mut self, work: impl FnOnce(&mut Mpi) -> Vec<Do>) {
+        let done = self.mpi.as_mut().map(work).unwrap_or_default();
+        self.carry_out(done);
+    }
+
+    fn carry_out(&mut self, done: Vec<Do>) {
+        for one in done {
+            match one {
+                Do::Send(to, what) => self.tell(&FromKeeper::Remote { to, what }),
+                Do::Answer(shim, answer) => {
+                    if let Some(mpi) = &mut self.mpi {
+                        mpi.shims.answer(shim, &answer);
+                    }
+                    // MPICH waits for ever for a daemon that its launch agent could not start.
+                    if let Answer::Ended { why, .. } = answer
+                        && !why.is_empty()
+                        && self.phase == Phase::Running
+                    {
+                        self.launch_failed = Some(why.clone());
+                        self.tell(&FromKeeper::LaunchFailed { why });
+                        self.stop(0);
+                    }
+                }
+                Do::Start(line) => {
+                    if let Err(why) = self.start_rank(0, Some(line)) {
+                        self.mpi_does(|mpi| mpi.remotes.daemon_ended(255, why));
+                    }
+                }
+                Do::Finish => self.finish(),
+            }
+        }
+    }
+
+    /// `mpirun` has ended well, and what it had started here ends with it.
+    fn finish(&mut self) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        if let Some(mpi) = &mut self.mpi {
+            mpi.finished = true;
+        }
+        self.phase = Phase::Stopping;
+        self.kill_at = Some(clock::now_ms() + FINISH_MS);
+        self.on_children();
     }
 
     /// Puts on disk what this turn wrote down. Last, so that nobody waits for it.
@@ -292,26 +390,11 @@ impl Keeper {
     }
 
     fn start(&mut self, address: &str, port: u16) {
-        let plan = with_rendezvous(self.plan.clone(), address, port);
+        self.plan = with_rendezvous(self.plan.clone(), address, port);
         self.phase = Phase::Running;
-        for (rank, planned) in self.ranks.iter_mut().zip(&plan.ranks) {
-            let started =
-                ranks::start(planned, plan.work_dir.as_ref(), &self.account).and_then(|started| {
-                    // The process is ours from here on, whatever happens to its pipes.
-                    rank.pid = Some(started.pid);
-                    let pipe = |fd, stderr| {
-                        Stream::new(fd, stderr).map_err(|e| {
-                            format!("cannot read the output of rank {}: {e}", planned.rank)
-                        })
-                    };
-                    let (stdout, stderr) =
-                        (pipe(started.stdout, false)?, pipe(started.stderr, true)?);
-                    let torchrun = plan.method == LaunchMethod::Torchrun;
-                    let stderr = if torchrun { stderr.watched() } else { stderr };
-                    rank.streams = [Some(stdout), Some(stderr)];
-                    Ok(())
-                });
-            if let Err(why) = started {
+        let serves = self.mpi.as_ref().is_some_and(Mpi::serves);
+        for at in 0..if serves { 0 } else { self.ranks.len() } {
+            if let Err(why) = self.start_rank(at, None) {
                 self.launch_failed = Some(why.clone());
                 self.tell(&FromKeeper::LaunchFailed { why });
                 self.stop(0);
@@ -320,6 +403,28 @@ impl Keeper {
         }
         self.started = true;
         self.tell(&FromKeeper::RanksStarted);
+        self.mpi_does(|mpi| mpi.remotes.begin());
+    }
+
+    /// Starts one rank. `line`: what an `mpirun` wants run in its place.
+    fn start_rank(&mut self, at: usize, line: Option<String>) -> Result<(), String> {
+        let (Some(rank), Some(planned)) = (self.ranks.get_mut(at), self.plan.ranks.get(at)) else {
+            return Err("the plan has no such rank".into());
+        };
+        let mut planned = planned.clone();
+        planned.argv.extend(line);
+        let started = ranks::start(&planned, self.plan.work_dir.as_ref(), &self.account)?;
+        // The process is ours from here on, whatever happens to its pipes.
+        rank.pid = Some(started.pid);
+        let pipe = |fd, stderr| {
+            Stream::new(fd, stderr)
+                .map_err(|e| format!("cannot read the output of rank {}: {e}", planned.rank))
+        };
+        let (stdout, stderr) = (pipe(started.stdout, false)?, pipe(started.stderr, true)?);
+        let torchrun = self.plan.method == LaunchMethod::Torchrun;
+        let stderr = if torchrun { stderr.watched() } else { stderr };
+        rank.streams = [Some(stdout), Some(stderr)];
+        Ok(())
     }
 
     /// TERM now, KILL after the grace. Whatever ends from here on was ended by us.
@@ -337,11 +442,20 @@ impl Keeper {
             self.take_ends();
         }
         self.phase = Phase::Stopping;
-        if self.ranks.iter().all(|rank| rank.pid.is_none()) {
+        if self.is_empty() {
             self.on_children();
             return;
         }
         self.kill_at = Some(kill_at);
+        if let Some(mpi) = &self.mpi {
+            let env = self.plan.ranks.first().map(|rank| &rank.env);
+            let dir = env.and_then(|env| env.get("MLCTL_ATTEMPT_DIR"));
+            let told = dir.map_or(0, |dir| terminate_mpi_ranks(dir));
+            // Who starts ranks ends with them. Told itself it would kill them within a second or two.
+            if told > 0 || mpi.serves() {
+                return;
+            }
+        }
         self.signal_ranks(Signal::SIGTERM);
         // A stopped process acts on TERM only once it goes on.
         self.signal_ranks(Signal::SIGCONT);
@@ -359,34 +473,52 @@ impl Keeper {
     /// Takes note of children that ended. Did a rank fail, and are children left?
     fn take_ends(&mut self) -> (bool, bool) {
         let reaped = descendants::reap();
-        let killed_by_us = self.phase == Phase::Stopping;
         let mut failed = false;
         for (pid, code, signal) in reaped.ended {
             // Others are orphans of a rank: nobody asks how they ended.
-            let Some(rank) = self.ranks.iter_mut().find(|rank| rank.pid == Some(pid)) else {
-                continue;
-            };
-            // Its last words may still wait in the pipe.
-            rank.read(STDERR, !killed_by_us);
-            let mut exit = Exit {
-                rank: rank.rank,
-                code,
-                signal,
-                killed_by_us,
-            };
-            if let Some(failure) = rank.failure {
-                // The rank's own end says more than that of the torchrun above it, and came before anything that we did.
-                (exit.code, exit.signal, exit.killed_by_us) = (failure.code, failure.signal, false);
+            if let Some(at) = self.ranks.iter().position(|rank| rank.pid == Some(pid)) {
+                failed |= self.rank_ended(at, code, signal);
             }
-            rank.pid = None;
-            rank.exit = Some(exit);
-            failed |= exit.is_failure();
-            if let Err(error) = self.exits_file.exited(exit) {
-                tracing::error!(%error, "cannot write down how a rank ended");
-            }
-            self.tell(&FromKeeper::RankExited(exit));
         }
         (failed, reaped.more)
+    }
+
+    /// A rank's process has ended. Did it fail?
+    fn rank_ended(&mut self, at: usize, code: i32, signal: i32) -> bool {
+        let killed_by_us = self.phase == Phase::Stopping;
+        let rank = &mut self.ranks[at];
+        // Its last words may still wait in the pipe.
+        rank.read(STDERR, !killed_by_us);
+        rank.pid = None;
+        let mut exit = Exit {
+            rank: rank.rank,
+            code,
+            signal,
+            killed_by_us,
+        };
+        if let Some(failure) = rank.failure {
+            // The rank's own end says more than that of the torchrun above it, and came before anything that we did.
+            (exit.code, exit.signal, exit.killed_by_us) = (failure.code, failure.signal, false);
+        }
+        if self.mpi.as_ref().is_some_and(Mpi::serves) {
+            let shown = if signal == 0 { code } else { 128 + signal };
+            self.mpi_does(|mpi| mpi.remotes.daemon_ended(shown, String::new()));
+            // A daemon that ends by itself tells `mpirun` why, and that is the judge. Only what killed it is news.
+            let finished = self.mpi.as_ref().is_some_and(|mpi| mpi.finished);
+            if finished || (signal == 0 && !killed_by_us) {
+                return false;
+            }
+        }
+        self.note_exit(at, exit);
+        exit.is_failure()
+    }
+
+    fn note_exit(&mut self, at: usize, exit: Exit) {
+        self.ranks[at].exit = Some(exit);
+        if let Err(error) = self.exits_file.exited(exit) {
+            tracing::error!(%error, "cannot write down how a rank ended");
+        }
+        self.tell(&FromKeeper::RankExited(exit));
     }
 
     /// No rank lives: kills what they left, then closes the logs, then says so.
@@ -399,7 +531,17 @@ impl Keeper {
             return;
         }
         let now = clock::now_ms();
+        let finished = self.mpi.as_ref().is_some_and(|mpi| mpi.finished);
         for at in 0..self.ranks.len() {
+            if finished && self.ranks[at].exit.is_none() {
+                let exit = Exit {
+                    rank: self.ranks[at].rank,
+                    code: 0,
+                    signal: 0,
+                    killed_by_us: false,
+                };
+                self.note_exit(at, exit);
+            }
             let rank = &mut self.ranks[at];
             for pipe in rank.streams.iter_mut().filter_map(Option::take) {
                 pipe.finish(now, &mut rank.log);

@@ -13,9 +13,13 @@ mod control;
 mod descendants;
 mod exits;
 mod lines;
+mod mpi;
 mod output;
 pub mod protocol;
 mod ranks;
+mod remote;
+pub mod shim;
+mod shims;
 pub(crate) mod socket_dir;
 pub mod sweep;
 mod torchrun;
@@ -106,11 +110,13 @@ fn set_up(attempt_dir: &Path, job_user: Option<&str>) -> Result<Parts, String> {
     made.map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
     let exits_file = exits::ExitsFile::create(attempt_dir)
         .map_err(|e| format!("cannot write in {shown}: {e}"))?;
-    let keeper = control::Keeper::new(plan, account, exits_file)
+    let mpi = mpi::Mpi::open(&plan, attempt_dir, account.uid())
+        .map_err(|e| format!("cannot listen on {} in {shown}: {e}", shim::SOCKET))?;
+    let keeper = control::Keeper::new(plan, account, exits_file, mpi)
         .map_err(|e| format!("cannot make a log in {}: {e}", logs.display()))?;
     write_identity(attempt_dir).map_err(|e| format!("cannot write {IDENTITY} in {shown}: {e}"))?;
-    let listener =
-        listen(attempt_dir).map_err(|e| format!("cannot listen on {SOCKET} in {shown}: {e}"))?;
+    let listener = bound(attempt_dir, SOCKET)
+        .map_err(|e| format!("cannot listen on {SOCKET} in {shown}: {e}"))?;
     Ok(Parts {
         keeper,
         listener,
@@ -161,8 +167,8 @@ fn read_plan(path: &Path) -> Result<LaunchPlan, String> {
     serde_json::from_slice(&text).map_err(|e| format!("{shown} is no launch plan: {e}"))
 }
 
-fn listen(attempt_dir: &Path) -> io::Result<UnixListener> {
-    let short = socket_dir::ShortPath::open(attempt_dir, SOCKET)?;
+fn bound(attempt_dir: &Path, name: &str) -> io::Result<UnixListener> {
+    let short = socket_dir::ShortPath::open(attempt_dir, name)?;
     // Left by a keeper that was killed: its lock is free, or we would not be here.
     match fs::remove_file(short.path()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,7 +1,12 @@
-//! What an agent and a keeper say to each other over `<attempt_dir>/keeper.sock`.
+//! What an agent and a keeper say to each other over `<attempt_dir>/keeper.sock`, and a launch agent of `mpirun` and a keeper over `mpi.sock`.
 //!
 //! Both begin with `Hello`. The keeper's carries its full status, so that an agent which comes late, or again, has missed nothing.
 //! Additions only: a keeper outlives the agent that had it started, and speaks with the next release.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +44,67 @@ pub enum ToKeeper {
     },
     /// The end is on the agent's disk: the keeper may go. Refused while anything is left of the attempt.
     Release,
+    /// The keeper of another node of an MPI job speaks.
+    Remote {
+        /// That node's name.
+        from: String,
+        /// What it says.
+        what: Remote,
+    },
+}
+
+/// What keepers of one MPI job say to each other, over their agents and the leader. Said again until it is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Remote {
+    /// Run this line in a shell: a daemon of `mpirun`.
+    Spawn {
+        /// Of who asks.
+        id: u64,
+        /// For `/bin/sh -c`.
+        line: String,
+    },
+    /// It runs.
+    Begun {
+        /// Of who asked.
+        id: u64,
+    },
+    /// It has ended, or could not be started.
+    Ended {
+        /// Of who asked.
+        id: u64,
+        /// Its exit code; 255: it could not be done.
+        code: i32,
+        /// Why it could not be done; empty if it was.
+        why: String,
+    },
+    /// `mpirun` has ended well: nothing more will be asked for. Answered with `Ended`.
+    Finish {
+        /// Of who says so.
+        id: u64,
+    },
+}
+
+/// What a launch agent asks its keeper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// As `mpirun` names it.
+    pub host: String,
+    /// For its shell.
+    pub line: String,
+}
+
+/// What a keeper answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The host is this one: run it yourself.
+    Here,
+    /// It is over, or could not be done.
+    Ended {
+        /// For the launch agent to end with.
+        code: i32,
+        /// Why it could not be done; empty if it was.
+        why: String,
+    },
 }
 
 /// From the keeper.
@@ -89,6 +155,13 @@ pub enum FromKeeper {
     Refused {
         /// Why.
         why: String,
+    },
+    /// For the keeper of another node of an MPI job.
+    Remote {
+        /// That node's name.
+        to: String,
+        /// What is said.
+        what: Remote,
     },
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Pid, User, geteuid, getgrouplist, getpid};
+use nix::unistd::{Pid, Uid, User, geteuid, getgrouplist, getpid};
 
 use super::child::{Identity, Setup, prepare};
 use crate::launch::{LaunchPlan, RankPlan};
@@ -28,6 +28,16 @@ pub(super) struct Account {
     setup: Setup,
     /// `HOME`, `USER`, `LOGNAME` of another user.
     env: BTreeMap<String, String>,
+}
+
+impl Account {
+    /// The user.
+    pub(super) fn uid(&self) -> Uid {
+        self.setup
+            .identity
+            .as_ref()
+            .map_or_else(geteuid, |identity| identity.uid)
+    }
 }
 
 /// A started rank.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A short path to a file of a directory, good as long as this value lives.
@@ -17,9 +18,13 @@ impl ShortPath {
     /// Opens `dir`.
     ///
     /// # Errors
-    /// When it is not there or may not be read.
+    /// When it is not there or may not be passed through.
     pub(crate) fn open(dir: &Path, name: &str) -> io::Result<Self> {
-        let opened = File::open(dir)?;
+        // Only a way through it: who may pass need not be allowed to list it.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(dir)?;
         let path = Path::new("/proc/self/fd")
             .join(opened.as_raw_fd().to_string())
             .join(name);

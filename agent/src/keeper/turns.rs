@@ -26,6 +26,8 @@ enum Source {
     Agent,
     Stranger(usize),
     Output(usize, usize),
+    ShimListener,
+    Shim(u64),
 }
 
 /// Signals that the keeper takes one by one instead of being interrupted.
@@ -88,6 +90,8 @@ pub(super) fn run(
                     }
                 }
                 Source::Output(rank, stream) => keeper.on_output(rank, stream),
+                Source::ShimListener => keeper.accept_shim(),
+                Source::Shim(number) => keeper.on_shim(number),
             }
         }
         strangers.retain(|stranger| !stranger.broken);
@@ -132,6 +136,15 @@ fn wait(
                 sources.push(Source::Output(at, which));
                 fds.push(PollFd::new(stream.fd(), PollFlags::POLLIN));
             }
+        }
+    }
+    if let Some(mpi) = &keeper.mpi {
+        let (listener, shims) = mpi.shims.fds();
+        sources.push(Source::ShimListener);
+        fds.push(PollFd::new(listener, PollFlags::POLLIN));
+        for (number, fd) in shims {
+            sources.push(Source::Shim(number));
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
     }
     let timeout = match keeper.deadline() {

@@ -1,6 +1,7 @@
-//! The variables of a rank: what torch, NCCL, Gloo and CUDA read, and `MLCTL_*`.
+//! The variables of a rank: what torch, JAX, NCCL, Gloo and CUDA read, and `MLCTL_*`. Those of MPI and Slurm: `mpi`, `slurm`.
 //!
-//! Pure. Order of precedence, weakest first: what the node gives to every job, defaults, the user's own, what mlctl alone may set.
+//! Pure. Order of precedence, weakest first: what every process finds, defaults, what the node's owner says, the user's own, what mlctl alone
+//! may set.
 #![deny(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -9,15 +10,16 @@
 
 use std::collections::BTreeMap;
 
-use mlctl_proto::spec::LaunchMethod;
+use mlctl_proto::spec::{Compat, LaunchMethod};
 
 use super::plan::Request;
+use super::{mpi, slurm};
 
 /// Variables by name.
 pub type Variables = BTreeMap<String, String>;
 
 /// Set only by mlctl, whatever the node or the user says; `MLCTL_*` beside them.
-const OWNED: [&str; 20] = [
+const OWNED: [&str; 23] = [
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
@@ -36,6 +38,9 @@ const OWNED: [&str; 20] = [
     "PET_MASTER_PORT",
     "PET_MAX_RESTARTS",
     "PET_STANDALONE",
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
     "CUDA_VISIBLE_DEVICES",
     "TRACEPARENT",
 ];
@@ -54,15 +59,17 @@ pub fn of_rank(request: &Request, rank: u32, local_rank: u32, devices: &[String]
             .map(clone),
     );
     defaults(request, &mut env);
-    env.extend(
-        request
-            .spec
-            .env
-            .iter()
-            .filter(|(key, _)| !is_owned(key))
-            .map(clone),
-    );
+    let node_and_user = request.node_env.iter().chain(&request.spec.env);
+    env.extend(node_and_user.filter(|(key, _)| !is_owned(key)).map(clone));
     gang(request, rank, local_rank, &mut env);
+    match request.spec.launcher {
+        LaunchMethod::Mpi => mpi::owned(request, &mut env),
+        LaunchMethod::Jax => jax(request, rank, devices, &mut env),
+        LaunchMethod::Exec | LaunchMethod::Python | LaunchMethod::Torchrun => {}
+    }
+    if request.spec.compat == Some(Compat::Slurm) {
+        slurm::variables(request, rank, local_rank, &mut env);
+    }
     if let Some(visible) = visible_devices(devices) {
         env.insert("CUDA_VISIBLE_DEVICES".into(), visible);
     }
@@ -71,7 +78,7 @@ pub fn of_rank(request: &Request, rank: u32, local_rank: u32, devices: &[String]
 }
 
 /// Adds where the gang meets: known when every node is ready.
-pub fn meet_at(env: &mut Variables, address: &str, port: u16) {
+pub fn meet_at(env: &mut Variables, method: LaunchMethod, address: &str, port: u16) {
     let endpoint = if address.contains(':') {
         format!("[{address}]:{port}")
     } else {
@@ -82,9 +89,12 @@ pub fn meet_at(env: &mut Variables, address: &str, port: u16) {
         ("MASTER_PORT", port.to_string()),
         ("PET_MASTER_ADDR", address.to_owned()),
         ("PET_MASTER_PORT", port.to_string()),
-        ("PET_RDZV_ENDPOINT", endpoint),
+        ("PET_RDZV_ENDPOINT", endpoint.clone()),
     ] {
         env.insert(key.into(), value);
+    }
+    if method == LaunchMethod::Jax {
+        env.insert("JAX_COORDINATOR_ADDRESS".into(), endpoint);
     }
 }
 
@@ -115,8 +125,7 @@ fn defaults(request: &Request, env: &mut Variables) {
         .members
         .get(request.node_rank as usize)
         .map_or("", |member| &member.rank_address);
-    let loopback = address.starts_with("127.") || address == "::1" || address == "localhost";
-    if let Some(interface) = if loopback {
+    if let Some(interface) = if is_loopback(address) {
         Some("lo")
     } else {
         request.interface.as_deref()
@@ -124,14 +133,67 @@ fn defaults(request: &Request, env: &mut Variables) {
         set("NCCL_SOCKET_IFNAME", interface);
         set("GLOO_SOCKET_IFNAME", interface);
     }
+    if request.spec.gpus > 0 {
+        nccl(request, env);
+    }
+    match request.spec.launcher {
+        LaunchMethod::Mpi => mpi::defaults(request, address, env),
+        // Between processes on processors alone; jax has no default.
+        LaunchMethod::Jax if request.spec.gpus == 0 => {
+            env.insert("JAX_CPU_COLLECTIVES_IMPLEMENTATION".into(), "gloo".into());
+        }
+        _ => {}
+    }
+}
+
+/// What NCCL and PyTorch's part of it are told where there are GPUs. Names: NCCL's user guide, "Environment Variables", and PyTorch's
+/// "PYTORCH ProcessGroupNCCL Environment Variables"; the recorder's size goes by its old name and its new one.
+fn nccl(request: &Request, env: &mut Variables) {
+    let mut set = |key: &str, value: &str| env.insert(key.to_owned(), value.to_owned());
+    if request.spec.nodes > 1 && !request.rdma.is_empty() {
+        // `=`: these ports and no others that begin alike.
+        set("NCCL_IB_HCA", &format!("={}", request.rdma.join(",")));
+    }
+    // A collective that hangs leaves word of what each rank was in, in files beside the code.
+    set("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000");
+    set("TORCH_FR_BUFFER_SIZE", "2000");
+    set("TORCH_NCCL_DUMP_ON_TIMEOUT", "1");
+    set(
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE",
+        &format!(
+            "{}/nccl-trace-rank-",
+            request.work_dir.trim_end_matches('/')
+        ),
+    );
+}
+
+/// Whether nodes at this rank address share one machine.
+pub(super) fn is_loopback(address: &str) -> bool {
+    address.starts_with("127.") || address == "::1" || address == "localhost"
+}
+
+/// What `jax.distributed.initialize` is given by scripts that read it; of these it looks at `JAX_COORDINATOR_ADDRESS` by itself, and with
+/// `compat = "slurm"` it finds the rest.
+fn jax(request: &Request, rank: u32, devices: &[String], env: &mut Variables) {
+    let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
+    set("JAX_NUM_PROCESSES", request.spec.world_size().to_string());
+    set("JAX_PROCESS_ID", rank.to_string());
+    if !devices.is_empty() && visible_devices(devices).is_some() {
+        // Of those that it sees. A detected Slurm would have it take the one whose number is its local rank.
+        let own: Vec<String> = (0..devices.len()).map(|at| at.to_string()).collect();
+        set("JAX_LOCAL_DEVICE_IDS", own.join(","));
+    }
 }
 
 /// The gang and the rank's place in it.
 fn gang(request: &Request, rank: u32, local_rank: u32, env: &mut Variables) {
     let per_node = request.spec.ranks_per_node();
     let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
-    // torchrun gives its ranks their own; at the process above them these two would be wrong.
-    if request.spec.launcher != LaunchMethod::Torchrun {
+    // torchrun and mpirun give their ranks their own; at the process above them these two would be wrong.
+    if !matches!(
+        request.spec.launcher,
+        LaunchMethod::Torchrun | LaunchMethod::Mpi
+    ) {
         set("RANK", rank.to_string());
         set("LOCAL_RANK", local_rank.to_string());
     }

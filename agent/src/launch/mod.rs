@@ -1,14 +1,18 @@
-//! From a committed start to what runs: the launch plan and its environment (both pure), the interface and the port it needs, and the
-//! framing that the local sockets of launcher and keeper share.
+//! From a committed start to what runs: the launch plan, its environment, MPI's files and variables, Slurm's (all pure), the interface,
+//! the RDMA ports and the port it needs, and the framing that the local sockets of launcher and keeper share.
 //!
 //! Starts nothing: the launcher starts keepers, keepers start ranks.
 
 pub mod environment;
 pub mod interface;
+pub mod mpi;
 pub mod plan;
 pub mod port;
+pub mod rdma;
+mod slurm;
 pub(crate) mod wire;
 
 pub use plan::{
-    Interpreters, LaunchPlan, Member, PlanError, RankPlan, Request, plan, with_rendezvous,
+    Interpreters, LaunchPlan, Member, PlanError, PlannedFile, RankPlan, Request, plan,
+    with_rendezvous,
 };

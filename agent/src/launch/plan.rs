@@ -15,6 +15,7 @@ use mlctl_proto::spec::{JobSpec, LaunchMethod, SpecError};
 use serde::{Deserialize, Serialize};
 
 use super::environment;
+use super::mpi::{self, MpiPlan};
 
 /// Version of the plan's JSON. A keeper refuses a plan of a version that it does not know.
 pub const PLAN_VERSION: u32 = 1;
@@ -78,8 +79,16 @@ pub struct Request {
     pub traceparent: String,
     /// `PATH`, `HOME`, `USER`, `LANG` and whatever else a node gives to every job.
     pub base_env: BTreeMap<String, String>,
+    /// What the node's owner gives to every job.
+    pub node_env: BTreeMap<String, String>,
     /// The interface that carries the route to the peers, if known.
     pub interface: Option<String>,
+    /// The network of that interface, `address/bits`, if known.
+    pub network: Option<String>,
+    /// RDMA ports that can be used, as `device:port`.
+    pub rdma: Vec<String>,
+    /// The path of this program, absolute: what launch agents run.
+    pub program: String,
     /// The user that ranks run as; `None`: the keeper's own.
     pub user: Option<String>,
     /// An admin allows jobs to run as root.
@@ -102,6 +111,18 @@ pub struct RankPlan {
     pub env: BTreeMap<String, String>,
     /// UUIDs of its devices.
     pub devices: Vec<String>,
+}
+
+/// A file that must be there before the ranks start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedFile {
+    /// Absolute.
+    pub path: String,
+    /// What is in it.
+    pub text: String,
+    /// It is a program.
+    pub executable: bool,
 }
 
 /// One node's part of an attempt: what is written to `plan.json` and what a dry run prints.
@@ -132,6 +153,12 @@ pub struct LaunchPlan {
     pub user: Option<String>,
     /// An admin allows jobs to run as root.
     pub allow_root: bool,
+    /// Files beside the plan, in the attempt's directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PlannedFile>,
+    /// What launch agents of `mpirun` need; only with that method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpi: Option<MpiPlan>,
 }
 
 /// Why no plan can be made.
@@ -173,12 +200,11 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
     check_placement(request)?;
     check_texts(request)?;
     let per_node = request.spec.ranks_per_node();
-    let processes = if request.spec.launcher == LaunchMethod::Torchrun {
-        1
-    } else {
-        per_node
+    let processes = match request.spec.launcher {
+        LaunchMethod::Torchrun | LaunchMethod::Mpi => 1,
+        LaunchMethod::Exec | LaunchMethod::Python | LaunchMethod::Jax => per_node,
     };
-    let argv = argv(&request.spec, &request.interpreters)?;
+    let argv = argv(request)?;
     let ranks = (0..processes)
         .map(|local_rank| {
             let devices = devices_of(request, local_rank);
@@ -206,6 +232,8 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
         log_cap_bytes: LOG_BYTES_PER_RANK_MAX,
         user: request.user.clone(),
         allow_root: request.allow_root,
+        files: mpi::files(request),
+        mpi: mpi::plan(request),
     })
 }
 
@@ -213,7 +241,7 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
 #[must_use]
 pub fn with_rendezvous(mut plan: LaunchPlan, address: &str, port: u16) -> LaunchPlan {
     for rank in &mut plan.ranks {
-        environment::meet_at(&mut rank.env, address, port);
+        environment::meet_at(&mut rank.env, plan.method, address, port);
     }
     plan
 }
@@ -256,6 +284,7 @@ fn check_placement(request: &Request) -> Result<(), PlanError> {
 
 fn check_texts(request: &Request) -> Result<(), PlanError> {
     let paths = [
+        ("program", Some(&request.program)),
         ("job_dir", Some(&request.job_dir)),
         ("attempt_dir", Some(&request.attempt_dir)),
         ("work_dir", Some(&request.work_dir)),
@@ -291,13 +320,13 @@ fn check_texts(request: &Request) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// The devices that one process sees. `python` shares them out, one each in the usual case; the others show all of the node's to each.
+/// The devices that one process sees. `python` and `jax` share them out, one each in the usual case; the others show all of the node's to each.
 fn devices_of(request: &Request, local_rank: u32) -> Vec<String> {
     let all = usize::try_from(request.node_rank)
         .ok()
         .and_then(|at| request.members.get(at))
         .map_or(&[][..], |m| &m.devices);
-    if request.spec.launcher != LaunchMethod::Python {
+    if !request.spec.launcher.shares_devices() {
         return all.to_vec();
     }
     let (local, ranks) = (local_rank as usize, request.spec.ranks_per_node() as usize);
@@ -305,15 +334,19 @@ fn devices_of(request: &Request, local_rank: u32) -> Vec<String> {
     all.get(share).unwrap_or_default().to_vec()
 }
 
-fn argv(spec: &JobSpec, interpreters: &Interpreters) -> Result<Vec<String>, PlanError> {
+fn argv(request: &Request) -> Result<Vec<String>, PlanError> {
+    let (spec, interpreters) = (&request.spec, &request.interpreters);
     let command = &spec.command.0;
     let first = command.first().map_or("", String::as_str);
     let script = first.ends_with(".py");
+    let interpreted = || match script {
+        true => [vec![interpreters.python.clone()], command.clone()].concat(),
+        false => command.clone(),
+    };
     let words = match spec.launcher {
-        LaunchMethod::Python if script => {
-            [vec![interpreters.python.clone()], command.clone()].concat()
-        }
-        LaunchMethod::Exec | LaunchMethod::Python => command.clone(),
+        LaunchMethod::Exec => command.clone(),
+        LaunchMethod::Python | LaunchMethod::Jax => interpreted(),
+        LaunchMethod::Mpi => mpi::argv(request, interpreted()),
         LaunchMethod::Torchrun if first.starts_with('-') => {
             return Err(PlanError::Program {
                 program: mlctl_proto::ids::clip(first),

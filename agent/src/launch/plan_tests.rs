@@ -1,5 +1,7 @@
 //! Launch plans as data: one golden file per launch method, then what the goldens do not show.
 
+use mlctl_proto::spec::{Compat, MpiSpec};
+
 use super::*;
 
 fn request(launcher: LaunchMethod, nodes: u32, gpus: u32, command: &[&str]) -> Request {
@@ -33,7 +35,11 @@ fn request(launcher: LaunchMethod, nodes: u32, gpus: u32, command: &[&str]) -> R
         base_env: [("PATH", "/usr/bin:/bin"), ("HOME", "/home/ada")]
             .map(|(k, v)| (text(k), text(v)))
             .into(),
+        node_env: BTreeMap::new(),
         interface: Some(text("eth1")),
+        network: Some(text("10.0.0.0/24")),
+        rdma: vec![text("mlx5_0:1"), text("mlx5_1:1")],
+        program: text("/usr/local/bin/mlctl"),
         user: None,
         allow_root: false,
         interpreters: Interpreters::default(),
@@ -87,6 +93,64 @@ fn torchrun() {
 }
 
 #[test]
+fn mpi() {
+    // The first node runs `mpirun`, the others wait for what it wants of them.
+    let mut request = request(LaunchMethod::Mpi, 2, 2, &["train.py"]);
+    check_golden("mpi-1.json", include_str!("testdata/mpi-1.json"), &request);
+    (request.node_rank, request.node_name) = (0, "gpu-1".into());
+    request.spec.mpi = Some(MpiSpec {
+        mpirun: "mpiexec.mpich".into(),
+        args: vec!["--bind-to".into(), "core".into()],
+    });
+    check_golden("mpi-0.json", include_str!("testdata/mpi-0.json"), &request);
+}
+
+#[test]
+fn jax() {
+    let mut request = request(LaunchMethod::Jax, 2, 4, &["train.py"]);
+    request.spec.ranks = Some(2);
+    request.spec.compat = Some(Compat::Slurm);
+    check_golden("jax.json", include_str!("testdata/jax.json"), &request);
+}
+
+#[test]
+fn nodes_that_share_a_machine_meet_on_its_loopback_and_yield() {
+    let mut request = request(LaunchMethod::Mpi, 2, 0, &["./a"]);
+    for member in &mut request.members {
+        member.rank_address = "127.0.0.1".into();
+    }
+    let check = |key: &str, want: Option<&str>| {
+        assert_eq!(variable(&request, 0, key).as_deref(), want, "{key}");
+    };
+    check("OMPI_MCA_btl_tcp_if_include", Some("127.0.0.0/8"));
+    check("PRTE_MCA_prte_if_include", None);
+    check("TMPDIR", Some("/d/jobs/7/2/work"));
+    check("HYDRA_IFACE", Some("lo"));
+    check("OMPI_MCA_mpi_yield_when_idle", Some("1"));
+    check("RANK", None);
+    check("JAX_COORDINATOR_ADDRESS", None);
+    let members = plan(&request).expect("good").mpi.expect("MPI").members;
+    let names = ["gpu-1", "gpu-2"]
+        .into_iter()
+        .zip(["198.18.0.0", "198.18.0.1"]);
+    assert!(
+        members.iter().map(|(a, b)| (&**a, &**b)).eq(names),
+        "{members:?}"
+    );
+}
+
+#[test]
+fn launch_agents_survive_any_path() {
+    let mut request = request(LaunchMethod::Mpi, 1, 0, &["./a"]);
+    request.program = "/opt/it's here/mlctl".into();
+    let plan = plan(&request).expect("good");
+    let agent = &plan.files[0];
+    assert!(agent.executable && agent.path == "/d/jobs/7/2/mpi-agent");
+    let want = r"exec '/opt/it'\''s here/mlctl' mpi-agent '/d/jobs/7/2' ";
+    assert!(agent.text.contains(want), "{}", agent.text);
+}
+
+#[test]
 fn commands_get_their_interpreter() {
     let check = |launcher, command: &[&str], want: &str| {
         let plan = plan(&request(launcher, 1, 0, command)).expect("good");
@@ -96,7 +160,10 @@ fn commands_get_their_interpreter() {
             "{launcher:?} {command:?}"
         );
     };
-    use LaunchMethod::{Exec, Python, Torchrun};
+    use LaunchMethod::{Exec, Jax, Mpi, Python, Torchrun};
+    check(Jax, &["train.py"], "python3 train.py");
+    check(Mpi, &["train.py"], "mpirun -n 1 python3 train.py");
+    check(Mpi, &["./solve", "-x"], "mpirun -n 1 ./solve -x");
     check(Exec, &["train.py", "a b"], "train.py a b");
     check(Python, &["src/train.py", "-x"], "python3 src/train.py -x");
     check(Python, &["python3.12", "train.py"], "python3.12 train.py");
@@ -188,12 +255,12 @@ fn users_override_the_node_and_the_defaults() {
     ] {
         request.spec.env.insert(key.into(), "mine".into());
     }
+    for key in ["NCCL_SOCKET_IFNAME", "NCCL_IB_TC", "GLOO_SOCKET_IFNAME"] {
+        request.node_env.insert(key.into(), "the owner's".into());
+    }
     let env = plan(&request).expect("good").ranks[0].env.clone();
-    assert_eq!(
-        env.values().filter(|value| *value == "mine").count(),
-        5,
-        "{env:?}"
-    );
+    let count = |whose: &str| env.values().filter(|value| *value == whose).count();
+    assert_eq!((count("mine"), count("the owner's")), (5, 2), "{env:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use mlctl_proto::agent;
 use mlctl_proto::ids::IdError;
 use mlctl_proto::persist::EndKind;
 
+use super::{Outgoing, Relay};
 use crate::core::{
     LeaderHello, LeaderMessage, Member, Phase, Rendezvous, Start, Status, Stop, ToLeader,
 };
@@ -20,6 +21,8 @@ pub(crate) enum FromCoordinator {
     Hello(Box<agent::LeaderHello>),
     /// It does not lead; these may.
     NotLeader(Vec<String>),
+    /// The keeper of another node of an MPI job speaks.
+    Relay(Relay),
     /// A message of a later release.
     Unknown,
 }
@@ -106,6 +109,14 @@ pub(crate) fn from_wire(message: agent::LeaderMessage) -> Result<FromCoordinator
         Some(What::EventsApplied(applied)) => LeaderMessage::EventsApplied {
             up_to: applied.up_to,
         },
+        Some(What::Relay(relay)) => {
+            return Ok(FromCoordinator::Relay(Relay {
+                job: relay.job.try_into()?,
+                epoch: relay.epoch.try_into()?,
+                node: relay.node,
+                body: relay.body,
+            }));
+        }
         None => return Ok(FromCoordinator::Unknown),
     };
     Ok(FromCoordinator::Leader(message))
@@ -121,9 +132,22 @@ pub(crate) fn hello_from_wire(hello: &agent::LeaderHello) -> LeaderHello {
     }
 }
 
-/// What the core says, for the wire. `hello` is what a hello adds: who and what the node is.
-pub(crate) fn to_wire(message: ToLeader, hello: &agent::AgentHello) -> agent::AgentMessage {
+/// What goes to the leader, for the wire. `hello` is what a hello adds: who and what the node is.
+pub(crate) fn to_wire(message: Outgoing, hello: &agent::AgentHello) -> agent::AgentMessage {
     use agent::agent_message::What;
+    let message = match message {
+        Outgoing::Core(message) => message,
+        Outgoing::Relay(relay) => {
+            let relay = agent::Relay {
+                job: Some(relay.job.into()),
+                epoch: Some(relay.epoch.into()),
+                node: relay.node,
+                body: relay.body,
+            };
+            let what = Some(What::Relay(relay));
+            return agent::AgentMessage { what };
+        }
+    };
     let what = match message {
         ToLeader::Hello {
             journal_id,

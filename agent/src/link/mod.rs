@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mlctl_proto::agent::link_client::LinkClient;
 use mlctl_proto::agent::{AgentHello, AgentMessage, LeaderHello};
+use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::MESSAGE_BYTES_MAX;
 use mlctl_runtime::backoff::Backoff;
 use mlctl_runtime::shutdown::Shutdown;
@@ -45,6 +46,28 @@ pub(crate) struct Leader {
     pub(crate) channel: Channel,
     /// What it said of the cluster.
     pub(crate) hello: Arc<LeaderHello>,
+}
+
+/// A word between the keepers of an MPI job's nodes. The link does not read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Relay {
+    /// The job.
+    pub(crate) job: JobId,
+    /// The attempt.
+    pub(crate) epoch: Epoch,
+    /// The other node: for whom it is, or from whom.
+    pub(crate) node: String,
+    /// What is said.
+    pub(crate) body: Vec<u8>,
+}
+
+/// What goes to the leader.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// The core's words.
+    Core(ToLeader),
+    /// Words for another node.
+    Relay(Relay),
 }
 
 /// What the link needs to know.
@@ -160,7 +183,7 @@ impl Link {
         &mut self,
         address: &str,
         channel: Channel,
-        mut from_core: mpsc::Receiver<ToLeader>,
+        mut from_core: mpsc::Receiver<Outgoing>,
     ) -> Ended {
         let (to_wire, messages) = mpsc::channel::<AgentMessage>(8);
         let mut client = LinkClient::new(channel.clone())
@@ -198,7 +221,7 @@ impl Link {
         address: &str,
         channel: &Channel,
         stream: &mut Streaming<mlctl_proto::agent::LeaderMessage>,
-        from_core: &mut mpsc::Receiver<ToLeader>,
+        from_core: &mut mpsc::Receiver<Outgoing>,
         to_wire: &mpsc::Sender<AgentMessage>,
     ) -> Ended {
         loop {
@@ -235,6 +258,10 @@ impl Link {
         let term = message.term;
         let message = match convert::from_wire(message) {
             Ok(FromCoordinator::Leader(message)) => message,
+            Ok(FromCoordinator::Relay(relay)) => {
+                let told = self.inputs.send(Input::Relayed(relay)).await;
+                return told.is_err().then_some(Ended::Left);
+            }
             Ok(FromCoordinator::Hello(hello)) => self.greeted(address, channel, *hello, term),
             Ok(FromCoordinator::NotLeader(addresses)) => return Some(Ended::NotLeader(addresses)),
             Ok(FromCoordinator::Unknown) => return None,

@@ -86,6 +86,8 @@ pub fn plan(dir: &Path, scripts: &[&str]) -> LaunchPlan {
         log_cap_bytes: 64 * 1024 * 1024,
         user: None,
         allow_root: true,
+        files: Vec::new(),
+        mpi: None,
     }
 }
 

@@ -24,7 +24,7 @@ pub struct SubmitArgs {
     /// Ranks on each node
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub ranks: Option<String>,
-    /// exec, python or torchrun
+    /// exec, python, torchrun, mpi or jax
     #[arg(long, value_name = "METHOD")]
     pub launcher: Option<String>,
     /// A variable for every rank (repeat)

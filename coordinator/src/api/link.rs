@@ -358,6 +358,11 @@ impl Session {
                 seq: heartbeat.seq,
                 reports: convert::agent::reports(&heartbeat.attempts)?,
             },
+            Some(agent_message::What::Relay(relay)) => Input::Relay {
+                node,
+                link,
+                relay: convert::agent::relay(relay)?,
+            },
             Some(agent_message::What::Ready(ready)) => Input::Ready {
                 node,
                 link,

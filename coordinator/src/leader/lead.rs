@@ -112,6 +112,7 @@ impl Lead {
                 seq,
                 reports,
             },
+            Input::Relay { node, link, relay } => Event::Relay { node, link, relay },
             Input::Ready { node, link, report } => Event::Ready { node, link, report },
         }
     }

@@ -15,7 +15,7 @@ mod supervise;
 use tokio::sync::{mpsc, oneshot};
 
 pub use gang::Report;
-pub use orders::{GangMember, Order, StartOrder};
+pub use orders::{GangMember, Order, Relay, StartOrder};
 pub use supervise::supervise;
 
 /// Where streams of agents report while this member leads.
@@ -49,6 +49,15 @@ pub enum Input {
         seq: u64,
         /// Running, and ended but not acknowledged.
         reports: Vec<Report>,
+    },
+    /// It has a word for another node of an attempt.
+    Relay {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// For whom, and what.
+        relay: Relay,
     },
     /// It is ready for its part of a gang.
     Ready {

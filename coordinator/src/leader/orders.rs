@@ -44,11 +44,26 @@ pub enum Order {
         /// Leased there.
         master_port: u16,
     },
+    /// The keeper of another node of an attempt speaks to its keeper.
+    Relay(Relay),
     /// Its events up to here are applied.
     Applied {
         /// Their highest number.
         up_to: u64,
     },
+}
+
+/// A word between two nodes of one attempt. Nobody on the way reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub epoch: Epoch,
+    /// The other node: for whom it is, or from whom.
+    pub node: String,
+    /// What is said.
+    pub body: Vec<u8>,
 }
 
 /// A node's part of a committed attempt.

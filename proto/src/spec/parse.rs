@@ -41,7 +41,7 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 12] = [
     "name",
     "nodes",
     "gpus",
@@ -52,10 +52,13 @@ const KEYS: [&str; 10] = [
     "env",
     "code",
     "checkpoint",
+    "mpi",
+    "compat",
 ];
 const CHECKPOINT_KEYS: [&str; 1] = ["dir"];
+const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 22] = [
+const PLANNED: [&str; 21] = [
     "time",
     "total_time",
     "team",
@@ -76,7 +79,6 @@ const PLANNED: [&str; 22] = [
     "keep_best",
     "upload",
     "torchrun",
-    "mpi",
     "environment",
 ];
 
@@ -112,8 +114,10 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
         ));
     };
     known_keys(table.keys(), &KEYS, "")?;
-    if let Some(checkpoint) = table.get("checkpoint").and_then(|value| value.as_object()) {
-        known_keys(checkpoint.keys(), &CHECKPOINT_KEYS, "checkpoint.")?;
+    for (key, known) in [("checkpoint", &CHECKPOINT_KEYS[..]), ("mpi", &MPI_KEYS[..])] {
+        if let Some(inner) = table.get(key).and_then(|value| value.as_object()) {
+            known_keys(inner.keys(), known, &format!("{key}."))?;
+        }
     }
     for count in ["nodes", "gpus", "ranks"] {
         if let Some(value) = table.get(count) {
@@ -121,7 +125,10 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
         }
     }
     if let Some(value) = table.get("launcher") {
-        check_launcher(value)?;
+        check_word("launcher", value, &LaunchMethod::ALL.map(|(_, word)| word))?;
+    }
+    if let Some(value) = table.get("compat") {
+        check_word("compat", value, &["slurm"])?;
     }
     if !table.contains_key("command") {
         return Err(SpecError::Value {
@@ -187,16 +194,15 @@ fn check_count(key: &str, value: &serde_json::Value) -> Result<(), SpecError> {
     })
 }
 
-fn check_launcher(value: &serde_json::Value) -> Result<(), SpecError> {
-    let words = LaunchMethod::ALL.map(|(_, word)| word);
+fn check_word(key: &str, value: &serde_json::Value, words: &[&str]) -> Result<(), SpecError> {
     let text = value.as_str().unwrap_or_default();
     if words.contains(&text) {
         return Ok(());
     }
-    let hint = did_you_mean(text, &words);
+    let hint = did_you_mean(text, words);
     let shown = crate::ids::clip(&value.to_string());
     Err(SpecError::Value {
-        key: "launcher".into(),
-        why: format!("is {shown}; use one of exec, python, torchrun{hint}"),
+        key: key.into(),
+        why: format!("is {shown}; use one of {}{hint}", words.join(", ")),
     })
 }

@@ -32,6 +32,9 @@ fn defaults_follow_the_launch_method() {
         ("python", 0, 1),
         ("python", 8, 8),
         ("torchrun", 8, 8),
+        ("mpi", 0, 1),
+        ("mpi", 8, 8),
+        ("jax", 8, 8),
     ] {
         let text = format!("command = ['a']\nlauncher = '{launcher}'\ngpus = {gpus}");
         assert_eq!(
@@ -80,6 +83,26 @@ fn hostile_values_are_refused() {
         "command = 'a'\nlauncher = 'python'\ngpus = 2\nranks = 3",
         "one device",
     );
+    refused(
+        "command = 'a'\nlauncher = 'jax'\ngpus = 2\nranks = 3",
+        "launcher `jax` gives each rank one device",
+    );
+    refused(
+        "command = 'a'\n[mpi]\nargs = []",
+        "needs `launcher = \"mpi\"`",
+    );
+    let mpi = "command = 'a'\nlauncher = 'mpi'\n";
+    refused(&format!("{mpi}[mpi]\nmpirun = ''"), "names no program");
+    refused(&format!("{mpi}[mpi]\nargs = [\"a\\u0000\"]"), "NUL");
+    refused(
+        &format!("{mpi}[mpi]\nmpriun = 'x'"),
+        "`mpi.mpriun`; did you mean `mpirun`?",
+    );
+    refused(
+        &format!("{mpi}compat = 'slurm'"),
+        "use the launcher exec, python or jax",
+    );
+    refused("command = 'a'\ncompat = 'slrum'", "did you mean `slurm`?");
     refused("command = ''", "is empty");
     refused("command = []", "is empty");
     refused("command = ['']", "empty program");

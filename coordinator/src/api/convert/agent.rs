@@ -2,12 +2,12 @@
 use mlctl_proto::agent as wire;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, IdError, JobId};
-use mlctl_proto::limits::{EVENTS_PER_BATCH_MAX, STOP_GRACE_MS};
+use mlctl_proto::limits::{EVENTS_PER_BATCH_MAX, RELAY_BYTES_MAX, STOP_GRACE_MS};
 use mlctl_proto::persist;
 use mlctl_proto::{CAPABILITIES, PROTOCOL, VERSION};
 
 use crate::leader::gang::Phase;
-use crate::leader::{Order, Report, StartOrder};
+use crate::leader::{Order, Relay, Report, StartOrder};
 use crate::state::codec::decode_event;
 use crate::state::commands::AgentEvent;
 use crate::state::records::{EndKind, Settings};
@@ -53,6 +53,23 @@ pub fn ready(message: &wire::Ready) -> Result<Report, Refusal> {
         phase: Phase::Ready,
         master_port: port(message.master_port)?,
         moving_up_to: 0,
+    })
+}
+
+/// A word for another node of an attempt.
+///
+/// # Errors
+/// When an id is missing, or it is longer than a keeper's word may be.
+pub fn relay(message: wire::Relay) -> Result<Relay, Refusal> {
+    if message.body.len() > RELAY_BYTES_MAX {
+        return Err(bad("a word between nodes that is too long"));
+    }
+    let (job, epoch) = key(message.job, message.epoch)?;
+    Ok(Relay {
+        job,
+        epoch,
+        node: message.node,
+        body: message.body,
     })
 }
 
@@ -147,6 +164,12 @@ pub fn order(order: Order, traceparent: Option<String>) -> wire::leader_message:
             epoch: Some(epoch.into()),
             master_address,
             master_port: master_port.into(),
+        }),
+        Order::Relay(relay) => What::Relay(wire::Relay {
+            job: Some(relay.job.into()),
+            epoch: Some(relay.epoch.into()),
+            node: relay.node,
+            body: relay.body,
         }),
         Order::Applied { up_to } => What::EventsApplied(wire::EventsApplied { up_to }),
     }

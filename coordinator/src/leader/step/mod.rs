@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::gang::{Gangs, Key, Report};
 use super::leases::{Leases, Waiting};
 use super::liveness::{Judge, Mono};
-use super::orders::Order;
+use super::orders::{self, Order, Relay};
 use crate::state::records::NodeFacts;
 use crate::state::{Body, Effect, State};
 use archiving::Archiving;
@@ -75,6 +75,15 @@ pub enum Event {
         seq: u64,
         /// Running, and ended but not acknowledged.
         reports: Vec<Report>,
+    },
+    /// A node has a word for another one of an attempt.
+    Relay {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// For whom, and what.
+        relay: Relay,
     },
     /// A node is ready for its part of a gang.
     Ready {
@@ -276,6 +285,7 @@ impl Term {
                 reports,
             } => self.heartbeat(now, state, Waiting { node, link, seq }, &reports),
             Event::Ready { node, link, report } => self.ready(now, state, &node, link, &report),
+            Event::Relay { node, link, relay } => self.relay(state, &node, link, relay),
             Event::Effects {
                 effects,
                 overflowed,
@@ -327,6 +337,22 @@ impl Term {
                 link: link.id,
                 order,
             });
+        }
+    }
+
+    /// Passes a word on between two nodes of an open attempt; nobody else has a word there. What cannot be delivered is dropped: it is said
+    /// again until it is answered.
+    fn relay(&mut self, state: &State, node: &str, link: u64, relay: Relay) {
+        let attempt = state.attempt(relay.job, relay.epoch);
+        let Some(attempt) = attempt.filter(|attempt| attempt.end.is_none()) else {
+            return;
+        };
+        let nodes = orders::nodes(attempt);
+        let member = |name: &str| nodes.iter().any(|node| node == name);
+        if self.is_current(node, link) && member(node) && member(&relay.node) {
+            let to = relay.node.clone();
+            let node = node.to_owned();
+            self.tell(&to, Order::Relay(Relay { node, ..relay }));
         }
     }
 

@@ -4,6 +4,7 @@
 //! Coordinators are c1 to c3, nodes n1, n2, …; a node's daemons are its agent, called as the node, and its launcher, `n1-launcher`.
 //! A daemon dies with the thread that started it: only the test's own thread starts daemons.
 
+mod jobs;
 mod layout;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,9 @@ use nix::sys::signal::Signal;
 use super::client::Client;
 use super::command::{self, DEADLINE, Output};
 use super::disk::Disk;
-use super::netns::Net;
-use super::{binary, home, machine, until};
+use super::netns::{self, Net};
+use super::{binary, home, machine, tool, until};
+use crate::tidy::skips::skip;
 
 use layout::Layout;
 pub use layout::{Member, Plan};
@@ -61,6 +63,22 @@ impl Fleet {
         }
         fleet.wait_whole();
         fleet
+    }
+
+    /// A fleet whose nodes are hosts of their own and have these programs; `None`, said loudly, where `test` cannot run.
+    ///
+    /// # Panics
+    /// As [`Fleet::start`].
+    pub fn on_hosts(test: &str, nodes: usize, programs: &[&str]) -> Option<Self> {
+        if let Some(why) = tool::obstacle(programs).or_else(netns::obstacle) {
+            skip(test, &why);
+            return None;
+        }
+        Some(Self::start(&Plan {
+            nodes,
+            hosts: true,
+            ..Plan::default()
+        }))
     }
 
     /// Names of all coordinators.
@@ -193,7 +211,7 @@ impl Fleet {
             self.signal(name, Signal::SIGKILL);
         }
         for name in names {
-            self.ended(name);
+            self.ended_with(name);
         }
     }
 
@@ -201,7 +219,7 @@ impl Fleet {
     ///
     /// # Panics
     /// When it is not up, or does not end within a minute.
-    pub fn ended(&mut self, name: &str) -> ExitStatus {
+    pub fn ended_with(&mut self, name: &str) -> ExitStatus {
         let child = self.up.get_mut(name);
         let child = child.unwrap_or_else(|| panic!("{name} is not up"));
         let status = until(&format!("the end of {name}"), DEADLINE, || {
