@@ -328,11 +328,17 @@ impl Keeper {
 
     /// `mpirun` has ended well, and what it had started here ends with it.
     fn finish(&mut self) {
-        if self.phase != Phase::Running {
-            return;
-        }
-        if let Some(mpi) = &mut self.mpi {
+        let running = self.phase == Phase::Running;
+        // Its word may be here before the word to go, which has another way.
+        if let Some(mpi) = self
+            .mpi
+            .as_mut()
+            .filter(|_| running || self.phase == Phase::Waiting)
+        {
             mpi.finished = true;
+        }
+        if !running {
+            return;
         }
         self.phase = Phase::Stopping;
         self.kill_at = Some(clock::now_ms() + FINISH_MS);
@@ -404,6 +410,9 @@ impl Keeper {
         self.started = true;
         self.tell(&FromKeeper::RanksStarted);
         self.mpi_does(|mpi| mpi.remotes.begin());
+        if self.mpi.as_ref().is_some_and(|mpi| mpi.finished) {
+            self.finish();
+        }
     }
 
     /// Starts one rank. `line`: what an `mpirun` wants run in its place.
