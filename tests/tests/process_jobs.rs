@@ -40,6 +40,11 @@ fn two_ranks_print_and_the_failing_one_gives_the_exit_code() {
         ),
         (&"Exited".into(), &1.into(), &true.into())
     );
+    // What the rank that failed said last.
+    let last = format!("rank 1 of 2 on {}", job.nodes()[1]);
+    assert_eq!(job.0["last_lines"], serde_json::json!([last]));
+    let shown = cluster.mlctl(&["show", "1"]).expect(0).stdout;
+    assert!(shown.ends_with(&format!("[1] {last}\n")), "{shown}");
 }
 
 /// One job per row, all at once; the exit code is the job's own, 128 + n for a signal, and mlctl's own above that.
@@ -330,6 +335,10 @@ fn logs_are_followed_picked_and_tagged() {
         (Some("stdout".into()), Some("stderr".into())),
         "{values:#?}"
     );
+    let picked = cluster.mlctl(&["logs", "--grep", "^(out|err) [01]$", "--tail", "1", &id]);
+    assert_eq!(picked.expect(0).lines().len(), 1);
+    let bad = cluster.mlctl(&["logs", "--grep", "(", &id]);
+    bad.refused(64, &["--grep", "unclosed group"]);
     cluster.mlctl(&["logs", "77"]).refused(66, &["77"]);
 }
 

@@ -51,6 +51,36 @@ fn python_starts_scripts_one_rank_per_device() {
 }
 
 #[test]
+fn a_dry_run_shows_what_nodes_would_run_and_asks_nobody() {
+    // There is no cluster.
+    let cluster = Cluster::prepare();
+    let words = ["--no-code", "--nodes", "2", "--gpus", "2", "--launcher"];
+    let dry = |verb: &str, method: &str, more: &[&str]| {
+        cluster.mlctl(&[&[verb, "--dry-run"], &words[..], &[method], more].concat())
+    };
+    let shown = dry("submit", "python", &["-o", "json", "--", "train.py"]).expect(0);
+    let value: serde_json::Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let rank = &value["plans"][1]["ranks"][1];
+    assert_eq!(
+        rank["argv"],
+        serde_json::json!(["python3", "train.py"]),
+        "{value:#}"
+    );
+    let env = &rank["env"];
+    assert_eq!(
+        (&env["RANK"], &env["WORLD_SIZE"]),
+        (&"3".into(), &"4".into())
+    );
+    assert_eq!(env["CUDA_VISIBLE_DEVICES"], "GPU-1-1");
+    let shown = dry("run", "mpi", &["--", "./solve"]).expect(0);
+    for line in ["mpirun -n 4 ./solve", "node 1 of 2", "198.18.0.1 slots=2"] {
+        assert!(shown.stdout.contains(line), "{line}: {}", shown.stdout);
+    }
+    let more = ["--ranks", "3", "--", "a"];
+    dry("submit", "jax", &more).refused(64, &["launcher `jax` gives each rank one device"]);
+}
+
+#[test]
 fn torch_adds_up_over_python_ranks() {
     let Some(python) = python_with_torch("process_launch::torch_adds_up_over_python_ranks") else {
         return;

@@ -42,6 +42,9 @@ pub struct SubmitArgs {
     /// Do not ask before a large upload
     #[arg(long)]
     pub yes: bool,
+    /// Print what each node would run, and queue nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print the id alone
     #[arg(short, long)]
     pub quiet: bool,
@@ -103,6 +106,12 @@ pub struct LogsArgs {
     /// Every attempt
     #[arg(long, conflicts_with = "attempt")]
     pub all_attempts: bool,
+    /// The last N lines of what is there
+    #[arg(long, value_name = "N", conflicts_with = "follow")]
+    pub tail: Option<usize>,
+    /// Only lines in which this regular expression matches
+    #[arg(long, value_name = "PATTERN")]
+    pub grep: Option<String>,
 }
 
 /// Arguments of `cancel`.

@@ -1,5 +1,8 @@
-//! `mlctl logs`: the output of a job's ranks, live or after the end.
-use mlctl_proto::api::LogsRequest;
+//! `mlctl logs`: the output of a job's ranks, live or after the end; all of it, or what was asked for.
+use std::collections::VecDeque;
+
+use mlctl_proto::api::{LogLine, LogsRequest};
+use regex::bytes::Regex;
 
 use super::follow;
 use crate::args::{Global, LogsArgs};
@@ -9,6 +12,7 @@ use crate::output::Output;
 
 /// Prints what `args` select. Ctrl-C just ends it.
 pub async fn run(args: &LogsArgs, global: &Global, output: &dyn Output) -> Result<u8, Failure> {
+    let mut selection = Selection::of(args)?;
     let mut client = Client::open(global)?;
     let request = LogsRequest {
         job: args.job.clone(),
@@ -17,6 +21,99 @@ pub async fn run(args: &LogsArgs, global: &Global, output: &dyn Output) -> Resul
         rank: args.rank,
         all_attempts: args.all_attempts,
     };
-    follow::lines(&mut client, request, &mut |line| output.log_line(line)).await?;
+    follow::lines(&mut client, request, &mut |line| {
+        if let Some(line) = selection.take(line) {
+            output.log_line(line);
+        }
+    })
+    .await?;
+    for line in &selection.kept {
+        output.log_line(line);
+    }
     Ok(0)
+}
+
+/// Which lines are printed.
+struct Selection {
+    grep: Option<Regex>,
+    tail: Option<usize>,
+    /// The last ones, printed at the end.
+    kept: VecDeque<LogLine>,
+}
+
+impl Selection {
+    fn of(args: &LogsArgs) -> Result<Self, Failure> {
+        let pattern = args.grep.as_deref().map(Regex::new).transpose();
+        Ok(Self {
+            grep: pattern.map_err(|error| Failure::usage(format!("--grep: {error}")))?,
+            tail: args.tail,
+            kept: VecDeque::new(),
+        })
+    }
+
+    /// The line, if it is to be printed now. Remarks between lines say what is missing: they are never left out of a whole log.
+    fn take<'a>(&mut self, line: &'a LogLine) -> Option<&'a LogLine> {
+        let wanted = match &self.grep {
+            Some(grep) => line.note.is_empty() && grep.is_match(&line.text),
+            None => true,
+        };
+        let Some(most) = self.tail else {
+            return wanted.then_some(line);
+        };
+        if wanted && line.note.is_empty() {
+            self.kept.push_back(line.clone());
+            if self.kept.len() > most {
+                self.kept.pop_front();
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected(grep: Option<&str>, tail: Option<usize>, lines: &[&str]) -> Vec<String> {
+        let args = LogsArgs {
+            job: "1".into(),
+            follow: false,
+            rank: None,
+            attempt: None,
+            all_attempts: false,
+            tail,
+            grep: grep.map(str::to_owned),
+        };
+        let Ok(mut selection) = Selection::of(&args) else {
+            return vec!["a bad pattern".into()];
+        };
+        let line = |text: &&str| LogLine {
+            // A remark stands in brackets.
+            note: text.strip_prefix('(').unwrap_or_default().into(),
+            text: text.as_bytes().to_vec(),
+            ..LogLine::default()
+        };
+        let lines: Vec<LogLine> = lines.iter().map(line).collect();
+        let now = lines
+            .iter()
+            .filter_map(|line| selection.take(line).cloned());
+        let now: Vec<LogLine> = now.collect();
+        let text = |line: &LogLine| String::from_utf8_lossy(&line.text).into_owned();
+        now.iter().chain(&selection.kept).map(text).collect()
+    }
+
+    #[test]
+    fn lines_are_picked_by_pattern_and_from_the_end() {
+        let lines = ["(gap", "step 1 loss 3", "warning", "step 2 loss 2"];
+        assert_eq!(selected(None, None, &lines), lines);
+        assert_eq!(selected(None, Some(2), &lines), &lines[2..]);
+        assert_eq!(selected(None, Some(9), &lines), &lines[1..]);
+        assert!(selected(None, Some(0), &lines).is_empty());
+        assert_eq!(
+            selected(Some("step [0-9]"), None, &lines),
+            [lines[1], lines[3]]
+        );
+        assert_eq!(selected(Some("^step"), Some(1), &lines), [lines[3]]);
+        assert_eq!(selected(Some("("), None, &lines), ["a bad pattern"]);
+    }
 }

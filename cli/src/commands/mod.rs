@@ -22,8 +22,10 @@ mod daemon;
 mod demo;
 #[cfg(target_os = "linux")]
 mod dev;
+#[cfg(target_os = "linux")]
+mod dry_run;
 
-use crate::args::{AdminCommand, CertCommand, Cli, Command, UserCommand};
+use crate::args::{AdminCommand, CertCommand, Cli, Command, RunArgs, UserCommand};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -31,6 +33,14 @@ use crate::output::Output;
 pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
     let global = &cli.global;
     match cli.command {
+        #[cfg(target_os = "linux")]
+        Command::Submit(args) | Command::Run(RunArgs { submit: args }) if args.dry_run => {
+            dry_run::run(&args, output)
+        }
+        #[cfg(not(target_os = "linux"))]
+        Command::Submit(args) | Command::Run(RunArgs { submit: args }) if args.dry_run => {
+            Err(Failure::usage("plans are made by the agent's planner, which this build for another system than Linux does not have".into()))
+        }
         Command::Submit(args) => client_side(submit::run(&args, global, output)),
         Command::Run(args) => client_side(run::run(&args, global, output)),
         Command::Jobs(args) => client_side(jobs::run(&args, global, output)),

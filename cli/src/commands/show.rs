@@ -1,13 +1,53 @@
-//! `mlctl show`: everything about one job.
+//! `mlctl show`: everything about one job, with the last words of the rank that failed.
+use std::collections::VecDeque;
+
+use mlctl_proto::api::{Job, LogLine, LogsRequest};
+
 use super::follow;
 use crate::args::{Global, ShowArgs};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// Lines of a failed rank that are shown.
+const LAST_LINES: usize = 5;
+
 /// Shows the job of `args`.
 pub async fn run(args: &ShowArgs, global: &Global, output: &dyn Output) -> Result<u8, Failure> {
     let mut client = Client::open(global)?;
-    output.job(&follow::get(&mut client, &args.job).await?);
+    let job = follow::get(&mut client, &args.job).await?;
+    let last = last_words(&mut client, &job).await;
+    output.job(&job, &last);
     Ok(0)
+}
+
+/// What the rank that failed first said last; nothing if no rank did, or its log is gone.
+async fn last_words(client: &mut Client, job: &Job) -> Vec<LogLine> {
+    let failed = job
+        .outcome
+        .as_ref()
+        .filter(|end| end.by_job && end.exit_code != 0);
+    let Some(rank) = failed.and_then(|end| end.rank) else {
+        return Vec::new();
+    };
+    let request = LogsRequest {
+        job: job.id.clone(),
+        follow: false,
+        attempt: job.attempts.last().map_or(0, |attempt| attempt.number),
+        rank: Some(rank),
+        all_attempts: false,
+    };
+    let mut last = VecDeque::new();
+    let mut keep = |line: &LogLine| {
+        if line.note.is_empty() {
+            last.push_back(line.clone());
+            if last.len() > LAST_LINES {
+                last.pop_front();
+            }
+        }
+    };
+    // The job is shown with or without.
+    match follow::lines(client, request, &mut keep).await {
+        Ok(()) | Err(_) => last.into(),
+    }
 }

@@ -91,10 +91,12 @@ impl Output for Json {
         print(&json!({ "v": 1, "jobs": jobs.iter().map(job).collect::<Vec<_>>() }));
     }
 
-    fn job(&self, one: &Job) {
+    fn job(&self, one: &Job, last: &[LogLine]) {
         let spec: Value = serde_json::from_slice(&one.spec).unwrap_or(Value::Null);
         let mut value = job(one);
         value["spec"] = spec;
+        let texts = last.iter().map(|line| String::from_utf8_lossy(&line.text));
+        value["last_lines"] = texts.collect();
         print(&json!({ "v": 1, "job": value }));
     }
 

@@ -19,8 +19,8 @@ pub trait Output {
     fn submitted(&self, id: &str, name: &str);
     /// A listing of jobs.
     fn jobs(&self, jobs: &[Job]);
-    /// One job in full.
-    fn job(&self, job: &Job);
+    /// One job in full; `last`: what the rank that failed first said last.
+    fn job(&self, job: &Job, last: &[LogLine]);
     /// Why a job does not run.
     fn why(&self, why: &WhyReply);
     /// A line of a rank's output, or a remark between the lines.

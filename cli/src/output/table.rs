@@ -173,7 +173,7 @@ impl Output for Table {
         );
     }
 
-    fn job(&self, job: &Job) {
+    fn job(&self, job: &Job, last: &[LogLine]) {
         out(format!("{} {}  {}", job.id, clean(&job.name), job.state).as_bytes());
         out(format!("user     {} ({})", clean(&job.owner), job.owner_id).as_bytes());
         out(format!(
@@ -205,6 +205,10 @@ impl Output for Table {
                 outcome_text(outcome)
             )
             .as_bytes());
+        }
+        for line in last {
+            let text = String::from_utf8_lossy(&line.text);
+            out(format!("         [{}] {}", line.rank, clean(&text)).as_bytes());
         }
     }
 

@@ -1,0 +1,99 @@
+//! `mlctl submit --dry-run`: what each node of the job would run, made by the agent's own planner. Asks nobody and queues nothing, so what
+//! only a placement decides has a stand-in: names of nodes and devices, directories, where the gang meets.
+use std::collections::BTreeMap;
+
+use mlctl_agent::launch::{Interpreters, LaunchPlan, Member, Request, plan};
+use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::JobSpec;
+use serde_json::json;
+
+use super::spec::wanted;
+use crate::args::SubmitArgs;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// What stands for the agent's directory.
+const DATA: &str = "/DATA";
+
+/// Prints the launch plan of every node.
+pub fn run(args: &SubmitArgs, output: &dyn Output) -> Result<u8, Failure> {
+    let spec = wanted(args)?.spec;
+    let plans: Result<Vec<LaunchPlan>, _> = (0..spec.nodes)
+        .map(|node_rank| plan(&request(&spec, node_rank)))
+        .collect();
+    let plans = plans.map_err(|error| Failure::usage(error.to_string()))?;
+    let text: Vec<String> = plans.iter().map(|plan| shown(plan, &plans)).collect();
+    let note = "stand-ins: NODE-*, GPU-*, /DATA and job 0; MASTER_ADDR and MASTER_PORT are known when every node is ready; whether a node fits was not asked";
+    let text = text.join("\n\n");
+    output.value(&json!({ "v": 1, "plans": plans, "note": note }), &text);
+    output.note(note);
+    Ok(0)
+}
+
+fn request(spec: &JobSpec, node_rank: u32) -> Request {
+    let node = |at: u32| format!("NODE-{at}");
+    let member = |at: u32| Member {
+        node: node(at),
+        rank_address: node(at),
+        devices: (0..spec.gpus)
+            .map(|gpu| format!("GPU-{at}-{gpu}"))
+            .collect(),
+    };
+    let job_dir = format!("{DATA}/jobs/0");
+    let checkpoints = format!("{job_dir}/checkpoints");
+    Request {
+        job: JobId::new(0, 0),
+        epoch: Epoch::new(0, 0),
+        job_name: spec.display_name(),
+        owner: String::new(),
+        node_name: node(node_rank),
+        members: (0..spec.nodes).map(member).collect(),
+        node_rank,
+        attempt_dir: format!("{job_dir}/0"),
+        work_dir: format!("{job_dir}/0/work"),
+        job_dir,
+        checkpoint_dir: Some(checkpoints),
+        resume_from: None,
+        traceparent: String::new(),
+        base_env: BTreeMap::new(),
+        node_env: BTreeMap::new(),
+        interface: None,
+        network: None,
+        rdma: Vec::new(),
+        program: format!("{DATA}/mlctl"),
+        user: None,
+        allow_root: false,
+        interpreters: Interpreters::default(),
+        spec: spec.clone(),
+    }
+}
+
+/// A plan for people. Variables that each process of the node has alike are listed once.
+fn shown(plan: &LaunchPlan, all: &[LaunchPlan]) -> String {
+    let mut lines = vec![format!(
+        "node {} of {}: {} process(es), launcher {}",
+        plan.node_rank,
+        all.len(),
+        plan.ranks.len(),
+        plan.method.word()
+    )];
+    let common = |key: &str, value: &str| {
+        let mut others = plan.ranks.iter();
+        others.all(|rank| rank.env.get(key).is_some_and(|other| other == value))
+    };
+    for rank in &plan.ranks {
+        lines.push(format!("  rank {}: {}", rank.rank, rank.argv.join(" ")));
+        let own = rank.env.iter().filter(|(key, value)| !common(key, value));
+        lines.extend(own.map(|(key, value)| format!("    {key}={value}")));
+    }
+    let first = plan.ranks.first().map(|rank| &rank.env);
+    lines.push("  variables".into());
+    let shared = first.into_iter().flatten();
+    let shared = shared.filter(|(key, value)| common(key, value));
+    lines.extend(shared.map(|(key, value)| format!("    {key}={value}")));
+    for file in &plan.files {
+        lines.push(format!("  file {}", file.path));
+        lines.extend(file.text.lines().map(|line| format!("    {line}")));
+    }
+    lines.join("\n")
+}
