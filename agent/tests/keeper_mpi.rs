@@ -3,16 +3,28 @@
 
 mod processes;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use mlctl_agent::keeper::client::Connection;
 use mlctl_agent::keeper::protocol::{Exit, FromKeeper, Remote, ToKeeper};
+use mlctl_agent::launch::LaunchPlan;
 use mlctl_agent::launch::mpi::MpiPlan;
 use mlctl_proto::spec::LaunchMethod;
-use processes::{Keeper, exit, go, next, program, to_the_end};
+use processes::{Keeper, exit, go, next, program, skip, to_the_end, until};
 
 /// The keeper of one of two nodes, `n0` with `mpirun`'s stand-in.
 fn keeper(node_rank: u32, script: &str) -> Keeper {
+    keeper_with(node_rank, script, |_, _| {})
+}
+
+/// The same with a plan that `change` has seen, with the attempt's directory.
+fn keeper_with(
+    node_rank: u32,
+    script: &str,
+    change: impl FnOnce(&mut LaunchPlan, &Path),
+) -> Keeper {
     Keeper::start_with(&[script], |plan| {
         let member = |at: u32| (format!("n{at}"), format!("198.18.0.{at}"));
         plan.method = LaunchMethod::Mpi;
@@ -27,6 +39,8 @@ fn keeper(node_rank: u32, script: &str) -> Keeper {
         plan.ranks[0]
             .env
             .insert("NODE".into(), format!("n{node_rank}"));
+        let dir = plan.ranks[0].env["MLCTL_ATTEMPT_DIR"].clone();
+        change(plan, Path::new(&dir));
     })
 }
 
@@ -139,4 +153,40 @@ async fn a_host_of_nobody_and_the_own_one_are_answered_here() {
     let why = why.unwrap_or_default();
     assert!(why.contains("`elsewhere` is no node of this job"), "{why}");
     assert!(exits.iter().all(|exit| exit.killed_by_us), "{exits:?}");
+}
+
+#[tokio::test]
+async fn launch_agents_of_the_jobs_user_are_heard_and_no_others() {
+    if !nix::unistd::geteuid().is_root() {
+        skip(
+            "launch_agents_of_the_jobs_user_are_heard_and_no_others",
+            "only root can become somebody else",
+        );
+        return;
+    }
+    let script = launch_agent("n0", "id -u") + "; echo over $?; sleep 1000";
+    let lead = keeper_with(0, &script, |plan, dir| {
+        plan.user = Some("nobody".into());
+        plan.allow_root = false;
+        // As an agent's directories are: others may pass through.
+        for dir in dir.ancestors().take(2) {
+            let through = Permissions::from_mode(0o711);
+            std::fs::set_permissions(dir, through).expect("set");
+        }
+    });
+    let _agent = lead.running().await;
+    let log = until(|| Some(lead.log(0)).filter(|log| log.len() == 2)).await;
+    assert_eq!(log.expect("two lines"), ["65534", "over 0"]);
+    // Somebody else of the same machine.
+    let mut stranger = std::process::Command::new("setpriv");
+    let ids = ["--reuid", "1", "--regid", "1", "--clear-groups"];
+    let words = ["mpi-agent", lead.dir.to_str().expect("UTF-8"), "n0", "id"];
+    let output = stranger.args(ids).arg(program()).args(words).output();
+    let output = output.expect("setpriv is there");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(255), "{told}");
+    assert!(
+        output.stdout.is_empty() && told.contains("denied"),
+        "{told}"
+    );
 }
