@@ -1,25 +1,23 @@
 //! The keeper's decisions: when ranks start, when and how they are ended, what the agent is told.
 //!
-//! Owns the ranks and their logs. The loop that waits is `turns`; what a rank is at birth is `child`.
+//! Owns the ranks and their logs. How they end is `ending`; the loop that waits is `turns`; what a rank is at birth is `child`.
+
+mod ending;
+mod mpi;
 
 use std::path::PathBuf;
 
 use mlctl_proto::spec::LaunchMethod;
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::clock;
 use super::connection::Connection;
-use super::descendants;
 use super::exits::ExitsFile;
-use super::mpi::{FINISH_MS, Mpi};
+use super::mpi::Mpi;
 use super::output::{Log, Stream, log_path};
-use super::protocol::{
-    Answer, Exit, FromKeeper, PROTOCOL, Phase, RankStatus, Status, ToKeeper, speaks,
-};
+use super::protocol::{Exit, FromKeeper, PROTOCOL, Phase, RankStatus, Status, ToKeeper, speaks};
 use super::ranks::{self, Account};
-use super::remote::Do;
-use super::sweep::terminate_mpi_ranks;
 use super::torchrun::Failure;
 use crate::launch::{LaunchPlan, with_rendezvous};
 
@@ -242,109 +240,6 @@ impl Keeper {
         }
     }
 
-    /// Children have ended, or leftovers are looked at again.
-    pub(super) fn on_children(&mut self) {
-        self.again_at = None;
-        let (failed, more) = self.take_ends();
-        if self.phase == Phase::Running && failed {
-            self.stop(self.plan.grace_ms);
-            return;
-        }
-        let under_way = matches!(self.phase, Phase::Running | Phase::Stopping);
-        if under_way && self.is_empty() && !self.stays() {
-            self.clear(more);
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.ranks.iter().all(|rank| rank.pid.is_none())
-    }
-
-    /// What was waited for besides ranks may have come.
-    fn end_if_empty(&mut self) {
-        if self.phase == Phase::Running && self.mpi.is_some() && self.is_empty() {
-            self.on_children();
-        }
-    }
-
-    /// No rank lives, and yet this is not the end: `mpirun` may want more of this node, or not every other node knows that it has ended.
-    fn stays(&mut self) -> bool {
-        let Some(mpi) = self.mpi.as_mut().filter(|_| self.phase == Phase::Running) else {
-            return false;
-        };
-        if mpi.serves() {
-            return true;
-        }
-        let (words, settled) = mpi.settle();
-        self.carry_out(words);
-        !settled
-    }
-
-    /// A launch agent calls.
-    pub(super) fn accept_shim(&mut self) {
-        if let Some(mpi) = &mut self.mpi {
-            mpi.shims.accept();
-        }
-    }
-
-    /// A launch agent has said something.
-    pub(super) fn on_shim(&mut self, number: u64) {
-        let running = self.phase == Phase::Running;
-        self.mpi_does(|mpi| mpi.on_shim(number, running));
-    }
-
-    fn mpi_does(&mut self, work: impl FnOnce(&mut Mpi) -> Vec<Do>) {
-        let done = self.mpi.as_mut().map(work).unwrap_or_default();
-        self.carry_out(done);
-    }
-
-    fn carry_out(&mut self, done: Vec<Do>) {
-        for one in done {
-            match one {
-                Do::Send(to, what) => self.tell(&FromKeeper::Remote { to, what }),
-                Do::Answer(shim, answer) => {
-                    if let Some(mpi) = &mut self.mpi {
-                        mpi.shims.answer(shim, &answer);
-                    }
-                    // MPICH waits for ever for a daemon that its launch agent could not start.
-                    if let Answer::Ended { why, .. } = answer
-                        && !why.is_empty()
-                        && self.phase == Phase::Running
-                    {
-                        self.launch_failed = Some(why.clone());
-                        self.tell(&FromKeeper::LaunchFailed { why });
-                        self.stop(0);
-                    }
-                }
-                Do::Start(line) => {
-                    if let Err(why) = self.start_rank(0, Some(line)) {
-                        self.mpi_does(|mpi| mpi.remotes.daemon_ended(255, why));
-                    }
-                }
-                Do::Finish => self.finish(),
-            }
-        }
-    }
-
-    /// `mpirun` has ended well, and what it had started here ends with it.
-    fn finish(&mut self) {
-        let running = self.phase == Phase::Running;
-        // Its word may be here before the word to go, which has another way.
-        if let Some(mpi) = self
-            .mpi
-            .as_mut()
-            .filter(|_| running || self.phase == Phase::Waiting)
-        {
-            mpi.finished = true;
-        }
-        if !running {
-            return;
-        }
-        self.phase = Phase::Stopping;
-        self.kill_at = Some(clock::now_ms() + FINISH_MS);
-        self.on_children();
-    }
-
     /// Puts on disk what this turn wrote down. Last, so that nobody waits for it.
     pub(super) fn sync(&mut self) {
         if let Err(error) = self.exits_file.sync() {
@@ -434,147 +329,5 @@ impl Keeper {
         let stderr = if torchrun { stderr.watched() } else { stderr };
         rank.streams = [Some(stdout), Some(stderr)];
         Ok(())
-    }
-
-    /// TERM now, KILL after the grace. Whatever ends from here on was ended by us.
-    fn stop(&mut self, grace_ms: u32) {
-        if self.phase == Phase::Ended {
-            return;
-        }
-        let kill_at = clock::now_ms() + u64::from(grace_ms);
-        if self.phase == Phase::Stopping {
-            self.kill_at = self.kill_at.map(|at| at.min(kill_at));
-            return;
-        }
-        // Ends that nobody has taken note of yet happened before this stop, and not because of it.
-        if self.phase == Phase::Running {
-            self.take_ends();
-        }
-        self.phase = Phase::Stopping;
-        if self.is_empty() {
-            self.on_children();
-            return;
-        }
-        self.kill_at = Some(kill_at);
-        if let Some(mpi) = &self.mpi {
-            let env = self.plan.ranks.first().map(|rank| &rank.env);
-            let dir = env.and_then(|env| env.get("MLCTL_ATTEMPT_DIR"));
-            let told = dir.map_or(0, |dir| terminate_mpi_ranks(dir));
-            // Who starts ranks ends with them. Told itself it would kill them within a second or two.
-            if told > 0 || mpi.serves() {
-                return;
-            }
-        }
-        self.signal_ranks(Signal::SIGTERM);
-        // A stopped process acts on TERM only once it goes on.
-        self.signal_ranks(Signal::SIGCONT);
-    }
-
-    fn signal_ranks(&self, signal: Signal) {
-        for pid in self.ranks.iter().filter_map(|rank| rank.pid) {
-            // Not reaped yet, so the id is the rank's. The group is gone only with its last member.
-            if killpg(pid, signal).is_err() {
-                let _ = kill(pid, signal);
-            }
-        }
-    }
-
-    /// Takes note of children that ended. Did a rank fail, and are children left?
-    fn take_ends(&mut self) -> (bool, bool) {
-        let reaped = descendants::reap();
-        let mut failed = false;
-        for (pid, code, signal) in reaped.ended {
-            // Others are orphans of a rank: nobody asks how they ended.
-            if let Some(at) = self.ranks.iter().position(|rank| rank.pid == Some(pid)) {
-                failed |= self.rank_ended(at, code, signal);
-            }
-        }
-        (failed, reaped.more)
-    }
-
-    /// A rank's process has ended. Did it fail?
-    fn rank_ended(&mut self, at: usize, code: i32, signal: i32) -> bool {
-        let killed_by_us = self.phase == Phase::Stopping;
-        let rank = &mut self.ranks[at];
-        // Its last words may still wait in the pipe.
-        rank.read(STDERR, !killed_by_us);
-        rank.pid = None;
-        let mut exit = Exit {
-            rank: rank.rank,
-            code,
-            signal,
-            killed_by_us,
-        };
-        if let Some(failure) = rank.failure {
-            // The rank's own end says more than that of the torchrun above it, and came before anything that we did.
-            (exit.code, exit.signal, exit.killed_by_us) = (failure.code, failure.signal, false);
-        }
-        if self.mpi.as_ref().is_some_and(Mpi::serves) {
-            let shown = if signal == 0 { code } else { 128 + signal };
-            self.mpi_does(|mpi| mpi.remotes.daemon_ended(shown, String::new()));
-            // A daemon that ends by itself tells `mpirun` why, and that is the judge. Only what killed it is news.
-            let finished = self.mpi.as_ref().is_some_and(|mpi| mpi.finished);
-            if finished || (signal == 0 && !killed_by_us) {
-                return false;
-            }
-        }
-        self.note_exit(at, exit);
-        exit.is_failure()
-    }
-
-    fn note_exit(&mut self, at: usize, exit: Exit) {
-        self.ranks[at].exit = Some(exit);
-        if let Err(error) = self.exits_file.exited(exit) {
-            tracing::error!(%error, "cannot write down how a rank ended");
-        }
-        self.tell(&FromKeeper::RankExited(exit));
-    }
-
-    /// No rank lives: kills what they left, then closes the logs, then says so.
-    fn clear(&mut self, more: bool) {
-        self.phase = Phase::Stopping;
-        self.kill_at = None;
-        if more {
-            descendants::kill_children();
-            self.again_at = Some(clock::now_ms() + LEFTOVERS_MS);
-            return;
-        }
-        let now = clock::now_ms();
-        let finished = self.mpi.as_ref().is_some_and(|mpi| mpi.finished);
-        for at in 0..self.ranks.len() {
-            if finished && self.ranks[at].exit.is_none() {
-                let exit = Exit {
-                    rank: self.ranks[at].rank,
-                    code: 0,
-                    signal: 0,
-                    killed_by_us: false,
-                };
-                self.note_exit(at, exit);
-            }
-            let rank = &mut self.ranks[at];
-            for pipe in rank.streams.iter_mut().filter_map(Option::take) {
-                pipe.finish(now, &mut rank.log);
-            }
-            rank.log.ended = true;
-            rank.log.news = false;
-            let ended = FromKeeper::LogEnded {
-                rank: rank.rank,
-                bytes: rank.log.bytes,
-                dropped: rank.log.dropped,
-            };
-            self.tell(&ended);
-        }
-        self.phase = Phase::Ended;
-        if let Err(error) = self.exits_file.all_ended(self.launch_failed.clone()) {
-            tracing::error!(%error, "cannot write down that all ranks ended");
-        }
-        let exits = self.status().exits();
-        self.tell(&FromKeeper::AllEnded {
-            exits,
-            launch_failed: self.launch_failed.clone(),
-        });
-        if self.leaving {
-            self.leave_at = Some(now + LEAVE_MS);
-        }
     }
 }
