@@ -24,6 +24,8 @@ pub fn early_main(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
         .map(|word| word.to_str().unwrap_or_default())
         .collect();
     match words.as_slice() {
+        ["keeper", "--warm", _] => Some(warm_main(None)),
+        ["keeper", "--warm", _, "--job-user", user] => Some(warm_main(Some(user))),
         ["keeper", _] => Some(keeper_main(Path::new(&args[1]), None)),
         ["keeper", _, "--job-user", user] => Some(keeper_main(Path::new(&args[1]), Some(user))),
         ["launcher", "--config", _] => Some(launcher_main(PathBuf::from(&args[2]))),
@@ -48,6 +50,12 @@ fn usage(text: &str) -> i32 {
 fn keeper_main(attempt_dir: &Path, job_user: Option<&str>) -> i32 {
     let _guard = telemetry::init(&TelemetryConfig::new("keeper", ""));
     keeper::run(attempt_dir, job_user)
+}
+
+/// Logs to the launcher's standard error, its keepers to files beside their plans.
+fn warm_main(job_user: Option<&str>) -> i32 {
+    let _guard = telemetry::init(&TelemetryConfig::new("keeper", ""));
+    keeper::warm::run(job_user)
 }
 
 fn launcher_main(file: PathBuf) -> i32 {

@@ -291,3 +291,54 @@ async fn nobody_there_is_told_apart() {
     assert_eq!(config.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&config.stderr).contains("/no/such.toml"));
 }
+
+/// The process that forks keepers: the launcher's child.
+fn warm_keeper(launcher: &Launcher) -> i32 {
+    // A child belongs to the thread that started it.
+    let threads = format!("/proc/{}/task", launcher.child.id());
+    let threads = std::fs::read_dir(threads).expect("the launcher lives");
+    let children: String = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .collect();
+    let mut pids = children
+        .split_whitespace()
+        .map(|pid| pid.parse().expect("a process id"));
+    let warm = pids.next().expect("there is one");
+    assert_eq!(pids.next(), None, "keepers are no children of the launcher");
+    warm
+}
+
+#[tokio::test]
+async fn a_warm_keeper_that_dies_is_replaced_and_its_keepers_live_on() {
+    let mut launcher = Launcher::start(&program(), "").await;
+    let (first, second) = (
+        launcher.attempt("1/1", "sleep 1000"),
+        launcher.attempt("1/2", "true"),
+    );
+    let before = launcher.keeper(&first).await;
+    assert!(
+        is_ours(before, launcher.home.path()),
+        "who looks at processes sees whose keeper it is"
+    );
+    let warm = warm_keeper(&launcher);
+    signal(Pid::from_raw(warm), Signal::SIGKILL);
+    let after = launcher.keeper(&second).await;
+    assert_ne!(warm_keeper(&launcher), warm);
+    for (pid, dir) in [(before, &first), (after, &second)] {
+        assert!(lives(&pid.to_string()));
+        assert_eq!(
+            connect(dir).await.expect("it answers").status.phase,
+            Phase::Waiting
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_warm_keeper_ends_with_its_launcher() {
+    let mut launcher = Launcher::start(&program(), "").await;
+    let warm = warm_keeper(&launcher);
+    launcher.child.kill().expect("killed");
+    launcher.child.wait().expect("ended");
+    assert!(dies(&warm.to_string()).await);
+}

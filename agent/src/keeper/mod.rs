@@ -24,6 +24,7 @@ pub(crate) mod socket_dir;
 pub mod sweep;
 mod torchrun;
 mod turns;
+pub mod warm;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -7,6 +7,7 @@ pub mod client;
 pub mod protocol;
 mod server;
 mod start;
+mod warm;
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The launcher's loop: takes connections of its own user or root, answers one question each, takes the ends of keepers.
+//! The launcher's loop: takes connections of its own user or root, answers one question each.
 //! Survives garbage, and lets nobody who is slow keep others waiting. Does NOT decide what may be started (see `start`).
 
 use std::fs::{self, File, OpenOptions};
@@ -17,10 +17,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::geteuid;
 
 use super::protocol::{Answer, Ask, MESSAGE_BYTES_MAX};
+use super::warm::Warm;
 use super::{LauncherConfig, LauncherRunError, SOCKET, start};
 use crate::keeper::socket_dir::ShortPath;
 use crate::launch::wire::{Decoder, encode};
@@ -33,7 +33,7 @@ const AT_ONCE: usize = 32;
 /// What every connection's thread shares.
 struct Shared {
     config: LauncherConfig,
-    program: File,
+    warm: Warm,
     busy: AtomicUsize,
 }
 
@@ -48,9 +48,10 @@ pub fn run(config: LauncherConfig) -> Result<(), LauncherRunError> {
     // Before any thread: those that come later inherit it.
     let signals = take_signals().map_err(system("cannot take signals"))?;
     let (listener, _lock) = listen(&config.data_dir)?;
+    let warm = Warm::new(program, &config.job_user);
     let shared = Arc::new(Shared {
         config,
-        program,
+        warm,
         busy: AtomicUsize::new(0),
     });
     tracing::info!(data_dir = %shared.config.data_dir.display(), "launcher is ready");
@@ -66,7 +67,6 @@ pub fn run(config: LauncherConfig) -> Result<(), LauncherRunError> {
         }
         while let Ok(Some(signal)) = signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
-                Ok(Signal::SIGCHLD) => take_ends(),
                 Ok(Signal::SIGTERM | Signal::SIGINT) => {
                     tracing::info!("launcher ends; keepers live on");
                     let _ = fs::remove_file(shared.config.data_dir.join(SOCKET));
@@ -81,7 +81,7 @@ pub fn run(config: LauncherConfig) -> Result<(), LauncherRunError> {
 
 fn take_signals() -> io::Result<SignalFd> {
     let mut mask = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
         mask.add(signal);
     }
     mask.thread_block()?;
@@ -133,17 +133,6 @@ fn listen(data_dir: &Path) -> Result<(UnixListener, File), LauncherRunError> {
         .set_nonblocking(true)
         .map_err(file("cannot use", &socket))?;
     Ok((listener, lock))
-}
-
-/// Takes the ends of keepers.
-fn take_ends() {
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, 0)) | Err(Errno::EINTR | Errno::EINVAL) => {}
-            Ok(WaitStatus::StillAlive) | Err(_) => return,
-            Ok(status) => tracing::warn!(?status, "a keeper ended"),
-        }
-    }
 }
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
@@ -201,7 +190,7 @@ fn serve(shared: &Shared, mut stream: UnixStream) -> Result<(), String> {
     let answer = match ask {
         Ask::Ping => Answer::Pong,
         Ask::StartKeeper { attempt_dir } => {
-            match start::keeper(&shared.config, &shared.program, &attempt_dir) {
+            match start::keeper(&shared.config, &shared.warm, &attempt_dir) {
                 Ok(pid) => {
                     tracing::info!(pid, attempt_dir, "keeper started");
                     Answer::Started { pid }

@@ -1,20 +1,22 @@
 //! Starting one keeper: is the directory one of ours, the start itself, and its word that it is there.
-//! Does NOT wait for a keeper's end (see `server`).
+//! Does NOT fork (see `warm`) and does NOT wait for a keeper's end.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mlctl_proto::ids::{Epoch, JobId};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::setsid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe2};
 
 use super::LauncherConfig;
+use super::warm::Warm;
 use crate::keeper;
 
 /// From the start of a keeper to its word that it takes connections.
@@ -22,13 +24,13 @@ const READY_DEADLINE: Duration = Duration::from_secs(4);
 /// The longest word that a keeper may have.
 const WORD_BYTES_MAX: usize = 4 * 1024;
 
-/// Starts the keeper of `attempt_dir` from `program` and waits until it takes connections.
+/// Has the keeper of `attempt_dir` started and waits until it takes connections.
 ///
 /// # Errors
 /// One sentence for people.
 pub(super) fn keeper(
     config: &LauncherConfig,
-    program: &File,
+    warm: &Warm,
     attempt_dir: &str,
 ) -> Result<u32, String> {
     let dir = checked(&config.data_dir, Path::new(attempt_dir))?;
@@ -40,36 +42,12 @@ pub(super) fn keeper(
         .custom_flags(libc::O_NOFOLLOW)
         .open(&log);
     let errors = errors.map_err(|e| format!("cannot write {}: {e}", log.display()))?;
-    // The descriptor, not the path: the file behind the path may be another release by now.
-    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-    command.arg0("mlctl").arg("keeper").arg(&dir);
-    // Ranks get their environment from the plan; of ours a keeper needs how much to log, and nothing that would start a thread in it.
-    command
-        .env_clear()
-        .envs(std::env::var_os("MLCTL_LOG").map(|filter| ("MLCTL_LOG", filter)));
-    if !config.job_user.is_empty() {
-        command.arg("--job-user").arg(&config.job_user);
-    }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(errors)
-        .current_dir("/");
-    // SAFETY: runs in the forked child; `setsid` is one system call that neither allocates nor locks. It keeps a signal to the
-    // launcher's process group from reaching keepers.
-    unsafe {
-        command.pre_exec(|| setsid().map(drop).map_err(io::Error::from));
-    }
-    let mut child = command
-        .spawn()
-        .map_err(|e| format!("cannot start a keeper: {e}"))?;
-    let pid = child.id();
-    let word = match child.stdout.take() {
-        Some(pipe) => word_of(pipe.into()),
-        None => Err("it has no standard output".into()),
-    };
-    // Not waited for here: it lives on, and the server takes its end.
-    match word {
+    let (ours, theirs) =
+        pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("cannot make a pipe: {}", e.desc()))?;
+    let pid = warm.keeper(&dir, &theirs, &errors)?;
+    drop(theirs);
+    // Not waited for here: it lives on, and the warm keeper takes its end.
+    match word_of(ours) {
         Ok(word) if word == keeper::READY => Ok(pid),
         Ok(word) if word.is_empty() => Err(format!(
             "the keeper ended at once; {} may say why",
@@ -78,9 +56,20 @@ pub(super) fn keeper(
         Ok(word) => Err(word),
         Err(why) => {
             // It holds no ranks yet: those start on an agent's word.
-            let _ = child.kill();
+            kill_keeper(pid, &dir);
             Err(format!("the keeper did not come up: {why}"))
         }
+    }
+}
+
+/// Kills `pid` if it is the keeper of `dir`, and nobody else's process by now.
+fn kill_keeper(pid: u32, dir: &Path) {
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_it = words
+        .split(|b| *b == 0)
+        .any(|word| word == dir.as_os_str().as_bytes());
+    if is_it && let Ok(pid) = i32::try_from(pid) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
