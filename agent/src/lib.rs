@@ -14,6 +14,7 @@ pub mod devices;
 pub mod dirs;
 mod driver;
 mod early;
+pub mod failpoint;
 pub mod inventory;
 pub mod journal;
 #[allow(unsafe_code)]

@@ -15,6 +15,7 @@ use tonic::Status;
 use super::log::{Logs, Piece};
 use super::{LogNews, mark_stored, take};
 use crate::dirs::Dirs;
+use crate::failpoint;
 use crate::link::Leader;
 
 /// Pieces that may wait for the connection.
@@ -50,6 +51,9 @@ pub(super) async fn push(
     loop {
         while let Ok(slot) = pieces.try_reserve() {
             let Some(piece) = logs.next() else { break };
+            if !piece.probe {
+                failpoint::hit("log.sending");
+            }
             slot.send(to_message(piece));
         }
         tokio::select! {
@@ -97,6 +101,7 @@ fn stored(dirs: &Dirs, logs: &mut Logs, answer: LogStored) {
     };
     let whole = logs.stored((job, epoch, answer.rank), answer.offset, answer.end);
     if whole && !logs.has_attempt(job, epoch) {
+        failpoint::hit("log.stored");
         mark_stored(dirs.logs(job, epoch));
     }
 }

@@ -14,6 +14,7 @@ use super::{Context, keepers, prepare};
 use crate::checkpoints::rules::step_of;
 use crate::checkpoints::watch::{Seen, Watch, scan};
 use crate::core::{CheckpointFound, Event, Rendezvous, Start};
+use crate::failpoint;
 use crate::keeper::protocol::Remote;
 use crate::launch::port::PortLease;
 
@@ -147,9 +148,10 @@ pub(super) async fn adopt(context: Arc<Context>, start: Arc<Start>, orders: mpsc
         lease: None,
         master_port,
     };
-    match keepers::find(&task.context.dirs.attempt(job, epoch), true).await {
+    match keepers::find_or_start(&task.context, job, epoch).await {
         keepers::Found::Alive(connection) => {
             let watching = watch_checkpoints(&task, true).await;
+            failpoint::hit("adopt.connected");
             keepers::report_status(&task, &connection.status).await;
             keepers::own(task, connection).await;
             watching.abort();

@@ -12,10 +12,11 @@ use super::attempt::{Order, Task};
 use super::{Context, Input};
 use crate::bulk::LogNews;
 use crate::core::{Event, KeeperStatus, RankEnd};
-use crate::keeper::PLAN;
+use crate::failpoint;
 use crate::keeper::client::{Connection, KeeperError, connect};
 use crate::keeper::protocol::{Exit, FromKeeper, Remote, Status, ToKeeper};
 use crate::keeper::sweep::kill_leftovers;
+use crate::keeper::{IDENTITY, PLAN};
 use crate::keeper::{Written, read_exits};
 use crate::launcher::client::{LauncherError, start_keeper};
 use crate::link::Relay;
@@ -61,6 +62,7 @@ pub(super) async fn start(
     loop {
         match start_keeper(&socket, &folder).await {
             Ok(pid) => {
+                failpoint::hit("keeper.asked");
                 debug!(%job, %epoch, pid, "keeper started");
                 break;
             }
@@ -71,7 +73,23 @@ pub(super) async fn start(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(connect(&folder).await?)
+    let connection = connect(&folder).await?;
+    failpoint::hit("keeper.connected");
+    Ok(connection)
+}
+
+/// After a restart: finds the keeper of an attempt, or has it started if the agent died before it could ask for one.
+pub(super) async fn find_or_start(context: &Context, job: JobId, epoch: Epoch) -> Found {
+    let folder = context.dirs.attempt(job, epoch);
+    // Who a keeper is lies there before it takes its first order: without that nothing of the attempt ever ran. Should one be on its way,
+    // its lock refuses the second.
+    if folder.join(PLAN).exists() && !folder.join(IDENTITY).exists() {
+        match start(context, job, epoch).await {
+            Ok(connection) => return Found::Alive(connection),
+            Err(error) => info!(%job, %epoch, %error, "no second keeper was started"),
+        }
+    }
+    find(&folder, true).await
 }
 
 /// Looks for the keeper of an attempt. Asks for ever while one is there and silent; `starting`: it may not be there yet.
@@ -171,7 +189,10 @@ async fn heard(task: &Task, message: FromKeeper) {
     let bulk = &task.context.bulk;
     match message {
         FromKeeper::Hello { status, .. } => report_status(task, &status).await,
-        FromKeeper::RanksStarted => task.tell(Event::RanksStarted { job, epoch }).await,
+        FromKeeper::RanksStarted => {
+            failpoint::hit("ranks.started");
+            task.tell(Event::RanksStarted { job, epoch }).await;
+        }
         FromKeeper::LaunchFailed { why } => {
             task.tell(Event::LaunchFailed { job, epoch, why }).await
         }
@@ -186,6 +207,7 @@ async fn heard(task: &Task, message: FromKeeper) {
             .await
         }
         FromKeeper::RankExited(exit) => {
+            failpoint::hit("rank.exited");
             task.tell(Event::RankExited {
                 job,
                 epoch,
@@ -197,6 +219,7 @@ async fn heard(task: &Task, message: FromKeeper) {
             exits,
             launch_failed,
         } => {
+            failpoint::hit("ranks.ended");
             // What was renamed last may still wait in the kernel.
             task.report_checkpoints().await;
             if let Some(why) = launch_failed {
@@ -324,6 +347,7 @@ async fn let_go(mut connection: Connection) {
     if timeout(TAKE, closed).await.is_err() {
         warn!("a keeper was told to go and stays");
     }
+    failpoint::hit("release.done");
 }
 
 fn rank_end(exit: Exit) -> RankEnd {

@@ -22,6 +22,7 @@ use crate::bulk::Bulk;
 use crate::config::Config;
 use crate::core::{Action, Core, Event, Recovered, Start};
 use crate::dirs::Dirs;
+use crate::failpoint;
 use crate::journal::{Journal, JournalError};
 use crate::link::{Leader, Outgoing, Relay};
 use attempt::Order;
@@ -124,6 +125,7 @@ impl Driver {
                     }
                     Some(Input::LinkUp { outgoing }) => {
                         self.outgoing = Some(outgoing);
+                        failpoint::hit("link.up");
                         Event::Dialled
                     }
                     Some(Input::Relay(relay)) => {
@@ -167,6 +169,7 @@ impl Driver {
                 self.outgoing = None;
             }
             Action::Prepare(start) => {
+                failpoint::hit("prepare.ordered");
                 info!(job = %start.job, epoch = %start.epoch, name = start.job_name, "preparing");
                 let (context, orders) = (self.context.clone(), self.orders(&start));
                 tokio::spawn(attempt::begin(context, start, orders));
@@ -180,18 +183,27 @@ impl Driver {
                 job,
                 epoch,
                 rendezvous,
-            } => self.order((job, epoch), Order::Go(rendezvous)),
+            } => {
+                failpoint::hit("go.ordered");
+                self.order((job, epoch), Order::Go(rendezvous));
+            }
             Action::KeeperStop {
                 job,
                 epoch,
                 grace_ms,
-            } => self.order((job, epoch), Order::Stop { grace_ms }),
-            Action::ReleaseKeeper { job, epoch } => match self.attempts.remove(&(job, epoch)) {
-                Some(orders) => give((job, epoch), &orders, Order::Release),
-                None => {
-                    tokio::spawn(keepers::release(self.context.dirs.attempt(job, epoch)));
+            } => {
+                failpoint::hit("stop.ordered");
+                self.order((job, epoch), Order::Stop { grace_ms });
+            }
+            Action::ReleaseKeeper { job, epoch } => {
+                failpoint::hit("release.ordered");
+                match self.attempts.remove(&(job, epoch)) {
+                    Some(orders) => give((job, epoch), &orders, Order::Release),
+                    None => {
+                        tokio::spawn(keepers::release(self.context.dirs.attempt(job, epoch)));
+                    }
                 }
-            },
+            }
             Action::Closed { job, epoch } => {
                 info!(%job, %epoch, "the cluster has acknowledged the end")
             }

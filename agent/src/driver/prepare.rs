@@ -21,6 +21,7 @@ use super::Context;
 use crate::checkpoints::leftovers::set_aside;
 use crate::code::{self, FetchError};
 use crate::core::Start;
+use crate::failpoint;
 use crate::keeper::PLAN;
 use crate::launch::interface::{self, Interface};
 use crate::launch::port::{self, PortError, PortLease};
@@ -83,8 +84,10 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
     let dirs = &context.dirs;
     let work = dirs.work(start.job, start.epoch);
     make_folders(context, start)?;
+    failpoint::hit("prepare.folders");
     if !start.code_manifest.is_empty() {
         fetch_code(context, &start.code_manifest, &work).await?;
+        failpoint::hit("prepare.code");
     }
     make(&work)?;
     let checkpoints = dirs.checkpoints(start.job);
@@ -113,6 +116,7 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
     let request = request(context, start, spec, interface, user);
     let plan = plan(&request)?;
     write_plan(context, start, &plan, lease.as_ref())?;
+    failpoint::hit("prepare.plan");
     Ok(Laid { lease })
 }
 

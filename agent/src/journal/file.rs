@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::codec::{self, Entry};
 use super::{JournalError, Loaded, frame};
 use crate::core::Record;
+use crate::failpoint;
 
 /// More unreadable bytes than this are not kept for study.
 const QUARANTINE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -97,6 +98,7 @@ pub(super) fn rewrite(
         let mut file = private(&aside)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
+        failpoint::hit("journal.rewriting");
         fs::rename(&aside, &path)?;
         File::open(dir)?.sync_all()?;
         Ok((file, bytes.len() as u64))

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{JournalError, file};
 use crate::core::Record;
+use crate::failpoint;
 
 /// Orders that may wait for the thread.
 const QUEUE: usize = 1_024;
@@ -211,16 +212,19 @@ impl Writer {
         ticket: &mut Option<u64>,
     ) -> Result<(), JournalError> {
         if !pending.is_empty() {
+            failpoint::hit("journal.writing");
             self.file
                 .write_all(pending)
                 .map_err(|error| self.error("append to", error))?;
             self.bytes += pending.len() as u64;
             pending.clear();
+            failpoint::hit("journal.written");
         }
         if let Some(ticket) = ticket.take() {
             self.file
                 .sync_data()
                 .map_err(|error| self.error("sync", error))?;
+            failpoint::hit("journal.synced");
             self.synced.send_replace(ticket);
         }
         if self.bytes > LARGE && self.bytes / 4 > self.floor {

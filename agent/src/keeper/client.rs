@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::protocol::{FromKeeper, MESSAGE_BYTES_MAX, PROTOCOL, Status, ToKeeper, speaks};
+use crate::failpoint;
 use crate::launch::wire::{Decoder, WireError, encode};
 
 /// From dialling to the keeper's status.
@@ -218,6 +219,11 @@ async fn write_all(mut writer: OwnedWriteHalf, mut outgoing: mpsc::Receiver<ToKe
             Ok(bytes) => {
                 if writer.write_all(&bytes).await.is_err() {
                     return;
+                }
+                match message {
+                    ToKeeper::Go { .. } => failpoint::hit("go.given"),
+                    ToKeeper::Stop { .. } => failpoint::hit("stop.given"),
+                    _ => {}
                 }
             }
             Err(error) => tracing::error!(%error, "a message to a keeper cannot be sent"),

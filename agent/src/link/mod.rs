@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::core::{Event, LeaderMessage, ToLeader};
 use crate::driver::Input;
+use crate::failpoint;
 use addresses::Addresses;
 use convert::FromCoordinator;
 
@@ -233,11 +234,14 @@ impl Link {
                 }
                 message = from_core.recv() => {
                     let Some(message) = message else { return Ended::Left };
+                    let told = Told::of(&message);
+                    told.leaves();
                     let sent = to_wire.send(convert::to_wire(message, &self.config.hello));
                     // A peer that takes nothing any more must not hold us: the core would notice only later.
                     if !matches!(timeout(FIRST_ANSWER, sent).await, Ok(Ok(()))) {
                         return Ended::Broken("it takes no more messages".into());
                     }
+                    told.left();
                 }
             }
         }
@@ -257,7 +261,12 @@ impl Link {
         };
         let term = message.term;
         let message = match convert::from_wire(message) {
-            Ok(FromCoordinator::Leader(message)) => message,
+            Ok(FromCoordinator::Leader(message)) => {
+                if matches!(message, LeaderMessage::EventsApplied { .. }) {
+                    failpoint::hit("events.applied");
+                }
+                message
+            }
             Ok(FromCoordinator::Relay(relay)) => {
                 let told = self.inputs.send(Input::Relayed(relay)).await;
                 return told.is_err().then_some(Ended::Left);
@@ -292,12 +301,46 @@ impl Link {
                 "the coordinators' addresses cannot be kept for the next start"
             );
         }
+        failpoint::hit("link.greeted");
         let facts = convert::hello_from_wire(&hello);
         self.leader.send_replace(Some(Leader {
             channel: channel.clone(),
             hello: Arc::new(hello),
         }));
         LeaderMessage::Hello(facts)
+    }
+}
+
+/// What a message tells, as far as an agent may be made to die around it.
+enum Told {
+    Ready,
+    Events,
+    Else,
+}
+
+impl Told {
+    fn of(message: &Outgoing) -> Self {
+        match message {
+            Outgoing::Core(ToLeader::Ready { .. }) => Self::Ready,
+            Outgoing::Core(ToLeader::Events(_)) => Self::Events,
+            _ => Self::Else,
+        }
+    }
+
+    fn leaves(&self) {
+        match self {
+            Self::Ready => failpoint::hit("ready.sending"),
+            Self::Events => failpoint::hit("events.sending"),
+            Self::Else => {}
+        }
+    }
+
+    fn left(&self) {
+        match self {
+            Self::Ready => failpoint::hit("ready.sent"),
+            Self::Events => failpoint::hit("events.sent"),
+            Self::Else => {}
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod jobs;
 mod layout;
+mod nodes;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,6 +37,8 @@ pub struct Fleet {
     layout: Layout,
     up: BTreeMap<String, Child>,
     asks: Client,
+    /// Where the agent that is started next dies.
+    armed: Option<String>,
 }
 
 impl Fleet {
@@ -53,6 +56,7 @@ impl Fleet {
             layout,
             up: BTreeMap::new(),
             asks,
+            armed: None,
         };
         for name in fleet.coordinators() {
             fleet.start_coordinator(&name, &["--bootstrap"]);
@@ -166,6 +170,9 @@ impl Fleet {
         home::scrub(&mut command, &self.layout.root);
         if let (Some(library), "coordinator") = (&self.layout.preload, role) {
             command.env("LD_PRELOAD", library);
+        }
+        if let (Some(failpoint), "agent") = (&self.armed, role) {
+            command.env("MLCTL_FAILPOINT", failpoint);
         }
         command
             .args([role, "--config"])
