@@ -126,24 +126,14 @@ fn set_up(attempt_dir: &Path, job_user: Option<&str>) -> Result<Parts, String> {
     })
 }
 
-/// One keeper per attempt: a second one would start every rank twice.
+/// One keeper per attempt: a second one would start every rank twice. The directory itself is locked, which takes no file more.
 fn lock(attempt_dir: &Path) -> Result<File, String> {
-    let path = attempt_dir.join("keeper.lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path);
-    let file = file.map_err(|e| format!("cannot open {}: {e}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(format!("another keeper runs for {}", attempt_dir.display()))
-        }
-        Err(fs::TryLockError::Error(error)) => {
-            Err(format!("cannot lock {}: {error}", path.display()))
-        }
+    let shown = attempt_dir.display();
+    let dir = File::open(attempt_dir).map_err(|e| format!("cannot open {shown}: {e}"))?;
+    match dir.try_lock() {
+        Ok(()) => Ok(dir),
+        Err(fs::TryLockError::WouldBlock) => Err(format!("another keeper runs for {shown}")),
+        Err(fs::TryLockError::Error(error)) => Err(format!("cannot lock {shown}: {error}")),
     }
 }
 

@@ -38,6 +38,8 @@ struct Order {
 /// Forks keepers until the launcher is gone. Must be called from the main thread of a process that has no other. Returns the exit code of
 /// the process: of this one, or, in a keeper, of that.
 pub fn run(job_user: Option<&str>) -> i32 {
+    // It was started through a descriptor, whose number would be its short name; keepers inherit this one.
+    let _ = std::fs::write("/proc/self/comm", "mlctl-keeper");
     let signals = match take_signals() {
         Ok(signals) => signals,
         Err(error) => {
