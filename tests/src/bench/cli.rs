@@ -3,10 +3,10 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{apply, failover, idle, latency, queue, submits};
+use super::{apply, burst, failover, idle, latency, queue, submits};
 
 /// How it is called.
-pub const USAGE: &str = "mlctl-tests bench latency|submits|queue|failover|idle|apply|all [--rounds N]   (MLCTL_BIN names a release build)";
+pub const USAGE: &str = "mlctl-tests bench latency|burst|submits|queue|failover|idle|apply|all [--rounds N]   (MLCTL_BIN names a release build)";
 
 /// Rounds, unless somebody says how many.
 const ROUNDS: usize = 5;
@@ -31,6 +31,7 @@ pub fn main(words: &[&str]) -> Result<()> {
     let many = rounds.unwrap_or(ROUNDS);
     match name {
         "latency" => latency::run(many),
+        "burst" => burst::run(many),
         "submits" => submits::run(many),
         "queue" => queue::run(many),
         "failover" => failover::run(rounds.unwrap_or(KILLS)),
@@ -38,6 +39,7 @@ pub fn main(words: &[&str]) -> Result<()> {
         "apply" => apply::run(many),
         "all" => {
             latency::run(many)?;
+            burst::run(many)?;
             submits::run(many)?;
             queue::run(many)?;
             failover::run(rounds.unwrap_or(KILLS))?;

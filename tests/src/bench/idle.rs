@@ -1,5 +1,5 @@
-//! What an idle cluster costs: CPU and memory of its leader, with three agents that report each half second, and with none.
-//! Does NOT measure agents.
+//! What an idle cluster costs: CPU and memory of its leader, with three agents that report each half second, and with none, and of an agent.
+//! Does NOT measure launchers and warm keepers, which sleep until they are asked.
 
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,15 @@ pub fn run(rounds: usize) -> Result<()> {
     std::thread::sleep(Duration::from_secs(3));
     let mut figures = Map::new();
     let mut table = String::from(
-        "| idle leader | % of a core, median | lowest | highest | RSS MiB |\n|---|---|---|---|---|\n",
+        "| idle | % of a core, median | lowest | highest | RSS MiB |\n|---|---|---|---|---|\n",
     );
     let mut rows = [
-        ("agents", "three agents, heartbeats of 0.5 s (`mlctl dev`)"),
-        ("alone", "no agent"),
+        (
+            "agents",
+            "leader, three agents, heartbeats of 0.5 s (`mlctl dev`)",
+        ),
+        ("agent", "one of the agents"),
+        ("alone", "leader, no agent"),
     ]
     .into_iter();
     for (name, what) in rows.by_ref() {
@@ -41,7 +45,15 @@ pub fn run(rounds: usize) -> Result<()> {
             }
             std::thread::sleep(Duration::from_secs(5));
         }
-        let pid = cluster.leader().pid;
+        let pid = if name == "agent" {
+            let agent = cluster
+                .daemons()
+                .into_iter()
+                .find(|one| one.role == "agent");
+            agent.context("there are agents")?.pid
+        } else {
+            cluster.leader().pid
+        };
         let samples = (0..rounds)
             .map(|_| percent_of_a_core(pid))
             .collect::<Result<Vec<f64>>>()?;

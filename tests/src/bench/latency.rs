@@ -17,7 +17,7 @@ use crate::process::Cluster;
 const PER_ROUND: usize = 20;
 
 /// The kinds, in the order in which they are taken within a round.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     (
         "fdatasync",
         "256 bytes appended and synced (raw, for scale)",
@@ -33,6 +33,10 @@ const KINDS: [(&str, &str); 6] = [
     ),
     ("first_line_two_nodes", "the same, two nodes"),
     ("end_seen", "a job's last act to the end of `mlctl wait`"),
+    (
+        "gang_ended",
+        "a rank's failure to the end of its gang on two nodes, seen by `mlctl wait`",
+    ),
 ];
 
 /// Takes `rounds` rounds, prints a table, and writes every sample to `docs/bench/latency.json`.
@@ -88,7 +92,14 @@ fn sample(cluster: &Cluster, kind: &str) -> Result<f64> {
             "echo",
             "here",
         ]))?,
-        "end_seen" => end_seen(cluster)?,
+        "end_seen" => last_act(cluster, &[], "", 0)?,
+        // Rank 1 fails; rank 0 would go on for long and is ended.
+        "gang_ended" => last_act(
+            cluster,
+            &["--nodes", "2"],
+            "[ $RANK = 0 ] && exec sleep 100; ",
+            3,
+        )?,
         other => bail!("no such kind: {other}"),
     };
     // Whatever that left to be done is done before the next one begins.
@@ -146,17 +157,20 @@ fn first_line(command: Command) -> Result<Duration> {
     Ok(took)
 }
 
-/// The job notes the time as its last act; somebody is waiting for it already.
-fn end_seen(cluster: &Cluster) -> Result<Duration> {
+/// One rank notes the time as its last act and ends with `code`, which is the job's end too; somebody is waiting for it already.
+fn last_act(cluster: &Cluster, options: &[&str], before: &str, code: i32) -> Result<Duration> {
     let note = cluster.work().join("ended-at");
-    let id = cluster.submit(&[
-        "--",
-        "sh",
-        "-c",
-        &format!("sleep 0.25; exec date +%s%N >{}", note.display()),
-    ]);
-    let (child, _stdout) = start(cluster.command(&["wait", &id]))?;
-    ended(child)?;
+    let script = format!(
+        "{before}sleep 0.25; date +%s%N >{}; exit {code}",
+        note.display()
+    );
+    let id = cluster.submit(&[options, &["--", "sh", "-c", &script]].concat());
+    let (mut child, _stdout) = start(cluster.command(&["wait", &id]))?;
+    let status = child.wait()?;
+    ensure!(
+        status.code() == Some(code),
+        "the job ended with {status}, not {code}"
+    );
     let seen = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let text = fs::read_to_string(&note)?;
     let at = Duration::from_nanos(
