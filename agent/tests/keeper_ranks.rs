@@ -22,7 +22,8 @@ async fn ends_as(scripts: &[&str], want: &[mlctl_agent::keeper::protocol::Exit])
         Written {
             exits: want.to_vec(),
             all_ended: true,
-            launch_failed: None
+            launch_failed: None,
+            fenced: None
         }
     );
     keeper

@@ -50,11 +50,15 @@ pub enum Mutant {
     JournalNotSynced,
     /// The agent forgets an event once it is sent.
     EventForgottenWhenSent,
+    /// The keeper of a fenced attempt never counts.
+    FenceNotArmed,
+    /// That a witness hears a silent node counts for nothing.
+    WitnessIgnored,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::LazySync,
         Self::VoteNotSaved,
         Self::AckBeforeCommit,
@@ -77,6 +81,8 @@ impl Mutant {
         Self::TombstoneSkipped,
         Self::JournalNotSynced,
         Self::EventForgottenWhenSent,
+        Self::FenceNotArmed,
+        Self::WitnessIgnored,
     ];
 }
 

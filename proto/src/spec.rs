@@ -1,6 +1,7 @@
 //! The job spec: what a user asks for. Parsed from TOML or JSON, checked, and turned into canonical JSON whose hash names it.
 //! Knows no cluster: whether anything could ever run it is the scheduler's question.
 mod command;
+mod disconnect;
 mod parse;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use command::{Argv, CommandError};
+pub use disconnect::OnDisconnect;
 pub use parse::{SpecError, parse_json, parse_toml};
 
 use crate::limits;
@@ -131,6 +133,9 @@ pub struct JobSpec {
     /// Variables of another system beside ours; only with launchers that start each rank themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compat: Option<Compat>,
+    /// What becomes of it when its node falls silent.
+    #[serde(default, skip_serializing_if = "OnDisconnect::is_default")]
+    pub on_disconnect: OnDisconnect,
 }
 
 fn one() -> u32 {
@@ -153,6 +158,7 @@ impl JobSpec {
             checkpoint: None,
             mpi: None,
             compat: None,
+            on_disconnect: OnDisconnect::Replace,
         }
     }
 

@@ -11,7 +11,9 @@ use mlctl_proto::persist::{
 
 use super::Core;
 use super::attempt::{Attempt, Keeper, detail_text};
-use super::types::{Action, CheckpointFound, KeeperStatus, Phase, RankEnd, Record, ToLeader};
+use super::types::{
+    Action, BoottimeMs, CheckpointFound, KeeperStatus, Phase, RankEnd, Record, ToLeader,
+};
 
 type Key = (JobId, Epoch);
 
@@ -115,8 +117,8 @@ impl Core {
         self.end_attempt(key);
     }
 
-    pub(super) fn on_keeper_connected(&mut self, job: JobId, epoch: Epoch, status: &KeeperStatus) {
-        let key = (job, epoch);
+    pub(super) fn on_keeper_connected(&mut self, now: BoottimeMs, key: Key, status: &KeeperStatus) {
+        let (job, epoch) = key;
         let Some(attempt) = self.attempts.get_mut(&key) else {
             return;
         };
@@ -126,29 +128,30 @@ impl Core {
         }
         attempt.keeper = Keeper::Connected;
         attempt.master_port = status.master_port;
-        if !status.started && attempt.phase() == Phase::Ready {
-            if let Some(rendezvous) = attempt.go.clone() {
-                // It may have got lost with the connection; a keeper takes it once.
-                self.actions.push(Action::KeeperGo {
-                    job,
-                    epoch,
-                    rendezvous,
-                });
-            } else if self.link.up {
-                let message = ToLeader::Ready {
-                    job,
-                    epoch,
-                    master_port: attempt.master_port,
-                };
-                self.actions.push(Action::Send(message));
-            }
+        let ready = !status.started && attempt.phase() == Phase::Ready;
+        let (told, master_port) = (attempt.go.is_some(), attempt.master_port);
+        let stop = attempt.stop.as_ref().map(|stop| stop.grace_ms);
+        self.lease_of(key);
+        if ready && told {
+            // It may have got lost with the connection; a keeper takes it once.
+            self.go_on(key, now);
+        } else if ready && self.link.up {
+            let message = ToLeader::Ready {
+                job,
+                epoch,
+                master_port,
+            };
+            self.actions.push(Action::Send(message));
         }
-        if let Some(stop) = &attempt.stop {
+        if let Some(grace_ms) = stop {
             self.actions.push(Action::KeeperStop {
                 job,
                 epoch,
-                grace_ms: stop.grace_ms,
+                grace_ms,
             });
+        }
+        if let Some(why) = &status.fenced {
+            self.on_fenced(job, epoch, why);
         }
         if let Some(why) = &status.launch_failed {
             self.on_launch_failed(job, epoch, why);
@@ -296,7 +299,7 @@ impl Core {
     }
 
     /// The attempt, if its keeper may speak about it.
-    fn connected(&mut self, key: Key) -> Option<&mut Attempt> {
+    pub(super) fn connected(&mut self, key: Key) -> Option<&mut Attempt> {
         self.attempts
             .get_mut(&key)
             .filter(|a| a.ended.is_none() && a.keeper == Keeper::Connected)

@@ -61,7 +61,7 @@ impl Core {
                 job,
                 epoch,
                 rendezvous,
-            } => self.on_go(job, epoch, rendezvous),
+            } => self.on_go(now, (job, epoch), rendezvous),
             LeaderMessage::EventsApplied { up_to } => self.on_events_applied(up_to),
         }
     }
@@ -127,6 +127,7 @@ impl Core {
         self.link.sent_at.retain(|other, _| *other > seq);
         self.link.heard_at = now;
         self.confirmed_at = Some(self.confirmed_at.map_or(sent_at, |at| at.max(sent_at)));
+        self.pass_lease_on(now);
     }
 
     fn on_start(&mut self, now: BoottimeMs, start: Arc<Start>) {
@@ -284,19 +285,16 @@ impl Core {
         }
     }
 
-    fn on_go(&mut self, job: JobId, epoch: Epoch, rendezvous: Rendezvous) {
-        let Some(attempt) = self.attempts.get_mut(&(job, epoch)) else {
+    fn on_go(&mut self, now: BoottimeMs, key: (JobId, Epoch), rendezvous: Rendezvous) {
+        let Some(attempt) = self.attempts.get_mut(&key) else {
             return;
         };
         if attempt.phase() != Phase::Ready || attempt.go.is_some() {
             return;
         }
-        attempt.go = Some(rendezvous.clone());
-        self.actions.push(Action::KeeperGo {
-            job,
-            epoch,
-            rendezvous,
-        });
+        attempt.go = Some(rendezvous);
+        self.lease_of(key);
+        self.go_on(key, now);
     }
 
     pub(super) fn on_events_applied(&mut self, up_to: u64) {

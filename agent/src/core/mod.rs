@@ -11,10 +11,13 @@
 mod attempt;
 mod keeper_events;
 mod leader_messages;
+mod leases;
 mod outbox;
 mod replay;
 mod types;
 
+#[cfg(test)]
+mod lease_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
@@ -34,8 +37,8 @@ use attempt::Attempt;
 use outbox::Outbox;
 pub use replay::{Closed, Recovered};
 pub use types::{
-    Action, BoottimeMs, CheckpointFound, Event, KeeperStatus, LeaderHello, LeaderMessage, Member,
-    Phase, RankEnd, Record, Rendezvous, Start, Status, Stop, ToLeader,
+    Action, BoottimeMs, CheckpointFound, Event, Fence, KeeperStatus, LeaderHello, LeaderMessage,
+    Member, Phase, RankEnd, Record, Rendezvous, Start, Status, Stop, ToLeader,
 };
 
 /// Heartbeats whose answers are still waited for; older ones are forgotten.
@@ -140,12 +143,13 @@ impl Core {
             } => self.on_prepared(job, epoch, master_port),
             Event::PrepareFailed { job, epoch, why } => self.on_prepare_failed(job, epoch, &why),
             Event::KeeperConnected { job, epoch, status } => {
-                self.on_keeper_connected(job, epoch, &status)
+                self.on_keeper_connected(now, (job, epoch), &status)
             }
             Event::KeeperNeverStarted { job, epoch } => self.on_keeper_never_started(job, epoch),
             Event::KeeperLost { job, epoch, why } => self.on_keeper_lost(job, epoch, &why),
             Event::RanksStarted { job, epoch } => self.on_ranks_started(job, epoch),
             Event::LaunchFailed { job, epoch, why } => self.on_launch_failed(job, epoch, &why),
+            Event::Fenced { job, epoch, why } => self.on_fenced(job, epoch, &why),
             Event::RankExited { job, epoch, exit } => self.on_rank_exited(job, epoch, exit),
             Event::AllRanksEnded { job, epoch } => self.on_all_ranks_ended(job, epoch),
             Event::Checkpoint(found) => self.on_checkpoint(found),

@@ -49,6 +49,17 @@ pub struct Start {
     pub submitter_uid: u32,
     /// Whether the cluster lets jobs run as root.
     pub allow_root: bool,
+    /// Its keeper ends the ranks when no leader confirms this node any more; `None`: it does not.
+    pub fence: Option<Fence>,
+}
+
+/// When a keeper ends its ranks by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// After the last confirmed heartbeat was sent, milliseconds.
+    pub after_ms: u32,
+    /// Between TERM and KILL, milliseconds.
+    pub grace_ms: u32,
 }
 
 impl Start {
@@ -68,6 +79,7 @@ impl Start {
             traceparent: String::new(),
             submitter_uid: 0,
             allow_root: false,
+            fence: None,
         }
     }
 }
@@ -156,6 +168,8 @@ pub struct KeeperStatus {
     pub master_port: u16,
     /// Ranks could not be started; why.
     pub launch_failed: Option<String>,
+    /// Its fence ended the ranks; why.
+    pub fenced: Option<String>,
 }
 
 /// A leader's answer to our hello, as far as decisions depend on it.
@@ -303,6 +317,15 @@ pub enum Event {
         /// One sentence for people.
         why: String,
     },
+    /// The keeper's fence ends the ranks.
+    Fenced {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// One sentence for people.
+        why: String,
+    },
     /// A rank has ended.
     RankExited {
         /// The job.
@@ -398,6 +421,15 @@ pub enum Action {
         epoch: Epoch,
         /// Where they meet.
         rendezvous: Rendezvous,
+    },
+    /// Tell the keeper of a fenced attempt that a heartbeat was confirmed.
+    KeeperLease {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// When it was sent.
+        confirmed_at: BoottimeMs,
     },
     /// End the ranks: TERM, grace, KILL.
     KeeperStop {

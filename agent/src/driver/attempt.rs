@@ -13,7 +13,7 @@ use tracing::{Instrument, info_span, warn};
 use super::{Context, keepers, prepare};
 use crate::checkpoints::rules::step_of;
 use crate::checkpoints::watch::{Seen, Watch, scan};
-use crate::core::{CheckpointFound, Event, Rendezvous, Start};
+use crate::core::{BoottimeMs, CheckpointFound, Event, Rendezvous, Start};
 use crate::failpoint;
 use crate::keeper::protocol::Remote;
 use crate::launch::port::PortLease;
@@ -25,6 +25,11 @@ pub(crate) enum Order {
     Cancel,
     /// Start the ranks.
     Go(Rendezvous),
+    /// A heartbeat was confirmed.
+    Lease {
+        /// When it was sent.
+        confirmed_at: BoottimeMs,
+    },
     /// End the ranks.
     Stop {
         /// Between TERM and KILL, milliseconds.

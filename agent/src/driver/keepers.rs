@@ -14,7 +14,7 @@ use crate::bulk::LogNews;
 use crate::core::{Event, KeeperStatus, RankEnd};
 use crate::failpoint;
 use crate::keeper::client::{Connection, KeeperError, connect};
-use crate::keeper::protocol::{Exit, FromKeeper, Remote, Status, ToKeeper};
+use crate::keeper::protocol::{Exit, FENCES, FromKeeper, Remote, Status, ToKeeper};
 use crate::keeper::sweep::kill_leftovers;
 use crate::keeper::{IDENTITY, PLAN};
 use crate::keeper::{Written, read_exits};
@@ -157,6 +157,9 @@ pub(super) async fn own(mut task: Task, mut connection: Connection) {
                         task.lease = None;
                         ToKeeper::Go { master_address: rendezvous.address, master_port: rendezvous.port }
                     }
+                    // A keeper that knows no fences keeps no attempt that needs one.
+                    Some(Order::Lease { .. }) if connection.protocol < FENCES => continue,
+                    Some(Order::Lease { confirmed_at }) => ToKeeper::Lease { confirmed_at_ms: confirmed_at },
                     Some(Order::Stop { grace_ms }) => ToKeeper::Stop { grace_ms },
                     Some(Order::Remote { from, what }) => ToKeeper::Remote { from, what },
                 };
@@ -193,6 +196,7 @@ async fn heard(task: &Task, message: FromKeeper) {
             failpoint::hit("ranks.started");
             task.tell(Event::RanksStarted { job, epoch }).await;
         }
+        FromKeeper::Fenced { why } => task.tell(Event::Fenced { job, epoch, why }).await,
         FromKeeper::LaunchFailed { why } => {
             task.tell(Event::LaunchFailed { job, epoch, why }).await
         }
@@ -288,6 +292,7 @@ pub(super) async fn report_status(task: &Task, status: &Status) {
         all_ended: status.all_ended(),
         launch_failed: status.launch_failed.clone(),
         master_port: task.master_port,
+        fenced: status.fenced.clone(),
     };
     task.tell(Event::KeeperConnected { job, epoch, status })
         .await;
@@ -319,6 +324,7 @@ pub(super) async fn report_loss(task: &Task) {
             all_ended,
             launch_failed: written.launch_failed,
             master_port: task.master_port,
+            fenced: written.fenced,
         };
         task.tell(Event::KeeperConnected { job, epoch, status })
             .await;

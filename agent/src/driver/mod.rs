@@ -187,6 +187,11 @@ impl Driver {
                 failpoint::hit("go.ordered");
                 self.order((job, epoch), Order::Go(rendezvous));
             }
+            Action::KeeperLease {
+                job,
+                epoch,
+                confirmed_at,
+            } => self.order((job, epoch), Order::Lease { confirmed_at }),
             Action::KeeperStop {
                 job,
                 epoch,

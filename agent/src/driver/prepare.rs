@@ -26,7 +26,9 @@ use crate::keeper::PLAN;
 use crate::launch::interface::{self, Interface};
 use crate::launch::port::{self, PortError, PortLease};
 use crate::launch::rdma::{self, active_ports};
-use crate::launch::{Interpreters, LaunchPlan, Member, PlanError, PlannedFile, Request, plan};
+use crate::launch::{
+    FencePlan, Interpreters, LaunchPlan, Member, PlanError, PlannedFile, Request, plan,
+};
 use crate::link::Leader;
 use crate::link::convert::start_to_wire;
 
@@ -114,7 +116,11 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
     })
     .await??;
     let request = request(context, start, spec, interface, user);
-    let plan = plan(&request)?;
+    let mut plan = plan(&request)?;
+    plan.fence = start.fence.map(|fence| FencePlan {
+        after_ms: fence.after_ms,
+        grace_ms: fence.grace_ms,
+    });
     write_plan(context, start, &plan, lease.as_ref())?;
     failpoint::hit("prepare.plan");
     Ok(Laid { lease })

@@ -12,7 +12,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::protocol::{FromKeeper, MESSAGE_BYTES_MAX, PROTOCOL, Status, ToKeeper, speaks};
+use super::protocol::{
+    FromKeeper, MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_OLDEST, Status, ToKeeper, common, speaks,
+};
 use crate::failpoint;
 use crate::launch::wire::{Decoder, WireError, encode};
 
@@ -78,6 +80,8 @@ impl KeeperError {
 pub struct Connection {
     /// Everything that happened before.
     pub status: Status,
+    /// The version that both speak.
+    pub protocol: u32,
     /// To the keeper. Dropping it closes the connection and stops nothing; what was sent before still arrives.
     pub sender: mpsc::Sender<ToKeeper>,
     /// From the keeper. Closed: the keeper is gone, unless `AllEnded` came before.
@@ -90,13 +94,22 @@ pub struct Connection {
 /// [`KeeperError::Gone`] when no keeper runs there; the others leave it open.
 pub async fn connect(attempt_dir: &Path) -> Result<Connection, KeeperError> {
     let path = attempt_dir.join(super::SOCKET);
-    match timeout(CONNECT_DEADLINE, dial(attempt_dir, &path)).await {
+    let dialled = async {
+        match dial(attempt_dir, &path, PROTOCOL).await {
+            // A keeper of the release before knows only its own version.
+            Err(KeeperError::Nonsense { .. }) if PROTOCOL_OLDEST < PROTOCOL => {
+                dial(attempt_dir, &path, PROTOCOL_OLDEST).await
+            }
+            dialled => dialled,
+        }
+    };
+    match timeout(CONNECT_DEADLINE, dialled).await {
         Ok(result) => result,
         Err(_) => Err(KeeperError::Silent { path }),
     }
 }
 
-async fn dial(attempt_dir: &Path, path: &Path) -> Result<Connection, KeeperError> {
+async fn dial(attempt_dir: &Path, path: &Path, protocol: u32) -> Result<Connection, KeeperError> {
     let gone = |source| KeeperError::Gone {
         path: path.to_owned(),
         source,
@@ -112,7 +125,7 @@ async fn dial(attempt_dir: &Path, path: &Path) -> Result<Connection, KeeperError
     let short = super::socket_dir::ShortPath::open(attempt_dir, super::SOCKET).map_err(gone)?;
     let stream = UnixStream::connect(short.path()).await.map_err(gone)?;
     let (mut reader, mut writer) = stream.into_split();
-    let hello = encode(&ToKeeper::Hello { protocol: PROTOCOL }, MESSAGE_BYTES_MAX)
+    let hello = encode(&ToKeeper::Hello { protocol }, MESSAGE_BYTES_MAX)
         .map_err(|e| nonsense(e.to_string()))?;
     writer.write_all(&hello).await.map_err(closed)?;
     let mut decoder = Decoder::new(MESSAGE_BYTES_MAX);
@@ -122,8 +135,8 @@ async fn dial(attempt_dir: &Path, path: &Path) -> Result<Connection, KeeperError
         Err(Broken::Io(error)) => return Err(closed(error)),
         Err(Broken::Wire(error)) => return Err(nonsense(error.to_string())),
     };
-    let status = match first {
-        FromKeeper::Hello { protocol, status } if speaks(protocol) => status,
+    let (protocol, status) = match first {
+        FromKeeper::Hello { protocol, status } if speaks(protocol) => (common(protocol), status),
         FromKeeper::Hello { protocol, .. } => {
             return Err(KeeperError::Protocol {
                 path: path.to_owned(),
@@ -145,6 +158,7 @@ async fn dial(attempt_dir: &Path, path: &Path) -> Result<Connection, KeeperError
     ));
     Ok(Connection {
         status,
+        protocol,
         sender,
         receiver,
     })

@@ -3,6 +3,7 @@
 //! Owns the ranks and their logs. How they end is `ending`; the loop that waits is `turns`; what a rank is at birth is `child`.
 
 mod ending;
+mod fencing;
 mod mpi;
 
 use std::path::PathBuf;
@@ -14,9 +15,12 @@ use nix::unistd::Pid;
 use super::clock;
 use super::connection::Connection;
 use super::exits::ExitsFile;
+use super::fence::Fence;
 use super::mpi::Mpi;
 use super::output::{Log, Stream, log_path};
-use super::protocol::{Exit, FromKeeper, PROTOCOL, Phase, RankStatus, Status, ToKeeper, speaks};
+use super::protocol::{
+    Exit, FromKeeper, PROTOCOL, Phase, RankStatus, Status, ToKeeper, common, speaks,
+};
 use super::ranks::{self, Account};
 use super::torchrun::Failure;
 use crate::launch::{LaunchPlan, with_rendezvous};
@@ -77,6 +81,12 @@ pub(super) struct Keeper {
     kill_at: Option<u64>,
     /// When leftovers are killed again.
     again_at: Option<u64>,
+    /// Ends the ranks when nobody confirms the node any more.
+    fence: Option<Fence>,
+    /// It did so, or had nothing to do; once is enough.
+    fence_passed: bool,
+    /// Why it ended them.
+    fenced: Option<String>,
     /// SIGTERM came: go when all has ended, at the latest then.
     leave_at: Option<u64>,
     leaving: bool,
@@ -115,6 +125,9 @@ impl Keeper {
             .map(rank)
             .collect::<std::io::Result<_>>()?;
         Ok(Self {
+            fence: plan.fence.map(Fence::new),
+            fence_passed: false,
+            fenced: None,
             plan,
             account,
             phase: Phase::Waiting,
@@ -147,7 +160,7 @@ impl Keeper {
             .filter_map(Stream::due);
         streams
             .chain(
-                [self.kill_at, self.again_at, self.leave_at]
+                [self.kill_at, self.again_at, self.leave_at, self.fence_due()]
                     .into_iter()
                     .flatten(),
             )
@@ -163,6 +176,7 @@ impl Keeper {
                 stream.flush(now, &mut rank.log);
             }
         }
+        self.on_fence(now);
         let due = |at: Option<u64>| at.is_some_and(|at| at <= now);
         if due(self.kill_at) {
             self.kill_at = None;
@@ -187,7 +201,7 @@ impl Keeper {
             return;
         }
         connection.send(&FromKeeper::Hello {
-            protocol: PROTOCOL,
+            protocol: common(protocol),
             status: self.status(),
         });
         for rank in &mut self.ranks {
@@ -204,12 +218,14 @@ impl Keeper {
                 master_address,
                 master_port,
             } => match self.phase {
+                Phase::Waiting if !self.may_start() => self.refuse("no lease holds"),
                 Phase::Waiting => self.start(&master_address, master_port),
                 // Said again by a new leader: it counts once.
                 Phase::Running => {}
                 Phase::Stopping | Phase::Ended => self.refuse("the attempt is being ended"),
             },
             ToKeeper::Stop { grace_ms } => self.stop(grace_ms),
+            ToKeeper::Lease { confirmed_at_ms } => self.lease(confirmed_at_ms),
             ToKeeper::Remote { from, what } => {
                 self.mpi_does(|mpi| mpi.remotes.heard(clock::now_ms(), from, what));
                 self.end_if_empty();
@@ -277,6 +293,7 @@ impl Keeper {
             started: self.started,
             launch_failed: self.launch_failed.clone(),
             ranks: self.ranks.iter().map(rank).collect(),
+            fenced: self.fenced.clone(),
         }
     }
 

@@ -19,6 +19,7 @@ const BYTES_MAX: u64 = 1024 * 1024;
 enum Line {
     Exited(Exit),
     AllEnded { launch_failed: Option<String> },
+    Fenced { why: String },
 }
 
 /// What a keeper wrote down.
@@ -30,6 +31,8 @@ pub struct Written {
     pub all_ended: bool,
     /// Why ranks could not be started, if so.
     pub launch_failed: Option<String>,
+    /// Why its fence ended the ranks, if so.
+    pub fenced: Option<String>,
 }
 
 /// The writing end.
@@ -59,6 +62,10 @@ impl ExitsFile {
 
     pub(super) fn all_ended(&mut self, launch_failed: Option<String>) -> io::Result<()> {
         self.write(&Line::AllEnded { launch_failed })
+    }
+
+    pub(super) fn fenced(&mut self, why: String) -> io::Result<()> {
+        self.write(&Line::Fenced { why })
     }
 
     /// Syncs what was written since the last time.
@@ -98,6 +105,7 @@ pub fn read_exits(attempt_dir: &Path) -> io::Result<Written> {
                 written.all_ended = true;
                 written.launch_failed = launch_failed;
             }
+            Ok(Line::Fenced { why }) if line.ends_with(b"\n") => written.fenced = Some(why),
             // Damage: what was read so far is true, what follows cannot be trusted.
             _ => break,
         }
@@ -121,12 +129,14 @@ mod tests {
         };
         let mut file = ExitsFile::create(dir.path()).expect("file");
         file.exited(exit(0)).expect("written");
+        file.fenced("cut off".into()).expect("written");
         file.exited(exit(1)).expect("written");
         file.all_ended(Some("why".into())).expect("written");
         let want = Written {
             exits: vec![exit(0), exit(1)],
             all_ended: true,
             launch_failed: Some("why".into()),
+            fenced: Some("cut off".into()),
         };
         file.sync().expect("synced");
         assert_eq!(read_exits(dir.path()).expect("read"), want);

@@ -12,6 +12,7 @@ mod connection;
 mod control;
 mod descendants;
 mod exits;
+pub mod fence;
 mod lines;
 mod mpi;
 mod output;

@@ -10,12 +10,19 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Version of these messages.
-pub const PROTOCOL: u32 = 1;
+/// Version of these messages. 2: fences.
+pub const PROTOCOL: u32 = 2;
+/// From this version on a keeper can be fenced.
+pub const FENCES: u32 = 2;
 /// The oldest version that is still spoken: the one before.
 pub const PROTOCOL_OLDEST: u32 = if PROTOCOL > 1 { PROTOCOL - 1 } else { PROTOCOL };
 /// One message, bytes. A status of as many ranks as a node may have fits.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is spoken with somebody of version `protocol`, who is here or there: the lower of both.
+pub fn common(protocol: u32) -> u32 {
+    protocol.min(PROTOCOL)
+}
 
 /// Is this version spoken here?
 pub fn speaks(protocol: u32) -> bool {
@@ -41,6 +48,11 @@ pub enum ToKeeper {
     Stop {
         /// Between TERM and KILL, milliseconds.
         grace_ms: u32,
+    },
+    /// A leader has confirmed a heartbeat. Only for a fenced attempt, since [`FENCES`].
+    Lease {
+        /// When it was sent, on CLOCK_BOOTTIME.
+        confirmed_at_ms: u64,
     },
     /// The end is on the agent's disk: the keeper may go. Refused while anything is left of the attempt.
     Release,
@@ -151,6 +163,11 @@ pub enum FromKeeper {
         /// Why ranks could not be started, if so.
         launch_failed: Option<String>,
     },
+    /// The fence ends the ranks; their ends follow. Since [`FENCES`].
+    Fenced {
+        /// What a person reads.
+        why: String,
+    },
     /// The last message was not done.
     Refused {
         /// Why.
@@ -178,6 +195,9 @@ pub struct Status {
     pub launch_failed: Option<String>,
     /// Every rank of the plan.
     pub ranks: Vec<RankStatus>,
+    /// Why the fence ended the ranks, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<String>,
 }
 
 impl Status {
@@ -273,6 +293,7 @@ mod tests {
             started: true,
             launch_failed: None,
             ranks,
+            fenced: None,
         };
         let bytes = wire::encode(
             &FromKeeper::Hello {

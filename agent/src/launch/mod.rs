@@ -13,6 +13,6 @@ mod slurm;
 pub(crate) mod wire;
 
 pub use plan::{
-    Interpreters, LaunchPlan, Member, PlanError, PlannedFile, RankPlan, Request, plan,
+    FencePlan, Interpreters, LaunchPlan, Member, PlanError, PlannedFile, RankPlan, Request, plan,
     with_rendezvous,
 };

@@ -159,6 +159,19 @@ pub struct LaunchPlan {
     /// What launch agents of `mpirun` need; only with that method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mpi: Option<MpiPlan>,
+    /// When the keeper ends the ranks by itself; only with `on_disconnect = "fence"`. A keeper that knows no fences refuses the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<FencePlan>,
+}
+
+/// A fence: what the cluster's timers say of one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FencePlan {
+    /// So long after the last confirmed heartbeat was sent the ranks get TERM, milliseconds.
+    pub after_ms: u32,
+    /// So long after that they get KILL, milliseconds.
+    pub grace_ms: u32,
 }
 
 /// Why no plan can be made.
@@ -234,6 +247,7 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
         allow_root: request.allow_root,
         files: mpi::files(request),
         mpi: mpi::plan(request),
+        fence: None,
     })
 }
 

@@ -9,7 +9,7 @@ use mlctl_proto::persist::EndKind;
 
 use super::{Outgoing, Relay};
 use crate::core::{
-    LeaderHello, LeaderMessage, Member, Phase, Rendezvous, Start, Status, Stop, ToLeader,
+    Fence, LeaderHello, LeaderMessage, Member, Phase, Rendezvous, Start, Status, Stop, ToLeader,
 };
 
 /// What a message from a coordinator is.
@@ -48,6 +48,10 @@ pub(crate) fn start_from_wire(start: agent::StartAllocation) -> Result<Start, Id
         traceparent: start.traceparent,
         submitter_uid: start.submitter_uid,
         allow_root: start.allow_root,
+        fence: start.fence.map(|fence| Fence {
+            after_ms: fence.after_ms,
+            grace_ms: fence.grace_ms,
+        }),
     })
 }
 
@@ -72,6 +76,10 @@ pub(crate) fn start_to_wire(start: &Start) -> agent::StartAllocation {
         traceparent: start.traceparent.clone(),
         submitter_uid: start.submitter_uid,
         allow_root: start.allow_root,
+        fence: start.fence.map(|fence| agent::Fence {
+            after_ms: fence.after_ms,
+            grace_ms: fence.grace_ms,
+        }),
     }
 }
 
@@ -212,6 +220,10 @@ mod tests {
         }];
         start.submitter_uid = 1000;
         start.allow_root = true;
+        start.fence = Some(Fence {
+            after_ms: 240_000,
+            grace_ms: 20_000,
+        });
         assert_eq!(start_from_wire(start_to_wire(&start)), Ok(start));
     }
 

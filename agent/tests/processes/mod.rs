@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mlctl_agent::keeper::client::{Connection, connect};
-use mlctl_agent::keeper::protocol::{Exit, FromKeeper, ToKeeper};
+use mlctl_agent::keeper::protocol::{Exit, FromKeeper, Status, ToKeeper};
 use mlctl_agent::keeper::sweep::kill_leftovers;
 use mlctl_agent::launch::plan::PLAN_VERSION;
 use mlctl_agent::launch::{LaunchPlan, RankPlan};
@@ -88,6 +88,7 @@ pub fn plan(dir: &Path, scripts: &[&str]) -> LaunchPlan {
         allow_root: true,
         files: Vec::new(),
         mpi: None,
+        fence: None,
     }
 }
 
@@ -300,5 +301,18 @@ pub fn exit(rank: u32, code: i32, signal: i32, killed_by_us: bool) -> Exit {
         code,
         signal,
         killed_by_us,
+    }
+}
+
+/// What a keeper says of itself, once it is so.
+pub async fn until_status(keeper: &Keeper, wanted: impl Fn(&Status) -> bool) -> Status {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let status = keeper.agent().await.status;
+        if wanted(&status) {
+            return status;
+        }
+        assert!(Instant::now() < end, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

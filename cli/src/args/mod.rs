@@ -3,6 +3,7 @@ mod admin;
 mod daemon;
 mod dev;
 mod jobs;
+mod node;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ pub use admin::{AdminCommand, CertCommand, UserCommand};
 pub use daemon::{AgentArgs, CoordinatorArgs, LauncherArgs};
 pub use dev::{DemoArgs, DevArgs, DevCommand};
 pub use jobs::{CancelArgs, JobsArgs, LogsArgs, RunArgs, ShowArgs, SubmitArgs, WaitArgs, WhyArgs};
+pub use node::NodeCommand;
 
 /// One training cluster out of a pile of GPU servers.
 #[derive(Debug, Parser)]
@@ -77,6 +79,12 @@ pub enum Command {
     Wait(WaitArgs),
     /// List the machines of the cluster
     Nodes,
+    /// What an admin does with one machine
+    Node {
+        /// What to do.
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
     /// A whole cluster on this machine, for trying out and for tests
     Dev(DevArgs),
     /// Watch a cluster train a model and survive a killed node

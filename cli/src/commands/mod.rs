@@ -7,6 +7,7 @@ mod cancel;
 pub mod follow;
 mod jobs;
 mod logs;
+mod node_declare_lost;
 mod nodes;
 mod run;
 mod show;
@@ -25,7 +26,7 @@ mod dev;
 #[cfg(target_os = "linux")]
 mod dry_run;
 
-use crate::args::{AdminCommand, CertCommand, Cli, Command, RunArgs, UserCommand};
+use crate::args::{AdminCommand, CertCommand, Cli, Command, NodeCommand, RunArgs, UserCommand};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -50,6 +51,9 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Cancel(args) => client_side(cancel::run(&args, global, output)),
         Command::Wait(args) => client_side(wait::run(&args, global, output)),
         Command::Nodes => client_side(nodes::run(global, output)),
+        Command::Node {
+            command: NodeCommand::DeclareLost { node, yes },
+        } => client_side(node_declare_lost::run(&node, yes, global, output)),
         Command::Admin { command } => admin(command, global, output),
         Command::Completion { shell } => Ok(version::completion(shell)),
         Command::Version { verbose } => Ok(version::run(verbose, output)),

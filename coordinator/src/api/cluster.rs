@@ -3,10 +3,11 @@ use std::sync::Arc;
 
 use mlctl_proto::api::cluster_client::ClusterClient;
 use mlctl_proto::api::{
-    ChangeReply, ChangeRequest, HelloReply, HelloRequest, Member, NodesReply, NodesRequest,
-    cluster_server,
+    ChangeReply, ChangeRequest, DeclareLostReply, DeclareLostRequest, HelloReply, HelloRequest,
+    Member, NodesReply, NodesRequest, cluster_server,
 };
 use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::clip;
 use mlctl_proto::{CAPABILITIES, VERSION};
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -18,7 +19,7 @@ use super::route::on_leader;
 use crate::peers::Lease;
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
-use crate::state::commands::ChangeSettings;
+use crate::state::commands::{ChangeSettings, DeclareNodeLost, LossProof};
 
 /// The service.
 pub struct Cluster {
@@ -107,6 +108,21 @@ impl cluster_server::Cluster for Cluster {
         };
         on_leader(&self.shared, &person, &message, here, there).await
     }
+
+    async fn declare_lost(
+        &self,
+        request: Request<DeclareLostRequest>,
+    ) -> Result<Response<DeclareLostReply>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| declare_lost(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            ClusterClient::new(lease.channel.clone())
+                .declare_lost(request)
+                .await
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
 }
 
 async fn nodes(shared: &Arc<Shared>) -> Result<NodesReply, CallError> {
@@ -149,5 +165,41 @@ async fn change(
         .await?;
     Ok(ChangeReply {
         index: committed.index,
+    })
+}
+
+async fn declare_lost(
+    shared: &Arc<Shared>,
+    person: &Person,
+    request: DeclareLostRequest,
+) -> Result<DeclareLostReply, CallError> {
+    let bare = DeclareLostRequest {
+        key: Vec::new(),
+        ..request.clone()
+    };
+    let hash = *blake3::hash(&bare.encode_to_vec()).as_bytes();
+    let key = key(&request.key, hash)?;
+    shared.read().await?;
+    let state = shared.state();
+    let Some(node) = state.node(&request.node) else {
+        let why = format!(
+            "there is no node {}: `mlctl nodes` lists all",
+            clip(&request.node)
+        );
+        return Err(Refusal::new(Code::NotFound, why).into());
+    };
+    // Of the boot that it has now: one that comes up meanwhile is not meant.
+    let body = Body::DeclareNodeLost(DeclareNodeLost {
+        node: request.node.clone(),
+        boot_id: node.facts.boot_id.clone(),
+        proof: LossProof::DeclaredByAdmin,
+    });
+    let held = state.open_allocations_on(&request.node);
+    let committed = shared
+        .propose(person.actor.clone(), &person.source, Some(key), body)
+        .await?;
+    Ok(DeclareLostReply {
+        index: committed.index,
+        jobs: held.iter().map(|(job, _)| job.to_string()).collect(),
     })
 }

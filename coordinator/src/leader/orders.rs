@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::OnDisconnect;
 
 use super::gang::Key;
 use crate::state::State;
@@ -83,6 +84,17 @@ pub struct StartOrder {
     pub resume_from: String,
     /// Whether the cluster lets jobs run as root.
     pub allow_root: bool,
+    /// When its keeper ends it by itself, if the job wants that.
+    pub fence: Option<FenceOrder>,
+}
+
+/// When a keeper ends its ranks by itself, counted from when its node's last confirmed heartbeat was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FenceOrder {
+    /// TERM after so long, milliseconds.
+    pub after_ms: u32,
+    /// KILL after so long again.
+    pub grace_ms: u32,
 }
 
 /// A node of a gang.
@@ -118,7 +130,16 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
         node_rank: u32::try_from(node_rank).ok()?,
         resume_from: attempt.resume_from.clone(),
         allow_root: state.settings().is_some_and(|settings| settings.allow_root),
+        fence: fence(state, job),
     })))
+}
+
+fn fence(state: &State, job: &Job) -> Option<FenceOrder> {
+    let timers = state.settings()?.timers;
+    (job.on_disconnect == OnDisconnect::Fence).then_some(FenceOrder {
+        after_ms: timers.fence_after_ms,
+        grace_ms: timers.kill_grace_ms,
+    })
 }
 
 /// Has a node end its part of (`job`, `epoch`).

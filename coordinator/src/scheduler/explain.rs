@@ -3,20 +3,35 @@ use mlctl_proto::ids::JobId;
 
 use super::planner::Planner;
 use super::reasons::Reason;
-use crate::state::view::{ClusterView, JobState};
+use crate::state::view::{ClusterView, Job, JobState, Liveness};
 
-/// Why `job` waits, the leading reason first; empty if it is not pending, is unknown, or starts with the next plan.
+/// Why `job` waits, the leading reason first; empty if it is unknown or starts with the next plan. A job with an attempt waits only
+/// if that is kept on a silent node.
 pub fn explain(view: &ClusterView, job: JobId) -> Vec<Reason> {
-    let Some(job) = view
-        .state
-        .job(job)
-        .filter(|job| job.state == JobState::Pending)
-    else {
+    let Some(job) = view.state.job(job) else {
         return Vec::new();
     };
+    if job.state != JobState::Pending {
+        return silent(view, job).into_iter().collect();
+    }
     let mut planner = Planner::new(view);
     for ahead in view.state.pending().take_while(|ahead| ahead.id != job.id) {
         planner.consider(ahead);
     }
     planner.reasons(job)
+}
+
+/// An attempt that is kept on nodes that are Lost, because its job says so.
+fn silent(view: &ClusterView, job: &Job) -> Option<Reason> {
+    let attempt = view.state.current_attempt(job)?;
+    let open = attempt.allocations.iter().filter(|one| one.end.is_none());
+    let lost = open.filter(|one| {
+        let node = view.state.node(&one.node);
+        node.is_some_and(|node| node.liveness == Liveness::Lost)
+    });
+    let nodes: Vec<String> = lost.map(|one| one.node.clone()).collect();
+    (!nodes.is_empty()).then_some(Reason::NodeSilent {
+        nodes,
+        policy: job.on_disconnect,
+    })
 }

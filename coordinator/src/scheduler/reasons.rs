@@ -1,6 +1,8 @@
 //! Why a pending job waits: a closed set of words, each with its numbers. The same predicates that placed, or did not.
 use std::fmt;
 
+use mlctl_proto::spec::OnDisconnect;
+
 use super::shape::{Domain, Shape, need};
 use crate::state::rules::{Request, kinds_text, never_fits};
 use crate::state::view::{Admin, ClusterView, Liveness, Node};
@@ -80,6 +82,13 @@ pub enum Reason {
     },
     /// Its last attempt is still being ended.
     AttemptEnds,
+    /// Nodes of its attempt are silent, and it wants no other attempt before that one is surely dead.
+    NodeSilent {
+        /// Which.
+        nodes: Vec<String>,
+        /// What it wants.
+        policy: OnDisconnect,
+    },
     /// A node that is there has not yet delivered word of a checkpoint of its last attempt.
     Salvage,
 }
@@ -98,6 +107,7 @@ impl Reason {
             Self::NodeDrained { .. } => "NodeDrained",
             Self::HolderFull { .. } => "InsufficientGpus",
             Self::AttemptEnds => "AttemptEnds",
+            Self::NodeSilent { .. } => "NodeSilent",
             Self::Salvage => "Salvage",
         }
     }
@@ -108,6 +118,7 @@ impl fmt::Display for Reason {
         match self {
             Self::AttemptEnds => f.write_str("its last attempt is still being ended"),
             Self::Salvage => f.write_str("it waits for a checkpoint of its last attempt"),
+            Self::NodeSilent { nodes, policy } => f.write_str(&silent(nodes, *policy)),
             Self::NeverFits { why } => f.write_str(why),
             Self::GpuTypeMissing { wanted, present } if present.is_empty() => {
                 write!(f, "it asks for {wanted}, but no node has a GPU")
@@ -173,6 +184,18 @@ impl fmt::Display for Reason {
             }
         }
     }
+}
+
+fn silent(nodes: &[String], policy: OnDisconnect) -> String {
+    let then = match policy {
+        OnDisconnect::Hold => format!(
+            "it goes on when the node is back; if the node is gone for good: mlctl node declare-lost {}",
+            nodes.first().map_or("", String::as_str)
+        ),
+        _ => "its keeper ends it there, and then it starts again".to_owned(),
+    };
+    let (names, word) = (nodes.join(", "), policy.word());
+    format!("{names} is silent and may still run it; on_disconnect = \"{word}\": {then}")
 }
 
 fn holding(checkpoint: Option<&str>) -> String {

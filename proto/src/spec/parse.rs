@@ -1,5 +1,5 @@
 //! Texts to specs. An unknown key is an error that guesses what was meant; so is a key that a later release will bring.
-use super::{JobSpec, LaunchMethod};
+use super::{JobSpec, LaunchMethod, OnDisconnect};
 use crate::errors::{Code, Refusal};
 use crate::limits::SPEC_BYTES_MAX;
 
@@ -41,7 +41,7 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "name",
     "nodes",
     "gpus",
@@ -54,11 +54,12 @@ const KEYS: [&str; 12] = [
     "checkpoint",
     "mpi",
     "compat",
+    "on_disconnect",
 ];
 const CHECKPOINT_KEYS: [&str; 1] = ["dir"];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 21] = [
+const PLANNED: [&str; 20] = [
     "time",
     "total_time",
     "team",
@@ -72,7 +73,6 @@ const PLANNED: [&str; 21] = [
     "shm",
     "disk",
     "licenses",
-    "on_disconnect",
     "replicas",
     "keep_last",
     "keep_every",
@@ -129,6 +129,10 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
     }
     if let Some(value) = table.get("compat") {
         check_word("compat", value, &["slurm"])?;
+    }
+    if let Some(value) = table.get("on_disconnect") {
+        let words = OnDisconnect::ALL.map(|(_, word)| word);
+        check_word("on_disconnect", value, &words)?;
     }
     if !table.contains_key("command") {
         return Err(SpecError::Value {

@@ -55,6 +55,25 @@ fn refused(text: &str, says: &str) {
 }
 
 #[test]
+fn what_silence_means_is_the_users_choice() {
+    for (policy, word) in OnDisconnect::ALL {
+        let text = format!("command = ['a']\non_disconnect = '{word}'");
+        let spec = parse_toml(&text).expect("good");
+        assert_eq!((spec.on_disconnect, policy.word()), (policy, word));
+        let json = String::from_utf8(spec.canonical_json()).expect("UTF-8");
+        assert_eq!(
+            json.contains("on_disconnect"),
+            policy != OnDisconnect::Replace,
+            "{json}"
+        );
+    }
+    refused(
+        "command = 'a'\non_disconnect = 'fenced'",
+        "did you mean `fence`?",
+    );
+}
+
+#[test]
 fn typos_are_explained() {
     refused("comand = 'a'", "did you mean `command`?");
     refused("command = 'a'\nnode = 2", "did you mean `nodes`?");

@@ -6,6 +6,7 @@ mod applied;
 mod closed_epochs;
 mod consensus;
 mod digests;
+mod fences;
 mod gangs;
 mod history;
 pub mod journaled;
@@ -20,6 +21,7 @@ pub use applied::Applied;
 pub use closed_epochs::{ClosedEpochs, Key, RankFate};
 pub use consensus::Consensus;
 pub use digests::Digests;
+pub use fences::Fences;
 pub use gangs::Gangs;
 pub use history::History;
 pub use judged::Judged;
@@ -47,6 +49,8 @@ pub struct Checkers {
     pub acknowledged: Acknowledged,
     /// I2': nothing of a closed epoch counts, and it is stopped.
     pub closed_epochs: ClosedEpochs,
+    /// I2: two epochs never run at once.
+    pub fences: Fences,
     /// I4: one terminal state for ever.
     pub terminal: Terminal,
     /// I5: replicas agree.

@@ -113,8 +113,13 @@ impl World {
             } else {
                 gpus
             };
+            let policy = if self.dice.chance(35) {
+                "fence"
+            } else {
+                "replace"
+            };
             let spec = format!(
-                r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks}}}"#
+                r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks},"on_disconnect":"{policy}"}}"#
             );
             Body::SubmitJob(SubmitJob {
                 spec: spec.into_bytes(),

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mlctl_agent::core as agent;
+use mlctl_agent::keeper::fence::Fence;
+use mlctl_agent::launch::FencePlan;
 use mlctl_coordinator::state::rules::Request;
 
 use super::node::Node;
@@ -38,6 +40,19 @@ pub(super) struct Keeper {
     exits: Vec<agent::RankEnd>,
     all_ended: bool,
     launch_failed: Option<String>,
+    pub(super) fence: Option<Fence>,
+    pub(super) fenced: Option<String>,
+}
+
+impl RankEnding {
+    pub(super) fn new(node: usize, boot: u64, key: Key, fate: RankFate) -> Self {
+        Self {
+            node,
+            boot,
+            key,
+            fate,
+        }
+    }
 }
 
 impl Keeper {
@@ -53,7 +68,24 @@ impl Keeper {
             exits: Vec::new(),
             all_ended: false,
             launch_failed: None,
+            fence: start.fence.map(|fence| {
+                Fence::new(FencePlan {
+                    after_ms: fence.after_ms,
+                    grace_ms: fence.grace_ms,
+                })
+            }),
+            fenced: None,
         }
+    }
+
+    /// Ranks live.
+    pub(super) fn runs(&self) -> bool {
+        !self.alive.is_empty()
+    }
+
+    /// The ranks that live.
+    pub(super) fn alive(&self) -> Vec<u32> {
+        self.alive.keys().copied().collect()
     }
 
     /// Ranks run and nobody has told them to end.
@@ -72,13 +104,14 @@ impl Keeper {
             all_ended: self.all_ended,
             master_port: self.port(),
             launch_failed: self.launch_failed.clone(),
+            fenced: self.fenced.clone(),
         }
     }
 }
 
 impl World {
     /// A word of a keeper, if an agent is there to hear it.
-    fn tell_agent(&mut self, who: usize, event: agent::Event) {
+    pub(super) fn tell_agent(&mut self, who: usize, event: agent::Event) {
         if self.nodes[who].agent.is_some() {
             let at = self.process(who);
             self.after(1, Event::AgentHears(at, event));
@@ -178,6 +211,9 @@ impl World {
     pub(super) fn keeper_go(&mut self, who: usize, key: Key) {
         let (job, epoch) = key;
         let fails = self.dice.chance(1);
+        if !self.keeper_may_start(who, key) {
+            return;
+        }
         let Node {
             keepers,
             boot,
@@ -198,11 +234,7 @@ impl World {
         keeper.started = true;
         keeper.alive = keeper.ranks.iter().map(|rank| (*rank, ())).collect();
         let (ranks, first_node) = (keeper.ranks.clone(), keeper.first_node);
-        let (epochs, count) = (&mut self.checkers.closed_epochs, ranks.len() as u32);
-        let checked = epochs.ranks_started(&self.head, &name, key, count);
-        self.check(checked);
-        let checked = self.checkers.gangs.started(&self.head, key);
-        self.check(checked);
+        self.check_start(&name, key, ranks.len() as u32);
         self.tell_agent(who, agent::Event::RanksStarted { job, epoch });
         for rank in ranks {
             let code = i32::from(self.dice.chance(4));
@@ -237,6 +269,22 @@ impl World {
         }
     }
 
+    /// Ranks begin to run: may they?
+    fn check_start(&mut self, name: &str, key: Key, count: u32) {
+        let epochs = &mut self.checkers.closed_epochs;
+        let checked = epochs.ranks_started(&self.head, name, key, count);
+        self.check(checked);
+        let (nodes, now) = (&self.nodes, self.now);
+        let still = |place: &str| {
+            let mut all = nodes.iter();
+            all.any(|one| one.name == place && one.stands_still(now))
+        };
+        let checked = self.checkers.fences.started(&self.head, name, key, still);
+        self.check(checked);
+        let checked = self.checkers.gangs.started(&self.head, key);
+        self.check(checked);
+    }
+
     pub(super) fn keeper_stop(&mut self, who: usize, key: Key, grace_ms: u64) {
         let Node { keepers, boot, .. } = &mut self.nodes[who];
         let boot = *boot;
@@ -247,7 +295,7 @@ impl World {
         if !keeper.started {
             return self.all_ended(who, key);
         }
-        let alive: Vec<u32> = keeper.alive.keys().copied().collect();
+        let alive = keeper.alive();
         for rank in alive.into_iter().filter(|_| first) {
             let deaf = self.dice.chance(15);
             let (delay, signal) = if deaf {
@@ -317,6 +365,7 @@ impl World {
             return;
         };
         keeper.all_ended = true;
+        self.checkers.fences.ended(&node.name, key);
         let failed = keeper.launch_failed.clone();
         self.rescan(who, key);
         if let Some(why) = failed {
@@ -381,6 +430,7 @@ impl World {
         self.nodes[who].keepers.remove(&key);
         let name = self.nodes[who].name.clone();
         self.checkers.closed_epochs.vanished(&name, key);
+        self.checkers.fences.ended(&name, key);
         self.rescan(who, key);
         self.report_loss(who, key);
     }
@@ -394,6 +444,7 @@ impl World {
         let (name, keepers) = (node.name.clone(), std::mem::take(&mut node.keepers));
         for key in keepers.into_keys() {
             self.checkers.closed_epochs.vanished(&name, key);
+            self.checkers.fences.ended(&name, key);
         }
     }
 }

@@ -150,6 +150,8 @@ impl World {
         let equal = self.seed.is_multiple_of(2);
         let timers = Timers {
             lost_after_ms: if equal { 3_000 } else { 9_000 },
+            // Clocks here differ by more than the tenth that a fence allows for.
+            fence_after_ms: if equal { 2_100 } else { 6_900 },
             ..Timers::DEV
         };
         let bootstrap = Bootstrap {

@@ -56,6 +56,8 @@ marks! {
     ClockRefusal = "clock refusal",
     /// A job waited for word of a checkpoint before it started again, and the word came.
     SalvageCommit = "salvage commit",
+    /// A keeper ended its ranks because no lease was confirmed any more.
+    Fenced = "fenced by its keeper",
     /// A node came back before a successor had taken over: what it ran goes on, the successor was dropped.
     SupersedeRecalled = "supersede recalled",
     /// A power cut of all coordinators and all nodes at once.

@@ -12,6 +12,7 @@ mod course;
 mod dice;
 mod disk;
 mod faults;
+mod fencing;
 mod keeper;
 mod leading;
 mod machine;

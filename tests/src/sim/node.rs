@@ -17,6 +17,9 @@ use crate::checkers::{Key, journaled};
 
 const FIRST_ANSWER_MS: u64 = 3_000;
 
+/// What ranks of a fence may take to end after their machine has woken up, milliseconds: the grace.
+const WAKES_MS: u64 = 400;
+
 /// A machine with an agent.
 pub(super) struct Node {
     pub(super) name: String,
@@ -104,6 +107,21 @@ impl Node {
             cpus: 4,
             ..NodeFacts::default()
         }
+    }
+
+    /// What its clock shows at the world's `now`.
+    pub(super) fn shows(&self, now: u64) -> u64 {
+        self.rate.shows(now)
+    }
+
+    /// How long until its clock shows `due`.
+    pub(super) fn until(&self, due: u64, now: u64) -> u64 {
+        self.rate.until(due, now)
+    }
+
+    /// Nothing of it runs at `now`, or it has only just woken up: fences have had no time to act.
+    pub(super) fn stands_still(&self, now: u64) -> bool {
+        now < self.frozen_until + WAKES_MS
     }
 
     /// Attempts whose ranks run here and that nobody has told to stop.
@@ -281,6 +299,11 @@ impl World {
                 self.after(delay, Event::Adopt(at, start));
             }
             agent::Action::KeeperGo { job, epoch, .. } => self.keeper_go(who, (job, epoch)),
+            agent::Action::KeeperLease {
+                job,
+                epoch,
+                confirmed_at,
+            } => self.keeper_lease(who, (job, epoch), confirmed_at),
             agent::Action::KeeperStop {
                 job,
                 epoch,

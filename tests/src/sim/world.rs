@@ -13,6 +13,7 @@ use super::clocks::Rate;
 use super::coordinator::Coordinator;
 use super::dice::Dice;
 use super::disk::SnapshotFile;
+use super::fencing::FenceLook;
 use super::keeper::RankEnding;
 use super::marks::Marks;
 use super::node::Node;
@@ -64,6 +65,7 @@ pub(super) enum Event {
     SpawnKeeper(Process, Arc<agent::Start>),
     Adopt(Process, Arc<agent::Start>),
     RankEnds(RankEnding),
+    FenceDue(FenceLook),
     Seal {
         node: usize,
         boot: u64,
@@ -274,6 +276,7 @@ impl World {
             | Event::SpawnKeeper(at, _)
             | Event::Adopt(at, _) => agent(at.who),
             Event::RankEnds(ending) => self.nodes[ending.node].frozen_until,
+            Event::FenceDue(look) => self.nodes[look.node].frozen_until,
             Event::Seal { node, .. } => self.nodes[*node].frozen_until,
             _ => 0,
         }
@@ -297,6 +300,7 @@ impl World {
             Event::SpawnKeeper(at, start) => self.on_spawn_keeper(at, &start),
             Event::Adopt(at, start) => self.on_adopt(at, &start),
             Event::RankEnds(ending) => self.on_rank_ends(ending),
+            Event::FenceDue(look) => self.on_fence_due(look),
             Event::Seal { node, boot, key } => self.on_seal(node, boot, key),
             Event::ClientTurn(who) => self.on_client_turn(who),
             Event::Request {

@@ -83,6 +83,7 @@ pub const PURE: &[Pure] = &[
     pure("agent/src/launch/environment", &["thiserror"]),
     pure("agent/src/launch/mpi", &["serde"]),
     pure("agent/src/launch/slurm", &[]),
+    pure("agent/src/keeper/fence", &[]),
     pure("agent/src/keeper/protocol", &["serde"]),
     pure("agent/src/keeper/remote", &[]),
     pure("agent/src/checkpoints/rules", &["thiserror"]),

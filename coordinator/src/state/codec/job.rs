@@ -1,12 +1,14 @@
 //! Jobs, their specs and their checkpoints as bytes.
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist;
+use mlctl_proto::spec::OnDisconnect;
 use prost::Message;
 
 use super::attempt::{decode_end, encode_end};
 use super::words::Word;
 use super::{
     CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
+    unknown,
 };
 use crate::state::records::{Checkpoint, Job, JobState, Spec};
 
@@ -78,6 +80,7 @@ impl Record for Job {
             checkpoints: self.checkpoints.iter().map(encode_checkpoint).collect(),
             submitter_uid: self.submitter_uid,
             recalled_counter: self.recalled_counter,
+            on_disconnect: disconnect_number(self.on_disconnect).into(),
         }
         .encode_to_vec()
     }
@@ -113,7 +116,25 @@ impl Record for Job {
                 .collect::<Result<_, _>>()?,
             submitter_uid: record.submitter_uid,
             recalled_counter: record.recalled_counter,
+            on_disconnect: disconnect_of(record.on_disconnect)?,
         })
+    }
+}
+
+fn disconnect_number(policy: OnDisconnect) -> persist::OnDisconnect {
+    match policy {
+        OnDisconnect::Replace => persist::OnDisconnect::Replace,
+        OnDisconnect::Fence => persist::OnDisconnect::Fence,
+        OnDisconnect::Hold => persist::OnDisconnect::Hold,
+    }
+}
+
+fn disconnect_of(number: i32) -> Result<OnDisconnect, CodecError> {
+    match persist::OnDisconnect::try_from(number) {
+        Ok(persist::OnDisconnect::Replace) => Ok(OnDisconnect::Replace),
+        Ok(persist::OnDisconnect::Fence) => Ok(OnDisconnect::Fence),
+        Ok(persist::OnDisconnect::Hold) => Ok(OnDisconnect::Hold),
+        Err(_) => Err(unknown("on_disconnect", number)),
     }
 }
 

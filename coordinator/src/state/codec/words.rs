@@ -60,7 +60,8 @@ words!(Power, "power", Power: On = On, GoingDown = GoingDown, Off = Off, ComingU
 
 words!(Isolation, "isolation", Isolation: None = None, Partial = Partial, Full = Full);
 
-words!(LossProof, "proof of loss", LossProof: NewBootId = NewBootId, LostAfter = LostAfter);
+words!(LossProof, "proof of loss", LossProof:
+    NewBootId = NewBootId, LostAfter = LostAfter, Witness = Witness, DeclaredByAdmin = DeclaredByAdmin);
 
 #[cfg(test)]
 mod tests {

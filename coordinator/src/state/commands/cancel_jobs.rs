@@ -7,7 +7,7 @@ use mlctl_proto::ids::{JobId, clip};
 use mlctl_proto::mutants::{Mutant, planted};
 
 use super::current::Current;
-use super::{Context, in_doubt};
+use super::{Context, in_doubt, kept};
 use crate::state::change::{Change, ended_long_ago};
 use crate::state::records::{End, EndKind, Job, JobState, Reply};
 use crate::state::transition::advance;
@@ -96,6 +96,7 @@ fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Re
     };
     let mut current = current.ok_or_else(missing)?;
     current.stop(change, end, None)?;
+    kept::release(change, &mut current)?;
     current.store(change);
     Ok(())
 }

@@ -7,7 +7,7 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
 use super::LossProof;
-use super::in_doubt;
+use super::{in_doubt, kept};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{AllocationPhase, Attempt, End, EndKind, Job, JobState};
@@ -158,6 +158,13 @@ impl Current {
         self.attempt.stopping && loss.kind.infrastructure() && failed_elsewhere
     }
 
+    /// Whether the job would be over, not start again, if the attempt were closed by the loss of a node that `loss` tells of.
+    pub fn ends_for_good(&self, loss: &End) -> bool {
+        let end = self.attempt.end.as_ref();
+        let first = end.filter(|_| self.attempt.stopping && !self.explains(loss));
+        self.job.cancel_requested || first.is_some_and(|end| self.after(end).terminal())
+    }
+
     /// All allocations have ended: the epoch is closed and the job goes on or ends.
     fn close(&mut self) -> Result<(), Refusal> {
         self.attempt.ended_ms = self.now_ms;
@@ -204,7 +211,7 @@ impl Current {
 }
 
 /// What a node held under `boot_id` has ended: the machine is gone, or runs another boot. Other nodes of those gangs are told.
-/// Silence alone proves nothing: an attempt that may go on should the node come back is only put in doubt.
+/// Silence alone proves nothing: an attempt that may go on should the node come back is only put in doubt, or kept.
 pub(super) fn lose_allocations(
     change: &mut Change,
     node: &str,
@@ -228,7 +235,7 @@ pub(super) fn lose_allocations(
             node: node.into(),
             ..End::of(EndKind::NodeLost)
         };
-        let dead = proof != LossProof::LostAfter;
+        let dead = !proof.is_silence();
         if attempt.in_doubt {
             if dead {
                 in_doubt::died(change, job, now_ms, detail)?;
@@ -239,6 +246,9 @@ pub(super) fn lose_allocations(
             in_doubt::end_dropped(change, attempt, position, end, now_ms);
             continue;
         };
+        if kept::stays(&current, &end, proof) {
+            continue;
+        }
         if !dead && in_doubt::may_come_back(change.state(), &current, &end) {
             in_doubt::enter(change, &mut current)?;
         } else {

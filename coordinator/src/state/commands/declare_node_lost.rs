@@ -1,12 +1,13 @@
 //! DeclareNodeLost: a node is given up. What it held ends with NodeLost, and its gangs are told to stop elsewhere; what may still
-//! run there, because nothing but silence speaks against it, is in doubt.
-//! Whether the proof is good enough is the leader's judgement, made from durations that it measured.
+//! run there, because nothing but silence speaks against it, is in doubt, or is kept if its job says so.
+//! Whether the proof is good enough is the leader's judgement, made from durations that it measured, or an admin's.
 use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::clip;
 
 use super::current::lose_allocations;
 use super::{Context, bounded};
 use crate::state::change::Change;
-use crate::state::records::{Liveness, Reply};
+use crate::state::records::{Liveness, Node, Reply};
 
 /// Why a node is taken for gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +16,17 @@ pub enum LossProof {
     NewBootId,
     /// Silent for `lost_after`.
     LostAfter,
+    /// Silent for `node_timeout`, and other nodes that were asked do not hear it either.
+    Witness,
+    /// An admin says so: the machine is off, burnt or sold.
+    DeclaredByAdmin,
+}
+
+impl LossProof {
+    /// Nobody knows: the machine may be there, with everything that it runs.
+    pub fn is_silence(self) -> bool {
+        matches!(self, Self::LostAfter | Self::Witness)
+    }
 }
 
 /// A node is gone.
@@ -30,7 +42,11 @@ pub struct DeclareNodeLost {
 
 impl DeclareNodeLost {
     pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
-        context.require_system()?;
+        if self.proof == LossProof::DeclaredByAdmin {
+            context.require_admin()?;
+        } else {
+            context.require_system()?;
+        }
         bounded("the boot id", &self.boot_id, 128)?;
         let mut node = change.node(&self.node)?;
         let current_boot = node.facts.boot_id == self.boot_id;
@@ -43,13 +59,21 @@ impl DeclareNodeLost {
                 return Err(Refusal::new(Code::Conflict, why));
             }
             LossProof::NewBootId => format!("node {} has booted again", self.node),
-            LossProof::LostAfter if !current_boot => {
+            _ if !current_boot => {
                 return Err(Refusal::new(
                     Code::Conflict,
                     format!("node {} has booted again since", self.node),
                 ));
             }
             LossProof::LostAfter => format!("node {} was silent for too long", self.node),
+            LossProof::Witness => {
+                format!("node {} is silent, to other nodes too", self.node)
+            }
+            LossProof::DeclaredByAdmin => {
+                refuse_if_heard(&node)?;
+                let admin = clip(&context.actor.name);
+                format!("node {} was declared lost by {admin}", self.node)
+            }
         };
         let why = (self.proof, detail.as_str());
         lose_allocations(change, &self.node, &self.boot_id, why, context.now_ms)?;
@@ -62,6 +86,18 @@ impl DeclareNodeLost {
         }
         Ok(Reply::Done)
     }
+}
+
+/// An admin's word frees what may be running; it counts only for a node that nobody hears.
+fn refuse_if_heard(node: &Node) -> Result<(), Refusal> {
+    if !matches!(node.liveness, Liveness::Ready | Liveness::Joining) {
+        return Ok(());
+    }
+    let why = format!(
+        "node {} answers: only a silent node can be declared lost; stop its agent, or power it off first",
+        node.facts.name
+    );
+    Err(Refusal::new(Code::Conflict, why))
 }
 
 #[cfg(test)]

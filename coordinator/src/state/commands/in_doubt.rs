@@ -4,6 +4,7 @@
 //! Gangs of several nodes are not put in doubt: the nodes that are left are told to stop, and what was stopped cannot go on.
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::JobId;
+use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
 use super::current::Current;
@@ -15,9 +16,11 @@ use crate::state::{Effect, State};
 /// Whether an attempt that is lost by silence as `end` says could go on with its node, and its job would start again without it.
 pub(super) fn may_come_back(state: &State, current: &Current, end: &End) -> bool {
     let whole = current.attempt.allocations.len() == 1 && !current.attempt.stopping;
+    // What was fenced is dead by now.
+    let replaced = current.job.on_disconnect == OnDisconnect::Replace;
     // A successor that was never told to go has nothing to come back with.
     let first = state.in_doubt(current.job.id).is_none();
-    whole && first && current.after(end) == JobState::Pending
+    whole && replaced && first && current.after(end) == JobState::Pending
 }
 
 /// Puts an attempt in doubt: its job waits again, the attempt keeps what it holds.

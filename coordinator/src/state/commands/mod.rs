@@ -8,6 +8,7 @@ mod change_settings;
 mod current;
 mod declare_node_lost;
 mod in_doubt;
+mod kept;
 mod register_node;
 pub(super) mod remembered;
 mod set_node_liveness;
@@ -88,10 +89,11 @@ pub enum Body {
 impl Body {
     /// A person's request, whose accepted reply is remembered.
     pub fn of_person(&self) -> bool {
-        matches!(
-            self,
-            Self::SubmitJob(_) | Self::CancelJobs(_) | Self::ChangeSettings(_)
-        )
+        match self {
+            Self::SubmitJob(_) | Self::CancelJobs(_) | Self::ChangeSettings(_) => true,
+            Self::DeclareNodeLost(lost) => lost.proof == LossProof::DeclaredByAdmin,
+            _ => false,
+        }
     }
 }
 

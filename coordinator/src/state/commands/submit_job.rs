@@ -3,7 +3,7 @@
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::PENDING_PER_USER_MAX;
-use mlctl_proto::spec::parse_json;
+use mlctl_proto::spec::{JobSpec, parse_json};
 
 use super::bootstrap::DEFAULT_TEAM;
 use super::{Context, bounded};
@@ -57,7 +57,7 @@ impl SubmitJob {
             stored.uses = known.uses.saturating_add(1);
         }
         change.put_spec(stored)?;
-        change.put_job(self.job(id, spec.display_name(), spec_hash, context));
+        change.put_job(self.job(id, &spec, spec_hash, context));
         change.queued();
         Ok(Reply::Submitted { job: id })
     }
@@ -85,10 +85,11 @@ impl SubmitJob {
         Ok(())
     }
 
-    fn job(&self, id: JobId, name: String, spec_hash: [u8; 32], context: &Context) -> Job {
+    fn job(&self, id: JobId, spec: &JobSpec, spec_hash: [u8; 32], context: &Context) -> Job {
         Job {
             id,
-            name,
+            name: spec.display_name(),
+            on_disconnect: spec.on_disconnect,
             owner_id: context.actor.user_id.clone(),
             owner_name: context.actor.name.clone(),
             team: DEFAULT_TEAM.into(),

@@ -1,5 +1,6 @@
 //! A job, its spec and its checkpoints.
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
 use super::End;
@@ -143,6 +144,8 @@ pub struct Job {
     pub submitter_uid: u32,
     /// Counter of the attempt that goes on although a later one had been committed, 0: the newest counts.
     pub recalled_counter: u64,
+    /// What becomes of it when its node falls silent: its spec's word.
+    pub on_disconnect: OnDisconnect,
 }
 
 impl Job {

@@ -74,17 +74,18 @@ impl Step {
                 cluster.run(system(), Body::SetNodeLiveness(set));
             }
             14 => {
-                let proof = if c.is_multiple_of(4) {
-                    LossProof::NewBootId
-                } else {
-                    LossProof::LostAfter
+                let (proof, actor) = match c % 5 {
+                    0 => (LossProof::NewBootId, system()),
+                    1 => (LossProof::Witness, system()),
+                    2 => (LossProof::DeclaredByAdmin, person("root", true)),
+                    _ => (LossProof::LostAfter, system()),
                 };
                 let lost = DeclareNodeLost {
                     node: name.into(),
                     boot_id: format!("boot-{name}"),
                     proof,
                 };
-                cluster.run(system(), Body::DeclareNodeLost(lost));
+                cluster.run(actor, Body::DeclareNodeLost(lost));
             }
             15 if a.is_multiple_of(3) => {
                 let most = u32::from(b) % 8;

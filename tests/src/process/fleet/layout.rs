@@ -22,8 +22,12 @@ pub struct Plan {
     pub hosts: bool,
     /// Each coordinator's data is on a disk of its own with so many MiB, whose power can be cut.
     pub disk_mib: Option<u64>,
+    /// Silence after which a node is Unreachable, and others are asked for it, milliseconds.
+    pub node_timeout_ms: u32,
     /// Silence after which a node is Lost, milliseconds.
     pub lost_after_ms: u32,
+    /// When a fence ends ranks, and how long they have after that, milliseconds.
+    pub fence_ms: (u32, u32),
     /// A library that the coordinators load before all others.
     pub preload: Option<PathBuf>,
     /// Jobs that are over and stay in the coordinators' memory.
@@ -31,14 +35,16 @@ pub struct Plan {
 }
 
 impl Default for Plan {
-    /// Two nodes without GPUs on loopback that are never taken for lost.
+    /// Two nodes without GPUs on loopback that are hardly ever taken for lost.
     fn default() -> Self {
         Self {
             nodes: 2,
             gpus: 0,
             hosts: false,
             disk_mib: None,
+            node_timeout_ms: 3_000,
             lost_after_ms: 120_000,
+            fence_ms: (2_400, 300),
             preload: None,
             keep_finished: 1_000,
         }
@@ -155,12 +161,15 @@ fn coordinator(root: &Path, plan: &Plan, members: &[Member], own: &Member) {
     // Timers as in a dev cluster but for those that give up on a node.
     let mut text = format!(
         "name = {:?}\ndata_dir = {:?}\nidentity = {:?}\nlisten = {:?}\ncluster_name = \"fleet\"\ndev = true\n\
-         [timers]\nlost_after_ms = {}\n[history]\nkeep_finished = {}\nsegment_bytes = 8192\n",
+         [timers]\nnode_timeout_ms = {}\nlost_after_ms = {}\nfence_after_ms = {}\nkill_grace_ms = {}\n[history]\nkeep_finished = {}\nsegment_bytes = 8192\n",
         own.name,
         home.join("disk/data"),
         home.join("identity"),
         own.address,
+        plan.node_timeout_ms,
         plan.lost_after_ms,
+        plan.fence_ms.0,
+        plan.fence_ms.1,
         plan.keep_finished
     );
     for member in members {
