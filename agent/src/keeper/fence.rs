@@ -10,7 +10,7 @@
 )]
 use mlctl_proto::mutants::{Mutant, planted};
 
-use crate::launch::FencePlan;
+use crate::launch::plan::FencePlan;
 
 /// The fence of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
