@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 
 import jax
 import numpy
@@ -29,6 +30,8 @@ def parse_arguments():
     parser.add_argument("--checkpoint-every", type=int, default=20, metavar="N", help="0: no checkpoints")
     parser.add_argument("--lr", type=float, default=0.3)
     parser.add_argument("--log-every", type=int, default=10, metavar="N")
+    parser.add_argument("--min-step-ms", type=int, default=0, metavar="MS",
+                        help="let every step take at least this long, to watch a short training")
     return parser.parse_args()
 
 
@@ -115,7 +118,9 @@ def main():
         lambda leaf: jax.make_array_from_callback(leaf.shape, same, lambda place: leaf[place]), parameters)
     directory = os.environ.get("MLCTL_CHECKPOINT_DIR") if args.checkpoint_every > 0 else None
     for step in range(first, args.steps):
+        began = time.monotonic()
         parameters, loss = train_step(parameters, batch, answers)
+        time.sleep(max(0.0, args.min_step_ms / 1000 - (time.monotonic() - began)))
         done = step + 1
         if rank == 0 and (done % args.log_every == 0 or done == args.steps):
             say(f"step {done}/{args.steps} loss {float(loss):.4f}")

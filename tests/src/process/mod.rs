@@ -22,6 +22,7 @@ pub mod raw;
 pub mod relay;
 pub mod running;
 pub mod tool;
+pub mod training;
 pub mod trial;
 pub mod workload;
 
