@@ -30,6 +30,8 @@ pub(super) struct Attempt {
     pub(super) start: Arc<Start>,
     /// The ticket that makes its beginning durable; 0: it was read from disk.
     pub(super) begun_ticket: u64,
+    /// The connection on which its start was said; 0: none of this agent's.
+    pub(super) told_on: u64,
     pub(super) keeper: Keeper,
     pub(super) master_port: u16,
     pub(super) go: Option<Rendezvous>,
@@ -52,6 +54,7 @@ impl Attempt {
         Self {
             start,
             begun_ticket,
+            told_on: 0,
             keeper: Keeper::None,
             master_port: 0,
             go: None,

@@ -12,7 +12,7 @@ use mlctl_proto::persist::{
 use super::Core;
 use super::attempt::{Attempt, Keeper, detail_text};
 use super::types::{
-    Action, BoottimeMs, CheckpointFound, KeeperStatus, Phase, RankEnd, Record, ToLeader,
+    Action, BoottimeMs, CheckpointFound, KeeperStatus, Phase, RankEnd, Record, Rendezvous, ToLeader,
 };
 
 type Key = (JobId, Epoch);
@@ -78,8 +78,16 @@ impl Core {
         }
     }
 
-    pub(super) fn on_prepared(&mut self, job: JobId, epoch: Epoch, master_port: u16) {
+    pub(super) fn on_prepared(
+        &mut self,
+        now: BoottimeMs,
+        job: JobId,
+        epoch: Epoch,
+        master_port: u16,
+    ) {
         let key = (job, epoch);
+        let told_on = self.attempts.get(&key).map_or(0, |attempt| attempt.told_on);
+        let hears = self.hears(now, told_on);
         let Some(attempt) = self.attempts.get_mut(&key) else {
             return;
         };
@@ -94,6 +102,15 @@ impl Core {
                 epoch,
                 grace_ms: stop.grace_ms,
             });
+        } else if attempt.start.alone && hears {
+            // Nothing can have taken this attempt's place meanwhile.
+            let own = attempt.start.members.first();
+            let address = own.map_or_else(String::new, |own| own.rank_address.clone());
+            let rendezvous = Rendezvous {
+                address,
+                port: master_port,
+            };
+            self.on_go(now, key, rendezvous);
         } else if self.link.up {
             self.actions.push(Action::Send(ToLeader::Ready {
                 job,

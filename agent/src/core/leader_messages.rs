@@ -22,6 +22,7 @@ impl Core {
     /// A coordinator takes messages: say who we are.
     pub(super) fn on_dialled(&mut self, now: BoottimeMs) {
         self.link = Link {
+            number: self.link.number + 1,
             dialled: true,
             heard_at: now,
             ..Link::default()
@@ -67,10 +68,7 @@ impl Core {
     }
 
     fn leave(&mut self, now: BoottimeMs, why: String) {
-        self.link = Link {
-            heard_at: now,
-            ..Link::default()
-        };
+        self.unlink(now);
         self.actions.push(Action::Redial { why });
     }
 
@@ -153,8 +151,11 @@ impl Core {
         );
         self.records.push(Record::Begun(start.clone()));
         let ticket = self.coming_ticket();
-        self.attempts
-            .insert(key, Attempt::new(start.clone(), ticket));
+        let attempt = Attempt {
+            told_on: self.link.number,
+            ..Attempt::new(start.clone(), ticket)
+        };
+        self.attempts.insert(key, attempt);
         let older: Vec<Epoch> = self.older_open(key).collect();
         for epoch in older {
             let why = format!("attempt {} of the job begins on this node", start.epoch);
@@ -285,7 +286,7 @@ impl Core {
         }
     }
 
-    fn on_go(&mut self, now: BoottimeMs, key: (JobId, Epoch), rendezvous: Rendezvous) {
+    pub(super) fn on_go(&mut self, now: BoottimeMs, key: (JobId, Epoch), rendezvous: Rendezvous) {
         let Some(attempt) = self.attempts.get_mut(&key) else {
             return;
         };

@@ -17,6 +17,8 @@ mod replay;
 mod types;
 
 #[cfg(test)]
+mod alone_tests;
+#[cfg(test)]
 mod lease_tests;
 #[cfg(test)]
 mod property_tests;
@@ -58,6 +60,8 @@ struct Mark {
 /// The connection to the leader, as far as decisions depend on it.
 #[derive(Debug, Default)]
 struct Link {
+    /// Counts the connections of this agent, from 1.
+    number: u64,
     /// The leader has answered the hello on this connection.
     up: bool,
     /// The hello has been sent, its answer is awaited.
@@ -128,19 +132,14 @@ impl Core {
         match event {
             Event::Tick => {}
             Event::Dialled => self.on_dialled(now),
-            Event::LinkDown => {
-                self.link = Link {
-                    heard_at: now,
-                    ..Link::default()
-                }
-            }
+            Event::LinkDown => self.unlink(now),
             Event::Leader { term, message } => self.on_leader(now, term, message),
             Event::JournalSynced { ticket } => self.on_synced(ticket),
             Event::Prepared {
                 job,
                 epoch,
                 master_port,
-            } => self.on_prepared(job, epoch, master_port),
+            } => self.on_prepared(now, job, epoch, master_port),
             Event::PrepareFailed { job, epoch, why } => self.on_prepare_failed(job, epoch, &why),
             Event::KeeperConnected { job, epoch, status } => {
                 self.on_keeper_connected(now, (job, epoch), &status)
@@ -207,13 +206,25 @@ impl Core {
             .collect()
     }
 
+    /// There is no connection, since `now`.
+    fn unlink(&mut self, now: BoottimeMs) {
+        self.link = Link {
+            number: self.link.number,
+            heard_at: now,
+            ..Link::default()
+        };
+    }
+
+    /// The leader that speaks on connection `number` has been heard of lately: it cannot have given this node up.
+    fn hears(&self, now: BoottimeMs, number: u64) -> bool {
+        let lately = now < self.link.heard_at + self.redial_ms;
+        self.link.up && self.link.number == number && lately
+    }
+
     /// Heartbeats that are due, and the decision that this leader has gone silent.
     fn on_time(&mut self, now: BoottimeMs) {
         if (self.link.up || self.link.dialled) && now >= self.link.heard_at + self.redial_ms {
-            self.link = Link {
-                heard_at: now,
-                ..Link::default()
-            };
+            self.unlink(now);
             self.actions.push(Action::Redial {
                 why: format!("no answer for {} ms", self.redial_ms),
             });

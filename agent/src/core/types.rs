@@ -49,6 +49,8 @@ pub struct Start {
     pub submitter_uid: u32,
     /// Whether the cluster lets jobs run as root.
     pub allow_root: bool,
+    /// No other node takes part and nothing has to be superseded: ranks start once they can, without a word to go.
+    pub alone: bool,
     /// Its keeper ends the ranks when no leader confirms this node any more; `None`: it does not.
     pub fence: Option<Fence>,
 }
@@ -79,6 +81,7 @@ impl Start {
             traceparent: String::new(),
             submitter_uid: 0,
             allow_root: false,
+            alone: false,
             fence: None,
         }
     }

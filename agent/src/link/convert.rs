@@ -48,6 +48,7 @@ pub(crate) fn start_from_wire(start: agent::StartAllocation) -> Result<Start, Id
         traceparent: start.traceparent,
         submitter_uid: start.submitter_uid,
         allow_root: start.allow_root,
+        alone: start.alone,
         fence: start.fence.map(|fence| Fence {
             after_ms: fence.after_ms,
             grace_ms: fence.grace_ms,
@@ -76,6 +77,7 @@ pub(crate) fn start_to_wire(start: &Start) -> agent::StartAllocation {
         traceparent: start.traceparent.clone(),
         submitter_uid: start.submitter_uid,
         allow_root: start.allow_root,
+        alone: start.alone,
         fence: start.fence.map(|fence| agent::Fence {
             after_ms: fence.after_ms,
             grace_ms: fence.grace_ms,
@@ -220,6 +222,7 @@ mod tests {
         }];
         start.submitter_uid = 1000;
         start.allow_root = true;
+        start.alone = true;
         start.fence = Some(Fence {
             after_ms: 240_000,
             grace_ms: 20_000,

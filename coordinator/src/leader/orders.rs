@@ -84,6 +84,8 @@ pub struct StartOrder {
     pub resume_from: String,
     /// Whether the cluster lets jobs run as root.
     pub allow_root: bool,
+    /// The gang is this node, and no attempt before it is in doubt: there is nothing to wait for once the node is ready.
+    pub alone: bool,
     /// When its keeper ends it by itself, if the job wants that.
     pub fence: Option<FenceOrder>,
 }
@@ -130,6 +132,7 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
         node_rank: u32::try_from(node_rank).ok()?,
         resume_from: attempt.resume_from.clone(),
         allow_root: state.settings().is_some_and(|settings| settings.allow_root),
+        alone: attempt.allocations.len() == 1 && state.in_doubt(job.id).is_none(),
         fence: fence(state, job),
     })))
 }

@@ -96,6 +96,7 @@ fn start(order: StartOrder) -> agent::Start {
         members: members.collect(),
         node_rank: order.node_rank,
         resume_from: order.resume_from,
+        alone: order.alone,
         fence: order.fence.map(|fence| agent::Fence {
             after_ms: fence.after_ms,
             grace_ms: fence.grace_ms,

@@ -196,6 +196,7 @@ fn start(order: StartOrder, traceparent: Option<String>) -> wire::StartAllocatio
         traceparent: traceparent.unwrap_or_else(|| job.traceparent.clone()),
         submitter_uid: job.submitter_uid,
         allow_root: order.allow_root,
+        alone: order.alone,
         fence: order.fence.map(|fence| wire::Fence {
             after_ms: fence.after_ms,
             grace_ms: fence.grace_ms,
