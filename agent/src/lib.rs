@@ -24,6 +24,7 @@ pub mod launch;
 pub mod launcher;
 mod link;
 mod run;
+pub mod witness;
 
 pub use config::Config;
 pub use early::early_main;

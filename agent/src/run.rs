@@ -23,6 +23,7 @@ use crate::driver::{Context, Driver, INPUTS, recover};
 use crate::inventory::{NoBootId, facts};
 use crate::journal::JournalError;
 use crate::link::{self, LinkConfig};
+use crate::witness::answer::Answering;
 
 /// Why an agent cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +92,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let (bulk, news) = Bulk::new();
     let (inputs, receiver) = mpsc::channel(INPUTS);
     let (leader_tx, leader) = watch::channel(None);
+    let answering = answering();
     let link = LinkConfig {
         dialer,
         hello: hello(facts),
         coordinators: config.coordinators.clone(),
         file: dirs.coordinators(),
+        probe: answering.as_ref().map(Answering::port),
     };
     let context = Context {
         program: std::env::current_exe().map_err(RunError::Program)?,
@@ -108,11 +111,26 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     };
     let driver = Driver::start(&journal_id, recovered, context).await?;
     let pushing = tokio::spawn(bulk::run(dirs, open, news, leader));
+    let witnessed = answering.map(|one| tokio::spawn(one.serve_for_ever()));
     let linking = tokio::spawn(link::run(link, inputs, leader_tx, shutdown.clone()));
     let ended = driver.run(receiver, shutdown).await;
     pushing.abort();
     linking.abort();
+    if let Some(witnessed) = witnessed {
+        witnessed.abort();
+    }
     Ok(ended?)
+}
+
+/// Where this agent answers witnesses. Without a port the node is believed lost only after long silence.
+fn answering() -> Option<Answering> {
+    match Answering::bind() {
+        Ok(answering) => Some(answering),
+        Err(error) => {
+            tracing::warn!(%error, "no port to answer witnesses on");
+            None
+        }
+    }
 }
 
 /// One agent per data directory. The lock goes with the process.

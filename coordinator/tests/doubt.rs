@@ -46,6 +46,7 @@ async fn silent(cluster: &Cluster) -> (JobsClient<Channel>, String, StartAllocat
 async fn back(cluster: &Cluster, order: &StartAllocation) -> Agent {
     let node = cluster.ca.issue_node("n1").expect("a certificate");
     let status = AttemptStatus {
+        probe: None,
         job: order.job,
         epoch: order.epoch,
         phase: AttemptPhase::Running.into(),

@@ -319,3 +319,67 @@ fn what_is_held_waits_for_its_node_or_an_admin() {
     assert_eq!((shown.state(), shown.attempts().len()), ("Running", 2));
     assert_eq!(shown.attempt_end(1), "NodeLost");
 }
+
+/// The coordinators do not hear a node, its peers do: it is left alone. When it is really gone, that is known soon.
+#[test]
+fn a_node_that_its_peers_hear_goes_on_undisturbed() {
+    let (cut, node_timeout) = if full() { (60, 30_000) } else { (10, 3_000) };
+    let plan = Plan {
+        node_timeout_ms: node_timeout,
+        lost_after_ms: 300_000,
+        ..Plan::default()
+    };
+    let name = "process_disconnect::a_node_that_its_peers_hear_goes_on_undisturbed";
+    let Some(mut fleet) = fleet(name, plan) else {
+        return;
+    };
+    let work = fleet.work();
+    let job = submit(&fleet, &watched(OnDisconnect::Replace, 2, &work));
+    let first = ranks_of(&work, 1, 2, SOON);
+    let node = first[0].node.clone();
+    let part = |fleet: &Fleet| {
+        let net = fleet.net().expect("hosts of their own");
+        for coordinator in fleet.coordinators() {
+            net.cut(&node, &coordinator);
+        }
+    };
+    let undisturbed = |fleet: &Fleet| {
+        let shown = fleet.job(&job);
+        assert_eq!((shown.state(), shown.attempts().len()), ("Running", 1));
+        assert!(first.iter().all(|one| machine::alive(one.pid)));
+        assert_eq!(began(&work).len(), 2);
+    };
+    // First with the agent alive, then with nobody but the keeper to answer.
+    for agent in [true, false] {
+        if !agent {
+            fleet.kill(&[&node]);
+        }
+        part(&fleet);
+        let begun = Instant::now();
+        let patience = SOON + Duration::from_millis(node_timeout.into());
+        until_liveness(&fleet, &node, "Unreachable", patience);
+        let rest = Duration::from_secs(cut).saturating_sub(begun.elapsed());
+        std::thread::sleep(rest);
+        assert_eq!(liveness(&fleet, &node), "Unreachable", "agent: {agent}");
+        undisturbed(&fleet);
+        let leader = fleet.leader();
+        assert!(
+            fleet.log(&leader).contains("it is not lost"),
+            "a witness hears it"
+        );
+        heal(&fleet);
+        if !agent {
+            fleet.start_one(&node);
+        }
+        until_liveness(&fleet, &node, "Ready", SOON);
+        std::thread::sleep(Duration::from_secs(1));
+        undisturbed(&fleet);
+    }
+    // The power of the machine fails: nobody answers there, and nobody waits for lost_after.
+    unplug(&fleet, &node);
+    let begun = Instant::now();
+    let patience = Duration::from_millis(u64::from(node_timeout) + 8_000);
+    until_liveness(&fleet, &node, "Lost", patience);
+    println!("lost after {:?}", begun.elapsed());
+    ranks_of(&work, 2, 2, SOON);
+}

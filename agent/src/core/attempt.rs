@@ -8,6 +8,7 @@ use mlctl_proto::limits::DETAIL_BYTES_MAX;
 use mlctl_proto::persist::{AttemptEnd, EndKind};
 
 use super::types::{Phase, RankEnd, Record, Rendezvous, Start, Status, Stop};
+use crate::witness::packet::ProbePort;
 
 /// What is known of the keeper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,7 @@ pub(super) struct Attempt {
     pub(super) told_on: u64,
     pub(super) keeper: Keeper,
     pub(super) master_port: u16,
+    pub(super) probe: Option<ProbePort>,
     pub(super) go: Option<Rendezvous>,
     pub(super) started: bool,
     pub(super) stop: Option<Stop>,
@@ -57,6 +59,7 @@ impl Attempt {
             told_on: 0,
             keeper: Keeper::None,
             master_port: 0,
+            probe: None,
             go: None,
             started: false,
             stop: None,
@@ -94,6 +97,7 @@ impl Attempt {
             phase: self.phase(),
             master_port: self.master_port,
             moving_up_to,
+            probe: self.probe.filter(|_| self.ended.is_none()),
         }
     }
 

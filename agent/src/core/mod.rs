@@ -148,6 +148,11 @@ impl Core {
             Event::KeeperLost { job, epoch, why } => self.on_keeper_lost(job, epoch, &why),
             Event::RanksStarted { job, epoch } => self.on_ranks_started(job, epoch),
             Event::LaunchFailed { job, epoch, why } => self.on_launch_failed(job, epoch, &why),
+            Event::ProbePort { job, epoch, probe } => {
+                if let Some(attempt) = self.attempts.get_mut(&(job, epoch)) {
+                    attempt.probe = Some(probe);
+                }
+            }
             Event::Fenced { job, epoch, why } => self.on_fenced(job, epoch, &why),
             Event::RankExited { job, epoch, exit } => self.on_rank_exited(job, epoch, exit),
             Event::AllRanksEnded { job, epoch } => self.on_all_ranks_ended(job, epoch),

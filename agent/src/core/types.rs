@@ -6,6 +6,8 @@ use std::sync::Arc;
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist::{AgentEvent, EndKind};
 
+use crate::witness::packet::ProbePort;
+
 /// Milliseconds on CLOCK_BOOTTIME.
 pub type BoottimeMs = u64;
 
@@ -116,6 +118,8 @@ pub struct Status {
     /// The newest event that announces a checkpoint of it and is not acknowledged, 0: none. While there is one the cluster waits a
     /// moment before it starts the job again.
     pub moving_up_to: u64,
+    /// Where its keeper answers witnesses.
+    pub probe: Option<ProbePort>,
 }
 
 /// An order to end an attempt.
@@ -319,6 +323,15 @@ pub enum Event {
         epoch: Epoch,
         /// One sentence for people.
         why: String,
+    },
+    /// Where a keeper answers witnesses.
+    ProbePort {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// The port with its key.
+        probe: ProbePort,
     },
     /// The keeper's fence ends the ranks.
     Fenced {

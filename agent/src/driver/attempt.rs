@@ -91,6 +91,7 @@ pub(super) async fn begin(context: Arc<Context>, start: Arc<Start>, orders: mpsc
         match task.prepare().await {
             Ok(connection) => {
                 let (job, epoch) = task.key();
+                keepers::tell_probe(&task, &connection.status).await;
                 task.tell(Event::Prepared {
                     job,
                     epoch,

@@ -263,10 +263,19 @@ async fn relay(task: &Task, node: String, what: &Remote) {
     }
 }
 
+/// Tells the core where a keeper answers witnesses.
+pub(super) async fn tell_probe(task: &Task, status: &Status) {
+    if let Some(probe) = status.probe {
+        let (job, epoch) = task.key();
+        task.tell(Event::ProbePort { job, epoch, probe }).await;
+    }
+}
+
 /// Tells the core, and the logs, everything that a keeper says when it is found again.
 pub(super) async fn report_status(task: &Task, status: &Status) {
     let (job, epoch) = task.key();
     info!(%job, %epoch, phase = ?status.phase, pid = status.pid, "keeper connected");
+    tell_probe(task, status).await;
     let bulk = &task.context.bulk;
     for log in &status.ranks {
         let (rank, dropped) = (log.rank, log.log_dropped);

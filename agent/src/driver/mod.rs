@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlctl_blobs::Store;
+use mlctl_proto::agent::ProbeResult;
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +26,7 @@ use crate::dirs::Dirs;
 use crate::failpoint;
 use crate::journal::{Journal, JournalError};
 use crate::link::{Leader, Outgoing, Relay};
+use crate::witness::{Question, ask};
 use attempt::Order;
 pub(crate) use restart::recover;
 
@@ -47,6 +49,10 @@ pub(crate) enum Input {
     Relayed(Relay),
     /// The keeper of this node speaks to one of those.
     Relay(Relay),
+    /// The leader wants to know whether a silent node is there.
+    Probe(Question),
+    /// Somebody there answers, or nobody does.
+    Probed(ProbeResult),
 }
 
 /// What every attempt's task needs.
@@ -130,6 +136,14 @@ impl Driver {
                     }
                     Some(Input::Relay(relay)) => {
                         self.send(Outgoing::Relay(relay));
+                        continue;
+                    }
+                    Some(Input::Probe(question)) => {
+                        tokio::spawn(probe(self.context.clone(), question));
+                        continue;
+                    }
+                    Some(Input::Probed(result)) => {
+                        self.send(Outgoing::Probed(result));
                         continue;
                     }
                     Some(Input::Relayed(relay)) => {
@@ -254,6 +268,17 @@ impl Driver {
         if let Some(orders) = self.attempts.get(&key) {
             give(key, orders, order);
         }
+    }
+}
+
+/// Asks a silent node for the leader. Whoever cannot ask says nothing.
+async fn probe(context: Arc<Context>, question: Question) {
+    if let Some(seen) = ask::seen(&question).await {
+        let (id, node) = (question.id, question.node);
+        info!(node, seen, "asked for a silent node");
+        let result = ProbeResult { id, node, seen };
+        // Without a driver the agent is ending.
+        let _ = context.inputs.send(Input::Probed(result)).await;
     }
 }
 

@@ -24,6 +24,7 @@ use super::protocol::{
 use super::ranks::{self, Account};
 use super::torchrun::Failure;
 use crate::launch::{LaunchPlan, with_rendezvous};
+use crate::witness::answer::Answering;
 
 /// How often leftovers that do not die are killed again. Their ends wake the keeper earlier.
 const LEFTOVERS_MS: u64 = 20;
@@ -87,6 +88,8 @@ pub(super) struct Keeper {
     fence_passed: bool,
     /// Why it ended them.
     fenced: Option<String>,
+    /// Answers witnesses, if the system let it have a port.
+    pub(super) probe: Option<Answering>,
     /// SIGTERM came: go when all has ended, at the latest then.
     leave_at: Option<u64>,
     leaving: bool,
@@ -128,6 +131,7 @@ impl Keeper {
             fence: plan.fence.map(Fence::new),
             fence_passed: false,
             fenced: None,
+            probe: answering(),
             plan,
             account,
             phase: Phase::Waiting,
@@ -294,6 +298,7 @@ impl Keeper {
             launch_failed: self.launch_failed.clone(),
             ranks: self.ranks.iter().map(rank).collect(),
             fenced: self.fenced.clone(),
+            probe: self.probe.as_ref().map(Answering::port),
         }
     }
 
@@ -346,5 +351,16 @@ impl Keeper {
         let stderr = if torchrun { stderr.watched() } else { stderr };
         rank.streams = [Some(stdout), Some(stderr)];
         Ok(())
+    }
+}
+
+/// A port for witnesses. A node that has none to give is believed lost only after long silence.
+fn answering() -> Option<Answering> {
+    match Answering::bind() {
+        Ok(answering) => Some(answering),
+        Err(error) => {
+            tracing::warn!(%error, "no port to answer witnesses on");
+            None
+        }
     }
 }

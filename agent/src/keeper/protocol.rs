@@ -10,6 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::witness::packet::ProbePort;
+
 /// Version of these messages. 2: fences.
 pub const PROTOCOL: u32 = 2;
 /// From this version on a keeper can be fenced.
@@ -198,6 +200,9 @@ pub struct Status {
     /// Why the fence ended the ranks, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<String>,
+    /// Where it answers witnesses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbePort>,
 }
 
 impl Status {
@@ -294,6 +299,7 @@ mod tests {
             launch_failed: None,
             ranks,
             fenced: None,
+            probe: None,
         };
         let bytes = wire::encode(
             &FromKeeper::Hello {

@@ -23,6 +23,7 @@ const STRANGERS_MAX: usize = 8;
 enum Source {
     Signals,
     Listener,
+    Witness,
     Agent,
     Stranger(usize),
     Output(usize, usize),
@@ -73,6 +74,11 @@ pub(super) fn run(
                         strangers.push(stranger);
                     }
                 }
+                Source::Witness => {
+                    if let Some(probe) = &keeper.probe {
+                        probe.serve();
+                    }
+                }
                 Source::Agent => on_agent(keeper),
                 Source::Stranger(at) => {
                     if let Some(stranger) = strangers.get_mut(at) {
@@ -117,6 +123,10 @@ fn wait(
         PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         PollFd::new(listener.as_fd(), PollFlags::POLLIN),
     ];
+    if let Some(probe) = &keeper.probe {
+        sources.push(Source::Witness);
+        fds.push(PollFd::new(probe.as_fd(), PollFlags::POLLIN));
+    }
     if let Some(agent) = &keeper.agent {
         let flags = if agent.is_full() {
             PollFlags::POLLIN | PollFlags::POLLOUT

@@ -7,10 +7,14 @@ use mlctl_proto::agent;
 use mlctl_proto::ids::IdError;
 use mlctl_proto::persist::EndKind;
 
-use super::{Outgoing, Relay};
+use super::{LinkConfig, Outgoing, Relay};
 use crate::core::{
     Fence, LeaderHello, LeaderMessage, Member, Phase, Rendezvous, Start, Status, Stop, ToLeader,
 };
+use crate::witness::{ProbePort, Question};
+
+/// Agents and keepers of one node that a leader may have asked for.
+const TARGETS_MAX: usize = 4_096;
 
 /// What a message from a coordinator is.
 #[derive(Debug, PartialEq)]
@@ -23,6 +27,8 @@ pub(crate) enum FromCoordinator {
     NotLeader(Vec<String>),
     /// The keeper of another node of an MPI job speaks.
     Relay(Relay),
+    /// The leader wants to know whether a silent node is there.
+    Probe(Question),
     /// A message of a later release.
     Unknown,
 }
@@ -127,9 +133,33 @@ pub(crate) fn from_wire(message: agent::LeaderMessage) -> Result<FromCoordinator
                 body: relay.body,
             }));
         }
+        Some(What::Probe(probe)) => return Ok(FromCoordinator::Probe(question(probe))),
         None => return Ok(FromCoordinator::Unknown),
     };
     Ok(FromCoordinator::Leader(message))
+}
+
+/// A question for a silent node. Targets that make no sense are left out.
+fn question(probe: agent::Probe) -> Question {
+    let target = |one: agent::ProbePort| {
+        let port = u16::try_from(one.port).ok()?;
+        let key = one.key.try_into().ok()?;
+        Some(ProbePort { port, key })
+    };
+    let targets = probe.targets.into_iter().take(TARGETS_MAX);
+    Question {
+        id: probe.id,
+        node: probe.node,
+        address: probe.address,
+        targets: targets.filter_map(target).collect(),
+    }
+}
+
+fn probe_port(probe: ProbePort) -> agent::ProbePort {
+    agent::ProbePort {
+        port: u32::from(probe.port),
+        key: probe.key.to_vec(),
+    }
 }
 
 /// What of a leader's hello the core decides with.
@@ -142,11 +172,15 @@ pub(crate) fn hello_from_wire(hello: &agent::LeaderHello) -> LeaderHello {
     }
 }
 
-/// What goes to the leader, for the wire. `hello` is what a hello adds: who and what the node is.
-pub(crate) fn to_wire(message: Outgoing, hello: &agent::AgentHello) -> agent::AgentMessage {
+/// What goes to the leader, for the wire. `config` has what hellos and heartbeats add: who and what the node is, where it answers.
+pub(crate) fn to_wire(message: Outgoing, config: &LinkConfig) -> agent::AgentMessage {
     use agent::agent_message::What;
     let message = match message {
         Outgoing::Core(message) => message,
+        Outgoing::Probed(result) => {
+            let what = Some(What::Probed(result));
+            return agent::AgentMessage { what };
+        }
         Outgoing::Relay(relay) => {
             let relay = agent::Relay {
                 job: Some(relay.job.into()),
@@ -169,11 +203,12 @@ pub(crate) fn to_wire(message: Outgoing, hello: &agent::AgentHello) -> agent::Ag
             incarnation,
             term,
             attempts: attempts.into_iter().map(status).collect(),
-            ..hello.clone()
+            ..config.hello.clone()
         }),
         ToLeader::Heartbeat { seq, attempts } => What::Heartbeat(agent::Heartbeat {
             seq,
             attempts: attempts.into_iter().map(status).collect(),
+            probe: config.probe.map(probe_port),
         }),
         ToLeader::Ready {
             job,
@@ -203,6 +238,7 @@ fn status(status: Status) -> agent::AttemptStatus {
         phase: phase.into(),
         master_port: u32::from(status.master_port),
         moving_up_to: status.moving_up_to,
+        probe: status.probe.map(probe_port),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlctl_proto::agent::link_client::LinkClient;
-use mlctl_proto::agent::{AgentHello, AgentMessage, LeaderHello};
+use mlctl_proto::agent::{AgentHello, AgentMessage, LeaderHello, ProbeResult};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::MESSAGE_BYTES_MAX;
 use mlctl_runtime::backoff::Backoff;
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use crate::core::{Event, LeaderMessage, ToLeader};
 use crate::driver::Input;
 use crate::failpoint;
+use crate::witness::ProbePort;
 use addresses::Addresses;
 use convert::FromCoordinator;
 
@@ -69,6 +70,8 @@ pub(crate) enum Outgoing {
     Core(ToLeader),
     /// Words for another node.
     Relay(Relay),
+    /// Whether a silent node is there.
+    Probed(ProbeResult),
 }
 
 /// What the link needs to know.
@@ -79,6 +82,8 @@ pub(crate) struct LinkConfig {
     pub(crate) hello: AgentHello,
     /// Coordinators of the configuration.
     pub(crate) coordinators: Vec<String>,
+    /// Where this agent answers witnesses, if it does.
+    pub(crate) probe: Option<ProbePort>,
     /// Where learned ones are kept.
     pub(crate) file: std::path::PathBuf,
 }
@@ -194,7 +199,7 @@ impl Link {
         let opening = async {
             let hello = from_core.recv().await?;
             to_wire
-                .send(convert::to_wire(hello, &self.config.hello))
+                .send(convert::to_wire(hello, &self.config))
                 .await
                 .ok()?;
             Some(client.open(ReceiverStream::new(messages)).await)
@@ -236,7 +241,7 @@ impl Link {
                     let Some(message) = message else { return Ended::Left };
                     let told = Told::of(&message);
                     told.leaves();
-                    let sent = to_wire.send(convert::to_wire(message, &self.config.hello));
+                    let sent = to_wire.send(convert::to_wire(message, &self.config));
                     // A peer that takes nothing any more must not hold us: the core would notice only later.
                     if !matches!(timeout(FIRST_ANSWER, sent).await, Ok(Ok(()))) {
                         return Ended::Broken("it takes no more messages".into());
@@ -269,6 +274,10 @@ impl Link {
             }
             Ok(FromCoordinator::Relay(relay)) => {
                 let told = self.inputs.send(Input::Relayed(relay)).await;
+                return told.is_err().then_some(Ended::Left);
+            }
+            Ok(FromCoordinator::Probe(question)) => {
+                let told = self.inputs.send(Input::Probe(question)).await;
                 return told.is_err().then_some(Ended::Left);
             }
             Ok(FromCoordinator::Hello(hello)) => self.greeted(address, channel, *hello, term),

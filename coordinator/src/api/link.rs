@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Answers;
 use super::auth::node;
 use super::convert;
+use crate::leader::witness::Targets;
 use crate::leader::{Connected, Input, Order, Port, step};
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
@@ -307,6 +308,7 @@ impl Session {
         let (reports, waiting) = mpsc::channel(REPORTS);
         let replicate = self.replicate(journal_id, waiting);
         tokio::pin!(replicate);
+        let mut targets = Targets::default();
         let over = loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -314,7 +316,7 @@ impl Session {
                     None => break if self.leads(port.term) { Over::Quiet } else { Over::Moved },
                 },
                 next = messages.next() => match next {
-                    Some(Ok(said)) => if let Err(over) = self.said(port, said, &reports).await { break over },
+                    Some(Ok(said)) => if let Err(over) = self.said(port, said, &reports, &mut targets).await { break over },
                     Some(Err(_)) | None => break Over::Quiet,
                 },
                 over = &mut replicate => break over,
@@ -349,14 +351,24 @@ impl Session {
         port: &Port,
         said: AgentMessage,
         reports: &mpsc::Sender<Vec<AgentEvent>>,
+        targets: &mut Targets,
     ) -> Result<(), Over> {
         let (node, link) = (self.node.clone(), self.id);
+        if let Some(agent_message::What::Heartbeat(heartbeat)) = &said.what {
+            self.targets(port, convert::agent::targets(heartbeat), targets)
+                .await?;
+        }
         let input = match said.what {
             Some(agent_message::What::Heartbeat(heartbeat)) => Input::Heartbeat {
                 node,
                 link,
                 seq: heartbeat.seq,
                 reports: convert::agent::reports(&heartbeat.attempts)?,
+            },
+            Some(agent_message::What::Probed(result)) => Input::Probed {
+                node,
+                link,
+                answer: convert::agent::testimony(result),
             },
             Some(agent_message::What::Relay(relay)) => Input::Relay {
                 node,
@@ -385,6 +397,20 @@ impl Session {
             Some(agent_message::What::Hello(_)) => return Err(bad("a second hello on one stream")),
             // A message of a later release.
             None => return Ok(()),
+        };
+        port.inputs.send(input).await.map_err(|_| Over::Moved)
+    }
+
+    /// Tells the leader's loop who answers witnesses on this node, when that has changed.
+    async fn targets(&self, port: &Port, now: Targets, before: &mut Targets) -> Result<(), Over> {
+        if *before == now {
+            return Ok(());
+        }
+        before.clone_from(&now);
+        let input = Input::Targets {
+            node: self.node.clone(),
+            link: self.id,
+            targets: now,
         };
         port.inputs.send(input).await.map_err(|_| Over::Moved)
     }

@@ -112,6 +112,16 @@ impl Lead {
                 seq,
                 reports,
             },
+            Input::Targets {
+                node,
+                link,
+                targets,
+            } => Event::Targets {
+                node,
+                link,
+                targets,
+            },
+            Input::Probed { node, link, answer } => Event::Probed { node, link, answer },
             Input::Relay { node, link, relay } => Event::Relay { node, link, relay },
             Input::Ready { node, link, report } => Event::Ready { node, link, report },
         }
@@ -187,6 +197,12 @@ fn log(note: &Note) {
         Note::Silent { node, lost } => {
             let verdict = if *lost { "Lost" } else { "Unreachable" };
             tracing::warn!(%node, verdict, "the node is silent");
+        }
+        Note::Asked { node, witnesses } => {
+            tracing::info!(%node, %witnesses, "other nodes are asked for a silent one");
+        }
+        Note::Seen { node, witness } => {
+            tracing::info!(%node, %witness, "a node that is silent here is heard there; it is not lost");
         }
         Note::NotReady {
             key: (job, epoch),

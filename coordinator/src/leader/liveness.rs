@@ -66,6 +66,12 @@ impl Judge {
         }
     }
 
+    /// Whether `node` was heard of within three heartbeats.
+    pub fn is_fresh(&self, node: &str, now: Mono) -> bool {
+        let last = self.heard.get(node).copied();
+        last.is_some_and(|last| now <= last + 3 * u64::from(self.timers.heartbeat_ms))
+    }
+
     /// When to judge next. No silence becomes a verdict before.
     pub fn next(&self) -> Mono {
         self.planned

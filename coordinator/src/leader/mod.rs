@@ -11,6 +11,7 @@ mod planning;
 pub mod reconcile;
 pub mod step;
 mod supervise;
+pub mod witness;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,6 +50,24 @@ pub enum Input {
         seq: u64,
         /// Running, and ended but not acknowledged.
         reports: Vec<Report>,
+    },
+    /// It tells who answers witnesses there.
+    Targets {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// All of them.
+        targets: witness::Targets,
+    },
+    /// It was asked for a silent node.
+    Probed {
+        /// The node that was asked.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// Which inquiry, about whom, and whether anybody answers there.
+        answer: orders::Testimony,
     },
     /// It has a word for another node of an attempt.
     Relay {

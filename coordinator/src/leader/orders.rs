@@ -10,6 +10,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::OnDisconnect;
 
 use super::gang::Key;
+use super::witness::Target;
 use crate::state::State;
 use crate::state::records::{Attempt, EndKind, Job, Spec};
 
@@ -47,11 +48,37 @@ pub enum Order {
     },
     /// The keeper of another node of an attempt speaks to its keeper.
     Relay(Relay),
+    /// Find out whether anybody on a silent node answers.
+    Probe(Box<ProbeOrder>),
     /// Its events up to here are applied.
     Applied {
         /// Their highest number.
         up_to: u64,
     },
+}
+
+/// What a witness is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeOrder {
+    /// Named again in the answer.
+    pub id: u64,
+    /// The silent node.
+    pub node: String,
+    /// Where it is reached.
+    pub address: String,
+    /// Its agent and its keepers.
+    pub targets: Vec<Target>,
+}
+
+/// What a witness says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Testimony {
+    /// Of the question.
+    pub id: u64,
+    /// The silent node.
+    pub node: String,
+    /// Somebody there answers.
+    pub seen: bool,
 }
 
 /// A word between two nodes of one attempt. Nobody on the way reads it.

@@ -343,6 +343,7 @@ impl Agent {
     pub async fn heartbeat(&mut self, attempts: Vec<AttemptStatus>) -> u64 {
         self.seq += 1;
         let heartbeat = mlctl_proto::agent::Heartbeat {
+            probe: None,
             seq: self.seq,
             attempts,
         };

@@ -15,6 +15,7 @@ mod keys;
 mod leases;
 mod liveness;
 mod terminal;
+mod witnessed;
 
 pub use acknowledged::Acknowledged;
 pub use applied::Applied;
@@ -29,6 +30,7 @@ pub use keys::Keys;
 pub use leases::Leases;
 pub use liveness::{Liveness, Look, unacknowledged};
 pub use terminal::Terminal;
+pub use witnessed::Witnessed;
 
 /// A property that does not hold, with what shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct Checkers {
     pub leases: Leases,
     /// A new leader judges nobody at once.
     pub judged: Judged,
+    /// Who is heard is not lost.
+    pub witnessed: Witnessed,
     /// I9: one key, one job.
     pub keys: Keys,
     /// What leaves the tables lies in history.

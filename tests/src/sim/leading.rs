@@ -106,7 +106,11 @@ impl World {
     }
 
     fn order(&mut self, term: u64, link: u64, order: Order) {
-        self.push_down(link, Down::Say(term, words::order(order)));
+        let told = match order {
+            Order::Probe(order) => Down::Probe(*order),
+            order => Down::Say(term, words::order(order)),
+        };
+        self.push_down(link, told);
     }
 
     fn plan(&mut self, who: usize, heard: BTreeSet<String>, salvaging: BTreeSet<JobId>) {

@@ -56,6 +56,12 @@ marks! {
     ClockRefusal = "clock refusal",
     /// A job waited for word of a checkpoint before it started again, and the word came.
     SalvageCommit = "salvage commit",
+    /// A witness heard a node that was silent to its leader.
+    WitnessSaw = "witness heard a silent node",
+    /// A witness heard nobody.
+    WitnessSawNobody = "witness heard nobody",
+    /// A node was given up because no witness heard it.
+    WitnessLost = "lost by witnesses",
     /// A keeper ended its ranks because no lease was confirmed any more.
     Fenced = "fenced by its keeper",
     /// A node came back before a successor had taken over: what it ran goes on, the successor was dropped.

@@ -26,6 +26,7 @@ mod records;
 mod stream;
 pub mod totals;
 mod vitals;
+mod witness;
 mod words;
 mod world;
 

@@ -413,6 +413,7 @@ impl World {
                     self.check(checked);
                 }
             }
+            Down::Probe(order) => self.on_probe_order(at, stream, order),
             Down::NotLeader | Down::End => {
                 (agent.stream, agent.greeted_at) = (None, None);
                 self.step(at.who, agent::Event::LinkDown);

@@ -1,7 +1,7 @@
 //! Rare paths as they show in what is committed: seen once, on the member that applies an entry first.
 //! Does NOT judge, but for one thing: one key of a client makes one job (I9).
 
-use mlctl_coordinator::state::commands::{AgentEvents, Command};
+use mlctl_coordinator::state::commands::{AgentEvents, Command, LossProof};
 use mlctl_coordinator::state::records::Reply;
 use mlctl_coordinator::state::{Applied, Body, Changed, Effect, State};
 use mlctl_proto::errors::Code;
@@ -21,6 +21,13 @@ impl World {
                     self.marks.hit(Mark::JournalIdChanged);
                 }
                 self.observe_recall(before, applied);
+            }
+            Body::DeclareNodeLost(lost) if lost.proof == LossProof::Witness => {
+                if applied.refusal().is_none() {
+                    self.marks.hit(Mark::WitnessLost);
+                    let checked = self.checkers.witnessed.lost(&lost.node, self.now);
+                    self.check(checked);
+                }
             }
             Body::AgentEvents(report) => self.observe_report(before, report, applied),
             _ => {}

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use mlctl_agent::core as agent;
 use mlctl_coordinator::leader::gang::Report;
+use mlctl_coordinator::leader::orders::{ProbeOrder, Testimony};
 use mlctl_coordinator::leader::step;
 use mlctl_coordinator::state::commands::{AgentEvent, AgentEvents, RegisterNode};
 use mlctl_coordinator::state::records::{Liveness, NodeFacts};
@@ -23,6 +24,8 @@ const RETRANSMIT_MS: u64 = 100;
 /// What an agent says.
 pub(super) enum Up {
     Say(agent::ToLeader),
+    /// The answer to a leader's question.
+    Probed(Testimony),
     End,
 }
 
@@ -30,6 +33,8 @@ pub(super) enum Up {
 pub(super) enum Down {
     /// Its term, and what.
     Say(u64, agent::LeaderMessage),
+    /// Ask a silent node.
+    Probe(ProbeOrder),
     NotLeader,
     End,
 }
@@ -169,9 +174,19 @@ impl World {
         }
         match said {
             Up::Say(message) => self.said(at.who, stream, message),
+            Up::Probed(answer) => self.probed(at.who, stream, answer),
             Up::End => self.session_ends(at.who, stream),
         }
         self.turn(at.who);
+    }
+
+    fn probed(&mut self, who: usize, stream: u64, answer: Testimony) {
+        let member = self.coordinators[who].live.as_ref();
+        let session = member.and_then(|member| member.sessions.get(&stream));
+        if let Some(session) = session {
+            let (node, link) = (self.nodes[session.node].name.clone(), stream);
+            self.led(who, step::Event::Probed { node, link, answer });
+        }
     }
 
     fn session_ends(&mut self, who: usize, stream: u64) {
@@ -206,6 +221,7 @@ impl World {
             agent::ToLeader::Heartbeat { seq, attempts } => {
                 self.checkers.leases.arrived(stream, seq, self.now);
                 let reports = attempts.iter().map(words::report).collect();
+                self.led_targets(who, &node, link);
                 let heartbeat = step::Event::Heartbeat {
                     node,
                     link,
@@ -226,6 +242,7 @@ impl World {
                     phase,
                     master_port,
                     moving_up_to: 0,
+                    probe: None,
                 };
                 let report = words::report(&status);
                 self.led(who, step::Event::Ready { node, link, report });

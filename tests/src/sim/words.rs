@@ -80,6 +80,7 @@ pub(super) fn order(order: Order) -> agent::LeaderMessage {
                 rendezvous,
             }
         }
+        Order::Probe(_) => unreachable!("it has its own way down"),
         Order::Relay(_) => unreachable!("no agent here has words for another node"),
         Order::Applied { up_to } => agent::LeaderMessage::EventsApplied { up_to },
     }

@@ -19,6 +19,7 @@ use super::marks::Marks;
 use super::node::Node;
 use super::plants::Plant;
 use super::stream::Stream;
+use super::witness::Asking;
 use crate::checkers::{Checked, Checkers, Key, Violation};
 
 /// Coordinators of every simulated cluster.
@@ -66,6 +67,7 @@ pub(super) enum Event {
     Adopt(Process, Arc<agent::Start>),
     RankEnds(RankEnding),
     FenceDue(FenceLook),
+    Ask(Asking),
     Seal {
         node: usize,
         boot: u64,
@@ -275,6 +277,7 @@ impl World {
             | Event::JournalSynced(at, _)
             | Event::SpawnKeeper(at, _)
             | Event::Adopt(at, _) => agent(at.who),
+            Event::Ask(asking) => agent(asking.at.who),
             Event::RankEnds(ending) => self.nodes[ending.node].frozen_until,
             Event::FenceDue(look) => self.nodes[look.node].frozen_until,
             Event::Seal { node, .. } => self.nodes[*node].frozen_until,
@@ -301,6 +304,7 @@ impl World {
             Event::Adopt(at, start) => self.on_adopt(at, &start),
             Event::RankEnds(ending) => self.on_rank_ends(ending),
             Event::FenceDue(look) => self.on_fence_due(look),
+            Event::Ask(asking) => self.on_ask(asking),
             Event::Seal { node, boot, key } => self.on_seal(node, boot, key),
             Event::ClientTurn(who) => self.on_client_turn(who),
             Event::Request {

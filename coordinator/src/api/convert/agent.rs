@@ -7,6 +7,8 @@ use mlctl_proto::persist;
 use mlctl_proto::{CAPABILITIES, PROTOCOL, VERSION};
 
 use crate::leader::gang::Phase;
+use crate::leader::orders::{ProbeOrder, Testimony};
+use crate::leader::witness::{Target, Targets};
 use crate::leader::{Order, Relay, Report, StartOrder};
 use crate::state::codec::decode_event;
 use crate::state::commands::AgentEvent;
@@ -54,6 +56,54 @@ pub fn ready(message: &wire::Ready) -> Result<Report, Refusal> {
         master_port: port(message.master_port)?,
         moving_up_to: 0,
     })
+}
+
+/// Everybody on a node who answers witnesses.
+pub fn targets(heartbeat: &wire::Heartbeat) -> Targets {
+    let target = |one: &Option<wire::ProbePort>| {
+        let one = one.as_ref()?;
+        let port = u16::try_from(one.port).ok().filter(|port| *port > 0)?;
+        let key = one.key.as_slice().try_into().ok()?;
+        Some(Target { port, key })
+    };
+    // Before it is ready nothing of an attempt runs, and when it has ended nothing does any more.
+    let runs = |status: &&wire::AttemptStatus| {
+        !matches!(
+            status.phase(),
+            wire::AttemptPhase::Preparing | wire::AttemptPhase::Ended
+        )
+    };
+    let keepers = heartbeat.attempts.iter().filter(runs);
+    let all = [&heartbeat.probe]
+        .into_iter()
+        .chain(keepers.map(|status| &status.probe));
+    let all: Vec<Option<Target>> = all.map(target).collect();
+    Targets {
+        whole: all.iter().all(Option::is_some),
+        targets: all.into_iter().flatten().collect(),
+    }
+}
+
+/// What a witness says.
+pub fn testimony(result: wire::ProbeResult) -> Testimony {
+    Testimony {
+        id: result.id,
+        node: result.node,
+        seen: result.seen,
+    }
+}
+
+fn probe(order: ProbeOrder) -> wire::Probe {
+    let target = |target: Target| wire::ProbePort {
+        port: u32::from(target.port),
+        key: target.key.to_vec(),
+    };
+    wire::Probe {
+        id: order.id,
+        node: order.node,
+        address: order.address,
+        targets: order.targets.into_iter().map(target).collect(),
+    }
 }
 
 /// A word for another node of an attempt.
@@ -171,6 +221,7 @@ pub fn order(order: Order, traceparent: Option<String>) -> wire::leader_message:
             node: relay.node,
             body: relay.body,
         }),
+        Order::Probe(order) => What::Probe(probe(*order)),
         Order::Applied { up_to } => What::EventsApplied(wire::EventsApplied { up_to }),
     }
 }
@@ -239,6 +290,7 @@ mod tests {
             phase,
             master_port: port,
             moving_up_to: 0,
+            probe: None,
         }
     }
 

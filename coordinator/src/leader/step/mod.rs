@@ -13,6 +13,9 @@ mod attempts;
 mod nodes;
 mod planning;
 mod salvage;
+mod silent;
+#[cfg(test)]
+mod silent_tests;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::gang::{Gangs, Key, Report};
 use super::leases::{Leases, Waiting};
 use super::liveness::{Judge, Mono};
-use super::orders::{self, Order, Relay};
+use super::orders::{self, Order, Relay, Testimony};
+use super::witness::{Targets, Witnesses};
 use crate::state::records::NodeFacts;
 use crate::state::{Body, Effect, State};
 use archiving::Archiving;
@@ -84,6 +88,24 @@ pub enum Event {
         link: u64,
         /// For whom, and what.
         relay: Relay,
+    },
+    /// A node tells who answers witnesses there.
+    Targets {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// All of them.
+        targets: Targets,
+    },
+    /// A node was asked for a silent one.
+    Probed {
+        /// The node that was asked.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// What it says.
+        answer: Testimony,
     },
     /// A node is ready for its part of a gang.
     Ready {
@@ -197,6 +219,20 @@ pub enum Note {
         /// Lost, not only Unreachable.
         lost: bool,
     },
+    /// Others are asked for a silent node.
+    Asked {
+        /// The silent one.
+        node: String,
+        /// Who, for people.
+        witnesses: String,
+    },
+    /// A silent node is heard by another one.
+    Seen {
+        /// The silent one.
+        node: String,
+        /// Who hears it.
+        witness: String,
+    },
     /// A gang was not ready in time and is ended.
     NotReady {
         /// The attempt.
@@ -236,6 +272,9 @@ pub struct Term {
     /// Successors that are about to take over.
     superseding: BTreeSet<Key>,
     salvage: Salvage,
+    witnesses: Witnesses,
+    /// How long a node that a witness heard is not asked for again.
+    node_timeout_ms: u64,
     /// Orphans that were named.
     named: BTreeSet<(String, Key)>,
     out: Vec<Output>,
@@ -255,6 +294,8 @@ impl Term {
             moving: BTreeSet::new(),
             superseding: BTreeSet::new(),
             salvage: Salvage::new(timers),
+            witnesses: Witnesses::default(),
+            node_timeout_ms: u64::from(timers.node_timeout_ms),
             named: BTreeSet::new(),
             out: Vec::new(),
         })
@@ -267,6 +308,7 @@ impl Term {
             self.leases.due(),
             self.planning.next(),
             self.salvage.next(),
+            self.witnesses.next(),
         ];
         let others = others.into_iter().flatten();
         others.fold(self.judge.next(), Mono::min)
@@ -286,6 +328,14 @@ impl Term {
             } => self.heartbeat(now, state, Waiting { node, link, seq }, &reports),
             Event::Ready { node, link, report } => self.ready(now, state, &node, link, &report),
             Event::Relay { node, link, relay } => self.relay(state, &node, link, relay),
+            Event::Targets {
+                node,
+                link,
+                targets,
+            } => self.targets(&node, link, targets),
+            Event::Probed { node, link, answer } => {
+                self.testified(now, state, (&node, link), &answer);
+            }
             Event::Effects {
                 effects,
                 overflowed,
@@ -303,6 +353,7 @@ impl Term {
         if self.judge.next() <= now {
             self.judge_silence(now, state);
         }
+        self.ask_for_silent(now, state);
         for key in self.gangs.expire(now) {
             self.give_up(state, key);
         }

@@ -1,6 +1,7 @@
 //! PURE: nodes come, are heard of, fall silent and go. Judges nobody itself: `liveness` and the command's apply do.
 use mlctl_proto::mutants::{Mutant, planted};
 
+use super::silent::awaited;
 use super::{AGAIN_MS, Link, Note, Output, Term, Why};
 use crate::leader::gang::Report;
 use crate::leader::leases::Waiting;
@@ -19,6 +20,7 @@ impl Term {
             attempts: reports.len(),
         });
         self.judge.heard(&node, now);
+        self.witnesses.heard(&node);
         self.gangs.unheard(&node);
         self.salvage.said(&node, reports);
         if let Some(old) = self.links.insert(node.clone(), link) {
@@ -54,6 +56,7 @@ impl Term {
             return;
         }
         self.judge.heard(&beat.node, now);
+        self.witnesses.heard(&beat.node);
         self.salvage.said(&beat.node, reports);
         self.raise(state, &beat.node);
         self.correct(now, state, &beat.node, stale(state, &beat.node, reports));
@@ -93,7 +96,9 @@ impl Term {
             Why::Archive => self.archiving.ended(now, carried, AGAIN_MS),
             Why::Axis(node) => {
                 self.moving.remove(&node);
-                if !carried {
+                if carried {
+                    self.fell_silent(now, state, &node);
+                } else {
                     self.judge.again_at(now + AGAIN_MS);
                 }
             }
@@ -138,9 +143,10 @@ impl Term {
     }
 
     pub(super) fn judge_silence(&mut self, now: Mono, state: &State) {
-        let nodes = state
-            .nodes()
-            .map(|node| (node.facts.name.as_str(), node.liveness));
+        let nodes = state.nodes().map(|node| {
+            let name = node.facts.name.as_str();
+            (name, awaited(state, name, node.liveness))
+        });
         for verdict in self.judge.judge(nodes, now) {
             let (node, lost) = match verdict {
                 Verdict::Unreachable(node) => (node, false),
@@ -171,7 +177,7 @@ impl Term {
         }
     }
 
-    fn move_axis(&mut self, node: &str, body: Body) {
+    pub(super) fn move_axis(&mut self, node: &str, body: Body) {
         if self.moving.insert(node.to_owned()) {
             self.propose(body, Why::Axis(node.to_owned()));
         }
