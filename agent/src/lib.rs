@@ -24,6 +24,7 @@ pub mod launch;
 pub mod launcher;
 mod link;
 mod run;
+mod tasks;
 pub mod witness;
 
 pub use config::Config;

@@ -20,6 +20,7 @@ async fn ends_as(scripts: &[&str], want: &[mlctl_agent::keeper::protocol::Exit])
     assert_eq!(
         written,
         Written {
+            tasks: mlctl_agent::core::TaskEnds::default(),
             exits: want.to_vec(),
             all_ended: true,
             launch_failed: None,

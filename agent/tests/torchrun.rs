@@ -51,6 +51,7 @@ fn request(node_rank: u32, dir: &Path, fail: bool) -> Request {
         node_name: format!("n{node_rank}"),
         members: vec![member(0), member(1)],
         node_rank,
+        wave: None,
         job_dir: text(""),
         attempt_dir: dir.to_str().expect("UTF-8").to_owned(),
         work_dir: text("work"),

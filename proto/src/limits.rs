@@ -12,6 +12,14 @@ pub const CALLS_PER_CONNECTION_MAX: usize = 128;
 pub const PENDING_PER_USER_MAX: usize = 20_000;
 /// Nodes of one gang.
 pub const GANG_NODES_MAX: u32 = 4_096;
+/// Tasks of one array job.
+pub const ARRAY_TASKS_MAX: u32 = 100_000;
+/// The highest index of a task.
+pub const ARRAY_INDEX_MAX: u32 = 9_999_999;
+/// Tasks that one node is given at once.
+pub const WAVE_TASKS_MAX: u32 = 4_096;
+/// Failed tasks that an array job names; of the others it is known which they are and how they ended.
+pub const ARRAY_FAILURES_MAX: usize = 8;
 /// Ranks on one node.
 pub const RANKS_PER_NODE_MAX: u32 = 1_024;
 /// Ranks of one gang, all nodes together.

@@ -1,16 +1,20 @@
 //! The job spec: what a user asks for. Parsed from TOML or JSON, checked, and turned into canonical JSON whose hash names it.
 //! Knows no cluster: whether anything could ever run it is the scheduler's question.
+mod array;
 mod command;
 mod disconnect;
 mod parse;
+mod ranges;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use array::ArraySpec;
 pub use command::{Argv, CommandError};
 pub use disconnect::OnDisconnect;
 pub use parse::{SpecError, parse_json, parse_toml};
+pub use ranges::{Ranges, RangesError};
 
 use crate::limits;
 
@@ -136,6 +140,9 @@ pub struct JobSpec {
     /// What becomes of it when its node falls silent.
     #[serde(default, skip_serializing_if = "OnDisconnect::is_default")]
     pub on_disconnect: OnDisconnect,
+    /// Many tasks of one command under one job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<ArraySpec>,
 }
 
 fn one() -> u32 {
@@ -159,6 +166,7 @@ impl JobSpec {
             mpi: None,
             compat: None,
             on_disconnect: OnDisconnect::Replace,
+            array: None,
         }
     }
 
@@ -237,6 +245,7 @@ impl JobSpec {
         }
         self.command.check()?;
         self.check_launcher()?;
+        array::check(self)?;
         self.check_texts()?;
         if self.canonical_json().len() > limits::SPEC_BYTES_MAX {
             return Err(SpecError::TooLong {

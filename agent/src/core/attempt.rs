@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mlctl_proto::limits::DETAIL_BYTES_MAX;
 use mlctl_proto::persist::{AttemptEnd, EndKind};
+use mlctl_proto::spec::Ranges;
 
 use super::types::{Phase, RankEnd, Record, Rendezvous, Start, Status, Stop};
 use crate::witness::packet::ProbePort;
@@ -49,6 +50,8 @@ pub(super) struct Attempt {
     /// Checkpoints reported by this attempt, and the highest step among them.
     pub(super) sealed: BTreeSet<String>,
     pub(super) step_max: u64,
+    /// Tasks of an array whose end was reported.
+    pub(super) tasks: Ranges,
 }
 
 impl Attempt {
@@ -70,6 +73,7 @@ impl Attempt {
             released: false,
             sealed: BTreeSet::new(),
             step_max: 0,
+            tasks: Ranges::new(),
         }
     }
 
@@ -110,6 +114,7 @@ impl Attempt {
             exits: self.exits.values().copied().collect(),
             ended: self.ended.is_some(),
             sealed: self.sealed.iter().cloned().collect(),
+            tasks: self.tasks.clone(),
         }
     }
 

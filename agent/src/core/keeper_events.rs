@@ -14,6 +14,7 @@ use super::attempt::{Attempt, Keeper, detail_text};
 use super::types::{
     Action, BoottimeMs, CheckpointFound, KeeperStatus, Phase, RankEnd, Record, Rendezvous, ToLeader,
 };
+use crate::tasks::TaskEnds;
 
 type Key = (JobId, Epoch);
 
@@ -175,6 +176,7 @@ impl Core {
         } else if status.started {
             self.on_ranks_started(job, epoch);
         }
+        self.on_tasks_ended(job, epoch, &status.tasks);
         for exit in &status.exits {
             self.on_rank_exited(job, epoch, *exit);
         }
@@ -285,6 +287,20 @@ impl Core {
                 grace_ms: STOP_GRACE_MS,
             });
         }
+    }
+
+    /// Tasks are reported once each, whoever says again that they ended.
+    pub(super) fn on_tasks_ended(&mut self, job: JobId, epoch: Epoch, ends: &TaskEnds) {
+        let key = (job, epoch);
+        let Some(attempt) = self.connected(key) else {
+            return;
+        };
+        let news = ends.without(&attempt.tasks);
+        if news.is_empty() {
+            return;
+        }
+        attempt.tasks = attempt.tasks.union(&news.tasks());
+        self.emit(key, agent_event::What::TasksEnded(news.to_event()));
     }
 
     pub(super) fn on_all_ranks_ended(&mut self, job: JobId, epoch: Epoch) {

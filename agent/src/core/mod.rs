@@ -35,6 +35,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::AGENT_REDIAL_MS;
 use mlctl_proto::mutants::{Mutant, planted};
 
+pub use crate::tasks::{TaskEnds, TaskGroup, Wave};
 use attempt::Attempt;
 use outbox::Outbox;
 pub use replay::{Closed, Recovered};
@@ -155,6 +156,7 @@ impl Core {
             }
             Event::Fenced { job, epoch, why } => self.on_fenced(job, epoch, &why),
             Event::RankExited { job, epoch, exit } => self.on_rank_exited(job, epoch, exit),
+            Event::TasksEnded { job, epoch, ends } => self.on_tasks_ended(job, epoch, &ends),
             Event::AllRanksEnded { job, epoch } => self.on_all_ranks_ended(job, epoch),
             Event::Checkpoint(found) => self.on_checkpoint(found),
         }

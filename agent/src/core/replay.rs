@@ -11,6 +11,7 @@ use super::Mark;
 use super::attempt::Attempt;
 use super::types::{RankEnd, Record, Start};
 use crate::checkpoints::rules::step_of;
+use crate::tasks::tasks_of;
 
 /// Highest epoch of a job that was found outside the journal, for instance as a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +139,7 @@ impl Recovered {
                 exits,
                 ended,
                 sealed,
+                tasks,
             } => {
                 if let Some(attempt) = self.attempts.get_mut(&(job, epoch)) {
                     attempt.started = started;
@@ -145,6 +147,7 @@ impl Recovered {
                     attempt.ended = ended.then_some(0);
                     attempt.step_max = sealed.iter().map(|name| step_of(name)).max().unwrap_or(0);
                     attempt.sealed = sealed.into_iter().collect();
+                    attempt.tasks = tasks;
                 }
             }
             Record::Event(event) => self.take_event(event),
@@ -227,6 +230,9 @@ fn note_event(attempt: &mut Attempt, what: Option<&agent_event::What>) {
         Some(agent_event::What::CheckpointSealed(sealed)) => {
             attempt.step_max = attempt.step_max.max(sealed.step);
             attempt.sealed.insert(sealed.name.clone());
+        }
+        Some(agent_event::What::TasksEnded(ended)) => {
+            attempt.tasks = attempt.tasks.union(&tasks_of(ended));
         }
         None => {}
     }

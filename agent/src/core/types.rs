@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist::{AgentEvent, EndKind};
+use mlctl_proto::spec::Ranges;
+
+use crate::tasks::{TaskEnds, Wave};
 
 use crate::witness::packet::ProbePort;
 
@@ -53,6 +56,8 @@ pub struct Start {
     pub allow_root: bool,
     /// No other node takes part and nothing has to be superseded: ranks start once they can, without a word to go.
     pub alone: bool,
+    /// The tasks to run here, if the job is an array.
+    pub wave: Option<Wave>,
     /// Its keeper ends the ranks when no leader confirms this node any more; `None`: it does not.
     pub fence: Option<Fence>,
 }
@@ -84,6 +89,7 @@ impl Start {
             submitter_uid: 0,
             allow_root: false,
             alone: false,
+            wave: None,
             fence: None,
         }
     }
@@ -175,6 +181,8 @@ pub struct KeeperStatus {
     pub master_port: u16,
     /// Ranks could not be started; why.
     pub launch_failed: Option<String>,
+    /// Of an array: the tasks that have ended.
+    pub tasks: TaskEnds,
     /// Its fence ended the ranks; why.
     pub fenced: Option<String>,
 }
@@ -351,6 +359,15 @@ pub enum Event {
         /// How.
         exit: RankEnd,
     },
+    /// Tasks of an array have ended by themselves.
+    TasksEnded {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// How.
+        ends: TaskEnds,
+    },
     /// No process of the attempt is left.
     AllRanksEnded {
         /// The job.
@@ -513,6 +530,8 @@ pub enum Record {
         ended: bool,
         /// Names of checkpoints that were reported.
         sealed: Vec<String>,
+        /// Tasks whose end was reported.
+        tasks: Ranges,
     },
     /// A numbered event.
     Event(AgentEvent),

@@ -219,6 +219,7 @@ async fn heard(task: &Task, message: FromKeeper) {
             })
             .await
         }
+        FromKeeper::TasksEnded(ends) => task.tell(Event::TasksEnded { job, epoch, ends }).await,
         FromKeeper::AllEnded {
             exits,
             launch_failed,
@@ -302,6 +303,7 @@ pub(super) async fn report_status(task: &Task, status: &Status) {
         launch_failed: status.launch_failed.clone(),
         master_port: task.master_port,
         fenced: status.fenced.clone(),
+        tasks: status.tasks.clone(),
     };
     task.tell(Event::KeeperConnected { job, epoch, status })
         .await;
@@ -326,14 +328,16 @@ pub(super) async fn report_loss(task: &Task) {
         .tell(LogNews::AllEnded { job, epoch })
         .await;
     let all_ended = written.all_ended;
-    if all_ended || !written.exits.is_empty() {
+    let began = !written.exits.is_empty() || !written.tasks.is_empty();
+    if all_ended || began {
         let status = KeeperStatus {
-            started: !written.exits.is_empty(),
+            started: began,
             exits: written.exits.into_iter().map(rank_end).collect(),
             all_ended,
             launch_failed: written.launch_failed,
             master_port: task.master_port,
             fenced: written.fenced,
+            tasks: written.tasks,
         };
         task.tell(Event::KeeperConnected { job, epoch, status })
             .await;

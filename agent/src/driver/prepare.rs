@@ -227,9 +227,12 @@ fn request(
 ) -> Request {
     let dirs = &context.dirs;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    let checkpoints = dirs.checkpoints(start.job);
+    // Tasks of an array have none of their own.
+    let checkpoints = start.wave.is_none().then(|| dirs.checkpoints(start.job));
     // Set for every member; only a holder has it.
-    let resume = Some(checkpoints.join(&start.resume_from))
+    let resume = checkpoints
+        .as_ref()
+        .map(|path| path.join(&start.resume_from))
         .filter(|path| !start.resume_from.is_empty() && path.is_dir());
     let members = start.members.iter().map(|member| Member {
         node: member.node.clone(),
@@ -245,10 +248,11 @@ fn request(
         node_name: context.config.name.clone(),
         members: members.collect(),
         node_rank: start.node_rank,
+        wave: start.wave.clone(),
         job_dir: text(dirs.job(start.job)),
         attempt_dir: text(dirs.attempt(start.job, start.epoch)),
         work_dir: text(dirs.work(start.job, start.epoch)),
-        checkpoint_dir: Some(text(checkpoints)),
+        checkpoint_dir: checkpoints.map(text),
         resume_from: resume.map(text),
         traceparent: current_traceparent().unwrap_or_else(|| start.traceparent.clone()),
         base_env: base_env(user.as_ref()),

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, IdError, JobId};
-use mlctl_proto::persist::{AgentEvent, Id};
+use mlctl_proto::persist::{AgentEvent, Id, PackedRanges};
+use mlctl_proto::spec::{Ranges, RangesError};
 use prost::Message;
 
 use crate::core::{RankEnd, Record};
@@ -69,6 +70,8 @@ struct Reported {
     ended: bool,
     #[prost(string, repeated, tag = "6")]
     sealed: Vec<String>,
+    #[prost(message, optional, tag = "7")]
+    tasks: Option<PackedRanges>,
 }
 
 /// What a payload holds.
@@ -89,6 +92,8 @@ pub(super) enum CodecError {
     Message(#[from] prost::DecodeError),
     #[error(transparent)]
     Id(#[from] IdError),
+    #[error(transparent)]
+    Tasks(#[from] RangesError),
 }
 
 /// The payload of the first record.
@@ -127,6 +132,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
             exits,
             ended,
             sealed,
+            tasks,
         } => {
             let exits = exits.iter().map(|exit| Exit {
                 rank: exit.rank,
@@ -141,6 +147,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
                 exits: exits.collect(),
                 ended: *ended,
                 sealed: sealed.clone(),
+                tasks: (!tasks.is_empty()).then(|| tasks.pack()),
             };
             payload(REPORTED, &reported)
         }
@@ -192,6 +199,7 @@ fn decode_reported(reported: Reported) -> Result<Record, CodecError> {
         signal: exit.signal,
         killed_by_us: exit.killed_by_us,
     });
+    let tasks = Ranges::unpack(&reported.tasks.unwrap_or_default())?;
     Ok(Record::Reported {
         job: reported.job.try_into()?,
         epoch: reported.epoch.try_into()?,
@@ -199,6 +207,7 @@ fn decode_reported(reported: Reported) -> Result<Record, CodecError> {
         exits: exits.collect(),
         ended: reported.ended,
         sealed: reported.sealed,
+        tasks,
     })
 }
 
@@ -256,6 +265,7 @@ mod tests {
                 exits: vec![exit],
                 ended: false,
                 sealed: vec!["a-1".into()],
+                tasks: Ranges::span(3, 70),
             },
             Record::Event(AgentEvent {
                 seq: 4,

@@ -55,7 +55,7 @@ pub(super) fn prepare(command: &mut Command, setup: Setup) {
 }
 
 /// In the child. The order matters: groups before the user, the death signal after the user (a change of user clears it).
-fn enter(setup: &Setup) -> io::Result<()> {
+pub(super) fn enter(setup: &Setup) -> io::Result<()> {
     setsid()?;
     for kind in RESET {
         // SAFETY: sets the default action: no handler of ours can run in the child.

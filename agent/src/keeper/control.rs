@@ -2,6 +2,7 @@
 //!
 //! Owns the ranks and their logs. How they end is `ending`; the loop that waits is `turns`; what a rank is at birth is `child`.
 
+mod array;
 mod ending;
 mod fencing;
 mod mpi;
@@ -24,7 +25,9 @@ use super::protocol::{
 use super::ranks::{self, Account};
 use super::torchrun::Failure;
 use crate::launch::{LaunchPlan, with_rendezvous};
+use crate::tasks::TaskEnds;
 use crate::witness::answer::Answering;
+use array::Array;
 
 /// How often leftovers that do not die are killed again. Their ends wake the keeper earlier.
 const LEFTOVERS_MS: u64 = 20;
@@ -98,6 +101,8 @@ pub(super) struct Keeper {
     pub(super) agent: Option<Connection>,
     /// What an MPI job adds.
     pub(super) mpi: Option<Mpi>,
+    /// What an array adds; then `ranks` are its slots.
+    pub(super) array: Option<Array>,
 }
 
 impl Keeper {
@@ -109,7 +114,8 @@ impl Keeper {
         exits_file: ExitsFile,
         mpi: Option<Mpi>,
     ) -> std::io::Result<Self> {
-        ranks::raise_open_files(&mut account, plan.ranks.len());
+        let slots = plan.array.as_ref().map_or(0, |array| array.slots.len());
+        ranks::raise_open_files(&mut account, plan.ranks.len().max(slots));
         let logs = PathBuf::from(&plan.logs_dir);
         let rank = |rank: &crate::launch::RankPlan| {
             let log = Log::create(log_path(&logs, rank.rank), plan.log_cap_bytes)?;
@@ -122,11 +128,13 @@ impl Keeper {
                 failure: None,
             })
         };
-        let ranks = plan
-            .ranks
-            .iter()
-            .map(rank)
-            .collect::<std::io::Result<_>>()?;
+        let (array, ranks) = match Array::of(&plan) {
+            Some((array, slots)) => (Some(array), slots),
+            None => {
+                let ranks = plan.ranks.iter().map(rank);
+                (None, ranks.collect::<std::io::Result<_>>()?)
+            }
+        };
         Ok(Self {
             fence: plan.fence.map(Fence::new),
             fence_passed: false,
@@ -146,6 +154,7 @@ impl Keeper {
             released: false,
             agent: None,
             mpi,
+            array,
         })
     }
 
@@ -169,6 +178,7 @@ impl Keeper {
                     .flatten(),
             )
             .chain(self.mpi.as_ref().and_then(|mpi| mpi.remotes.due()))
+            .chain(self.array.as_ref().and_then(|array| array.tasks.tell_at()))
             .min()
     }
 
@@ -185,6 +195,9 @@ impl Keeper {
         if due(self.kill_at) {
             self.kill_at = None;
             self.signal_ranks(Signal::SIGKILL);
+        }
+        if due(self.array.as_ref().and_then(|array| array.tasks.tell_at())) {
+            self.tell_tasks();
         }
         if due(self.again_at) {
             self.on_children();
@@ -210,6 +223,9 @@ impl Keeper {
         });
         for rank in &mut self.ranks {
             rank.log.news = false;
+        }
+        if let Some(array) = &mut self.array {
+            drop(array.tasks.take_news());
         }
         self.agent = Some(connection);
     }
@@ -262,6 +278,7 @@ impl Keeper {
 
     /// Puts on disk what this turn wrote down. Last, so that nobody waits for it.
     pub(super) fn sync(&mut self) {
+        self.write_tasks();
         if let Err(error) = self.exits_file.sync() {
             tracing::error!(%error, "what ranks ended with may not survive a power cut");
         }
@@ -291,14 +308,19 @@ impl Keeper {
             log_ended: rank.log.ended,
             exit: rank.exit,
         };
+        let array = self.array.as_ref();
+        // An idle slot is no task, and a task that said nothing has no log.
+        let shown = |rank: &&Rank| array.is_none() || rank.log.bytes > 0;
+        let tasks = array.map_or_else(TaskEnds::default, |array| array.tasks.all().clone());
         Status {
             pid: std::process::id(),
             phase: self.phase,
             started: self.started,
             launch_failed: self.launch_failed.clone(),
-            ranks: self.ranks.iter().map(rank).collect(),
+            ranks: self.ranks.iter().filter(shown).map(rank).collect(),
             fenced: self.fenced.clone(),
             probe: self.probe.as_ref().map(Answering::port),
+            tasks,
         }
     }
 
@@ -315,14 +337,11 @@ impl Keeper {
     fn start(&mut self, address: &str, port: u16) {
         self.plan = with_rendezvous(self.plan.clone(), address, port);
         self.phase = Phase::Running;
-        let serves = self.mpi.as_ref().is_some_and(Mpi::serves);
-        for at in 0..if serves { 0 } else { self.ranks.len() } {
-            if let Err(why) = self.start_rank(at, None) {
-                self.launch_failed = Some(why.clone());
-                self.tell(&FromKeeper::LaunchFailed { why });
-                self.stop(0);
-                return;
-            }
+        if let Err(why) = self.start_all() {
+            self.launch_failed = Some(why.clone());
+            self.tell(&FromKeeper::LaunchFailed { why });
+            self.stop(0);
+            return;
         }
         self.started = true;
         self.tell(&FromKeeper::RanksStarted);
@@ -330,6 +349,15 @@ impl Keeper {
         if self.mpi.as_ref().is_some_and(|mpi| mpi.finished) {
             self.finish();
         }
+    }
+
+    fn start_all(&mut self) -> Result<(), String> {
+        if self.array.is_some() {
+            return self.start_tasks();
+        }
+        let serves = self.mpi.as_ref().is_some_and(Mpi::serves);
+        let ranks = if serves { 0 } else { self.ranks.len() };
+        (0..ranks).try_for_each(|at| self.start_rank(at, None))
     }
 
     /// Starts one rank. `line`: what an `mpirun` wants run in its place.

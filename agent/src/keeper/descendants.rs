@@ -2,8 +2,10 @@
 //! left becomes its child sooner or later, and only its own children are ever signalled: nobody else can reap them, so no process id
 //! can have passed to a stranger.
 
+use std::mem::MaybeUninit;
+
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// How a child ended: its id, exit code, signal (0: it exited).
@@ -20,8 +22,23 @@ pub(super) struct Reaped {
 
 /// Takes the ends of all children that have one.
 pub(super) fn reap() -> Reaped {
+    take_all(|| ())
+}
+
+/// The same; with the end of a child for which `leads` holds its process group ends too.
+pub(super) fn reap_groups(leads: impl Fn(Pid) -> bool) -> Reaped {
+    take_all(|| {
+        if let Some(pid) = next_end().filter(|pid| leads(*pid)) {
+            // It was not reaped yet, so the id is still that of its group. None left is as good.
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
+    })
+}
+
+fn take_all(before_each: impl Fn()) -> Reaped {
     let mut reaped = Reaped::default();
     loop {
+        before_each();
         let mut status = 0;
         // Not through the safe wrapper: it loses the process id when a real-time signal ended the child.
         // SAFETY: `status` outlives the call and is the one integer that it writes.
@@ -46,6 +63,17 @@ pub(super) fn reap() -> Reaped {
             _ => {}
         }
     }
+}
+
+/// The child whose end would be taken next.
+fn next_end() -> Option<Pid> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` outlives the call, which writes all of it or leaves the zeroes.
+    let done = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) };
+    // SAFETY: zeroes are a value of it, and so is what the call wrote; of a child's end the id is the part that holds.
+    let pid = unsafe { info.assume_init().si_pid() };
+    (done == 0 && pid > 0).then(|| Pid::from_raw(pid))
 }
 
 /// Kills every child. What they leave behind becomes a child of ours: call again until [`reap`] finds none.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::Exit;
+use crate::tasks::TaskEnds;
 
 /// The file's name in an attempt's directory.
 const NAME: &str = "exits";
@@ -18,6 +19,7 @@ const BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Serialize, Deserialize)]
 enum Line {
     Exited(Exit),
+    Tasks(TaskEnds),
     AllEnded { launch_failed: Option<String> },
     Fenced { why: String },
 }
@@ -27,6 +29,8 @@ enum Line {
 pub struct Written {
     /// The ranks that ended while it watched.
     pub exits: Vec<Exit>,
+    /// Of an array: the tasks that ended by themselves.
+    pub tasks: TaskEnds,
     /// It saw to the end that nothing was left.
     pub all_ended: bool,
     /// Why ranks could not be started, if so.
@@ -58,6 +62,14 @@ impl ExitsFile {
 
     pub(super) fn exited(&mut self, exit: Exit) -> io::Result<()> {
         self.write(&Line::Exited(exit))
+    }
+
+    /// Tasks of an array. Nobody waits for that to be synced.
+    pub(super) fn tasks(&mut self, ends: TaskEnds) -> io::Result<()> {
+        let unsynced = self.unsynced;
+        let written = self.write(&Line::Tasks(ends));
+        self.unsynced = unsynced;
+        written
     }
 
     pub(super) fn all_ended(&mut self, launch_failed: Option<String>) -> io::Result<()> {
@@ -101,6 +113,7 @@ pub fn read_exits(attempt_dir: &Path) -> io::Result<Written> {
     for line in text.split_inclusive(|b| *b == b'\n') {
         match serde_json::from_slice(line) {
             Ok(Line::Exited(exit)) if line.ends_with(b"\n") => written.exits.push(exit),
+            Ok(Line::Tasks(ends)) if line.ends_with(b"\n") => written.tasks.merge(ends),
             Ok(Line::AllEnded { launch_failed }) if line.ends_with(b"\n") => {
                 written.all_ended = true;
                 written.launch_failed = launch_failed;
@@ -134,6 +147,7 @@ mod tests {
         file.all_ended(Some("why".into())).expect("written");
         let want = Written {
             exits: vec![exit(0), exit(1)],
+            tasks: TaskEnds::default(),
             all_ended: true,
             launch_failed: Some("why".into()),
             fenced: Some("cut off".into()),

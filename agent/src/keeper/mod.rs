@@ -5,6 +5,7 @@
 //! subreaper, everything that comes from them in reach; there are no cgroups in this release, so nothing is limited. It knows no
 //! coordinator, and does NOT decide whether an attempt may run: whoever starts it has a committed entry for that.
 
+mod array;
 mod child;
 pub mod client;
 mod clock;
@@ -22,6 +23,7 @@ mod remote;
 pub mod shim;
 mod shims;
 pub(crate) mod socket_dir;
+mod spawn;
 pub mod sweep;
 mod torchrun;
 mod turns;

@@ -23,7 +23,8 @@ const TURN_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
-    file: File,
+    /// `None`: there was no line yet.
+    file: Option<File>,
     cap: u64,
     /// Whole frames in the file.
     pub(super) bytes: u64,
@@ -42,22 +43,33 @@ impl Log {
     /// # Errors
     /// When the file cannot be made.
     pub(super) fn create(path: PathBuf, cap: u64) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)?;
-        file.set_len(0)?;
+        let file = new_file(&path)?;
         Ok(Self {
+            file: Some(file),
+            ..Self::lazy(path, cap)
+        })
+    }
+
+    /// The same, but the file is made with the first line.
+    pub(super) fn lazy(path: PathBuf, cap: u64) -> Self {
+        Self {
             path,
-            file,
+            file: None,
             cap,
             bytes: 0,
             dropped: 0,
             ended: false,
             news: false,
             complained: false,
-        })
+        }
+    }
+
+    fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(new_file(&self.path)?),
+        };
+        file.write_all(frames)
     }
 
     /// Appends whole frames: as many as the cap leaves room for, and none once one was dropped, so that the file has no hole.
@@ -72,7 +84,7 @@ impl Log {
             self.cap.saturating_sub(self.bytes)
         };
         let fitting = fitting(frames, usize::try_from(room).unwrap_or(usize::MAX));
-        match self.file.write_all(&frames[..fitting]) {
+        match self.write(&frames[..fitting]) {
             Ok(()) => {
                 self.bytes += fitting as u64;
                 self.dropped += (frames.len() - fitting) as u64;
@@ -80,13 +92,27 @@ impl Log {
             Err(error) => {
                 self.dropped += frames.len() as u64;
                 // A frame that was cut short would spoil the file for its readers.
-                let mended = self.file.set_len(self.bytes);
+                let mended = self
+                    .file
+                    .as_ref()
+                    .map_or(Ok(()), |file| file.set_len(self.bytes));
                 if !std::mem::replace(&mut self.complained, true) {
                     tracing::error!(path = %self.path.display(), %error, mended = mended.is_ok(), "cannot write a log; output is dropped");
                 }
             }
         }
     }
+}
+
+/// An empty file that is appended to.
+fn new_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_len(0)?;
+    Ok(file)
 }
 
 /// How many bytes of `frames` are whole frames within `room`.
@@ -266,7 +292,7 @@ mod tests {
         let cap = u64::MAX;
         let mut log = Log {
             path: full.into(),
-            file,
+            file: Some(file),
             cap,
             bytes: 0,
             dropped: 0,

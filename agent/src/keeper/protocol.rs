@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::tasks::TaskEnds;
 use crate::witness::packet::ProbePort;
 
 /// Version of these messages. 2: fences.
@@ -149,6 +150,8 @@ pub enum FromKeeper {
     },
     /// A rank has ended.
     RankExited(Exit),
+    /// Tasks of an array have ended by themselves since the last word of this.
+    TasksEnded(TaskEnds),
     /// A rank's log is complete.
     LogEnded {
         /// The rank.
@@ -195,7 +198,7 @@ pub struct Status {
     pub started: bool,
     /// Why ranks could not be started, if so.
     pub launch_failed: Option<String>,
-    /// Every rank of the plan.
+    /// Every rank of the plan; of an array those tasks that run and have a log.
     pub ranks: Vec<RankStatus>,
     /// Why the fence ended the ranks, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,6 +206,9 @@ pub struct Status {
     /// Where it answers witnesses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbePort>,
+    /// Of an array: the tasks that have ended by themselves.
+    #[serde(default, skip_serializing_if = "TaskEnds::is_empty")]
+    pub tasks: TaskEnds,
 }
 
 impl Status {
@@ -300,6 +306,7 @@ mod tests {
             ranks,
             fenced: None,
             probe: None,
+            tasks: TaskEnds::default(),
         };
         let bytes = wire::encode(
             &FromKeeper::Hello {

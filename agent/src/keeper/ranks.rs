@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::fs::Permissions;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, Uid, User, geteuid, getgrouplist, getpid};
 
 use super::child::{Identity, Setup, prepare};
+use super::spawn::Image;
+use crate::launch::array::ArrayPlan;
 use crate::launch::{LaunchPlan, RankPlan};
 
 /// Where programs are looked for when a job has no `PATH`.
@@ -31,6 +34,11 @@ pub(super) struct Account {
 }
 
 impl Account {
+    /// What a rank is before it becomes its program.
+    pub(super) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
     /// The user.
     pub(super) fn uid(&self) -> Uid {
         self.setup
@@ -105,6 +113,52 @@ pub(super) fn start(
             stderr: stderr.into(),
         }),
         _ => Err(format!("rank {} has no pipes", rank.rank)),
+    }
+}
+
+/// What the tasks of an array have in common.
+///
+/// # Errors
+/// One sentence for people.
+pub(super) fn image(
+    plan: &LaunchPlan,
+    array: &ArrayPlan,
+    account: &Account,
+) -> Result<Image, String> {
+    let Some(rank) = plan.ranks.first() else {
+        return Err("the plan has no task".into());
+    };
+    let program = find_program(rank, plan.work_dir.as_ref())?;
+    let text = |text: &[u8]| {
+        CString::new(text).map_err(|_| "a word or a variable holds a NUL byte".to_owned())
+    };
+    let variable = |(key, value): (&String, &String)| text(format!("{key}={value}").as_bytes());
+    let slots = array.slots.iter().map(|slot| {
+        let mut env = rank.env.clone();
+        let others = account.env.iter().chain(&slot.env);
+        env.extend(others.map(|(key, value)| (key.clone(), value.clone())));
+        env.iter().map(variable).collect::<Result<_, _>>()
+    });
+    let words = rank.argv.iter().map(|word| text(word.as_bytes()));
+    Ok(Image {
+        program: text(program.as_os_str().as_bytes())?,
+        argv: words.collect::<Result<_, _>>()?,
+        dir: text(plan.work_dir.as_bytes())?,
+        env: slots.collect::<Result<_, _>>()?,
+    })
+}
+
+/// Why a task did not start although its program was there.
+pub(super) fn explain_start(plan: &LaunchPlan, error: &io::Error) -> String {
+    let work_dir = Path::new(&plan.work_dir);
+    match plan
+        .ranks
+        .first()
+        .map(|rank| (rank, find_program(rank, work_dir)))
+    {
+        Some((rank, Ok(program))) => explain(rank, &program, work_dir, error),
+        Some((_, Err(why))) => why,
+        None => error.to_string(),
     }
 }
 

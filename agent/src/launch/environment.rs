@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use mlctl_proto::spec::{Compat, LaunchMethod};
 
 use super::plan::Request;
-use super::{mpi, slurm};
+use super::{array, mpi, slurm};
 
 /// Variables by name.
 pub type Variables = BTreeMap<String, String>;
@@ -74,6 +74,7 @@ pub fn of_rank(request: &Request, rank: u32, local_rank: u32, devices: &[String]
         env.insert("CUDA_VISIBLE_DEVICES".into(), visible);
     }
     own(request, &mut env);
+    array::variables(request, &mut env);
     env
 }
 
@@ -213,7 +214,7 @@ fn gang(request: &Request, rank: u32, local_rank: u32, env: &mut Variables) {
 }
 
 /// UUIDs, which survive renumbering; empty for a job without GPUs, so that it sees none; unset for pretended devices.
-fn visible_devices(devices: &[String]) -> Option<String> {
+pub(super) fn visible_devices(devices: &[String]) -> Option<String> {
     let simulated = devices.iter().any(|device| device.starts_with(SIMULATED));
     (!simulated).then(|| devices.join(","))
 }

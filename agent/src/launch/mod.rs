@@ -3,6 +3,7 @@
 //!
 //! Starts nothing: the launcher starts keepers, keepers start ranks.
 
+pub mod array;
 pub mod environment;
 pub mod interface;
 pub mod mpi;

@@ -14,8 +14,10 @@ use mlctl_proto::limits::{LOG_BYTES_PER_RANK_MAX, STOP_GRACE_MS};
 use mlctl_proto::spec::{JobSpec, LaunchMethod, SpecError};
 use serde::{Deserialize, Serialize};
 
+use super::array::{self, ArrayPlan};
 use super::environment;
 use super::mpi::{self, MpiPlan};
+use crate::tasks::Wave;
 
 /// Version of the plan's JSON. A keeper refuses a plan of a version that it does not know.
 pub const PLAN_VERSION: u32 = 1;
@@ -65,6 +67,8 @@ pub struct Request {
     pub members: Vec<Member>,
     /// This node's place in `members`.
     pub node_rank: u32,
+    /// The tasks of this node, if the job is an array.
+    pub wave: Option<Wave>,
     /// What the job keeps over its attempts, absolute.
     pub job_dir: String,
     /// This attempt's directory, absolute: plan, socket, logs.
@@ -159,6 +163,9 @@ pub struct LaunchPlan {
     /// What launch agents of `mpirun` need; only with that method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mpi: Option<MpiPlan>,
+    /// The tasks of an array: each is the only rank of `ranks` with an index of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<ArrayPlan>,
     /// When the keeper ends the ranks by itself; only with `on_disconnect = "fence"`. A keeper that knows no fences refuses the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<FencePlan>,
@@ -247,6 +254,7 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
         allow_root: request.allow_root,
         files: mpi::files(request),
         mpi: mpi::plan(request),
+        array: array::plan(request),
         fence: None,
     })
 }
@@ -281,7 +289,11 @@ fn check_placement(request: &Request) -> Result<(), PlanError> {
             request.node_rank, own.node, request.node_name
         ));
     }
-    let gpus = request.spec.gpus;
+    let slots = request.wave.as_ref().map_or(1, |wave| wave.slots);
+    if request.spec.array.is_some() != request.wave.is_some() || slots == 0 {
+        return wrong("tasks are given exactly where the job is an array".into());
+    }
+    let gpus = request.spec.gpus.saturating_mul(slots);
     match request
         .members
         .iter()
@@ -340,6 +352,9 @@ fn devices_of(request: &Request, local_rank: u32) -> Vec<String> {
         .ok()
         .and_then(|at| request.members.get(at))
         .map_or(&[][..], |m| &m.devices);
+    if request.wave.is_some() {
+        return array::slot_devices(request, 0);
+    }
     if !request.spec.launcher.shares_devices() {
         return all.to_vec();
     }

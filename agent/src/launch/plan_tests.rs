@@ -26,6 +26,7 @@ fn request(launcher: LaunchMethod, nodes: u32, gpus: u32, command: &[&str]) -> R
         node_name: format!("gpu-{nodes}"),
         members: (0..nodes).map(member).collect(),
         node_rank: nodes - 1,
+        wave: None,
         job_dir: text("/d/jobs/7"),
         attempt_dir: text("/d/jobs/7/2"),
         work_dir: text("/d/jobs/7/2/work"),

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use mlctl_proto::agent;
 use mlctl_proto::ids::IdError;
-use mlctl_proto::persist::EndKind;
+use mlctl_proto::persist::{self, EndKind};
+use mlctl_proto::spec::Ranges;
 
 use super::{LinkConfig, Outgoing, Relay};
 use crate::core::{
     Fence, LeaderHello, LeaderMessage, Member, Phase, Rendezvous, Start, Status, Stop, ToLeader,
+    Wave,
 };
 use crate::witness::{ProbePort, Question};
 
@@ -40,6 +42,16 @@ pub(crate) fn start_from_wire(start: agent::StartAllocation) -> Result<Start, Id
         rank_address: member.rank_address,
         devices: member.devices,
     });
+    let count = start.array_count;
+    let wave = start.wave.map(|wave| -> Result<Wave, IdError> {
+        let missing = IdError::Missing { kind: "tasks" };
+        let tasks = Ranges::unpack(&wave.tasks.unwrap_or_default()).map_err(|_| missing)?;
+        Ok(Wave {
+            slots: wave.slots,
+            tasks,
+            count,
+        })
+    });
     Ok(Start {
         job: start.job.try_into()?,
         epoch: start.epoch.try_into()?,
@@ -59,6 +71,7 @@ pub(crate) fn start_from_wire(start: agent::StartAllocation) -> Result<Start, Id
             after_ms: fence.after_ms,
             grace_ms: fence.grace_ms,
         }),
+        wave: wave.transpose()?,
     })
 }
 
@@ -88,6 +101,11 @@ pub(crate) fn start_to_wire(start: &Start) -> agent::StartAllocation {
             after_ms: fence.after_ms,
             grace_ms: fence.grace_ms,
         }),
+        wave: start.wave.as_ref().map(|wave| persist::Wave {
+            slots: wave.slots,
+            tasks: Some(wave.tasks.pack()),
+        }),
+        array_count: start.wave.as_ref().map_or(0, |wave| wave.count),
     }
 }
 
@@ -262,6 +280,11 @@ mod tests {
         start.fence = Some(Fence {
             after_ms: 240_000,
             grace_ms: 20_000,
+        });
+        start.wave = Some(Wave {
+            slots: 2,
+            tasks: Ranges::span(3, 9),
+            count: 100,
         });
         assert_eq!(start_from_wire(start_to_wire(&start)), Ok(start));
     }

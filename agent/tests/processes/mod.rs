@@ -89,6 +89,7 @@ pub fn plan(dir: &Path, scripts: &[&str]) -> LaunchPlan {
         files: Vec::new(),
         mpi: None,
         fence: None,
+        array: None,
     }
 }
 

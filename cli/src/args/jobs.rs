@@ -24,6 +24,9 @@ pub struct SubmitArgs {
     /// Ranks on each node
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub ranks: Option<String>,
+    /// Many tasks of one command: indices such as 0-99, 1,3,7-9 or 0-99%8 (8 at once), or how many
+    #[arg(long, value_name = "INDICES")]
+    pub array: Option<String>,
     /// exec, python, torchrun, mpi or jax
     #[arg(long, value_name = "METHOD")]
     pub launcher: Option<String>,
@@ -92,12 +95,12 @@ pub struct WhyArgs {
 /// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// Job id
+    /// Job id, or JOB.INDEX: one task of an array
     pub job: String,
     /// Go on until the job has ended
     #[arg(short, long)]
     pub follow: bool,
-    /// One rank only
+    /// One rank only; of an array, one task
     #[arg(long, value_name = "RANK")]
     pub rank: Option<u32>,
     /// One attempt, counted from 1; default: the newest

@@ -2,6 +2,7 @@
 //! only a placement decides has a stand-in: names of nodes and devices, directories, where the gang meets.
 use std::collections::BTreeMap;
 
+use mlctl_agent::core::Wave;
 use mlctl_agent::launch::{Interpreters, LaunchPlan, Member, Request, plan};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::JobSpec;
@@ -49,6 +50,11 @@ fn request(spec: &JobSpec, node_rank: u32) -> Request {
         node_name: node(node_rank),
         members: (0..spec.nodes).map(member).collect(),
         node_rank,
+        wave: spec.array.as_ref().map(|array| Wave {
+            slots: 1,
+            tasks: array.tasks.clone(),
+            count: u32::try_from(array.tasks.count()).unwrap_or(u32::MAX),
+        }),
         attempt_dir: format!("{job_dir}/0"),
         work_dir: format!("{job_dir}/0/work"),
         job_dir,

@@ -14,11 +14,12 @@ use crate::output::Output;
 pub async fn run(args: &LogsArgs, global: &Global, output: &dyn Output) -> Result<u8, Failure> {
     let mut selection = Selection::of(args)?;
     let mut client = Client::open(global)?;
+    let (job, task) = task_of(&args.job);
     let request = LogsRequest {
-        job: args.job.clone(),
+        job,
         follow: args.follow,
         attempt: args.attempt.unwrap_or(0),
-        rank: args.rank,
+        rank: args.rank.or(task),
         all_attempts: args.all_attempts,
     };
     follow::lines(&mut client, request, &mut |line| {
@@ -31,6 +32,13 @@ pub async fn run(args: &LogsArgs, global: &Global, output: &dyn Output) -> Resul
         output.log_line(line);
     }
     Ok(0)
+}
+
+/// `412.7`: task 7 of job 412. What is no task is the server's to refuse.
+fn task_of(text: &str) -> (String, Option<u32>) {
+    let parts = text.split_once('.');
+    let task = parts.and_then(|(job, index)| Some((job.to_owned(), index.parse().ok()?)));
+    task.map_or((text.to_owned(), None), |(job, index)| (job, Some(index)))
 }
 
 /// Which lines are printed.
@@ -100,6 +108,13 @@ mod tests {
         let now: Vec<LogLine> = now.collect();
         let text = |line: &LogLine| String::from_utf8_lossy(&line.text).into_owned();
         now.iter().chain(&selection.kept).map(text).collect()
+    }
+
+    #[test]
+    fn a_task_is_named_by_job_and_index() {
+        assert_eq!(task_of("412.7"), ("412".into(), Some(7)));
+        assert_eq!(task_of("2-412"), ("2-412".into(), None));
+        assert_eq!(task_of("4.x"), ("4.x".into(), None));
     }
 
     #[test]

@@ -30,10 +30,12 @@ async fn last_words(client: &mut Client, job: &Job) -> Vec<LogLine> {
     let Some(rank) = failed.and_then(|end| end.rank) else {
         return Vec::new();
     };
+    // A task may have failed in any wave: it is looked for in all.
+    let last = job.attempts.last().filter(|_| job.array.is_none());
     let request = LogsRequest {
         job: job.id.clone(),
         follow: false,
-        attempt: job.attempts.last().map_or(0, |attempt| attempt.number),
+        attempt: last.map_or(0, |attempt| attempt.number),
         rank: Some(rank),
         all_attempts: false,
     };

@@ -80,6 +80,11 @@ fn overlay(table: &mut Map<String, Value>, args: &SubmitArgs) -> Result<(), Fail
             .map_err(|_| Failure::usage(format!("--{key} {value}: use a whole number")))?;
         table.insert(key.into(), number.into());
     }
+    if let Some(array) = &args.array {
+        // A bare number says how many, as in a spec.
+        let value = (array.parse::<u64>()).map_or_else(|_| array.clone().into(), Value::from);
+        table.insert("array".into(), value);
+    }
     if let Some(name) = &args.name {
         table.insert("name".into(), name.clone().into());
     }

@@ -2,7 +2,7 @@
 use mlctl_proto::api::{Attempt, CancelReply, Checkpoint, Job, LogLine, Node, Outcome, WhyReply};
 use serde_json::{Value, json};
 
-use super::{Output, out};
+use super::{Output, array, out};
 use crate::failure::Failure;
 
 /// Prints JSON.
@@ -36,6 +36,7 @@ fn attempt(attempt: &Attempt) -> Value {
         "number": attempt.number, "epoch": attempt.epoch, "started_ms": time(attempt.started_ms),
         "running_ms": time(attempt.running_ms), "ended_ms": time(attempt.ended_ms), "allocations": allocations,
         "end": outcome(&attempt.end), "resume_from": attempt.resume_from, "simulated": attempt.simulated,
+        "tasks": attempt.tasks, "slots": attempt.slots,
     })
 }
 
@@ -52,6 +53,7 @@ fn job(job: &Job) -> Value {
         "started_ms": time(job.started_ms), "ended_ms": time(job.ended_ms), "reason": job.reason,
         "outcome": outcome(&job.outcome), "attempts": job.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "checkpoints": job.checkpoints.iter().map(checkpoint).collect::<Vec<_>>(), "traceparent": job.traceparent,
+        "array": array::value(&job.array),
     })
 }
 

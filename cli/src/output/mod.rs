@@ -1,4 +1,5 @@
 //! What commands print. Data goes to stdout, the rest to stderr; tables for people and JSON for programs behind one trait.
+mod array;
 mod json;
 mod table;
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mlctl_proto::api::{Attempt, CancelReply, Job, LogLine, Node, Outcome, WhyReply};
 use mlctl_proto::units::{bytes_text, duration_text};
 
-use super::{Output, out};
+use super::{Output, array, out};
 use crate::failure::Failure;
 
 /// Prints tables.
@@ -118,8 +118,13 @@ fn attempt_text(attempt: &Attempt) -> String {
         None => "in progress".to_owned(),
         Some(end) => outcome_text(end),
     };
+    let tasks = if attempt.tasks.is_empty() {
+        String::new()
+    } else {
+        format!(", {} tasks at once", attempt.slots)
+    };
     format!(
-        "{} on {}{sim}{resumed}: {end}",
+        "{} on {}{sim}{resumed}{tasks}: {end}",
         attempt.number,
         nodes.join(", ")
     )
@@ -154,6 +159,10 @@ impl Output for Table {
                     Some(outcome) => outcome_text(outcome),
                     None => clean(&job.reason),
                 };
+                let why = match &job.array {
+                    Some(array) => format!("{} {why}", array::progress(array)),
+                    None => why,
+                };
                 let gpus = job.nodes * job.gpus;
                 vec![
                     job.id.clone(),
@@ -185,7 +194,11 @@ impl Output for Table {
         if !job.reason.is_empty() {
             out(format!("waits    {}", clean(&job.reason)).as_bytes());
         }
-        for attempt in &job.attempts {
+        for line in job.array.iter().flat_map(array::lines) {
+            out(clean(&line).as_bytes());
+        }
+        let shown = |attempt: &&Attempt| array::worth_showing(job, attempt);
+        for attempt in job.attempts.iter().filter(shown) {
             out(format!("attempt  {}", attempt_text(attempt)).as_bytes());
         }
         for c in &job.checkpoints {

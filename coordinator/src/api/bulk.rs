@@ -231,7 +231,14 @@ fn check(
     let request = state.job(job).and_then(|job| state.request(job));
     // Ranks are numbered node by node.
     let ranks = request.map_or(1, |request| request.ranks.max(1));
-    let part = attempt.allocations.get((rank / ranks) as usize);
+    // Tasks by their index in the array.
+    let part = match &attempt.wave {
+        Some(wave) => attempt
+            .allocations
+            .first()
+            .filter(|_| wave.tasks.contains(rank)),
+        None => attempt.allocations.get((rank / ranks) as usize),
+    };
     if part.is_none_or(|allocation| allocation.node != node) {
         let why = format!("{node} has no part in rank {rank} of attempt {epoch} of job {job}");
         return Err(Refusal::new(Code::Denied, why).into());

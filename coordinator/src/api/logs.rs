@@ -80,7 +80,19 @@ pub async fn copies(
 
 fn check(state: &State, job: &Job, request: &LogsRequest) -> Result<(), Refusal> {
     let bad = |why: String| Err(Refusal::new(Code::BadRequest, why));
-    let ranks = state.request(job).map_or(0, |request| request.world_size());
+    if let (Some(array), Some(index)) = (&job.array, request.rank)
+        && !array.tasks.contains(index)
+    {
+        let tasks = &array.tasks;
+        return bad(format!(
+            "job {} has no task {index}; its tasks are {tasks}",
+            job.id
+        ));
+    }
+    let ranks = match job.array {
+        Some(_) => u32::MAX,
+        None => state.request(job).map_or(0, |request| request.world_size()),
+    };
     if let Some(rank) = request.rank.filter(|rank| *rank >= ranks) {
         return bad(format!(
             "job {} has no rank {rank}; its ranks are 0 to {}",
@@ -107,6 +119,8 @@ async fn show(
 ) -> Result<(), Option<Status>> {
     let first = |job: &Job| match (request.attempt, request.all_attempts) {
         (0, true) => 1,
+        // Every task has its log, whichever wave it ran in.
+        (0, false) if job.array.is_some() => 1,
         (0, false) => job.epoch_counter.max(1),
         (number, _) => number,
     };
@@ -120,7 +134,17 @@ async fn show(
         };
         let epoch = Epoch::new(id.incarnation, next);
         if let Some(attempt) = state.attempt(id, epoch) {
-            if next > 1 {
+            let other = |index| {
+                !attempt
+                    .wave
+                    .as_ref()
+                    .is_none_or(|wave| wave.tasks.contains(index))
+            };
+            if request.rank.is_some_and(other) {
+                next += 1;
+                continue;
+            }
+            if next > 1 && attempt.wave.is_none() {
                 tail::note(shared, lines, next, title(&state, id, attempt)).await?;
             }
             let rank = request.rank.map(|rank| tail::log_of(&state, id, rank));

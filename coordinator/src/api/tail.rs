@@ -202,6 +202,19 @@ impl Layout {
     ) -> Vec<String> {
         let ended = |rank: &u32| stored.get(rank).is_some_and(|stored| stored.end);
         let mut late = Vec::new();
+        if let Some(wave) = &attempt.wave {
+            let comes = |rank: &u32| only.is_none_or(|only| only == *rank) && !ended(rank);
+            let missing = wave.spoke.iter().any(|task| comes(&task));
+            let begun = stored.iter().filter(|(_, stored)| stored.offset > 0);
+            if missing || begun.into_iter().any(|(task, _)| comes(task)) {
+                let nodes = attempt
+                    .allocations
+                    .iter()
+                    .filter(|one| may_come(state, one));
+                late.extend(nodes.map(|one| one.node.clone()));
+            }
+            return late;
+        }
         for (allocation, first) in attempt
             .allocations
             .iter()

@@ -12,7 +12,7 @@ use mlctl_proto::spec::OnDisconnect;
 use super::gang::Key;
 use super::witness::Target;
 use crate::state::State;
-use crate::state::records::{Attempt, EndKind, Job, Spec};
+use crate::state::records::{Attempt, EndKind, Job, Spec, Wave};
 
 /// What a node is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +113,10 @@ pub struct StartOrder {
     pub allow_root: bool,
     /// The gang is this node, and no attempt before it is in doubt: there is nothing to wait for once the node is ready.
     pub alone: bool,
+    /// The tasks to run there, if the job is an array.
+    pub wave: Option<Wave>,
+    /// How many tasks the array has.
+    pub array_count: u32,
     /// When its keeper ends it by itself, if the job wants that.
     pub fence: Option<FenceOrder>,
 }
@@ -151,6 +155,7 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
         rank_address: rank_address(state, &allocation.node),
         devices: allocation.devices.clone(),
     });
+    let array_count = job.array.as_ref().map(|array| array.tasks.count());
     Some(Order::Start(Box::new(StartOrder {
         job: Arc::clone(job),
         spec: Arc::clone(spec),
@@ -160,6 +165,10 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
         resume_from: attempt.resume_from.clone(),
         allow_root: state.settings().is_some_and(|settings| settings.allow_root),
         alone: attempt.allocations.len() == 1 && state.in_doubt(job.id).is_none(),
+        wave: attempt.wave.clone(),
+        array_count: array_count
+            .and_then(|count| u32::try_from(count).ok())
+            .unwrap_or(0),
         fence: fence(state, job),
     })))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::shape::{Domain, Shape, need};
-use crate::state::rules::{Request, cpu_room};
+use crate::state::rules::{CPU_RANKS_PER_CPU, Request, cpu_room};
 use crate::state::view::{ClusterView, Node, Placement};
 
 /// One node that takes work.
@@ -170,6 +170,50 @@ impl<'a> Capacity<'a> {
         let mut slots: Vec<usize> = chosen.into_iter().map(|(_, index)| index).collect();
         slots.sort_unstable_by_key(|index| (Some(*index) != first, *index));
         Some((left, slots))
+    }
+
+    /// Where most tasks of an array fit at once beside each other, on the domain that its list of types prefers, and how many; not on `busy` nodes. With
+    /// it comes how many nodes have room for one.
+    pub fn widest(
+        &self,
+        request: &Request,
+        busy: &BTreeSet<String>,
+    ) -> Option<(Choice<'a>, u32, u64)> {
+        let mut nodes: u64 = 0;
+        let mut best: Option<((usize, u32), Domain<'a>, usize)> = None;
+        for (domain, buckets) in &self.buckets {
+            if !domain.suits(request) {
+                continue;
+            }
+            let room = buckets.range(need(request)..);
+            nodes += room
+                .clone()
+                .map(|(_, slots)| slots.len() as u64)
+                .sum::<u64>();
+            let free = |index: &usize| !busy.contains(&self.slots[*index].node.facts.name);
+            let found = room.rev().find_map(|(count, slots)| {
+                let free = slots.iter().map(|(_, index)| *index).find(free)?;
+                Some((*count, free))
+            });
+            let Some((count, index)) = found else {
+                continue;
+            };
+            // An empty node takes any one allocation; of tasks it takes as many as beside others.
+            let cpus = self.slots[index].node.facts.cpus.max(1);
+            let most = if request.gpus == 0 {
+                count.min(cpus.saturating_mul(CPU_RANKS_PER_CPU))
+            } else {
+                count
+            };
+            let order = (domain.preference(request), u32::MAX - most);
+            if best.as_ref().is_none_or(|(other, ..)| order < *other) {
+                best = Some((order, *domain, index));
+            }
+        }
+        let ((_, left), domain, index) = best?;
+        let room = (u32::MAX - left) / need(request).max(1);
+        let slots = vec![index];
+        Some((Choice { domain, slots }, room, nodes))
     }
 
     /// Takes what a gang needs of the chosen nodes.

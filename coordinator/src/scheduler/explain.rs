@@ -15,7 +15,7 @@ pub fn explain(view: &ClusterView, job: JobId) -> Vec<Reason> {
         return silent(view, job).into_iter().collect();
     }
     let mut planner = Planner::new(view);
-    for ahead in view.state.pending().take_while(|ahead| ahead.id != job.id) {
+    for ahead in view.state.queue().take_while(|ahead| ahead.id != job.id) {
         planner.consider(ahead);
     }
     planner.reasons(job)

@@ -20,6 +20,7 @@ mod resume_tests;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod waves;
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,7 @@ pub struct Plan {
 /// that are equal fail once, and free capacity is kept in order.
 pub fn plan(view: &ClusterView, now_ms: UtcMs) -> Plan {
     let mut planner = planner::Planner::new(view);
-    for job in view.state.pending() {
+    for job in view.state.queue() {
         if planner.is_full() {
             // The rest of a very large plan is made from the state that this part leaves behind.
             return planner.finish(Some(now_ms));

@@ -1,5 +1,5 @@
 //! One pass over the queue: places what fits, remembers which requests failed. Shared by plan and explain, so that both say the same.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mlctl_proto::ids::Epoch;
@@ -9,8 +9,9 @@ use super::Plan;
 use super::capacity::{Capacity, Choice};
 use super::reasons::{Inventory, Reason, holder_reason};
 use super::shape::Shape;
-use crate::state::rules::{Request, Resume, living_holders, resume};
-use crate::state::view::{Checkpoint, ClusterView, Job, StartAttempt};
+use super::waves;
+use crate::state::rules::{Request, Resume, all_of, living_holders, resume};
+use crate::state::view::{Checkpoint, ClusterView, Job, JobState, StartAttempt};
 
 /// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
 const NAMED_MAX: usize = 16_384;
@@ -75,8 +76,13 @@ impl<'a> Planner<'a> {
                 },
                 other => other.clone(),
             };
-            self.plan.explanations.insert(job.id, reason);
+            if job.state == JobState::Pending {
+                self.plan.explanations.insert(job.id, reason);
+            }
             return;
+        }
+        if job.array.is_some() {
+            return self.consider_array(job, request);
         }
         match self.judge(job, request) {
             Verdict::Starts(choice, resume_from) => {
@@ -91,6 +97,7 @@ impl<'a> Planner<'a> {
                     epoch,
                     placements,
                     resume_from,
+                    wave: None,
                 });
             }
             Verdict::NoPlace => {
@@ -100,6 +107,58 @@ impl<'a> Planner<'a> {
                 }
             }
             Verdict::Waits(reason) => {
+                self.plan.explanations.insert(job.id, reason);
+            }
+        }
+    }
+
+    /// Starts as many waves of an array as there are nodes with room, one on each that runs none of it.
+    fn consider_array(&mut self, job: &Job, request: &Arc<Request>) {
+        let Some(mut array) = job.array.as_deref().cloned() else {
+            return;
+        };
+        let (mut busy, mut running) = (BTreeSet::new(), 0_u32);
+        for open in self
+            .view
+            .state
+            .attempts_of(job.id)
+            .filter(|one| !one.closed())
+        {
+            busy.extend(open.allocations.iter().map(|one| one.node.clone()));
+            let slots = open.wave.as_ref().map_or(0, |wave| wave.slots);
+            running = running.saturating_add(slots);
+        }
+        let mut counter = job.epoch_counter;
+        while !self.is_full() {
+            let Some((choice, room, nodes)) = self.capacity.widest(request, &busy) else {
+                break;
+            };
+            let nodes = nodes.saturating_add(busy.len() as u64);
+            let Some(wave) = waves::wave(&mut array, room, running, nodes) else {
+                break;
+            };
+            let taken = all_of(request, wave.slots);
+            let placements = self.capacity.take(&choice, &taken);
+            busy.extend(placements.iter().map(|one| one.node.clone()));
+            running = running.saturating_add(wave.slots);
+            counter = counter.saturating_add(1);
+            let devices = placements.iter().map(|one| one.devices.len());
+            self.named += 1 + devices.sum::<usize>() + wave.tasks.spans().len();
+            self.plan.starts.push(StartAttempt {
+                job: job.id,
+                epoch: Epoch::new(job.id.incarnation, counter),
+                placements,
+                resume_from: String::new(),
+                wave: Some(wave),
+            });
+        }
+        let none = counter == job.epoch_counter && !self.is_full();
+        if none && self.capacity.find(request, None).is_none() {
+            let Some(reason) = self.why_no_place(request).into_iter().next() else {
+                return;
+            };
+            self.failed.insert(request.clone(), reason.clone());
+            if job.state == JobState::Pending {
                 self.plan.explanations.insert(job.id, reason);
             }
         }

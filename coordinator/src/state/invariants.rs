@@ -1,5 +1,7 @@
 //! What is true of every state, and of every step from one state to a later one. Checked by tests and simulators after each
 //! apply; apply itself does not rely on these checks.
+mod arrays;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ pub fn check(state: &State) -> Vec<Violation> {
     for job in state.jobs() {
         check_job(state, job, &mut found);
         check_doubt(state, job, &mut found);
+        arrays::check(state, job, &mut found);
     }
     for attempt in state.attempts() {
         check_attempt(state, attempt, &mut found);
@@ -80,6 +83,7 @@ pub fn check_changed<'a>(
                 if let Some(job) = after.job(*id) {
                     check_job(after, job, &mut found);
                     check_doubt(after, job, &mut found);
+                    arrays::check(after, job, &mut found);
                 }
                 for attempt in after.attempts_of(*id) {
                     check_attempt(after, attempt, &mut found);
@@ -112,9 +116,8 @@ fn check_room(state: &State, node: &str, found: &mut Vec<Violation>) {
         .collect();
     let ranks = open
         .iter()
-        .filter_map(|attempt| state.request(state.job(attempt.job)?))
-        .filter(|request| request.gpus == 0)
-        .fold(0, |sum: u32, request| sum.saturating_add(request.ranks));
+        .map(|attempt| state.cpu_ranks_per_node(attempt))
+        .fold(0, u32::saturating_add);
     let holders: Vec<_> = open.iter().map(|one| (one.job, one.epoch)).collect();
     let used = state.cpu_ranks_on(node);
     require(
@@ -274,8 +277,17 @@ fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
     let attempts = || state.attempts_of(job.id);
     let open = attempts().filter(|attempt| !attempt.closed()).count();
     let current = state.current_attempt(job);
-    let stands = current.is_some_and(|attempt| !attempt.closed() && !attempt.in_doubt);
-    let stopping = current.is_some_and(|attempt| attempt.stopping && !attempt.closed());
+    // Every open wave of an array stands; they are stopped together.
+    let (stands, stopping) = match job.array {
+        Some(_) => (
+            open > 0,
+            attempts().any(|attempt| attempt.stopping && !attempt.closed()),
+        ),
+        None => (
+            current.is_some_and(|attempt| !attempt.closed() && !attempt.in_doubt),
+            current.is_some_and(|attempt| attempt.stopping && !attempt.closed()),
+        ),
+    };
     let active = matches!(
         job.state,
         JobState::Starting | JobState::Running | JobState::Stopping
@@ -333,14 +345,17 @@ fn check_doubt(state: &State, job: &Job, found: &mut Vec<Violation>) {
         .filter(|attempt| !attempt.closed())
         .collect();
     let in_doubt = open.iter().filter(|attempt| attempt.in_doubt).count();
-    let mut others = open.iter().filter(|one| Some(one.epoch) != job.epoch());
+    let array = job.array.is_some();
+    let mut others = open
+        .iter()
+        .filter(|one| Some(one.epoch) != job.epoch() && !array);
     for (holds, rule) in [
         (
             others.all(|one| one.in_doubt || one.stopping),
             "an attempt that is not current is over, in doubt or being dropped",
         ),
         (
-            open.len() <= 2 && in_doubt <= 1,
+            (array && in_doubt == 0) || (!array && open.len() <= 2 && in_doubt <= 1),
             "a job holds at most two attempts, one of them in doubt",
         ),
         (
@@ -363,9 +378,9 @@ fn check_attempt(state: &State, attempt: &Attempt, found: &mut Vec<Violation>) {
     let request = state.job(attempt.job).and_then(|job| state.request(job));
     let nodes: BTreeSet<&str> = all.iter().map(|one| one.node.as_str()).collect();
     let whole = request.is_some_and(|request| {
-        let devices = all
-            .iter()
-            .all(|one| one.devices.len() == request.gpus as usize);
+        let slots = attempt.wave.as_ref().map_or(1, |wave| wave.slots);
+        let gpus = request.gpus.saturating_mul(slots) as usize;
+        let devices = all.iter().all(|one| one.devices.len() == gpus);
         devices && all.len() == request.nodes as usize && nodes.len() == all.len()
     });
     let ends = all
@@ -449,6 +464,12 @@ fn check_job_step(old: &Job, new: &Job, found: &mut Vec<Violation>) {
         "a cancel is not forgotten",
         id,
     );
+    require(
+        found,
+        arrays::only_advances(old, new),
+        "what became of a task stays as it is",
+        id,
+    );
     let closed_epochs = |job: &Job, before: Option<Epoch>| -> Vec<_> {
         job.checkpoints
             .iter()
@@ -492,7 +513,8 @@ fn attempt_only_advances(old: &Attempt, new: &Attempt) -> bool {
             .as_ref()
             .is_some_and(|end| !end.kind.infrastructure());
     let reason = !old.stopping || (new.stopping && (new.end == old.end || explained));
-    phases && reason && old.allocations.len() == new.allocations.len()
+    let tasks = arrays::wave_only_advances(old, new);
+    phases && reason && tasks && old.allocations.len() == new.allocations.len()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use super::*;
 use crate::state::records::{End, EndKind, RankExit};
 use crate::state::rules::Request;
 use crate::state::testing::{Cluster, sealed};
+use mlctl_proto::spec::Ranges;
 
 fn cluster() -> (Cluster, JobId, Epoch) {
     let mut cluster = Cluster::new();
@@ -117,6 +118,76 @@ fn each_rule_of_an_attempt_can_fail() {
         };
         state.indexes.add_request(job.spec_hash, other);
     });
+}
+
+/// An array with a wave on each of two nodes, one task of which has ended.
+fn array_cluster() -> (Cluster, JobId, Epoch) {
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    cluster.gpu_node("b", 1);
+    let spec = crate::state::testing::array_spec("0-9%4", 0);
+    let job = cluster.submitted_spec("ann", &spec);
+    let first = cluster.wave(job, "a", 2, Ranges::span(0, 3));
+    let epoch = first.epoch;
+    cluster.propose(vec![first]);
+    let second = cluster.wave(job, "b", 2, Ranges::span(4, 7));
+    cluster.propose(vec![second]);
+    let ended = crate::state::testing::tasks_ended(0, Ranges::one(1));
+    cluster.event("a", job, epoch, ended);
+    (cluster, job, epoch)
+}
+
+#[test]
+fn each_rule_of_an_array_can_fail() {
+    type Spoil = fn(&mut Job, &mut Attempt);
+    let check = |rule: &str, spoil: Spoil| {
+        let (mut cluster, job, epoch) = array_cluster();
+        let before = cluster.state.clone();
+        let attempt = before.attempt(job, epoch).expect("it was started");
+        let (mut job, mut attempt) = (cluster.job(job), Attempt::clone(attempt));
+        spoil(&mut job, &mut attempt);
+        cluster.state.put_job(job);
+        cluster.state.put_attempt(attempt);
+        let found = check(&cluster.state).into_iter();
+        let found: Vec<_> = found.chain(check_step(&before, &cluster.state)).collect();
+        let told = found.iter().any(|one| one.rule.starts_with(rule));
+        assert!(told, "{rule}: {found:?}");
+    };
+    fn array(job: &mut Job) -> &mut crate::state::records::Array {
+        job.array_mut().expect("an array")
+    }
+    fn wave(attempt: &mut Attempt) -> &mut crate::state::records::Wave {
+        attempt.wave.as_mut().expect("a wave")
+    }
+    let everywhere = "every task of an array is in one place";
+    check(everywhere, |job, _| array(job).pending = Ranges::new());
+    check(everywhere, |job, _| array(job).pending.insert(3));
+    check(everywhere, |_, attempt| wave(attempt).left.insert(1));
+    check("attempts of arrays", |_, attempt| attempt.wave = None);
+    check("no more tasks at once", |_, attempt| {
+        wave(attempt).slots = 3
+    });
+    check("a wave has left", |_, attempt| {
+        wave(attempt).tasks = Ranges::one(1)
+    });
+    check("a wave has left", |_, attempt| {
+        wave(attempt).spoke.insert(2)
+    });
+    check("the open waves", |_, attempt| {
+        attempt.allocations[0].node = "b".into();
+    });
+    check("an array that is over", |job, _| {
+        job.state = JobState::Failed;
+    });
+    check("an array is Completed", |job, _| {
+        job.state = JobState::Completed;
+    });
+    check("an array waits", |job, _| {
+        job.state = JobState::Pending;
+        array(job).pending = Ranges::new();
+    });
+    check("what became of a task", |job, _| array(job).ended.clear());
+    check("an attempt only", |_, attempt| wave(attempt).slots = 1);
 }
 
 #[test]

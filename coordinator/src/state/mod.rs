@@ -283,6 +283,11 @@ impl State {
         self.indexes.pending().filter_map(|id| self.jobs.get(&id))
     }
 
+    /// What a plan may start, in submit order: pending jobs, and arrays that run and of which more tasks wait.
+    pub fn queue(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.indexes.queue().filter_map(|id| self.jobs.get(&id))
+    }
+
     /// How many jobs of a user are pending.
     pub fn pending_count_of(&self, user_id: &str) -> usize {
         self.indexes.pending_count_of(user_id)

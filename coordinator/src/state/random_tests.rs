@@ -55,7 +55,8 @@ fn histories_reach_what_matters() {
     let mut states = std::collections::BTreeSet::new();
     let (mut restarts, mut resumed, mut lost) = (0, 0, 0);
     let (mut doubtful, mut recalled) = (0, 0);
-    for _ in 0..150 {
+    let (mut tasks, mut returned) = (0, 0);
+    for _ in 0..300 {
         let history = histories(120)
             .new_tree(&mut runner)
             .expect("numbers can always be drawn")
@@ -76,6 +77,10 @@ fn histories_reach_what_matters() {
             .attempts()
             .filter(|attempt| !attempt.resume_from.is_empty())
             .count();
+        for array in state.jobs().filter_map(|job| job.array.as_deref()) {
+            tasks += array.succeeded() + array.failed();
+            returned += array.returned.len();
+        }
         lost += state
             .nodes()
             .filter(|node| node.liveness == super::records::Liveness::Lost)
@@ -87,6 +92,10 @@ fn histories_reach_what_matters() {
         .filter(|state| !states.contains(state) && !unreachable.contains(state))
         .collect();
     assert_eq!(missing, []);
+    assert!(
+        tasks > 50 && returned > 5,
+        "{tasks} tasks, {returned} returned"
+    );
     assert!(
         restarts > 20 && resumed > 5 && lost > 20 && doubtful > 5 && recalled > 0,
         "{restarts} restarts, {resumed} resumed, {lost} lost, {doubtful} in doubt, {recalled} recalled"

@@ -105,14 +105,15 @@ impl State {
     }
 
     /// What an attempt takes of a node's CPU room: nothing if it holds devices.
-    fn cpu_ranks_per_node(&self, attempt: &Attempt) -> u32 {
+    pub(super) fn cpu_ranks_per_node(&self, attempt: &Attempt) -> u32 {
+        let at_once = attempt.wave.as_ref().map_or(1, |wave| wave.slots);
         let request = self
             .jobs
             .get(&attempt.job)
             .and_then(|job| self.indexes.request(&job.spec_hash));
         request
             .filter(|request| request.gpus == 0)
-            .map_or(0, |request| request.ranks)
+            .map_or(0, |request| request.ranks.saturating_mul(at_once))
     }
 
     pub(super) fn settle(&mut self, rows: &mut Vec<Row>) {

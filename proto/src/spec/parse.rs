@@ -41,7 +41,7 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "name",
     "nodes",
     "gpus",
@@ -55,6 +55,7 @@ const KEYS: [&str; 13] = [
     "mpi",
     "compat",
     "on_disconnect",
+    "array",
 ];
 const CHECKPOINT_KEYS: [&str; 1] = ["dir"];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
@@ -133,6 +134,9 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
     if let Some(value) = table.get("on_disconnect") {
         let words = OnDisconnect::ALL.map(|(_, word)| word);
         check_word("on_disconnect", value, &words)?;
+    }
+    if let Some(value) = table.get("array") {
+        super::array::check_value(value)?;
     }
     if !table.contains_key("command") {
         return Err(SpecError::Value {

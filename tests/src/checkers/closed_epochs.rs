@@ -75,6 +75,19 @@ impl ClosedEpochs {
         }
     }
 
+    /// One more task of an array runs where others of its wave ran.
+    pub fn task_started(&mut self, node: &str, key: Key) {
+        *self.alive.entry((node.to_owned(), key)).or_default() += 1;
+    }
+
+    /// Whether a task of an array exited 0, in any wave.
+    pub fn task_succeeded(&self, job: JobId, index: u32) -> bool {
+        let (first, last) = (Epoch::new(0, 0), Epoch::new(u32::MAX, u64::MAX));
+        let mut fates = self.fates.range((job, first)..=(job, last));
+        let good = |fate: &RankFate| (fate.rank, fate.code, fate.signal) == (index, 0, 0);
+        fates.any(|(_, fates)| fates.iter().any(|(_, fate)| good(fate)))
+    }
+
     /// All processes of an attempt on `node` are gone at once.
     pub fn vanished(&mut self, node: &str, key: Key) {
         self.alive.remove(&(node.to_owned(), key));
@@ -108,7 +121,8 @@ impl ClosedEpochs {
                     continue;
                 }
                 let closed = earlier.is_some_and(|earlier| earlier.closed());
-                let current = new.epoch() == Some(attempt.epoch);
+                // The waves of an array are all current until they close.
+                let current = new.epoch() == Some(attempt.epoch) || new.array.is_some();
                 let open = !closed && (current || only_ends(earlier.map(AsRef::as_ref), attempt));
                 ensure(open, "I2'", || {
                     format!(
@@ -117,6 +131,7 @@ impl ClosedEpochs {
                     )
                 })?;
                 self.attempt(earlier.map(AsRef::as_ref), attempt)?;
+                self.tasks(earlier.map(AsRef::as_ref), attempt, new)?;
             }
         }
         Ok(())
@@ -188,6 +203,32 @@ impl ClosedEpochs {
         Ok(())
     }
 
+    /// Ends of tasks that were accepted were real, on that node and in that epoch.
+    fn tasks(&self, old: Option<&Attempt>, new: &Attempt, job: &Job) -> Checked {
+        let before = old.and_then(|old| old.wave.as_ref());
+        let (Some(before), Some(after), Some(array)) = (before, &new.wave, &job.array) else {
+            return Ok(());
+        };
+        let fates = self.fates.get(&(new.job, new.epoch));
+        let node = new.allocations.first().map_or("", |one| &one.node);
+        for index in before.left.minus(&after.left).iter() {
+            let mut groups = array.ended.iter();
+            let group = groups.find(|group| group.tasks.contains(index));
+            let real = group.zip(fates).is_some_and(|(group, fates)| {
+                fates.iter().any(|(at, fate)| {
+                    at == node && fate.rank == index && (fate.code, fate.signal) == (group.code, 0)
+                })
+            });
+            ensure(real, "I2'", || {
+                let (job, epoch) = (new.job, new.epoch);
+                format!(
+                    "job {job} epoch {epoch}: {node} never saw task {index} end so, but it was accepted"
+                )
+            })?;
+        }
+        Ok(())
+    }
+
     /// Looks at an attempt whose ranks run on `node` and that nobody has told to stop. `quiet_since`: since when the node and
     /// its leader speak with each other undisturbed; `None` while they do not.
     ///
@@ -228,13 +269,15 @@ fn only_ends(old: Option<&Attempt>, new: &Attempt) -> bool {
 
 /// Whether `node` should not run this attempt (any more).
 fn stale(state: &State, node: &str, (job, epoch): Key) -> bool {
-    let current = state.job(job).and_then(|job| job.epoch());
+    let record = state.job(job);
+    let array = record.is_some_and(|job| job.array.is_some());
+    let current = record.and_then(|job| job.epoch());
     let attempt = state.attempt(job, epoch);
     let held = attempt.is_some_and(|attempt| {
         let mut own = attempt.allocations.iter().filter(|one| one.node == node);
         !attempt.stopping && own.any(|one| one.phase != AllocationPhase::Ended)
     });
-    current != Some(epoch) || !held
+    (current != Some(epoch) && !array) || !held
 }
 
 #[cfg(test)]

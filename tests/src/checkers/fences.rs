@@ -41,8 +41,9 @@ impl Fences {
             .alive
             .range(from..)
             .take_while(|((other, _), _)| *other == job);
-        let mut others =
-            of_job.filter(|((_, other), place)| *other != epoch && !stands_still(place));
+        let mut others = of_job.filter(|((_, other), place)| {
+            *other != epoch && !stands_still(place) && alike(state, key, *other)
+        });
         match others.next() {
             None => Ok(()),
             Some(((_, other), place)) => ensure(false, "I2", || {
@@ -56,5 +57,17 @@ impl Fences {
     /// Nothing of an attempt runs on `node` any more.
     pub fn ended(&mut self, node: &str, key: Key) {
         self.alive.remove(&(key, node.to_owned()));
+    }
+}
+
+/// Whether two epochs of a job have work in common: of an array they do only if a task was given to both.
+fn alike(state: &State, (job, epoch): Key, other: Epoch) -> bool {
+    let tasks = |epoch| {
+        let attempt = state.attempt(job, epoch)?;
+        attempt.wave.as_ref().map(|wave| wave.tasks.clone())
+    };
+    match (tasks(epoch), tasks(other)) {
+        (Some(own), Some(others)) => !own.and(&others).is_empty(),
+        _ => true,
     }
 }

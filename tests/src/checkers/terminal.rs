@@ -56,6 +56,15 @@ fn completes(state: &State, job: &Job, truth: &ClosedEpochs) -> Checked {
         return Ok(());
     }
     let id = job.id;
+    if let Some(array) = &job.array {
+        let missing = array
+            .tasks
+            .iter()
+            .find(|task| !truth.task_succeeded(id, *task));
+        return ensure(missing.is_none(), "I4", || {
+            format!("job {id} completed, but its task {missing:?} never exited 0")
+        });
+    }
     let world = state.request(job).map_or(0, |request| request.world_size());
     let Some(attempt) = state.current_attempt(job) else {
         return ensure(false, "I4", || {

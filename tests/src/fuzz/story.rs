@@ -4,14 +4,14 @@
 use mlctl_coordinator::state::commands::{
     AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeSettings, DeclareNodeLost,
     Happening, IdempotencyKey, LossProof, Placement, RegisterNode, SetNodeLiveness, StartAttempt,
-    StartAttempts, SubmitJob,
+    StartAttempts, SubmitJob, TasksEnded,
 };
 use mlctl_coordinator::state::records::{
-    Actor, Device, End, EndKind, Liveness, NodeFacts, RankExit, Retention, Timers,
+    Actor, Device, End, EndKind, Liveness, NodeFacts, RankExit, Retention, TaskGroup, Timers, Wave,
 };
 use mlctl_coordinator::state::{Body, Command, State, codec};
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::JobSpec;
+use mlctl_proto::spec::{ArraySpec, JobSpec, Ranges};
 
 /// The commands, in order.
 pub(super) fn commands() -> Vec<Command> {
@@ -64,6 +64,9 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&system, liveness("c", Liveness::Unreachable));
     tell(&system, Body::DeclareNodeLost(lost));
     tell(&system, Body::ArchiveJobs(ArchiveJobs { most: 100 }));
+    tell(&ann, array());
+    tell(&system, wave(7));
+    tell(&system, reported("a", 6, vec![running(7), tasks(7)]));
     told[8].key = Some(IdempotencyKey {
         uuid: [7; 16],
         request_hash: [9; 32],
@@ -190,9 +193,46 @@ fn started(job: u64, epoch: u64, places: &[(&str, &[&str])]) -> Body {
         epoch: Epoch::new(1, epoch),
         placements: places.iter().map(placement).collect(),
         resume_from: String::new(),
+        wave: None,
     };
     let starts = vec![start];
     Body::StartAttempts(StartAttempts { starts })
+}
+
+fn array() -> Body {
+    let spec = JobSpec {
+        array: ArraySpec::parse("0-9,20-29%4").ok(),
+        ..JobSpec::new(vec!["sweep".into()])
+    };
+    Body::SubmitJob(SubmitJob {
+        spec: spec.canonical_json(),
+        code_manifest: String::new(),
+        code_bytes: 0,
+        traceparent: String::new(),
+        submitter_uid: 1_000,
+    })
+}
+
+fn wave(job: u64) -> Body {
+    let Body::StartAttempts(mut plan) = started(job, 1, &[("a", &[])]) else {
+        unreachable!("it is a plan");
+    };
+    plan.starts[0].wave = Some(Wave::new(2, Ranges::span(0, 5)));
+    Body::StartAttempts(plan)
+}
+
+fn tasks(job: u64) -> (u64, Happening) {
+    let group = |code, tasks| TaskGroup {
+        kind: EndKind::Exited,
+        code,
+        tasks,
+    };
+    let ended = TasksEnded {
+        groups: vec![group(0, Ranges::one(0)), group(1, Ranges::span(2, 3))],
+        first_failed: Some(3),
+        spoke: Ranges::span(2, 3),
+    };
+    (job, Happening::TasksEnded(ended))
 }
 
 fn reported(node: &str, first: u64, what: Vec<(u64, Happening)>) -> Body {

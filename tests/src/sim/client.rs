@@ -16,6 +16,8 @@ const IDLE_CALLS_PERCENT: u64 = 3;
 /// Of a hundred calls, so many are the last one once more, though it was answered; and some of these ask for something else.
 const AGAIN_PERCENT: u64 = 8;
 const MISUSE_PERCENT: u64 = 3;
+/// Of a hundred jobs, so many are arrays.
+const ARRAYS_PERCENT: u64 = 12;
 
 /// Answered, refused for now, or of unknown outcome.
 pub(super) type Answer = Outcome;
@@ -118,9 +120,17 @@ impl World {
             } else {
                 "replace"
             };
-            let spec = format!(
-                r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks},"on_disconnect":"{policy}"}}"#
-            );
+            let spec = if self.dice.chance(ARRAYS_PERCENT) {
+                let (last, gpus) = (self.dice.between(1, 12), gpus.min(1));
+                let limit = ["", "%2"][self.dice.place(2)];
+                format!(
+                    r#"{{"command":["train","{who}-{number}"],"gpus":{gpus},"on_disconnect":"{policy}","array":"0-{last}{limit}"}}"#
+                )
+            } else {
+                format!(
+                    r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks},"on_disconnect":"{policy}"}}"#
+                )
+            };
             Body::SubmitJob(SubmitJob {
                 spec: spec.into_bytes(),
                 code_manifest: String::new(),

@@ -8,6 +8,7 @@ use mlctl_agent::core as agent;
 use mlctl_agent::keeper::fence::Fence;
 use mlctl_agent::launch::FencePlan;
 use mlctl_coordinator::state::rules::Request;
+use mlctl_proto::spec::Ranges;
 
 use super::node::Node;
 use super::world::{Event, Process, World};
@@ -26,6 +27,7 @@ pub(super) struct RankEnding {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Laid {
     exits: Vec<agent::RankEnd>,
+    tasks: agent::TaskEnds,
     all_ended: bool,
 }
 
@@ -40,6 +42,9 @@ pub(super) struct Keeper {
     exits: Vec<agent::RankEnd>,
     all_ended: bool,
     launch_failed: Option<String>,
+    /// Of an array: the tasks that wait, and those that ended. `ranks` are then those that start at once.
+    waiting: Option<Ranges>,
+    tasks: agent::TaskEnds,
     pub(super) fence: Option<Fence>,
     pub(super) fenced: Option<String>,
 }
@@ -59,8 +64,17 @@ impl Keeper {
     fn new(start: &agent::Start) -> Self {
         let each = Request::from_json(&start.spec).map_or(1, |request| request.ranks);
         let first = start.node_rank * each;
+        let mut waiting = start.wave.as_ref().map(|wave| wave.tasks.clone());
+        let ranks = match (&mut waiting, &start.wave) {
+            (Some(waiting), Some(wave)) => {
+                waiting.take_lowest(u64::from(wave.slots)).iter().collect()
+            }
+            _ => (first..first + each).collect(),
+        };
         Self {
-            ranks: (first..first + each).collect(),
+            ranks,
+            waiting,
+            tasks: agent::TaskEnds::default(),
             first_node: start.node_rank == 0,
             started: false,
             stopping: false,
@@ -105,6 +119,7 @@ impl Keeper {
             master_port: self.port(),
             launch_failed: self.launch_failed.clone(),
             fenced: self.fenced.clone(),
+            tasks: self.tasks.clone(),
         }
     }
 }
@@ -174,10 +189,12 @@ impl World {
             .cloned()
             .unwrap_or_default();
         let all_ended = laid.all_ended;
-        if all_ended || !laid.exits.is_empty() {
+        let began = !laid.exits.is_empty() || !laid.tasks.is_empty();
+        if all_ended || began {
             let status = agent::KeeperStatus {
-                started: !laid.exits.is_empty(),
+                started: began,
                 exits: laid.exits,
+                tasks: laid.tasks,
                 all_ended,
                 ..agent::KeeperStatus::default()
             };
@@ -234,29 +251,13 @@ impl World {
         keeper.started = true;
         keeper.alive = keeper.ranks.iter().map(|rank| (*rank, ())).collect();
         let (ranks, first_node) = (keeper.ranks.clone(), keeper.first_node);
+        let array = keeper.waiting.is_some();
         self.check_start(&name, key, ranks.len() as u32);
         self.tell_agent(who, agent::Event::RanksStarted { job, epoch });
         for rank in ranks {
-            let code = i32::from(self.dice.chance(4));
-            let fate = RankFate {
-                rank,
-                code,
-                signal: 0,
-            };
-            // Some outlive the silence after which their node is given up.
-            let long = self.dice.chance(10);
-            let delay = self.dice.between(50, if long { 20_000 } else { 6_000 });
-            self.after(
-                delay,
-                Event::RankEnds(RankEnding {
-                    node: who,
-                    boot,
-                    key,
-                    fate,
-                }),
-            );
+            self.rank_begins(who, key, rank);
         }
-        if first_node {
+        if first_node && !array {
             let delay = self.dice.between(200, 1_500);
             self.after(
                 delay,
@@ -266,6 +267,63 @@ impl World {
                     key,
                 },
             );
+        }
+    }
+
+    /// A rank or a task runs, and will end by itself.
+    fn rank_begins(&mut self, who: usize, key: Key, rank: u32) {
+        let boot = self.nodes[who].boot;
+        let code = i32::from(self.dice.chance(4));
+        let fate = RankFate {
+            rank,
+            code,
+            signal: 0,
+        };
+        // Some outlive the silence after which their node is given up.
+        let long = self.dice.chance(10);
+        let delay = self.dice.between(50, if long { 20_000 } else { 6_000 });
+        self.after(
+            delay,
+            Event::RankEnds(RankEnding {
+                node: who,
+                boot,
+                key,
+                fate,
+            }),
+        );
+    }
+
+    /// A task of an array ended: by itself it counts, and the next one begins.
+    fn on_task_ends(&mut self, who: usize, key: Key, fate: RankFate) {
+        let (job, epoch) = key;
+        let node = &mut self.nodes[who];
+        let name = node.name.clone();
+        self.checkers.closed_epochs.rank_ended(&name, key, fate);
+        let Some(keeper) = node.keepers.get_mut(&key) else {
+            return;
+        };
+        let next = match &mut keeper.waiting {
+            Some(waiting) if !keeper.stopping => waiting.take_lowest(1).first(),
+            _ => None,
+        };
+        if !keeper.stopping {
+            let mut ends = agent::TaskEnds::default();
+            ends.add(fate.rank, fate.code, fate.signal, false);
+            keeper.tasks.merge(ends.clone());
+            if let Some(laid) = node.laid.get_mut(&key) {
+                laid.tasks.merge(ends.clone());
+            }
+            self.tell_agent(who, agent::Event::TasksEnded { job, epoch, ends });
+        }
+        let Some(keeper) = self.nodes[who].keepers.get_mut(&key) else {
+            return;
+        };
+        if let Some(next) = next {
+            keeper.alive.insert(next, ());
+            self.checkers.closed_epochs.task_started(&name, key);
+            self.rank_begins(who, key, next);
+        } else if keeper.alive.is_empty() {
+            self.all_ended(who, key);
         }
     }
 
@@ -333,6 +391,9 @@ impl World {
         };
         if keeper.alive.remove(&fate.rank).is_none() {
             return;
+        }
+        if keeper.waiting.is_some() {
+            return self.on_task_ends(who, key, fate);
         }
         let exit = agent::RankEnd {
             rank: fate.rank,

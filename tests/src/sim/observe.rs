@@ -74,7 +74,9 @@ impl World {
         };
         for event in report.events.iter().filter(|one| one.seq > node.event_mark) {
             let job = before.job(event.job);
-            if job.is_some_and(|job| job.epoch() > Some(event.epoch)) {
+            // Waves of an array are beside each other.
+            let single = job.filter(|job| job.array.is_none());
+            if single.is_some_and(|job| job.epoch() > Some(event.epoch)) {
                 self.marks.hit(Mark::StaleEpoch);
             }
             let counted = applied.changed.contains(&Changed::Job(event.job));

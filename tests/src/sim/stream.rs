@@ -355,6 +355,8 @@ impl World {
         let newest = event
             .job
             .and_then(|id| self.head.job(Some(id).try_into().ok()?))
+            // The waves of an array run beside each other: none is what came of an older one.
+            .filter(|job| job.array.is_none())
             .and_then(|job| job.epoch());
         let own = Epoch::try_from(event.epoch).ok();
         if let Some(newest) = newest.filter(|newest| Some(*newest) > own) {

@@ -92,12 +92,19 @@ fn start(order: StartOrder) -> agent::Start {
         rank_address: one.rank_address,
         devices: one.devices,
     });
+    let count = order.array_count;
+    let wave = order.wave.map(|wave| agent::Wave {
+        slots: wave.slots,
+        tasks: wave.tasks,
+        count,
+    });
     agent::Start {
         spec: order.spec.json.clone(),
         members: members.collect(),
         node_rank: order.node_rank,
         resume_from: order.resume_from,
         alone: order.alone,
+        wave,
         fence: order.fence.map(|fence| agent::Fence {
             after_ms: fence.after_ms,
             grace_ms: fence.grace_ms,

@@ -15,6 +15,7 @@ impl Keeper {
     pub(in crate::keeper) fn on_children(&mut self) {
         self.again_at = None;
         let (failed, more) = self.take_ends();
+        self.go_on();
         if self.phase == Phase::Running && failed {
             self.stop(self.plan.grace_ms);
             return;
@@ -38,6 +39,13 @@ impl Keeper {
 
     /// No rank lives, and yet this is not the end: `mpirun` may want more of this node, or not every other node knows that it has ended.
     pub(super) fn stays(&mut self) -> bool {
+        if self
+            .array
+            .as_ref()
+            .is_some_and(|array| !array.tasks.all_begun())
+        {
+            return true;
+        }
         let Some(mpi) = self.mpi.as_mut().filter(|_| self.phase == Phase::Running) else {
             return false;
         };
@@ -64,6 +72,9 @@ impl Keeper {
             self.take_ends();
         }
         self.phase = Phase::Stopping;
+        if let Some(array) = &mut self.array {
+            array.tasks.give_up();
+        }
         if self.is_empty() {
             self.on_children();
             return;
@@ -94,7 +105,11 @@ impl Keeper {
 
     /// Takes note of children that ended. Did a rank fail, and are children left?
     pub(super) fn take_ends(&mut self) -> (bool, bool) {
-        let reaped = descendants::reap();
+        let reaped = if self.array.is_some() {
+            descendants::reap_groups(|pid| self.is_task(pid))
+        } else {
+            descendants::reap()
+        };
         let mut failed = false;
         for (pid, code, signal) in reaped.ended {
             // Others are orphans of a rank: nobody asks how they ended.
@@ -107,6 +122,10 @@ impl Keeper {
 
     /// A rank's process has ended. Did it fail?
     pub(super) fn rank_ended(&mut self, at: usize, code: i32, signal: i32) -> bool {
+        if self.array.is_some() {
+            self.task_ended(at, code, signal);
+            return false;
+        }
         let killed_by_us = self.phase == Phase::Stopping;
         let rank = &mut self.ranks[at];
         // Its last words may still wait in the pipe.
@@ -152,9 +171,17 @@ impl Keeper {
             self.again_at = Some(clock::now_ms() + LEFTOVERS_MS);
             return;
         }
+        self.write_tasks();
+        self.tell_tasks();
         let now = clock::now_ms();
         let finished = self.mpi.as_ref().is_some_and(|mpi| mpi.finished);
-        for at in 0..self.ranks.len() {
+        // Those of tasks are complete already.
+        let logs = if self.array.is_some() {
+            0
+        } else {
+            self.ranks.len()
+        };
+        for at in 0..logs {
             if finished && self.ranks[at].exit.is_none() {
                 let exit = Exit {
                     rank: self.ranks[at].rank,

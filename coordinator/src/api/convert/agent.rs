@@ -10,7 +10,7 @@ use crate::leader::gang::Phase;
 use crate::leader::orders::{ProbeOrder, Testimony};
 use crate::leader::witness::{Target, Targets};
 use crate::leader::{Order, Relay, Report, StartOrder};
-use crate::state::codec::decode_event;
+use crate::state::codec::{decode_event, encode_planned};
 use crate::state::commands::AgentEvent;
 use crate::state::records::{EndKind, Settings};
 
@@ -252,6 +252,8 @@ fn start(order: StartOrder, traceparent: Option<String>) -> wire::StartAllocatio
             after_ms: fence.after_ms,
             grace_ms: fence.grace_ms,
         }),
+        wave: order.wave.as_ref().map(encode_planned),
+        array_count: order.array_count,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use mlctl_proto::api;
 use mlctl_proto::ids::JobId;
 
+use super::array;
 use crate::scheduler::Reason;
 use crate::state::State;
 use crate::state::records::{Allocation, AllocationPhase, Attempt, Checkpoint, End, Job, JobState};
@@ -35,6 +36,7 @@ pub fn summary(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>) -> a
         spec: Vec::new(),
         index: state.applied_index(),
         ranks: request.map_or(0, |request| request.world_size()),
+        array: array::counts(state, job),
     }
 }
 
@@ -46,6 +48,7 @@ pub fn job(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>) -> api::
     api::Job {
         attempts: attempts.collect(),
         checkpoints: job.checkpoints.iter().map(checkpoint).collect(),
+        array: array::whole(state, job),
         ..summary(state, job, reasons)
     }
 }
@@ -93,6 +96,8 @@ fn attempt(state: &State, attempt: &Attempt) -> api::Attempt {
         end: attempt.end.as_ref().map(ended),
         resume_from: attempt.resume_from.clone(),
         simulated: attempt.allocations.iter().any(simulated),
+        tasks: (attempt.wave.as_ref()).map_or_else(String::new, |wave| wave.tasks.to_string()),
+        slots: attempt.wave.as_ref().map_or(0, |wave| wave.slots),
     }
 }
 

@@ -1,4 +1,5 @@
 //! Where messages of the services and records of the state meet. Nothing is decided here.
 pub mod agent;
+mod array;
 pub mod job;
 pub mod node;

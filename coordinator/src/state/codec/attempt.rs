@@ -3,6 +3,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist;
 use prost::Message;
 
+use super::array::{decode_wave, encode_wave};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, bad_id, known_version, message};
 use crate::state::records::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
@@ -32,6 +33,7 @@ impl Record for Attempt {
             stopping: self.stopping,
             end: self.end.as_ref().map(encode_end),
             in_doubt: self.in_doubt,
+            wave: self.wave.as_ref().map(encode_wave),
         }
         .encode_to_vec()
     }
@@ -55,6 +57,7 @@ impl Record for Attempt {
             stopping: record.stopping,
             end: record.end.map(decode_end).transpose()?,
             in_doubt: record.in_doubt,
+            wave: record.wave.map(decode_wave).transpose()?,
         })
     }
 }

@@ -4,6 +4,7 @@ use mlctl_proto::limits::MESSAGE_BYTES_MAX;
 use mlctl_proto::persist::{self, command::Body as Disk};
 use prost::Message;
 
+use super::array::{decode_planned, encode_planned};
 use super::event::{decode_event, encode_event};
 use super::node::{decode_facts, encode_facts};
 use super::settings::{decode_actor, encode_actor, retention_of, timers_of};
@@ -230,6 +231,7 @@ fn encode_start(start: &StartAttempt) -> persist::StartAttempt {
         epoch: Some(start.epoch.into()),
         placements: start.placements.iter().map(placement).collect(),
         resume_from: start.resume_from.clone(),
+        wave: start.wave.as_ref().map(encode_planned),
     }
 }
 
@@ -244,5 +246,6 @@ fn decode_start(start: persist::StartAttempt) -> Result<StartAttempt, CodecError
         epoch: Epoch::try_from(start.epoch).map_err(bad_id(WHAT))?,
         placements: start.placements.into_iter().map(placement).collect(),
         resume_from: start.resume_from,
+        wave: start.wave.map(decode_planned).transpose()?,
     })
 }

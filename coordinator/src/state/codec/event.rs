@@ -2,6 +2,7 @@
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist::{self, agent_event::What};
 
+use super::array::{decode_tasks_ended, encode_tasks_ended};
 use super::attempt::{decode_end, decode_exit, encode_end, encode_exit};
 use super::{CodecError, bad_id, missing};
 use crate::state::commands::{AgentEvent, Happening};
@@ -14,6 +15,7 @@ pub fn encode_event(event: &AgentEvent) -> persist::AgentEvent {
         Happening::AllocationEnded(end) => What::AllocationEnded(persist::AllocationEnded {
             end: Some(encode_end(end)),
         }),
+        Happening::TasksEnded(ended) => What::TasksEnded(encode_tasks_ended(ended)),
         Happening::CheckpointSealed { name, step } => {
             What::CheckpointSealed(persist::CheckpointSealed {
                 name: name.clone(),
@@ -38,6 +40,7 @@ pub fn decode_event(event: persist::AgentEvent) -> Result<AgentEvent, CodecError
         What::AllocationEnded(ended) => {
             Happening::AllocationEnded(decode_end(ended.end.ok_or_else(|| missing(name, "end"))?)?)
         }
+        What::TasksEnded(ended) => Happening::TasksEnded(decode_tasks_ended(ended)?),
         What::CheckpointSealed(sealed) => Happening::CheckpointSealed {
             name: sealed.name,
             step: sealed.step,

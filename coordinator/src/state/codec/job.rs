@@ -1,9 +1,12 @@
 //! Jobs, their specs and their checkpoints as bytes.
+use std::sync::Arc;
+
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist;
 use mlctl_proto::spec::OnDisconnect;
 use prost::Message;
 
+use super::array::{decode_array, encode_array};
 use super::attempt::{decode_end, encode_end};
 use super::words::Word;
 use super::{
@@ -81,6 +84,7 @@ impl Record for Job {
             submitter_uid: self.submitter_uid,
             recalled_counter: self.recalled_counter,
             on_disconnect: disconnect_number(self.on_disconnect).into(),
+            array: self.array.as_deref().map(encode_array),
         }
         .encode_to_vec()
     }
@@ -117,6 +121,7 @@ impl Record for Job {
             submitter_uid: record.submitter_uid,
             recalled_counter: record.recalled_counter,
             on_disconnect: disconnect_of(record.on_disconnect)?,
+            array: record.array.map(decode_array).transpose()?.map(Arc::new),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The only place where persisted bytes and records meet. Versioned protobuf; what this release cannot read is an error, never
 //! skipped: an unknown version, an unknown word of a closed set, a missing field. Reads arbitrary bytes without a panic.
+mod array;
 mod attempt;
 mod command;
 mod event;
@@ -14,6 +15,7 @@ mod words;
 use mlctl_proto::ids::IdError;
 use prost::Message;
 
+pub use array::encode_planned;
 pub use command::{COMMAND_BYTES_MAX, decode_command, encode_command};
 pub use event::{decode_event, encode_event};
 pub use history::{decode_archived, encode_archived};

@@ -1,18 +1,21 @@
 //! AgentEvents: what happened on a node, in the order of its journal. The node's event mark moves over every event that is
 //! looked at, also over one that is refused: a stale word must not be repeated forever.
+use std::sync::Arc;
+
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::{
     CHECKPOINTS_PER_JOB_MAX, DETAIL_BYTES_MAX, EVENTS_PER_BATCH_MAX, RANKS_PER_NODE_MAX,
 };
 use mlctl_proto::mutants::{Mutant, planted};
+use mlctl_proto::spec::Ranges;
 
 use super::current::Current;
-use super::{Context, in_doubt};
+use super::{Context, in_doubt, waves};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{
-    AllocationPhase, Checkpoint, End, Job, JobState, Liveness, Node, RankExit, Reply,
+    AllocationPhase, Checkpoint, End, Job, JobState, Liveness, Node, RankExit, Reply, TaskGroup,
 };
 use crate::state::rules::checkpoint_name_is_legal;
 
@@ -49,6 +52,8 @@ pub enum Happening {
     RankExited(RankExit),
     /// The node holds nothing of it any more. Also the answer of a tombstone.
     AllocationEnded(End),
+    /// Tasks of a wave ended by themselves.
+    TasksEnded(TasksEnded),
     /// A checkpoint got its final name.
     CheckpointSealed {
         /// Of its directory.
@@ -56,6 +61,17 @@ pub enum Happening {
         /// The trailing number of the name, 0 if none.
         step: u64,
     },
+}
+
+/// How tasks of a wave ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TasksEnded {
+    /// By how they did.
+    pub groups: Vec<TaskGroup>,
+    /// The first of them that failed.
+    pub first_failed: Option<u32>,
+    /// Those of them that wrote anything.
+    pub spoke: Ranges,
 }
 
 impl AgentEvents {
@@ -130,6 +146,10 @@ impl AgentEvent {
     /// Applies one event, or passes over it when it is stale: of an unknown job, another epoch or boot, a node that is not in
     /// the gang, an allocation that has ended.
     fn apply(&self, change: &mut Change, node: &Node, context: &Context) -> Result<(), Refusal> {
+        let array = |job: &Arc<Job>| job.array.is_some();
+        if change.state().job(self.job).is_some_and(array) {
+            return waves::event(change, self, node, context);
+        }
         let Some(mut current) = Current::load(change, self.job, self.epoch, context.now_ms) else {
             self.apply_to_dropped(change, node, context);
             return Ok(());
@@ -168,7 +188,7 @@ impl AgentEvent {
                 };
                 current.end_allocation(change, position, end)?;
             }
-            Happening::CheckpointSealed { .. } => {}
+            Happening::TasksEnded(_) | Happening::CheckpointSealed { .. } => {}
         }
         current.store(change);
         Ok(())
@@ -281,7 +301,7 @@ fn place(list: &[Checkpoint], new: &Checkpoint) -> usize {
 }
 
 /// At most [`DETAIL_BYTES_MAX`] bytes of a text.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     let mut end = text.len().min(DETAIL_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -7,7 +7,7 @@ use mlctl_proto::ids::{JobId, clip};
 use mlctl_proto::mutants::{Mutant, planted};
 
 use super::current::Current;
-use super::{Context, in_doubt, kept};
+use super::{Context, in_doubt, kept, waves};
 use crate::state::change::{Change, ended_long_ago};
 use crate::state::records::{End, EndKind, Job, JobState, Reply};
 use crate::state::transition::advance;
@@ -75,6 +75,9 @@ fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Re
         detail: format!("cancelled by {}", clip(&context.actor.name)),
         ..End::of(EndKind::Cancelled)
     };
+    if job.array.is_some() && !job.state.terminal() {
+        return waves::cancel(change, job, &end, context.now_ms);
+    }
     in_doubt::close(change, &mut job, context.now_ms, &end.detail);
     let waits = matches!(job.state, JobState::Pending | JobState::Held);
     if waits || (planted(Mutant::DoubleCompletion) && job.state.terminal()) {

@@ -7,7 +7,7 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
 use super::LossProof;
-use super::{in_doubt, kept};
+use super::{in_doubt, kept, waves};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{AllocationPhase, Attempt, End, EndKind, Job, JobState};
@@ -235,6 +235,10 @@ pub(super) fn lose_allocations(
             node: node.into(),
             ..End::of(EndKind::NodeLost)
         };
+        if attempt.wave.is_some() {
+            waves::lose(change, (job, epoch), end, proof, now_ms)?;
+            continue;
+        }
         let dead = !proof.is_silence();
         if attempt.in_doubt {
             if dead {

@@ -11,13 +11,17 @@ use crate::state::records::{AllocationPhase, End, EndKind, Liveness};
 
 /// Whether a loss that is known by `proof` leaves an allocation as it is, and does not end it as `end` says.
 pub(super) fn stays(current: &Current, end: &End, proof: LossProof) -> bool {
-    let keeps = match current.job.on_disconnect {
+    keeps(current.job.on_disconnect, proof) && !current.ends_for_good(end)
+}
+
+/// Whether a job with this word keeps what it holds on a node that is lost by `proof`.
+pub(super) fn keeps(word: OnDisconnect, proof: LossProof) -> bool {
+    match word {
         OnDisconnect::Replace => false,
         // After `lost_after` its keeper has ended it, whoever was asked meanwhile.
         OnDisconnect::Fence => proof == LossProof::Witness,
         OnDisconnect::Hold => proof.is_silence(),
-    };
-    keeps && !current.ends_for_good(end)
+    }
 }
 
 /// The job shall never start again, so nothing is kept for it: what it holds on nodes that are Lost by silence ends.

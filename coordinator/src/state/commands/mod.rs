@@ -15,11 +15,12 @@ mod set_node_liveness;
 mod start_attempts;
 mod submit_job;
 mod supersede_attempt;
+mod waves;
 
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::units::UtcMs;
 
-pub use agent_events::{AgentEvent, AgentEvents, Happening};
+pub use agent_events::{AgentEvent, AgentEvents, Happening, TasksEnded};
 pub use archive_jobs::{ARCHIVE_JOBS_MAX, ArchiveJobs};
 pub use bootstrap::{Bootstrap, DEFAULT_TEAM};
 pub use cancel_jobs::CancelJobs;

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId, clip};
 
-use super::Context;
+use super::{Context, waves};
 use crate::state::change::Change;
-use crate::state::records::{Allocation, AllocationPhase, Attempt, Job, JobState, Node, Reply};
+use crate::state::records::{
+    Allocation, AllocationPhase, Attempt, Job, JobState, Node, Reply, Wave,
+};
 use crate::state::rules::{Request, Resume, cpu_room_for, fits_kind, resume};
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
@@ -30,6 +32,8 @@ pub struct StartAttempt {
     pub placements: Vec<Placement>,
     /// Checkpoint to resume from, empty: none. The first placement's node holds it.
     pub resume_from: String,
+    /// Of an array job: what runs there.
+    pub wave: Option<Wave>,
 }
 
 /// One node's part.
@@ -66,7 +70,10 @@ impl StartAttempts {
 
 impl StartAttempt {
     fn commit(&self, change: &mut Change, mut job: Job, context: &Context) -> Result<(), Refusal> {
-        advance(&mut job, JobState::Starting)?;
+        if !job.fills() {
+            advance(&mut job, JobState::Starting)?;
+        }
+        let wave = waves::assign(&mut job, self);
         job.epoch_counter = self.epoch.counter;
         job.recalled_counter = 0;
         let allocation = |placement: &Placement| Allocation {
@@ -88,6 +95,7 @@ impl StartAttempt {
             stopping: false,
             end: None,
             in_doubt: false,
+            wave,
         };
         for placement in &self.placements {
             change.effect(Effect::Start {
@@ -105,12 +113,19 @@ impl StartAttempt {
 /// Every precondition of one start; gives the job that it starts.
 fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     let job = state.job(start.job).ok_or("there is no such job")?;
-    if job.state != JobState::Pending {
+    if job.state != JobState::Pending && !job.fills() {
         return Err(format!("it is {}, not Pending", job.state.word()));
     }
     let next = Epoch::new(job.id.incarnation, job.epoch_counter.saturating_add(1));
     if start.epoch != next {
         return Err(format!("its next epoch is {next}, not {}", start.epoch));
+    }
+    if job.array.is_some() {
+        waves::check(state, job, start)?;
+        return Ok(Job::clone(job));
+    }
+    if start.wave.is_some() {
+        return Err("it is no array".into());
     }
     if state.ends_attempt(job.id) {
         return Err("its last attempt still holds something".into());
@@ -151,7 +166,7 @@ fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<
 }
 
 /// Whether one node takes its part; gives the model of its devices, if there are any.
-fn check_placement<'a>(
+pub(super) fn check_placement<'a>(
     state: &State,
     request: &Request,
     placement: &Placement,

@@ -1,5 +1,7 @@
 //! SubmitJob: a user asks for a job. What no cluster of this inventory could ever run is refused; what does not fit now waits.
 //! The owner is the actor, whatever the client says.
+use std::sync::Arc;
+
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::PENDING_PER_USER_MAX;
@@ -8,7 +10,7 @@ use mlctl_proto::spec::{JobSpec, parse_json};
 use super::bootstrap::DEFAULT_TEAM;
 use super::{Context, bounded};
 use crate::state::change::Change;
-use crate::state::records::{Job, JobState, Reply, Spec};
+use crate::state::records::{Array, Job, JobState, Reply, Spec};
 use crate::state::rules::{Request, never_fits};
 
 /// What a user submits.
@@ -57,7 +59,9 @@ impl SubmitJob {
             stored.uses = known.uses.saturating_add(1);
         }
         change.put_spec(stored)?;
-        change.put_job(self.job(id, &spec, spec_hash, context));
+        let array = spec.array.as_ref().map(Array::new).map(Arc::new);
+        let job = self.job(id, &spec, spec_hash, context);
+        change.put_job(Job { array, ..job });
         change.queued();
         Ok(Reply::Submitted { job: id })
     }
@@ -110,6 +114,7 @@ impl SubmitJob {
             traceparent: self.traceparent.clone(),
             checkpoints: Vec::new(),
             submitter_uid: self.submitter_uid,
+            array: None,
         }
     }
 }

@@ -2,6 +2,8 @@
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
+use super::Wave;
+
 /// How an attempt, or one node's part of it, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EndKind {
@@ -195,6 +197,8 @@ pub struct Attempt {
     /// Its node is Lost by silence alone, so it may still run there. It holds what it holds until a successor is ready and
     /// supersedes it, its node proves to be dead, or its node is back: then it goes on.
     pub in_doubt: bool,
+    /// Its tasks, if its job is an array.
+    pub wave: Option<Wave>,
 }
 
 impl Attempt {

@@ -1,9 +1,11 @@
 //! A job, its spec and its checkpoints.
+use std::sync::Arc;
+
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
-use super::End;
+use super::{Array, End};
 
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,9 +148,22 @@ pub struct Job {
     pub recalled_counter: u64,
     /// What becomes of it when its node falls silent: its spec's word.
     pub on_disconnect: OnDisconnect,
+    /// Its tasks, if it is an array. Shared by the copies of a job that do not change them.
+    pub array: Option<Arc<Array>>,
 }
 
 impl Job {
+    /// The tasks of an array job, to change.
+    pub fn array_mut(&mut self) -> Option<&mut Array> {
+        self.array.as_mut().map(Arc::make_mut)
+    }
+
+    /// An array of which tasks wait beside those that run.
+    pub fn fills(&self) -> bool {
+        let active = matches!(self.state, JobState::Starting | JobState::Running);
+        active && (self.array.as_ref()).is_some_and(|array| !array.pending.is_empty())
+    }
+
     /// The current attempt's epoch, if there was one: the newest, or one that was recalled.
     pub fn epoch(&self) -> Option<Epoch> {
         let counter = match self.recalled_counter {

@@ -1,10 +1,12 @@
 //! The rows of the state, as the code thinks of them. How they become bytes is `codec`'s business, not theirs.
+mod array;
 mod attempt;
 mod history;
 mod job;
 mod node;
 mod settings;
 
+pub use array::{Array, TaskFailure, TaskGroup, Wave};
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
 pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
 pub use job::{Checkpoint, Job, JobState, Spec};

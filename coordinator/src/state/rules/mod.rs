@@ -7,5 +7,5 @@ mod resume;
 pub(crate) use fits::kinds_text;
 pub use fits::{CPU_RANKS_PER_CPU, NeverFits, cpu_room, cpu_room_for, fits_kind, never_fits};
 pub use inventory::Inventory;
-pub use request::Request;
+pub use request::{Request, all_of};
 pub use resume::{Resume, checkpoint_name_is_legal, living_holders, resume};

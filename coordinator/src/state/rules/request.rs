@@ -16,6 +16,15 @@ pub struct Request {
     pub kinds: Vec<String>,
 }
 
+/// What so many tasks of an array need at once, on one node.
+pub fn all_of(request: &Request, slots: u32) -> Request {
+    Request {
+        gpus: request.gpus.saturating_mul(slots),
+        ranks: request.ranks.saturating_mul(slots),
+        ..request.clone()
+    }
+}
+
 impl Request {
     /// The request of a checked spec.
     pub fn of(spec: &JobSpec) -> Self {

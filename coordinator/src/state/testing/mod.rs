@@ -4,17 +4,17 @@ pub(crate) mod script;
 use std::collections::BTreeMap;
 
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::JobSpec;
+use mlctl_proto::spec::{ArraySpec, JobSpec, Ranges};
 
 use super::codec::{decode_command, encode_command};
 use super::commands::{
     AgentEvent, AgentEvents, Bootstrap, DeclareNodeLost, Happening, IdempotencyKey, LossProof,
-    Placement, RegisterNode, SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob,
+    Placement, RegisterNode, SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, TasksEnded,
 };
 use super::invariants::{check, check_step};
 use super::records::{
     Actor, Admin, Device, End, EndKind, Health, Job, Liveness, Node, NodeFacts, Power, RankExit,
-    Reply, Retention, Timers,
+    Reply, Retention, TaskGroup, Timers, Wave,
 };
 use super::{Applied, Body, Command, State};
 
@@ -98,6 +98,28 @@ pub(crate) fn spec(nodes: u32, gpus: u32) -> JobSpec {
         gpus,
         ..JobSpec::new(vec!["true".into()])
     }
+}
+
+pub(crate) fn array_spec(array: &str, gpus: u32) -> JobSpec {
+    JobSpec {
+        gpus,
+        array: Some(ArraySpec::parse(array).expect("good")),
+        ..JobSpec::new(vec!["true".into()])
+    }
+}
+
+/// Tasks of a wave exited with this code.
+pub(crate) fn tasks_ended(code: i32, tasks: Ranges) -> Happening {
+    let group = TaskGroup {
+        kind: EndKind::Exited,
+        code,
+        tasks,
+    };
+    Happening::TasksEnded(TasksEnded {
+        groups: vec![group],
+        first_failed: None,
+        spoke: Ranges::new(),
+    })
 }
 
 pub(crate) fn exit(rank: u32, code: i32, signal: i32, killed_by_us: bool) -> Happening {
@@ -256,7 +278,24 @@ impl Cluster {
                 .last()
                 .map(|one| one.name.clone())
                 .unwrap_or_default(),
+            wave: None,
         }
+    }
+
+    /// A start of `tasks` of an array, so many at once, with the first free devices of `node`.
+    pub fn wave(&self, job: JobId, node: &str, slots: u32, tasks: Ranges) -> StartAttempt {
+        let mut start = self.start(job, &[node]);
+        let gpus = self.state.request(&self.job(job)).map_or(0, |one| one.gpus) * slots;
+        let free = |device: &&Device| self.state.device_holder(node, &device.uuid).is_none();
+        if let (Some(placement), Some(record)) =
+            (start.placements.first_mut(), self.state.node(node))
+        {
+            let free = record.facts.devices.iter().filter(free);
+            let devices = free.take(gpus as usize).map(|device| device.uuid.clone());
+            placement.devices = devices.collect();
+        }
+        start.wave = Some(Wave::new(slots, tasks));
+        start
     }
 
     pub fn propose(&mut self, starts: Vec<StartAttempt>) -> Applied {

@@ -1,5 +1,6 @@
 //! Random histories for property tests: numbers in, commands out. Most make sense, many are stale, late, foreign or repeated.
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::{ArraySpec, JobSpec, Ranges};
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 
@@ -7,9 +8,9 @@ use super::{Cluster, ended, exit, node, person, sealed, spec, system};
 use crate::state::Body;
 use crate::state::commands::{
     ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, Happening, LossProof,
-    SetNodeLiveness, SupersedeAttempt,
+    SetNodeLiveness, SupersedeAttempt, TasksEnded,
 };
-use crate::state::records::{Attempt, EndKind, Liveness};
+use crate::state::records::{Attempt, EndKind, Liveness, TaskGroup};
 
 /// One step of a history.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +48,7 @@ impl Step {
             0 => register(cluster, name, a),
             1..=3 => {
                 let user = ["ann", "bob"][usize::from(a) % 2];
-                let spec = spec(1 + u32::from(b) % 2, u32::from(c) % 3);
+                let spec = submitted(a, b, c);
                 cluster.run(person(user, false), super::submit_body(&spec));
             }
             4..=7 => start(cluster, a, usize::from(b)),
@@ -108,6 +109,39 @@ impl Step {
     }
 }
 
+/// Some tasks of a wave end, or some that it was never given.
+fn tasks(attempt: &Attempt, a: u8, b: u8, c: u8) -> Happening {
+    let wave = attempt.wave.as_ref();
+    let mut left = wave.map_or_else(Ranges::new, |wave| wave.left.clone());
+    let first = left.take_lowest(u64::from(a) % 6);
+    let others = match b % 4 {
+        0 => left.take_lowest(2),
+        1 => Ranges::span(u32::from(c), u32::from(c) + 2),
+        _ => Ranges::new(),
+    };
+    let group = |kind, code, tasks| TaskGroup { kind, code, tasks };
+    let groups = vec![
+        group(EndKind::Exited, 0, first),
+        group(ENDS[usize::from(b) % 2], i32::from(c) % 3, others.clone()),
+    ];
+    Happening::TasksEnded(TasksEnded {
+        groups,
+        first_failed: others.first(),
+        spoke: others,
+    })
+}
+
+/// A job; some are arrays.
+fn submitted(a: u8, b: u8, c: u8) -> JobSpec {
+    let mut spec = spec(1 + u32::from(b) % 2, u32::from(c) % 3);
+    if a.is_multiple_of(8) {
+        let limit = ["", "%3"][usize::from(c) % 2];
+        spec.nodes = 1;
+        spec.array = ArraySpec::parse(&format!("0-{}{limit}", b % 24)).ok();
+    }
+    spec
+}
+
 /// A successor of some job takes over: often there is none.
 fn supersede(cluster: &mut Cluster, a: u8) {
     let jobs: Vec<(JobId, Epoch)> = cluster
@@ -137,7 +171,7 @@ fn register(cluster: &mut Cluster, name: &str, a: u8) {
 
 /// Starts some job on its turn of nodes: often the right one, often not.
 fn start(cluster: &mut Cluster, a: u8, b: usize) {
-    let pending: Vec<JobId> = cluster.state.pending().map(|job| job.id).collect();
+    let pending: Vec<JobId> = cluster.state.queue().map(|job| job.id).collect();
     let jobs = if a < 32 {
         cluster.state.jobs().map(|job| job.id).collect()
     } else {
@@ -168,6 +202,16 @@ fn start(cluster: &mut Cluster, a: u8, b: usize) {
         .map(|offset| nodes[(first + offset) % nodes.len()].as_str())
         .collect();
     let mut start = cluster.start(*job, &names);
+    if let Some(array) = &record.array {
+        let (slots, mut pending) = (1 + a % 3, array.pending.clone());
+        let tasks = pending.take_lowest(u64::from(slots) + u64::from(a) % 5);
+        start = cluster.wave(
+            *job,
+            names.first().copied().unwrap_or_default(),
+            u32::from(slots),
+            tasks,
+        );
+    }
     if b.is_multiple_of(7) {
         start.resume_from.clear();
     }
@@ -199,6 +243,7 @@ fn event(cluster: &mut Cluster, a: u8, b: u8, c: u8) {
     let position = usize::from(b) % attempt.allocations.len();
     let rank = position as u32;
     let what = match c % 8 {
+        0 | 2..=4 | 6 if attempt.wave.is_some() => tasks(&attempt, a, b, c),
         0 | 1 => Happening::RanksStarted,
         2 => exit(rank, 0, 0, false),
         3 => exit(

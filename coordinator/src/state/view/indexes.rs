@@ -20,6 +20,8 @@ type Holder = (JobId, Epoch);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Indexes {
     pending: OrdSet<(u64, JobId)>,
+    /// Arrays that run and of which more tasks wait.
+    filling: OrdSet<(u64, JobId)>,
     pending_by_user: OrdMap<Arc<str>, usize>,
     requests: OrdMap<[u8; 32], Arc<Request>>,
     devices: OrdMap<Arc<str>, OrdMap<Arc<str>, Holder>>,
@@ -38,6 +40,22 @@ impl Indexes {
     /// Pending jobs in submit order.
     pub fn pending(&self) -> impl Iterator<Item = JobId> {
         self.pending.iter().map(|(_, id)| *id)
+    }
+
+    /// Pending jobs, and arrays that run and of which more tasks wait, in submit order.
+    pub fn queue(&self) -> impl Iterator<Item = JobId> {
+        let (mut pending, mut filling) = (
+            self.pending.iter().peekable(),
+            self.filling.iter().peekable(),
+        );
+        std::iter::from_fn(move || {
+            let next = match (pending.peek(), filling.peek()) {
+                (Some(one), Some(other)) if one > other => filling.next(),
+                (None, _) => filling.next(),
+                _ => pending.next(),
+            };
+            next.map(|(_, id)| *id)
+        })
     }
 
     /// How many jobs of a user are pending.
@@ -160,6 +178,12 @@ impl Indexes {
         let Some(new) = new else {
             return;
         };
+        let key = (new.submit_index, new.id);
+        if new.fills() {
+            self.filling.insert(key);
+        } else if old.is_some_and(Job::fills) {
+            self.filling.remove(&key);
+        }
         let waited = old.is_some_and(|job| job.state == JobState::Pending);
         let waits = new.state == JobState::Pending;
         if waited == waits {
