@@ -195,7 +195,9 @@ impl Leader {
                 self.desk.shared.lock().expect("sound").mark = up_to;
                 self.say(What::EventsApplied(EventsApplied { up_to })).await;
             }
-            agent_message::What::Ready(_) | agent_message::What::Relay(_) => {}
+            agent_message::What::Ready(_)
+            | agent_message::What::Relay(_)
+            | agent_message::What::Probed(_) => {}
         }
     }
 
