@@ -56,9 +56,31 @@ pub struct Config {
     /// Variables for every job on this node, weaker than the job's own: what a fabric needs.
     #[serde(default)]
     pub job_env: BTreeMap<String, String>,
+    /// How much of attempts that are over is kept here.
+    #[serde(default)]
+    pub keep: Keep,
     /// Traces.
     #[serde(default)]
     pub telemetry: Telemetry,
+}
+
+/// What stays of attempts that are over and whose logs the coordinators have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keep {
+    /// Their work directories, for so long.
+    pub work_hours: u64,
+    /// Their logs, the newest ones, MiB.
+    pub logs_mib: u64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            work_hours: 72,
+            logs_mib: 10 << 10,
+        }
+    }
 }
 
 /// Where traces go.

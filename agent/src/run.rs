@@ -89,6 +89,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         .open()
         .map(|start| (start.job, start.epoch))
         .collect();
+    let cleaning = tokio::spawn(bulk::clean(dirs.clone(), config.keep));
     let (bulk, news) = Bulk::new();
     let (inputs, receiver) = mpsc::channel(INPUTS);
     let (leader_tx, leader) = watch::channel(None);
@@ -114,6 +115,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let witnessed = answering.map(|one| tokio::spawn(one.serve_for_ever()));
     let linking = tokio::spawn(link::run(link, inputs, leader_tx, shutdown.clone()));
     let ended = driver.run(receiver, shutdown).await;
+    cleaning.abort();
     pushing.abort();
     linking.abort();
     if let Some(witnessed) = witnessed {

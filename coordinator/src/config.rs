@@ -101,9 +101,16 @@ pub struct DiskConfig {
     pub reserve_mib: Option<u64>,
     /// With less free space than this no new jobs are taken.
     pub mark_mib: Option<u64>,
+    /// Logs of attempts that are over are removed, the oldest first, beyond so much.
+    pub logs_mib: Option<u64>,
 }
 
 impl DiskConfig {
+    /// How many bytes of logs are kept.
+    pub fn logs_bytes_max(&self) -> u64 {
+        self.logs_mib.unwrap_or(10 << 10).saturating_mul(MIB)
+    }
+
     /// In bytes, for a file system of `total` bytes. A dev cluster is content with little: it lies on somebody's laptop.
     pub fn limits(&self, dev: bool, total: u64) -> Limits {
         let reserve_mib = self.reserve_mib.unwrap_or(if dev { 16 } else { 256 });

@@ -260,6 +260,7 @@ mod tests {
         let config = DiskConfig {
             reserve_mib: Some(1),
             mark_mib: Some(2),
+            logs_mib: None,
         };
         let path = dir.path().join(NAME);
         let disk = Disk::open(dir.path(), &config, true).expect("opens");
@@ -290,6 +291,7 @@ mod tests {
             reserve_mib: Some(1),
             // More than any disk has.
             mark_mib: Some(1 << 40),
+            logs_mib: None,
         };
         let disk = Disk::open(dir.path(), &config, false).expect("opens");
         assert_eq!(disk.gauge().room(), Room::Low);

@@ -15,7 +15,7 @@ pub mod config;
 mod disk;
 mod fetching;
 pub mod leader;
-mod logs;
+pub mod logs;
 mod machine;
 mod members;
 mod peers;

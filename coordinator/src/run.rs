@@ -174,6 +174,7 @@ pub async fn run_on(
             tokio::spawn(vitals::watch(Arc::clone(&shared))),
             tokio::spawn(fetch(Arc::clone(&shared), feed)),
             tokio::spawn(follow(Arc::clone(&shared))),
+            tokio::spawn(api::tend_logs(Arc::clone(&shared))),
         ],
         ending: tokio::spawn(end_when(asked, Arc::clone(&shared))),
     };

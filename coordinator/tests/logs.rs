@@ -143,6 +143,100 @@ async fn attempts_follow_one_another_and_a_lost_node_is_not_waited_for() {
     cluster.stop(0).await;
 }
 
+/// The pieces of the first attempt of the first job that member `n` has.
+fn pieces(cluster: &Cluster, n: usize) -> Vec<std::path::PathBuf> {
+    let dir = cluster.data_dir(n).join("logs/1/1");
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "piece"))
+        .collect()
+}
+
+/// A job of one rank that ran to its end, and whose log was pushed to the leader, with `answers` up to the word that it is kept.
+async fn ran(cluster: &Cluster, leader: usize, ann: &mlctl_runtime::identity::Bundle) -> String {
+    let (mut agent, channel) = cluster.agent(leader, "n1").await;
+    let mut jobs = cluster.jobs(leader, ann).await;
+    let job = submit(&mut jobs, 1, SPEC).await.expect("taken").job;
+    let order = agent.until(start).await;
+    let mut push = push_log(channel, &order).await;
+    run_through(&mut agent, &order, 1, 0).await;
+    let kept = timeout(PATIENCE, push.answers.message())
+        .await
+        .expect("in time");
+    let kept = kept.expect("goes on").expect("an answer");
+    assert!(kept.end && kept.kept, "the node need not keep it: {kept:?}");
+    job
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_lost_with_its_disk_takes_no_log_along() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let ann = cluster.user("ann", false);
+    let job = ran(&cluster, leader, &ann).await;
+    let copies: Vec<usize> = (0..3)
+        .filter(|n| !pieces(&cluster, *n).is_empty())
+        .collect();
+    assert_eq!(copies.len(), 2, "the leader and one more: {copies:?}");
+    assert!(copies.contains(&leader));
+
+    cluster.stop(leader).await;
+    std::fs::remove_dir_all(cluster.data_dir(leader)).expect("lost");
+    let next = cluster.leader().await;
+    // Asked of either member that is left, followed or not; the node is gone too.
+    for n in (0..3).filter(|n| *n != leader) {
+        for follow in [false, true] {
+            let request = LogsRequest {
+                follow,
+                ..all(&job)
+            };
+            let shown = read(&mut cluster.jobs(n, &ann).await, request).await;
+            assert_eq!(
+                shown,
+                ["1:hello", "1:end"],
+                "member {n}, the leader is {next}"
+            );
+        }
+    }
+    for n in (0..3).filter(|n| *n != leader) {
+        cluster.stop(n).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_piece_is_read_elsewhere_or_is_a_gap() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let ann = cluster.user("ann", false);
+    let job = ran(&cluster, leader, &ann).await;
+    let damage = |n: usize, by: fn(&mut Vec<u8>)| {
+        for path in pieces(&cluster, n) {
+            let mut bytes = std::fs::read(&path).expect("read");
+            by(&mut bytes);
+            std::fs::write(path, bytes).expect("written");
+        }
+    };
+    let mut jobs = cluster.jobs(leader, &ann).await;
+    damage(leader, |bytes| {
+        let last = bytes.len() - 1;
+        bytes[last] ^= 4;
+    });
+    assert_eq!(read(&mut jobs, all(&job)).await, ["1:hello", "1:end"]);
+    for n in 0..3 {
+        damage(n, |bytes| bytes.truncate(bytes.len() / 2));
+    }
+    let shown = read(&mut jobs, all(&job)).await;
+    assert_eq!(
+        shown,
+        ["1#rank 0: 34 B are missing here: no sound copy is left"],
+        "a gap and no line"
+    );
+    for n in 0..3 {
+        cluster.stop(n).await;
+    }
+}
+
 async fn wrong_requests(jobs: &mut JobsClient<Channel>, job: &str) {
     for (wrong, code) in [
         (

@@ -164,6 +164,7 @@ async fn low_disks_refuse_jobs_and_take_cancels() {
     let greedy = DiskConfig {
         reserve_mib: Some(0),
         mark_mib: Some(1 << 40),
+        logs_mib: None,
     };
     let content = std::mem::replace(&mut cluster.disk, greedy);
     // One low follower can be done without.

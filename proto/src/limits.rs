@@ -50,8 +50,14 @@ pub const RELAY_BYTES_MAX: usize = 512 * 1024;
 pub const DETAIL_BYTES_MAX: usize = 1_024;
 /// Checkpoints remembered per job; older ones are forgotten, the newest never.
 pub const CHECKPOINTS_PER_JOB_MAX: usize = 16;
-/// Bytes of log kept per rank and attempt; what is beyond is dropped and the gap is shown.
-pub const LOG_BYTES_PER_RANK_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of log kept per rank and attempt: its beginning and its newest part; what lies between goes and the gap is shown.
+pub const LOG_BYTES_PER_RANK_MAX: u64 = LOG_HEAD_BYTES + LOG_TAIL_BYTES;
+/// Bytes kept from the beginning of a rank's log.
+pub const LOG_HEAD_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes kept before the end of a rank's log.
+pub const LOG_TAIL_BYTES: u64 = 48 * 1024 * 1024;
+/// What PyTorch's flight recorder names its dumps, in a job's work directory: this, then the rank.
+pub const DUMP_NAME: &str = "nccl-trace-rank-";
 /// One piece of a log on the wire, bytes.
 pub const LOG_PIECE_BYTES_MAX: usize = 256 * 1024;
 /// Change records that every coordinator keeps for watchers.

@@ -7,6 +7,11 @@ pub const STDERR: u8 = 1;
 /// The line goes on in the next frame of the same stream.
 pub const PARTIAL: u8 = 2;
 
+/// The log with this bit in its number is no output: it holds the dump that the rank left when a collective hung, as one line.
+pub const DUMP: u32 = 1 << 31;
+/// Bytes of dumps that a node keeps of one attempt.
+pub const DUMP_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Bytes of a frame before its text.
 pub const HEADER_BYTES: usize = 13;
 /// The longest text of one frame; longer lines are split, each part but the last marked [`PARTIAL`].

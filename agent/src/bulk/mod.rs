@@ -1,6 +1,8 @@
 //! Output of the ranks on its way to the leader: pushed as it grows, from where the leader has stored it, over one stream.
-//! Does NOT poll, does NOT keep output itself (the keepers' files do), and forgets a log only when its end is stored.
+//! Does NOT poll, does NOT keep output itself (the keepers' files do), and forgets a log only when all of it is kept elsewhere.
 
+mod cleaning;
+mod dumps;
 mod log;
 mod stream;
 
@@ -12,12 +14,14 @@ use tracing::warn;
 
 use crate::dirs::{Dirs, attempts_on_disk};
 use crate::link::Leader;
+pub(crate) use cleaning::clean;
+pub(crate) use dumps::collect as collect_dumps;
 use log::Logs;
 
 /// News that may wait.
 const QUEUE: usize = 4_096;
-/// In an attempt's log folder: everything of it is stored elsewhere.
-const STORED: &str = ".stored";
+/// In an attempt's log folder: everything of it is kept elsewhere.
+pub(crate) const STORED: &str = ".stored";
 
 /// What happened to logs on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +43,7 @@ pub enum LogNews {
         epoch: Epoch,
         /// The rank.
         rank: u32,
-        /// Bytes that the cap cut off.
+        /// Bytes that the disk refused.
         dropped: u64,
     },
     /// Nobody writes the logs of this attempt any more.

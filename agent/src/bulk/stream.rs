@@ -99,8 +99,9 @@ fn stored(dirs: &Dirs, logs: &mut Logs, answer: LogStored) {
         tracing::warn!("the leader answered for a log without saying which; it is ignored");
         return;
     };
-    let whole = logs.stored((job, epoch, answer.rank), answer.offset, answer.end);
-    if whole && !logs.has_attempt(job, epoch) {
+    let key = (job, epoch, answer.rank);
+    let kept = logs.stored(key, answer.offset, answer.end, answer.kept);
+    if kept && !logs.has_attempt(job, epoch) {
         failpoint::hit("log.stored");
         mark_stored(dirs.logs(job, epoch));
     }
@@ -117,5 +118,6 @@ fn to_message(piece: Piece) -> LogPiece {
         end: piece.end,
         dropped: piece.dropped,
         probe: piece.probe,
+        skip: piece.skip,
     }
 }

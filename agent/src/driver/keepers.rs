@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::attempt::{Order, Task};
 use super::{Context, Input};
-use crate::bulk::LogNews;
+use crate::bulk::{self, LogNews};
 use crate::core::{Event, KeeperStatus, RankEnd};
 use crate::failpoint;
 use crate::keeper::client::{Connection, KeeperError, connect};
@@ -230,6 +230,7 @@ async fn heard(task: &Task, message: FromKeeper) {
             if let Some(why) = launch_failed {
                 task.tell(Event::LaunchFailed { job, epoch, why }).await;
             }
+            let failed = exits.iter().any(|exit| exit.code != 0 || exit.signal != 0);
             for exit in exits {
                 task.tell(Event::RankExited {
                     job,
@@ -238,12 +239,24 @@ async fn heard(task: &Task, message: FromKeeper) {
                 })
                 .await;
             }
+            if failed {
+                collect_dumps(task).await;
+            }
             bulk.tell(LogNews::AllEnded { job, epoch }).await;
             task.tell(Event::AllRanksEnded { job, epoch }).await;
         }
         FromKeeper::Remote { to, what } => relay(task, to, &what).await,
         FromKeeper::Refused { why } => debug!(%job, %epoch, why, "the keeper refused an order"),
     }
+}
+
+/// What a hung collective left goes with the logs.
+async fn collect_dumps(task: &Task) {
+    let (job, epoch) = task.key();
+    let dirs = &task.context.dirs;
+    let (work, logs) = (dirs.work(job, epoch), dirs.logs(job, epoch));
+    // A panic was reported where it happened; the attempt ends all the same.
+    let _ = tokio::task::spawn_blocking(move || bulk::collect_dumps(&work, &logs)).await;
 }
 
 /// Carries a keeper's word to that of another node.
@@ -323,6 +336,7 @@ pub(super) async fn report_loss(task: &Task) {
     };
     let (killed, written) = tokio::task::spawn_blocking(sweep).await.unwrap_or_default();
     warn!(%job, %epoch, killed, "the keeper is gone");
+    collect_dumps(task).await;
     task.context
         .bulk
         .tell(LogNews::AllEnded { job, epoch })

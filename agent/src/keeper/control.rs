@@ -305,6 +305,7 @@ impl Keeper {
             rank: rank.rank,
             log_bytes: rank.log.bytes,
             log_dropped: rank.log.dropped,
+            log_rotated: rank.log.rotated,
             log_ended: rank.log.ended,
             exit: rank.exit,
         };

@@ -1,6 +1,7 @@
-//! A rank's output: two pipes in, one framed and capped log file out.
-//! Never blocks a rank on an agent, and never fails one: what the disk or the cap refuses is dropped and counted.
+//! A rank's output: two pipes in, one framed log out, of which the beginning and the newest part are kept.
+//! Never blocks a rank on an agent, and never fails one: what the disk refuses is dropped and counted.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,16 +20,28 @@ const READ_BYTES: usize = 64 * 1024;
 /// What is read from one pipe before others get their turn.
 const TURN_BYTES: usize = 1024 * 1024;
 
-/// The log file of a rank.
+/// A quarter of what a log may take is for its beginning, the rest is for its newest part.
+const HEAD_SHARE: u64 = 4;
+/// Files of the newest part; the oldest goes when there is one more.
+const TAIL_FILES: u64 = 12;
+
+/// The log of a rank: a file with its beginning, and behind it files of its newest part, named after where they begin.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
     /// `None`: there was no line yet.
     file: Option<File>,
     cap: u64,
-    /// Whole frames in the file.
+    /// Bytes in the file that is written, and how many of them there may be.
+    written: u64,
+    room: u64,
+    /// Where the files of the newest part begin, and the bytes of those that are full.
+    tail: VecDeque<(u64, u64)>,
+    /// Whole frames in all files.
     pub(super) bytes: u64,
-    /// Bytes of frames that are not in the file.
+    /// Bytes of frames that were written and whose file is gone.
+    pub(super) rotated: u64,
+    /// Bytes of frames that the disk refused.
     pub(super) dropped: u64,
     /// Nothing comes any more.
     pub(super) ended: bool,
@@ -56,7 +69,11 @@ impl Log {
             path,
             file: None,
             cap,
+            written: 0,
+            room: cap / HEAD_SHARE,
+            tail: VecDeque::new(),
             bytes: 0,
+            rotated: 0,
             dropped: 0,
             ended: false,
             news: false,
@@ -72,36 +89,74 @@ impl Log {
         file.write_all(frames)
     }
 
-    /// Appends whole frames: as many as the cap leaves room for, and none once one was dropped, so that the file has no hole.
+    /// Appends whole frames. What the disk refuses is dropped and counted; a frame is written whole or not at all.
     fn append(&mut self, frames: &[u8]) {
-        if frames.is_empty() {
-            return;
-        }
-        self.news = true;
-        let room = if self.dropped > 0 {
-            0
-        } else {
-            self.cap.saturating_sub(self.bytes)
-        };
-        let fitting = fitting(frames, usize::try_from(room).unwrap_or(usize::MAX));
-        match self.write(&frames[..fitting]) {
-            Ok(()) => {
-                self.bytes += fitting as u64;
-                self.dropped += (frames.len() - fitting) as u64;
+        let mut rest = frames;
+        while !rest.is_empty() {
+            self.news = true;
+            let room = self.room.saturating_sub(self.written);
+            let mut fits = fitting(rest, usize::try_from(room).unwrap_or(usize::MAX));
+            if fits == 0 && self.written > 0 {
+                if let Err(error) = self.roll() {
+                    return self.refused(rest.len(), &error);
+                }
+                continue;
             }
-            Err(error) => {
-                self.dropped += frames.len() as u64;
+            if fits == 0 {
+                // A frame is longer than a file: it gets its own.
+                fits = decode(rest)
+                    .ok()
+                    .flatten()
+                    .map_or(rest.len(), |(_, used)| used);
+            }
+            if let Err(error) = self.write(&rest[..fits]) {
                 // A frame that was cut short would spoil the file for its readers.
                 let mended = self
                     .file
                     .as_ref()
-                    .map_or(Ok(()), |file| file.set_len(self.bytes));
-                if !std::mem::replace(&mut self.complained, true) {
-                    tracing::error!(path = %self.path.display(), %error, mended = mended.is_ok(), "cannot write a log; output is dropped");
+                    .map_or(Ok(()), |file| file.set_len(self.written));
+                if let Err(error) = mended {
+                    tracing::error!(path = %self.path.display(), %error, "a log ends in part of a line");
                 }
+                return self.refused(rest.len(), &error);
             }
+            self.written += fits as u64;
+            self.bytes += fits as u64;
+            rest = &rest[fits..];
         }
     }
+
+    /// Goes on in a new file, and drops the oldest of the newest part if they are too many.
+    fn roll(&mut self) -> io::Result<()> {
+        let begins = self.bytes + self.rotated;
+        self.file = Some(new_file(&tail_path(&self.path, begins))?);
+        if let Some(last) = self.tail.back_mut() {
+            last.1 = self.written;
+        }
+        self.tail.push_back((begins, 0));
+        self.written = 0;
+        self.room = (self.cap - self.cap / HEAD_SHARE) / TAIL_FILES;
+        if self.tail.len() as u64 > TAIL_FILES
+            && let Some((begins, bytes)) = self.tail.pop_front()
+        {
+            std::fs::remove_file(tail_path(&self.path, begins))?;
+            self.bytes -= bytes;
+            self.rotated += bytes;
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, bytes: usize, error: &io::Error) {
+        self.dropped += bytes as u64;
+        if !std::mem::replace(&mut self.complained, true) {
+            tracing::error!(path = %self.path.display(), %error, "cannot write a log; output is dropped");
+        }
+    }
+}
+
+/// The file of the newest part that begins at `begins`, beside `rank-7.log`: `rank-7.1048576.log`.
+fn tail_path(path: &Path, begins: u64) -> PathBuf {
+    path.with_extension(format!("{begins}.log"))
 }
 
 /// An empty file that is appended to.
@@ -265,21 +320,51 @@ mod tests {
     }
 
     #[test]
-    fn the_cap_keeps_whole_frames_and_counts_the_rest() {
+    fn the_beginning_and_the_newest_part_stay_and_frames_stay_whole() {
         let dir = tempfile::tempdir().expect("dir");
         let path = log_path(dir.path(), 0);
         let size = HEADER_BYTES as u64 + 4;
-        let mut log = Log::create(path.clone(), 2 * size + 3).expect("log");
-        log.append(&[frame(b"aaaa"), frame(b"bbbb"), frame(b"cccc")].concat());
-        assert_eq!((log.bytes, log.dropped), (2 * size, size));
-        log.append(&frame(b""));
-        assert_eq!(
-            (log.bytes, log.dropped),
-            (2 * size, size + HEADER_BYTES as u64),
-            "no hole, though it would fit"
-        );
-        let bytes = std::fs::read(path).expect("log");
-        assert_eq!(whole(&bytes), Ok(2 * size as usize));
+        // Room for four frames at the beginning, and for one in each file of the rest.
+        let cap = 16 * (size + 3);
+        let mut log = Log::create(path.clone(), cap).expect("log");
+        let texts: Vec<String> = (0..40).map(|n| format!("{n:04}")).collect();
+        for some in texts.chunks(7) {
+            let frames: Vec<Vec<u8>> = some.iter().map(|text| frame(text.as_bytes())).collect();
+            log.append(&frames.concat());
+            assert!(log.bytes <= cap);
+        }
+        assert_eq!((log.bytes + log.rotated, log.dropped), (40 * size, 0));
+        let first = std::fs::read(&path).expect("log");
+        assert_eq!(whole(&first), Ok(4 * size as usize));
+        let newest = log.tail.iter().flat_map(|(begins, _)| {
+            let bytes = std::fs::read(tail_path(&path, *begins)).expect("a file of the rest");
+            assert_eq!(whole(&bytes), Ok(bytes.len()));
+            let (frame, _) = decode(&bytes).expect("sound").expect("a frame");
+            assert_eq!(
+                *begins,
+                size * String::from_utf8_lossy(frame.text)
+                    .parse::<u64>()
+                    .expect("a number")
+            );
+            bytes
+        });
+        let kept = first.len() + newest.count();
+        assert_eq!(kept as u64, log.bytes);
+        let names = std::fs::read_dir(dir.path()).expect("listed").count();
+        assert_eq!(names as u64, 1 + TAIL_FILES);
+        let last = std::fs::read(tail_path(&path, 39 * size)).expect("the newest");
+        assert_eq!(last, frame(b"0039"));
+    }
+
+    #[test]
+    fn a_line_longer_than_a_file_is_kept_whole() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut log = Log::create(log_path(dir.path(), 1), 40).expect("log");
+        for _ in 0..3 {
+            log.append(&frame(&[b'x'; 100]));
+        }
+        assert_eq!((log.tail.len(), log.dropped), (2, 0));
+        assert_eq!(log.bytes, 3 * (HEADER_BYTES as u64 + 100));
     }
 
     #[test]
@@ -294,7 +379,11 @@ mod tests {
             path: full.into(),
             file: Some(file),
             cap,
+            written: 0,
+            room: cap,
+            tail: VecDeque::new(),
             bytes: 0,
+            rotated: 0,
             dropped: 0,
             ended: false,
             news: false,

@@ -143,9 +143,9 @@ pub enum FromKeeper {
     LogGrew {
         /// The rank.
         rank: u32,
-        /// Bytes of its log file, whole frames.
+        /// Bytes of its log's files, whole frames.
         bytes: u64,
-        /// Bytes of frames that the cap kept out.
+        /// Bytes of frames that the disk refused.
         dropped: u64,
     },
     /// A rank has ended.
@@ -156,9 +156,9 @@ pub enum FromKeeper {
     LogEnded {
         /// The rank.
         rank: u32,
-        /// Bytes of its log file.
+        /// Bytes of its log's files.
         bytes: u64,
-        /// Bytes of frames that the cap kept out.
+        /// Bytes of frames that the disk refused.
         dropped: u64,
     },
     /// No process of the attempt is left on this node and every log is complete.
@@ -241,10 +241,13 @@ pub enum Phase {
 pub struct RankStatus {
     /// The rank.
     pub rank: u32,
-    /// Bytes of its log file.
+    /// Bytes of its log's files.
     pub log_bytes: u64,
-    /// Bytes of frames that the cap kept out.
+    /// Bytes of frames that the disk refused.
     pub log_dropped: u64,
+    /// Bytes of frames between the beginning and the newest part that made room.
+    #[serde(default)]
+    pub log_rotated: u64,
     /// Its log is complete.
     pub log_ended: bool,
     /// How it ended, once it has.
@@ -294,6 +297,7 @@ mod tests {
             rank: u32::MAX,
             log_bytes: u64::MAX,
             log_dropped: u64::MAX,
+            log_rotated: u64::MAX,
             log_ended: false,
             exit: Some(exit),
         };

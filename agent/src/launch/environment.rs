@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use mlctl_proto::limits::DUMP_NAME;
 use mlctl_proto::spec::{Compat, LaunchMethod};
 
 use super::plan::Request;
@@ -161,10 +162,7 @@ fn nccl(request: &Request, env: &mut Variables) {
     set("TORCH_NCCL_DUMP_ON_TIMEOUT", "1");
     set(
         "TORCH_NCCL_DEBUG_INFO_TEMP_FILE",
-        &format!(
-            "{}/nccl-trace-rank-",
-            request.work_dir.trim_end_matches('/')
-        ),
+        &format!("{}/{DUMP_NAME}", request.work_dir.trim_end_matches('/')),
     );
 }
 

@@ -344,6 +344,7 @@ fn store(logs: &mut Stored, piece: LogPiece) -> LogStored {
         rank: piece.rank,
         offset: bytes.len() as u64,
         end: *end,
+        kept: *end,
     }
 }
 

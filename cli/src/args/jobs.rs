@@ -62,6 +62,9 @@ pub struct RunArgs {
     /// What to run.
     #[command(flatten)]
     pub submit: SubmitArgs,
+    /// Whether lines are folded.
+    #[command(flatten)]
+    pub fold: FoldArgs,
 }
 
 /// Arguments of `jobs`.
@@ -115,6 +118,33 @@ pub struct LogsArgs {
     /// Only lines in which this regular expression matches
     #[arg(long, value_name = "PATTERN")]
     pub grep: Option<String>,
+    /// Instead of its output, what the job's ranks dumped when a collective hung: written to files in DIR
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["follow", "tail", "grep", "all_attempts"])]
+    pub dumps: Option<PathBuf>,
+    /// To a terminal too, lines as they were written, with all that drives it
+    #[arg(long)]
+    pub raw: bool,
+    /// Whether lines are folded.
+    #[command(flatten)]
+    pub fold: FoldArgs,
+}
+
+/// Whether identical lines of several ranks are shown as one.
+#[derive(Debug, Default, Clone, Copy, Args)]
+pub struct FoldArgs {
+    /// Identical lines of several ranks once, as `[0-3,7] text`; the default on a terminal
+    #[arg(long, overrides_with = "no_fold")]
+    pub fold: bool,
+    /// Every line of every rank
+    #[arg(long, overrides_with = "fold")]
+    pub no_fold: bool,
+}
+
+impl FoldArgs {
+    /// What was asked for, if anything was.
+    pub fn asked(self) -> Option<bool> {
+        (self.fold || self.no_fold).then_some(self.fold)
+    }
 }
 
 /// Arguments of `cancel`.

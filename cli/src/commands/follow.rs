@@ -1,5 +1,5 @@
 //! Following a job: its output as it comes, over the loss of coordinators, and its end.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use mlctl_proto::api::{GetJobRequest, Job, LogLine, LogsRequest, WatchRequest};
@@ -9,6 +9,7 @@ use mlctl_proto::limits::CLIENT_RETRY_MS;
 use crate::client::{Client, jobs, traced};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::output::fold::Fold;
 
 /// The state of `job` as of now.
 pub async fn get(client: &mut Client, job: &str) -> Result<Job, Failure> {
@@ -29,11 +30,12 @@ pub fn terminal(job: &Job) -> bool {
     )
 }
 
-/// Prints the output of `job` until it has ended, and returns it as it ended.
+/// Prints the output of `job` until it has ended, and returns it as it ended. `fold`: whether lines are folded, if it was said.
 pub async fn to_the_end(
     client: &mut Client,
     job: &str,
     output: &dyn Output,
+    fold: Option<bool>,
 ) -> Result<Job, Failure> {
     let request = LogsRequest {
         job: job.to_owned(),
@@ -41,16 +43,101 @@ pub async fn to_the_end(
         attempt: 0,
         rank: None,
         all_attempts: true,
+        many: true,
+        dumps: false,
     };
-    lines(client, request, &mut |line| output.log_line(line)).await?;
+    let mut printer = Printer::new(output, fold, false);
+    lines(client, request, &mut printer).await?;
+    printer.finish();
     ended(client, job).await
+}
+
+/// Where lines go.
+pub trait Sink {
+    /// A line, or a remark between lines.
+    fn line(&mut self, line: &LogLine);
+    /// When [`Sink::tick`] is wanted, if nothing comes.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+    /// It is time.
+    fn tick(&mut self) {}
+}
+
+impl<F: FnMut(&LogLine)> Sink for F {
+    fn line(&mut self, line: &LogLine) {
+        self(line);
+    }
+}
+
+/// Prints lines, identical ones of several ranks as one if that is wanted.
+pub struct Printer<'a> {
+    output: &'a dyn Output,
+    fold: Option<Fold>,
+    raw: bool,
+    began: Instant,
+}
+
+impl<'a> Printer<'a> {
+    /// Prints to `output`; `fold` and `raw` as they were asked for.
+    pub fn new(output: &'a dyn Output, fold: Option<bool>, raw: bool) -> Self {
+        Self {
+            output,
+            fold: output.folds(fold).then(Fold::default),
+            raw,
+            began: Instant::now(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Prints what waits.
+    pub fn finish(&mut self) {
+        while let Some(group) = self.fold.as_mut().and_then(Fold::take) {
+            self.output.log_lines(&group.ranks, &group.line, self.raw);
+        }
+    }
+}
+
+impl Sink for Printer<'_> {
+    fn line(&mut self, line: &LogLine) {
+        let now = self.now_ms();
+        match &mut self.fold {
+            Some(fold) => fold.push(now, line),
+            None => self
+                .output
+                .log_lines(&BTreeSet::from([line.rank]), line, self.raw),
+        }
+        self.tick();
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let due = self.fold.as_ref()?.due()?;
+        Some(self.began + Duration::from_millis(due))
+    }
+
+    fn tick(&mut self) {
+        let now = self.now_ms();
+        while let Some(group) = self.fold.as_mut().and_then(|fold| fold.ready(now)) {
+            self.output.log_lines(&group.ranks, &group.line, self.raw);
+        }
+    }
+}
+
+impl Drop for Printer<'_> {
+    /// Also what waits when the stream broke, or was left, is shown.
+    fn drop(&mut self) {
+        self.finish();
+    }
 }
 
 /// Hands lines to `sink` until the stream ends by itself. A lost coordinator is replaced; no line comes twice.
 pub async fn lines(
     client: &mut Client,
     request: LogsRequest,
-    sink: &mut dyn FnMut(&LogLine),
+    sink: &mut dyn Sink,
 ) -> Result<(), Failure> {
     let mut printed = Printed::default();
     let mut silent_since = Instant::now();
@@ -71,7 +158,7 @@ async fn stream(
     client: &mut Client,
     request: &LogsRequest,
     printed: &mut Printed,
-    sink: &mut dyn FnMut(&LogLine),
+    sink: &mut dyn Sink,
     silent_since: &mut Instant,
 ) -> Result<(), Failure> {
     let channel = client.channel().await?;
@@ -80,17 +167,34 @@ async fn stream(
         .map_err(|status| Failure::from(&status))?
         .into_inner();
     printed.restart();
-    while let Some(line) = stream
-        .message()
-        .await
-        .map_err(|status| Failure::from(&status))?
-    {
+    loop {
+        let due = sink.due();
+        let message = tokio::select! {
+            biased;
+            message = stream.message() => message,
+            () = until(due) => {
+                sink.tick();
+                continue;
+            }
+        };
+        let Some(mut line) = message.map_err(|status| Failure::from(&status))? else {
+            return Ok(());
+        };
         *silent_since = Instant::now();
-        if printed.is_new(&line) {
-            sink(&line);
+        let more = std::mem::take(&mut line.more);
+        for line in std::iter::once(line).chain(more) {
+            if printed.is_new(&line) {
+                sink.line(&line);
+            }
         }
     }
-    Ok(())
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What was printed of each (attempt, rank, stream), so that a second stream can skip it.
@@ -98,6 +202,8 @@ async fn stream(
 struct Printed {
     shown: BTreeMap<(u64, u32, bool, bool), u64>,
     seen: BTreeMap<(u64, u32, bool, bool), u64>,
+    /// How far each rank's log was printed, where lines say that.
+    offsets: BTreeMap<(u64, u32), u64>,
 }
 
 impl Printed {
@@ -106,6 +212,12 @@ impl Printed {
     }
 
     fn is_new(&mut self, line: &LogLine) -> bool {
+        if line.offset > 0 {
+            let shown = self.offsets.entry((line.attempt, line.rank)).or_default();
+            let new = line.offset > *shown;
+            *shown = (*shown).max(line.offset);
+            return new;
+        }
         let key = (line.attempt, line.rank, line.stderr, !line.note.is_empty());
         let seen = self.seen.entry(key).or_default();
         *seen += 1;
@@ -192,5 +304,23 @@ mod tests {
             .map(|(rank, text)| printed.is_new(&line(rank, text)))
             .into();
         assert_eq!(again, [false, false, true, false, true]);
+    }
+
+    #[test]
+    fn offsets_tell_what_is_new_even_when_the_beginning_is_gone() {
+        let line = |rank, offset| LogLine {
+            attempt: 1,
+            rank,
+            offset,
+            ..LogLine::default()
+        };
+        let mut printed = Printed::default();
+        printed.restart();
+        assert!(printed.is_new(&line(0, 10)) && printed.is_new(&line(0, 20)));
+        printed.restart();
+        let again: Vec<bool> = [(0, 20), (0, 30), (1, 10)]
+            .map(|(rank, offset)| printed.is_new(&line(rank, offset)))
+            .into();
+        assert_eq!(again, [false, true, true]);
     }
 }

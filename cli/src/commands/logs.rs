@@ -1,10 +1,13 @@
 //! `mlctl logs`: the output of a job's ranks, live or after the end; all of it, or what was asked for.
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::time::Instant;
 
 use mlctl_proto::api::{LogLine, LogsRequest};
+use mlctl_proto::limits::DUMP_NAME;
 use regex::bytes::Regex;
 
-use super::follow;
+use super::follow::{self, Printer, Sink};
 use crate::args::{Global, LogsArgs};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -21,15 +24,56 @@ pub async fn run(args: &LogsArgs, global: &Global, output: &dyn Output) -> Resul
         attempt: args.attempt.unwrap_or(0),
         rank: args.rank.or(task),
         all_attempts: args.all_attempts,
+        many: true,
+        dumps: args.dumps.is_some(),
     };
-    follow::lines(&mut client, request, &mut |line| {
-        if let Some(line) = selection.take(line) {
-            output.log_line(line);
-        }
-    })
-    .await?;
+    if let Some(folder) = &args.dumps {
+        return dumps(&mut client, request, folder, output).await;
+    }
+    let fold = args.fold.asked();
+    let mut printer = Printer::new(output, fold, args.raw);
+    let mut selecting = Selecting {
+        selection: &mut selection,
+        printer: &mut printer,
+    };
+    follow::lines(&mut client, request, &mut selecting).await?;
     for line in &selection.kept {
-        output.log_line(line);
+        printer.line(line);
+    }
+    printer.finish();
+    Ok(0)
+}
+
+/// Writes what ranks dumped into `folder`, a file each, and lists the files.
+async fn dumps(
+    client: &mut Client,
+    request: LogsRequest,
+    folder: &Path,
+    output: &dyn Output,
+) -> Result<u8, Failure> {
+    let job = request.job.clone();
+    let mut found: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    let mut notes = Vec::new();
+    let mut keep = |line: &LogLine| match line.note.as_str() {
+        "" => found.entry(line.rank).or_default().extend(&line.text),
+        note => notes.push(note.to_owned()),
+    };
+    follow::lines(client, request, &mut keep).await?;
+    for note in notes {
+        output.note(&format!("--- {note}"));
+    }
+    if found.is_empty() {
+        output.note(&format!("no rank of job {job} left a dump"));
+        return Ok(0);
+    }
+    let failed = |path: &Path, error: std::io::Error| {
+        Failure::usage(format!("cannot write {}: {error}", path.display()))
+    };
+    std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    for (rank, bytes) in found {
+        let path = folder.join(format!("{DUMP_NAME}{rank}"));
+        std::fs::write(&path, bytes).map_err(|error| failed(&path, error))?;
+        output.line(&path.display().to_string());
     }
     Ok(0)
 }
@@ -39,6 +83,28 @@ fn task_of(text: &str) -> (String, Option<u32>) {
     let parts = text.split_once('.');
     let task = parts.and_then(|(job, index)| Some((job.to_owned(), index.parse().ok()?)));
     task.map_or((text.to_owned(), None), |(job, index)| (job, Some(index)))
+}
+
+/// Prints what is selected.
+struct Selecting<'a, 'b> {
+    selection: &'a mut Selection,
+    printer: &'a mut Printer<'b>,
+}
+
+impl Sink for Selecting<'_, '_> {
+    fn line(&mut self, line: &LogLine) {
+        if let Some(line) = self.selection.take(line) {
+            self.printer.line(line);
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.printer.due()
+    }
+
+    fn tick(&mut self) {
+        self.printer.tick();
+    }
 }
 
 /// Which lines are printed.
@@ -91,6 +157,9 @@ mod tests {
             all_attempts: false,
             tail,
             grep: grep.map(str::to_owned),
+            dumps: None,
+            raw: false,
+            fold: Default::default(),
         };
         let Ok(mut selection) = Selection::of(&args) else {
             return vec!["a bad pattern".into()];

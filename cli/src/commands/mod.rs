@@ -35,11 +35,11 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
     let global = &cli.global;
     match cli.command {
         #[cfg(target_os = "linux")]
-        Command::Submit(args) | Command::Run(RunArgs { submit: args }) if args.dry_run => {
+        Command::Submit(args) | Command::Run(RunArgs { submit: args, .. }) if args.dry_run => {
             dry_run::run(&args, output)
         }
         #[cfg(not(target_os = "linux"))]
-        Command::Submit(args) | Command::Run(RunArgs { submit: args }) if args.dry_run => {
+        Command::Submit(args) | Command::Run(RunArgs { submit: args, .. }) if args.dry_run => {
             Err(Failure::usage("plans are made by the agent's planner, which this build for another system than Linux does not have".into()))
         }
         Command::Submit(args) => client_side(submit::run(&args, global, output)),

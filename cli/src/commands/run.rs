@@ -14,7 +14,7 @@ pub async fn run(args: &RunArgs, global: &Global, output: &dyn Output) -> Result
     let reply = submit::submit(&mut client, &args.submit).await?;
     output.note(&format!("job {} {} queued", reply.job, reply.name));
     let job = tokio::select! {
-        job = follow::to_the_end(&mut client, &reply.job, output) => job?,
+        job = follow::to_the_end(&mut client, &reply.job, output, args.fold.asked()) => job?,
         _ = tokio::signal::ctrl_c() => {
             output.note(&format!(
                 "left job {0}; it goes on. Follow it again: mlctl logs -f {0} · end it: mlctl cancel {0}",

@@ -38,6 +38,8 @@ async fn last_words(client: &mut Client, job: &Job) -> Vec<LogLine> {
         attempt: last.map_or(0, |attempt| attempt.number),
         rank: Some(rank),
         all_attempts: false,
+        many: true,
+        dumps: false,
     };
     let mut last = VecDeque::new();
     let mut keep = |line: &LogLine| {

@@ -96,8 +96,10 @@ pub async fn follow(
         attempt: 0,
         rank: None,
         all_attempts: true,
+        many: true,
+        dumps: false,
     };
-    follow::lines(client, request, &mut |line| {
+    follow::lines(client, request, &mut |line: &LogLine| {
         progress.send_modify(|progress| progress.hear(line));
         show(line);
     })

@@ -1,4 +1,6 @@
 //! JSON for programs: one versioned value per command, documented and only ever extended. Logs are one value a line.
+use std::collections::BTreeSet;
+
 use mlctl_proto::api::{Attempt, CancelReply, Checkpoint, Job, LogLine, Node, Outcome, WhyReply};
 use serde_json::{Value, json};
 
@@ -113,7 +115,7 @@ impl Output for Json {
         );
     }
 
-    fn log_line(&self, line: &LogLine) {
+    fn log_lines(&self, _: &BTreeSet<u32>, line: &LogLine, _: bool) {
         if !line.note.is_empty() {
             print(&json!({ "v": 1, "note": line.note, "attempt": line.attempt }));
             return;

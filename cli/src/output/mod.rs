@@ -1,7 +1,11 @@
 //! What commands print. Data goes to stdout, the rest to stderr; tables for people and JSON for programs behind one trait.
 mod array;
+mod clean;
+pub mod fold;
 mod json;
 mod table;
+
+use std::collections::BTreeSet;
 
 use mlctl_proto::api::{CancelReply, Job, LogLine, Node, WhyReply};
 
@@ -24,8 +28,13 @@ pub trait Output {
     fn job(&self, job: &Job, last: &[LogLine]);
     /// Why a job does not run.
     fn why(&self, why: &WhyReply);
-    /// A line of a rank's output, or a remark between the lines.
-    fn log_line(&self, line: &LogLine);
+    /// A line of these ranks' output, or a remark between the lines; `raw`: also to a terminal as it is.
+    fn log_lines(&self, ranks: &BTreeSet<u32>, line: &LogLine, raw: bool);
+    /// Whether identical lines of several ranks are shown as one, if it was `asked` for or against it.
+    fn folds(&self, asked: Option<bool>) -> bool {
+        let _ = asked;
+        false
+    }
     /// Jobs were cancelled.
     fn cancelled(&self, reply: &CancelReply);
     /// A job that was followed has ended.

@@ -1,15 +1,20 @@
 //! Tables for people: aligned, readable without colour, control characters of others' texts never reach the terminal.
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlctl_proto::api::{Attempt, CancelReply, Job, LogLine, Node, Outcome, WhyReply};
 use mlctl_proto::units::{bytes_text, duration_text};
 
+use super::clean::{clean, clean_line};
+use super::fold::ranges;
 use super::{Output, array, out};
 use crate::failure::Failure;
 
 /// Prints tables.
 pub struct Table {
+    /// What is printed is for people.
+    terminal: bool,
     colour: bool,
 }
 
@@ -20,8 +25,10 @@ impl Table {
     /// With colour only on a terminal, and not under `NO_COLOR`.
     pub fn new() -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let terminal = std::io::stdout().is_terminal();
         Self {
-            colour: std::io::stdout().is_terminal() && !plain,
+            terminal,
+            colour: terminal && !plain,
         }
     }
 }
@@ -39,19 +46,6 @@ fn ago(ms: i64) -> String {
     } else {
         duration_text(now_ms() - ms)
     }
-}
-
-/// Text of others, safe for a terminal.
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
 }
 
 fn rows(head: &[&str], rows: &[Vec<String>]) {
@@ -221,7 +215,7 @@ impl Output for Table {
         }
         for line in last {
             let text = String::from_utf8_lossy(&line.text);
-            out(format!("         [{}] {}", line.rank, clean(&text)).as_bytes());
+            out(format!("         [{}] {}", line.rank, clean_line(&text)).as_bytes());
         }
     }
 
@@ -238,20 +232,25 @@ impl Output for Table {
         }
     }
 
-    fn log_line(&self, line: &LogLine) {
+    fn folds(&self, asked: Option<bool>) -> bool {
+        asked.unwrap_or(self.terminal)
+    }
+
+    fn log_lines(&self, ranks: &BTreeSet<u32>, line: &LogLine, raw: bool) {
         if !line.note.is_empty() {
             eprintln!("--- {}", clean(&line.note));
             return;
         }
-        let colour = COLOURS[line.rank as usize % COLOURS.len()];
-        let mut text = if self.colour {
-            format!("\x1b[{colour}m[{}]\x1b[0m ", line.rank).into_bytes()
+        let (who, first) = (ranges(ranks), ranks.first().copied().unwrap_or(0));
+        let mut text = if self.colour && ranks.len() == 1 {
+            let colour = COLOURS[first as usize % COLOURS.len()];
+            format!("\x1b[{colour}m[{who}]\x1b[0m ").into_bytes()
         } else {
-            format!("[{}] ", line.rank).into_bytes()
+            format!("[{who}] ").into_bytes()
         };
-        // A rank's own output is passed on as it is, but for a terminal only what is text.
-        if self.colour {
-            text.extend_from_slice(clean(&String::from_utf8_lossy(&line.text)).as_bytes());
+        // A rank's own output is passed on as it is, but to a terminal only what is text.
+        if self.terminal && !raw {
+            text.extend_from_slice(clean_line(&String::from_utf8_lossy(&line.text)).as_bytes());
         } else {
             text.extend_from_slice(&line.text);
         }
@@ -324,14 +323,6 @@ impl Output for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_of_others_cannot_drive_the_terminal() {
-        assert_eq!(
-            clean("a\x1b[31mb\r\n\tc"),
-            "a\u{fffd}[31mb\u{fffd}\u{fffd}\tc"
-        );
-    }
 
     #[test]
     fn ends_are_told_in_words() {

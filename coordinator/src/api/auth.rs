@@ -36,7 +36,7 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 24] = [
+pub const CALLS: [(&str, Access); 27] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
@@ -61,6 +61,9 @@ pub const CALLS: [(&str, Access); 24] = [
     ("/mlctl.peer.v1.Peer/Vitals", Access::Coordinator),
     ("/mlctl.peer.v1.Peer/FetchSegment", Access::Coordinator),
     ("/mlctl.peer.v1.Peer/Join", Access::Coordinator),
+    ("/mlctl.peer.v1.Peer/KeepLogs", Access::Coordinator),
+    ("/mlctl.peer.v1.Peer/ListLogs", Access::Coordinator),
+    ("/mlctl.peer.v1.Peer/FetchLogs", Access::Coordinator),
 ];
 
 /// A caller that was let in.

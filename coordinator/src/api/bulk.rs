@@ -7,6 +7,7 @@ use futures::StreamExt;
 use mlctl_proto::agent::{BlobChunk, GetBlobRequest, LogPiece, LogStored, bulk_server};
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::LOG_PIECE_BYTES_MAX;
+use mlctl_proto::logs::DUMP;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -98,16 +99,28 @@ async fn take(
     mut pieces: Streaming<LogPiece>,
     stored: &Stored,
 ) -> Result<(), Option<Status>> {
-    let mut open: BTreeMap<Key, Arc<RankLog>> = BTreeMap::new();
+    let mut open: BTreeMap<Key, RankLog> = BTreeMap::new();
     let mut orphans = BTreeSet::new();
     let mut leading = shared.published.leading();
+    let (mut kept, mut ended) = (shared.logs.hear_kept(), BTreeMap::new());
     loop {
         let piece = tokio::select! {
-            piece = pieces.next() => piece,
+            piece = pieces.next() => Ok(piece),
+            keys = kept.recv() => Err(keys),
             _ = leading.wait_for(Option::is_none) => return Err(Some(not_leading())),
             () = shared.shutdown.wait() => return Ok(()),
         };
-        let Some(piece) = piece else { return Ok(()) };
+        let piece = match piece {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Ok(()),
+            Err(keys) => {
+                // A node that missed some has to open its stream again, and then asks.
+                let keys =
+                    keys.map_err(|_| Some(Status::unavailable("too much was kept at once")))?;
+                tell_kept(stored, &mut ended, &keys).await?;
+                continue;
+            }
+        };
         // A broken stream is the agent's to mend: nobody is there to be told.
         let piece = piece.map_err(|_| None)?;
         let (job, epoch) =
@@ -119,26 +132,16 @@ async fn take(
             }
             // Taken and thrown away, so that it does not hold up the others.
             let offset = piece.offset + piece.frames.len() as u64;
-            tell(stored, key, offset, piece.end).await?;
+            // Nobody will ever ask for it.
+            tell(stored, key, offset, piece.end, piece.end).await?;
             continue;
         }
-        let log = match open.get(&key) {
-            Some(log) => Arc::clone(log),
-            None => {
-                let logs = shared.logs.clone();
-                let log = blocking(move || logs.open(key)).await?;
-                if open.len() >= OPEN_MAX {
-                    open.clear();
-                }
-                open.insert(key, Arc::clone(&log));
-                log
-            }
-        };
+        let log = opened(shared, &mut open, key).await?;
         let piece = Arc::new(piece);
         let answer = loop {
-            let (log, piece) = (Arc::clone(&log), Arc::clone(&piece));
+            let (log, piece) = (log.clone(), Arc::clone(&piece));
             let has_room = shared.vitals.room() != Room::Short;
-            if let Some(answer) = blocking(move || append(&log, key, &piece, has_room)).await? {
+            if let Some(answer) = blocking(move || append(&log, &piece, has_room)).await? {
                 break answer;
             }
             // The node keeps its file: nothing is lost, it only waits.
@@ -148,22 +151,56 @@ async fn take(
                 () = shared.shutdown.wait() => return Ok(()),
             }
         };
-        tell(stored, key, answer.offset, answer.end).await?;
+        tell(stored, key, answer.offset, answer.end, false).await?;
         if answer.end {
             open.remove(&key);
+            ended.insert(key, answer.offset);
+            if piece.probe {
+                log.ask_kept();
+            }
         }
     }
+}
+
+async fn opened(
+    shared: &Arc<Shared>,
+    open: &mut BTreeMap<Key, RankLog>,
+    key: Key,
+) -> Result<RankLog, Option<Status>> {
+    if let Some(log) = open.get(&key) {
+        return Ok(log.clone());
+    }
+    let logs = shared.logs.clone();
+    let log = blocking(move || logs.open(key)).await?;
+    if open.len() >= OPEN_MAX {
+        open.clear();
+    }
+    open.insert(key, log.clone());
+    Ok(log)
+}
+
+/// Tells the node that it need not keep those of `keys` that are its own.
+async fn tell_kept(
+    stored: &Stored,
+    ended: &mut BTreeMap<Key, u64>,
+    keys: &[Key],
+) -> Result<(), Option<Status>> {
+    for key in keys {
+        if let Some(offset) = ended.remove(key) {
+            tell(stored, *key, offset, true, true).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What is stored now; `None` when there is no room for the piece. Blocks on the disk.
 fn append(
     log: &RankLog,
-    key: Key,
     piece: &LogPiece,
     has_room: bool,
 ) -> Result<Option<crate::logs::Stored>, LogError> {
     if piece.probe {
-        return Ok(Some(log.stored()));
+        return log.stored().map(Some);
     }
     if !has_room && !piece.frames.is_empty() {
         return Ok(None);
@@ -173,8 +210,9 @@ fn append(
         frames: &piece.frames,
         end: piece.end,
         dropped: piece.dropped,
+        skip: piece.skip,
     };
-    match log.append(key, what) {
+    match log.append(what) {
         Ok(stored) => Ok(Some(stored)),
         Err(LogError::Io { source, .. }) if exchange::is_full(&source) => Ok(None),
         Err(error) => Err(error),
@@ -200,6 +238,7 @@ async fn tell(
     (job, epoch, rank): Key,
     offset: u64,
     end: bool,
+    kept: bool,
 ) -> Result<(), Option<Status>> {
     let told = LogStored {
         job: Some(job.into()),
@@ -207,6 +246,7 @@ async fn tell(
         rank,
         offset,
         end,
+        kept,
     };
     stored.send(Ok(told)).await.map_err(|_| None)
 }
@@ -236,8 +276,8 @@ fn check(
         Some(wave) => attempt
             .allocations
             .first()
-            .filter(|_| wave.tasks.contains(rank)),
-        None => attempt.allocations.get((rank / ranks) as usize),
+            .filter(|_| wave.tasks.contains(rank & !DUMP)),
+        None => attempt.allocations.get(((rank & !DUMP) / ranks) as usize),
     };
     if part.is_none_or(|allocation| allocation.node != node) {
         let why = format!("{node} has no part in rank {rank} of attempt {epoch} of job {job}");

@@ -1,40 +1,26 @@
 //! Logs: which attempts are shown and in what order, as a stream of lines and notes. Reading one attempt is `tail`'s.
 //!
-//! The leader has what agents push. What an earlier leader was given of an ended job lies with that member and is
-//! asked for there.
+//! The leader has what agents push; what an earlier leader was given is fetched from the members that have it.
 use std::sync::Arc;
 
-use futures::StreamExt;
-use mlctl_proto::api::jobs_client::JobsClient;
 use mlctl_proto::api::{LogLine, LogsRequest};
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::Status;
 
-use super::auth::Person;
 use super::tail::{self, Tail};
 use super::{ANSWERS, Answers, jobs_read, shown};
 use crate::shared::{CallError, Shared};
 use crate::state::State;
 use crate::state::records::{Attempt, Job};
 
-/// A coordinator asks another for the copies that it has, and nothing more.
-const COPIES: &str = "mlctl-copies";
-
 pub(super) type Lines = mpsc::Sender<Result<LogLine, Status>>;
-
-/// Whether only this member's own copies are asked for.
-pub fn wants_copies(person: &Person, metadata: &MetadataMap) -> bool {
-    person.forwarded && metadata.contains_key(COPIES)
-}
 
 /// Serves the call on the leader.
 pub async fn open(
     shared: &Arc<Shared>,
-    person: &Person,
     request: LogsRequest,
 ) -> Result<Answers<LogLine>, CallError> {
     let id = jobs_read::parse(&request.job)?;
@@ -44,34 +30,9 @@ pub async fn open(
     check(&state, job, &request)?;
     let (lines, answers) = mpsc::channel(ANSWERS);
     let shared = Arc::clone(shared);
-    let person = person.clone();
     tokio::spawn(async move {
-        if let Err(Some(status)) = show(&shared, &person, id, &request, &lines).await {
+        if let Err(Some(status)) = show(&shared, id, &request, &lines).await {
             // The reader may be gone already.
-            let _ = lines.send(Err(status)).await;
-        }
-    });
-    Ok(Box::pin(ReceiverStream::new(answers)))
-}
-
-/// What this member has stored of one attempt, without waiting for more.
-///
-/// # Errors
-/// When the request names no job.
-pub async fn copies(
-    shared: &Arc<Shared>,
-    request: LogsRequest,
-) -> Result<Answers<LogLine>, Status> {
-    let id = jobs_read::parse(&request.job)?;
-    let (lines, answers) = mpsc::channel(ANSWERS);
-    let epoch = Epoch::new(id.incarnation, request.attempt.max(1));
-    // This member may not have heard of the job: its copies are shown all the same.
-    let state = shown::state_with(shared, id).await;
-    let state = state.unwrap_or_else(|_| shared.state());
-    let rank = request.rank.map(|rank| tail::log_of(&state, id, rank));
-    let tail = Tail::new(shared, id, epoch, rank);
-    tokio::spawn(async move {
-        if let Err(Some(status)) = tail.stored(&lines).await {
             let _ = lines.send(Err(status)).await;
         }
     });
@@ -112,7 +73,6 @@ fn check(state: &State, job: &Job, request: &LogsRequest) -> Result<(), Refusal>
 /// Every attempt that was asked for. `Err(None)`: the reader is gone.
 async fn show(
     shared: &Arc<Shared>,
-    person: &Person,
     id: JobId,
     request: &LogsRequest,
     lines: &Lines,
@@ -148,12 +108,9 @@ async fn show(
                 tail::note(shared, lines, next, title(&state, id, attempt)).await?;
             }
             let rank = request.rank.map(|rank| tail::log_of(&state, id, rank));
-            let tail = Tail::new(shared, id, epoch, rank);
-            if job.state.terminal()
-                && tail.incomplete().await?
-                && elsewhere(shared, person, request, epoch, lines).await?
-            {
-                tracing::debug!(job = %id, %epoch, "shown from another coordinator's copies");
+            let tail = Tail::new(shared, id, epoch, rank, request.many);
+            if request.dumps {
+                tail.dumps(lines).await?;
             } else {
                 tail.run(request.follow, lines).await?;
             }
@@ -198,46 +155,4 @@ fn title(state: &State, job: JobId, attempt: &Attempt) -> String {
         ),
         None => format!("attempt {number}"),
     }
-}
-
-/// Passes on the copies of the first other member that has any of an attempt. Whether one had.
-async fn elsewhere(
-    shared: &Arc<Shared>,
-    person: &Person,
-    request: &LogsRequest,
-    epoch: Epoch,
-    lines: &Lines,
-) -> Result<bool, Option<Status>> {
-    for member in shared.peers.ids() {
-        let Ok(lease) = shared.peers.channel(member) else {
-            continue;
-        };
-        let mut asked = Request::new(LogsRequest {
-            attempt: epoch.counter,
-            follow: false,
-            all_attempts: false,
-            ..request.clone()
-        });
-        person.put(asked.metadata_mut())?;
-        asked.metadata_mut().insert(
-            COPIES,
-            tonic::metadata::AsciiMetadataValue::from_static("1"),
-        );
-        let answer = tokio::time::timeout(
-            tail::GRACE,
-            JobsClient::new(lease.channel.clone()).logs(asked),
-        )
-        .await;
-        let Ok(Ok(answer)) = answer else { continue };
-        let mut copies = answer.into_inner();
-        let mut any = false;
-        while let Some(Ok(line)) = copies.next().await {
-            any = true;
-            lines.send(Ok(line)).await.map_err(|_| None)?;
-        }
-        if any {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

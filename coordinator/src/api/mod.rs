@@ -12,6 +12,7 @@ mod jobs;
 mod jobs_cancel;
 mod jobs_read;
 mod jobs_submit;
+mod keeping;
 mod link;
 mod logs;
 mod peer;
@@ -39,6 +40,8 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::shared::Shared;
 use auth::AuthLayer;
+
+pub use keeping::tend as tend_logs;
 
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -7,9 +7,10 @@ use mlctl_blobs::BlobId;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::BLOB_CHUNK_BYTES;
 use mlctl_proto::peer::{
-    BlobPart, BlobStored, FetchBlobRequest, FetchSegmentRequest, HasBlobsReply, HasBlobsRequest,
-    JoinReply, JoinRequest, PullSnapshotRequest, RaftDone, RaftMessage, SnapshotChunk, VitalsReply,
-    VitalsRequest, peer_server,
+    BlobPart, BlobStored, FetchBlobRequest, FetchLogsRequest, FetchSegmentRequest, HasBlobsReply,
+    HasBlobsRequest, JoinReply, JoinRequest, ListLogsRequest, LogCopy, LogNames, LogsKept,
+    PullSnapshotRequest, RaftDone, RaftMessage, SnapshotChunk, VitalsReply, VitalsRequest,
+    peer_server,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,6 +18,7 @@ use super::Answers;
 use super::auth::coordinator;
 use super::blobs::parse;
 use super::exchange::{self, Receiving};
+use super::keeping;
 use crate::members::admit::admit;
 use crate::members::roster;
 use crate::peers::Peers;
@@ -204,6 +206,37 @@ impl peer_server::Peer for Peer {
         let bytes = read.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
         let none = || Refusal::new(Code::NotFound, "this segment of history is not here");
         Ok(Response::new(chunks(bytes.ok_or_else(none)?)))
+    }
+
+    async fn keep_logs(
+        &self,
+        request: Request<Streaming<LogCopy>>,
+    ) -> Result<Response<LogsKept>, Status> {
+        coordinator(&request)?;
+        keeping::take(&self.shared, request.into_inner(), None).await?;
+        Ok(Response::new(LogsKept {}))
+    }
+
+    type ListLogsStream = Answers<LogNames>;
+
+    async fn list_logs(
+        &self,
+        request: Request<ListLogsRequest>,
+    ) -> Result<Response<Self::ListLogsStream>, Status> {
+        coordinator(&request)?;
+        let names = keeping::list(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream::iter(names).map(Ok))))
+    }
+
+    type FetchLogsStream = Answers<LogCopy>;
+
+    async fn fetch_logs(
+        &self,
+        request: Request<FetchLogsRequest>,
+    ) -> Result<Response<Self::FetchLogsStream>, Status> {
+        coordinator(&request)?;
+        let copies = keeping::give(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(copies)))
     }
 }
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 use mlctl_proto::api::LogLine;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::logs::DUMP;
 use mlctl_proto::spec::{LaunchMethod, parse_json};
 use mlctl_proto::units::bytes_text;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::logs::Lines;
-use super::shown;
-use crate::logs::{Line, LogError, Reader, Stored};
+use super::{keeping, shown};
+use crate::logs::{Entry, Limits, Line, LogError, Missing, Reader, Stored};
 use crate::shared::Shared;
 use crate::state::State;
 use crate::state::records::{Allocation, AllocationPhase, Attempt, EndKind, Liveness};
@@ -23,12 +24,18 @@ use crate::state::records::{Allocation, AllocationPhase, Attempt, EndKind, Liven
 /// After an attempt's end this is waited for what its nodes still have.
 pub const GRACE: Duration = Duration::from_secs(2);
 
+/// Text in one message, for those that take many lines at once.
+const BATCH_BYTES: usize = 64 * 1024;
+/// What else a line takes there.
+const LINE_BYTES: usize = 32;
+
 /// One attempt's log.
 pub struct Tail {
     shared: Arc<Shared>,
     job: JobId,
     epoch: Epoch,
     rank: Option<u32>,
+    many: bool,
 }
 
 /// Whether more can come.
@@ -42,13 +49,20 @@ enum More {
 }
 
 impl Tail {
-    /// The log of (`job`, `epoch`); of one rank if `rank` names it.
-    pub fn new(shared: &Arc<Shared>, job: JobId, epoch: Epoch, rank: Option<u32>) -> Self {
+    /// The log of (`job`, `epoch`); of one rank if `rank` names it; `many` lines in one message or one.
+    pub fn new(
+        shared: &Arc<Shared>,
+        job: JobId,
+        epoch: Epoch,
+        rank: Option<u32>,
+        many: bool,
+    ) -> Self {
         Self {
             shared: Arc::clone(shared),
             job,
             epoch,
             rank,
+            many,
         }
     }
 
@@ -67,7 +81,7 @@ impl Tail {
         let (_keep, mut grown) = self.shared.logs.watch(self.job);
         let mut applied = self.shared.published.applied();
         let mut reader = self.reader();
-        let mut deadline = None;
+        let (mut deadline, mut gathered) = (None, false);
         loop {
             grown.borrow_and_update();
             applied.borrow_and_update();
@@ -75,10 +89,19 @@ impl Tail {
             let state = self.state().await;
             reader = self.drain(reader, lines).await?;
             let stored = reader.stored();
-            let over = match self.more(&state, &stored) {
-                More::No => {
-                    return cut_notes(&self.shared, lines, self.epoch.counter, &stored).await;
+            let more = self.more(&state, &stored);
+            if reader.stopped() || self.is_asked_for(&state, &stored, &more) {
+                if !std::mem::replace(&mut gathered, true) {
+                    keeping::gather(&self.shared, self.job, self.epoch).await;
+                    continue;
                 }
+                if reader.stopped() {
+                    reader.pass_gaps();
+                    continue;
+                }
+            }
+            let over = match more {
+                More::No => return self.finish(&state, &stored, lines).await,
                 More::Yes if !follow => return Ok(()),
                 More::Yes => None,
                 More::Late(nodes) => Some(nodes),
@@ -88,7 +111,7 @@ impl Tail {
             {
                 let text = format!("the log of {} may be incomplete", nodes.join(", "));
                 note(&self.shared, lines, self.epoch.counter, text).await?;
-                return cut_notes(&self.shared, lines, self.epoch.counter, &stored).await;
+                return self.finish(&state, &stored, lines).await;
             }
             let until = deadline.filter(|_| over.is_some());
             tokio::select! {
@@ -101,23 +124,81 @@ impl Tail {
         }
     }
 
-    /// Shows what is stored here and nothing else.
-    pub async fn stored(&self, lines: &Lines) -> Result<(), Option<Status>> {
-        self.drain(self.reader(), lines).await.map(|_| ())
+    /// Shows what ranks dumped. `Err(None)`: the reader of the stream is gone.
+    pub async fn dumps(&self, lines: &Lines) -> Result<(), Option<Status>> {
+        let state = self.state().await;
+        let closed = state
+            .attempt(self.job, self.epoch)
+            .is_none_or(|attempt| attempt.closed());
+        if closed {
+            // There is no telling whether this member has all.
+            keeping::gather(&self.shared, self.job, self.epoch).await;
+        }
+        let mut reader = self.reader().of_dumps();
+        reader.pass_gaps();
+        self.drain(reader, lines).await.map(|_| ())
     }
 
-    /// Whether this member lacks a log that there must be: nothing of it ever came here, or its end has not come in time.
-    pub async fn incomplete(&self) -> Result<bool, Option<Status>> {
-        let mut reader = self.reader();
-        let read = tokio::task::spawn_blocking(move || reader.read().map(|_| reader)).await;
-        let reader = read
-            .map_err(|error| Some(Status::internal(error.to_string())))?
-            .map_err(disk)?;
-        let state = self.state().await;
-        let stored = reader.stored();
-        let late = matches!(self.more(&state, &stored), More::Late(_));
-        let nothing = stored.values().all(|stored| stored.offset == 0);
-        Ok(late && (nothing || self.deadline(&state) <= Instant::now()))
+    /// Whether the other members are to be asked: the attempt is over, this member lacks the end of a log, and no node will bring it.
+    fn is_asked_for(&self, state: &State, stored: &BTreeMap<u32, Stored>, more: &More) -> bool {
+        let over = match more {
+            More::Yes => false,
+            More::No => true,
+            More::Late(_) => {
+                let nothing = stored.values().all(|stored| stored.offset == 0);
+                nothing || self.deadline(state) <= Instant::now()
+            }
+        };
+        let attempt = state.attempt(self.job, self.epoch);
+        let lacks = |attempt| {
+            let layout = Layout::of(state, self.job);
+            !layout.without_end(attempt, stored, self.rank).is_empty()
+        };
+        over && attempt.is_none_or(|attempt| lacks(attempt))
+    }
+
+    /// Says what is known to be missing.
+    async fn finish(
+        &self,
+        state: &State,
+        stored: &BTreeMap<u32, Stored>,
+        lines: &Lines,
+    ) -> Result<(), Option<Status>> {
+        let attempt = self.epoch.counter;
+        if let Some(found) = state.attempt(self.job, self.epoch) {
+            let layout = Layout::of(state, self.job);
+            let mut cut = layout.without_end(found, stored, self.rank);
+            cut.retain(|allocation| kind(allocation) == Some(EndKind::NodeLost));
+            for allocation in cut.iter().filter(|_| found.running_ms != 0) {
+                let node = &allocation.node;
+                let text = format!("the log of {node} may lack its end: the node was lost");
+                note(&self.shared, lines, attempt, text).await?;
+            }
+        }
+        let dumps = self.dumped().await?;
+        if dumps > 0 {
+            let text = format!(
+                "{dumps} ranks left dumps of a hung collective: mlctl logs {} --attempt {attempt} --dumps DIR",
+                self.job
+            );
+            note(&self.shared, lines, attempt, text).await?;
+        }
+        for (rank, stored) in stored.iter().filter(|(_, stored)| stored.dropped > 0) {
+            let lost = bytes_text(stored.dropped);
+            let text = format!("rank {rank}: its node could not keep {lost} of log");
+            note(&self.shared, lines, attempt, text).await?;
+        }
+        Ok(())
+    }
+
+    /// How many ranks left a dump.
+    async fn dumped(&self) -> Result<usize, Option<Status>> {
+        let (logs, job, epoch) = (self.shared.logs.clone(), self.job, self.epoch);
+        let look = move || logs.attempt(job, epoch).map(|attempt| attempt.ranks());
+        let ranks = tokio::task::spawn_blocking(look).await;
+        let ranks = ranks.map_err(|error| Some(Status::internal(error.to_string())))?;
+        let ranks = ranks.map_err(disk)?;
+        Ok(ranks.iter().filter(|rank| **rank & DUMP != 0).count())
     }
 
     async fn drain(&self, mut reader: Reader, lines: &Lines) -> Result<Reader, Option<Status>> {
@@ -129,8 +210,21 @@ impl Tail {
             if found.is_empty() {
                 return Ok(reader);
             }
-            for line in found {
-                lines.send(Ok(self.line(line))).await.map_err(|_| None)?;
+            let mut batch = Batch::default();
+            for entry in found {
+                let line = match entry {
+                    Entry::Line(line) => self.line(line),
+                    Entry::Missing(missing) => {
+                        let text = gap(&missing, self.shared.logs.limits());
+                        remark(&self.shared, self.epoch.counter, text)
+                    }
+                };
+                if let Some(full) = batch.push(line, self.many) {
+                    lines.send(Ok(full)).await.map_err(|_| None)?;
+                }
+            }
+            if let Some(rest) = batch.first {
+                lines.send(Ok(rest)).await.map_err(|_| None)?;
             }
         }
     }
@@ -144,6 +238,8 @@ impl Tail {
             time_ms: i64::try_from(line.time_ms).unwrap_or(i64::MAX),
             note: String::new(),
             partial: line.partial,
+            offset: line.offset,
+            more: Vec::new(),
         }
     }
 
@@ -170,6 +266,11 @@ impl Tail {
     }
 }
 
+/// How a node's part ended.
+fn kind(allocation: &Allocation) -> Option<EndKind> {
+    allocation.end.as_ref().map(|end| end.kind)
+}
+
 /// Which logs an attempt has.
 struct Layout {
     /// Ranks on each node.
@@ -190,6 +291,34 @@ impl Layout {
             ranks,
             logs: if behind_one { 1 } else { ranks },
         }
+    }
+
+    /// The parts whose ranks ran, as far as is known, and whose logs have not all ended here.
+    fn without_end<'a>(
+        &self,
+        attempt: &'a Attempt,
+        stored: &BTreeMap<u32, Stored>,
+        only: Option<u32>,
+    ) -> Vec<&'a Allocation> {
+        if let Some(wave) = &attempt.wave {
+            let ended = |task: u32| stored.get(&task).is_some_and(|stored| stored.end);
+            let mut spoke = wave.spoke.iter();
+            let lacks = spoke.any(|task| only.is_none_or(|only| only == task) && !ended(task));
+            return attempt.allocations.iter().filter(|_| lacks).collect();
+        }
+        let firsts = (0_u32..).step_by(self.ranks as usize);
+        let lacks = |(allocation, first): &(&Allocation, u32)| {
+            let mut ranks =
+                (*first..*first + self.logs).filter(|rank| only.is_none_or(|only| only == *rank));
+            let ended = |rank: u32| stored.get(&rank).is_some_and(|stored| stored.end);
+            let never = matches!(
+                kind(allocation),
+                Some(EndKind::NeverStarted | EndKind::LaunchFailed)
+            );
+            !never && ranks.any(|rank| !ended(rank))
+        };
+        let parts = attempt.allocations.iter().zip(firsts).filter(lacks);
+        parts.map(|(allocation, _)| allocation).collect()
     }
 
     /// Nodes whose logs have not all ended and from which more may come.
@@ -249,30 +378,25 @@ fn may_come(state: &State, allocation: &Allocation) -> bool {
     let gone = state
         .node(&allocation.node)
         .is_none_or(|node| node.liveness == Liveness::Lost);
-    let end = allocation.end.as_ref().map(|end| end.kind);
     let nothing = matches!(
-        end,
+        kind(allocation),
         Some(EndKind::NodeLost | EndKind::NeverStarted | EndKind::LaunchFailed)
     );
     let lost = gone && allocation.phase == AllocationPhase::Ended;
     !lost && !nothing
 }
 
-/// Says which logs were cut at their limit.
-async fn cut_notes(
-    shared: &Shared,
-    lines: &Lines,
-    attempt: u64,
-    stored: &BTreeMap<u32, Stored>,
-) -> Result<(), Option<Status>> {
-    for (rank, stored) in stored.iter().filter(|(_, stored)| stored.dropped > 0) {
-        let text = format!(
-            "rank {rank}: {} of log beyond the limit were not kept",
-            bytes_text(stored.dropped)
-        );
-        note(shared, lines, attempt, text).await?;
+/// What is said of a gap.
+fn gap(missing: &Missing, limits: Limits) -> String {
+    let (rank, bytes) = (missing.rank, bytes_text(missing.bytes));
+    if missing.from >= limits.head {
+        let (head, tail) = (bytes_text(limits.head), bytes_text(limits.tail));
+        format!(
+            "rank {rank}: {bytes} are left out here: of a longer log the first {head} and the last {tail} are kept"
+        )
+    } else {
+        format!("rank {rank}: {bytes} are missing here: no sound copy is left")
     }
-    Ok(())
 }
 
 /// A line that mlctl says itself.
@@ -282,13 +406,42 @@ pub async fn note(
     attempt: u64,
     note: String,
 ) -> Result<(), Option<Status>> {
-    let line = LogLine {
+    let line = remark(shared, attempt, note);
+    lines.send(Ok(line)).await.map_err(|_| None)
+}
+
+fn remark(shared: &Shared, attempt: u64, note: String) -> LogLine {
+    LogLine {
         attempt,
         note,
         time_ms: shared.clock.now_ms(),
         ..LogLine::default()
-    };
-    lines.send(Ok(line)).await.map_err(|_| None)
+    }
+}
+
+/// Lines that go in one message.
+#[derive(Default)]
+struct Batch {
+    first: Option<LogLine>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Takes a line. A message that is full is to be sent.
+    fn push(&mut self, line: LogLine, many: bool) -> Option<LogLine> {
+        let bytes = line.text.len() + LINE_BYTES;
+        match &mut self.first {
+            Some(first) if many && self.bytes + bytes <= BATCH_BYTES => {
+                first.more.push(line);
+                self.bytes += bytes;
+                None
+            }
+            _ => {
+                self.bytes = bytes;
+                self.first.replace(line)
+            }
+        }
+    }
 }
 
 /// Returns when this member leads no more or the process ends.

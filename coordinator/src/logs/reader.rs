@@ -1,16 +1,20 @@
 //! Reads the logs of one attempt, all ranks together, from the start and then whatever was added. Blocks on the disk.
 //!
-//! Order within a rank is the order of arrival; between ranks it is by the nodes' clocks, for people. Waits for nothing.
+//! Order within a rank is the order of arrival; between ranks it is by the nodes' clocks, for people. Waits for nothing. A reader holds
+//! no lines: one that is slow reads later, and what was rotated away meanwhile is a gap that is said.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::logs::{self, PARTIAL, STDERR};
+use mlctl_proto::logs::{self, DUMP, PARTIAL, STDERR};
 
-use super::store::{LogError, Logs, RankLog, Stored};
+use super::store::{AttemptLogs, Logs, RankLog};
+use super::{LogError, Stored};
 
-/// Bytes taken from all ranks in one pass.
+/// Bytes that are asked for from all ranks in one pass.
 const PASS_BYTES: usize = 1 << 20;
+/// Where a pass over very many ranks ends.
+const PASS_BYTES_MAX: usize = 8 << 20;
 
 /// One line, or part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +27,30 @@ pub struct Line {
     pub partial: bool,
     /// The node's clock, UTC milliseconds.
     pub time_ms: u64,
+    /// Behind it within the framed log.
+    pub offset: u64,
     /// Without its newline.
     pub text: Vec<u8>,
+}
+
+/// A part of a log that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// Of which rank.
+    pub rank: u32,
+    /// Where it begins.
+    pub from: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+}
+
+/// What a reader finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A line.
+    Line(Line),
+    /// A gap before the rank's next line.
+    Missing(Missing),
 }
 
 /// A place in each log of an attempt.
@@ -34,7 +60,17 @@ pub struct Reader {
     job: JobId,
     epoch: Epoch,
     only: Option<u32>,
-    ranks: BTreeMap<u32, (Arc<RankLog>, u64)>,
+    /// Dumps are read, and not the output.
+    dumps: bool,
+    attempt: Option<Arc<AttemptLogs>>,
+    /// Ranks of which more may come, and where each is.
+    live: BTreeMap<u32, (RankLog, u64)>,
+    done: BTreeMap<u32, Stored>,
+    /// Ranks that stand before a gap.
+    stopped: BTreeMap<u32, Missing>,
+    over_gaps: bool,
+    /// The rank with which the next pass begins.
+    turn: u32,
 }
 
 impl Reader {
@@ -45,106 +81,147 @@ impl Reader {
             job,
             epoch,
             only,
-            ranks: BTreeMap::new(),
+            dumps: false,
+            attempt: None,
+            live: BTreeMap::new(),
+            done: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+            over_gaps: false,
+            turn: 0,
         }
     }
 
-    /// The next lines; empty when all that is stored was read.
+    /// The same for what ranks dumped, instead of what they wrote.
+    pub fn of_dumps(self) -> Self {
+        Self {
+            dumps: true,
+            ..self
+        }
+    }
+
+    /// Whether a rank stands before a gap: perhaps it can be filled.
+    pub fn stopped(&self) -> bool {
+        !self.stopped.is_empty()
+    }
+
+    /// Gaps are passed over from now on, and said.
+    pub fn pass_gaps(&mut self) {
+        self.over_gaps = true;
+    }
+
+    /// The next entries; empty when all that is stored was read, or no rank can go on without [`Reader::pass_gaps`].
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn read(&mut self) -> Result<Vec<Line>, LogError> {
-        for rank in self.logs.ranks(self.job, self.epoch)? {
-            if self.only.is_none_or(|only| only == rank) && !self.ranks.contains_key(&rank) {
-                let log = self.logs.open((self.job, self.epoch, rank))?;
-                self.ranks.insert(rank, (log, 0));
+    pub fn read(&mut self) -> Result<Vec<Entry>, LogError> {
+        let attempt = match &self.attempt {
+            Some(attempt) => attempt,
+            None => self
+                .attempt
+                .insert(self.logs.attempt(self.job, self.epoch)?),
+        };
+        if attempt.count() != self.live.len() + self.done.len() {
+            for rank in attempt.ranks() {
+                let known = self.live.contains_key(&rank) || self.done.contains_key(&rank);
+                let only = self.only.is_none_or(|only| only == rank & !DUMP);
+                if only && self.dumps == (rank & DUMP != 0) && !known {
+                    let log = self.logs.open((self.job, self.epoch, rank))?;
+                    self.live.insert(rank, (log, 0));
+                }
             }
         }
-        let share = PASS_BYTES / self.ranks.len().max(1);
-        let mut lines = Vec::new();
-        for (rank, (log, at)) in &mut self.ranks {
-            let bytes = log.read(*at, share)?;
-            *at += bytes.len() as u64;
-            let mut rest = bytes.as_slice();
-            while let Ok(Some((frame, used))) = logs::decode(rest) {
-                lines.push(Line {
-                    rank: *rank,
-                    stderr: frame.flags & STDERR != 0,
-                    partial: frame.flags & PARTIAL != 0,
-                    time_ms: frame.time_ms,
-                    text: frame.text.to_vec(),
-                });
-                rest = &rest[used..];
+        let share = PASS_BYTES / self.live.len().max(1);
+        let later: Vec<u32> = self
+            .live
+            .range(self.turn..)
+            .map(|(rank, _)| *rank)
+            .collect();
+        let before: Vec<u32> = self
+            .live
+            .range(..self.turn)
+            .map(|(rank, _)| *rank)
+            .collect();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for rank in later.into_iter().chain(before) {
+            self.turn = rank;
+            if bytes > PASS_BYTES_MAX {
+                break;
             }
+            bytes += self.read_rank(rank, share, &mut entries)?;
+            self.turn = rank.wrapping_add(1);
         }
-        // A clock that was set back must not reorder a rank's own lines.
-        let mut latest: BTreeMap<u32, u64> = BTreeMap::new();
-        let keyed = lines.into_iter().map(|line| {
-            let at = latest.entry(line.rank).or_default();
-            *at = (*at).max(line.time_ms);
-            (*at, line)
-        });
-        let mut keyed: Vec<(u64, Line)> = keyed.collect();
-        keyed.sort_by_key(|(at, _)| *at);
-        Ok(keyed.into_iter().map(|(_, line)| line).collect())
+        Ok(by_time(entries))
+    }
+
+    /// Reads on in one log.
+    fn read_rank(
+        &mut self,
+        rank: u32,
+        share: usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<usize, LogError> {
+        let Some((log, at)) = self.live.get_mut(&rank) else {
+            return Ok(0);
+        };
+        // Before the log is read: what had ended then is read whole.
+        let stored = log.stored()?;
+        let chunk = log.read(*at, share)?;
+        if chunk.at > *at {
+            let missing = Missing {
+                rank,
+                from: *at,
+                bytes: chunk.at - *at,
+            };
+            if !self.over_gaps {
+                self.stopped.insert(rank, missing);
+                return Ok(0);
+            }
+            entries.push(Entry::Missing(missing));
+        }
+        self.stopped.remove(&rank);
+        *at = chunk.at;
+        let mut rest = chunk.frames.as_slice();
+        while let Ok(Some((frame, used))) = logs::decode(rest) {
+            *at += used as u64;
+            entries.push(Entry::Line(Line {
+                rank: rank & !DUMP,
+                stderr: frame.flags & STDERR != 0,
+                partial: frame.flags & PARTIAL != 0,
+                time_ms: frame.time_ms,
+                offset: *at,
+                text: frame.text.to_vec(),
+            }));
+            rest = &rest[used..];
+        }
+        if stored.end && *at >= stored.offset {
+            self.live.remove(&rank);
+            self.done.insert(rank, stored);
+        }
+        Ok(chunk.frames.len())
     }
 
     /// What is stored of each rank that has a log.
     pub fn stored(&self) -> BTreeMap<u32, Stored> {
-        let ranks = self.ranks.iter();
-        ranks
-            .map(|(rank, (log, _))| (*rank, log.stored()))
+        let live = self.live.iter();
+        let live = live.map(|(rank, (log, _))| (*rank, log.stored().unwrap_or_default()));
+        live.chain(self.done.iter().map(|(rank, stored)| (*rank, *stored)))
             .collect()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::store::Piece;
-    use super::*;
-    use mlctl_proto::logs::Frame;
-
-    fn append(logs: &Logs, rank: u32, offset: u64, lines: &[(u64, &str)], end: bool) -> u64 {
-        let key = (JobId::new(1, 1), Epoch::new(1, 1), rank);
-        let mut frames = Vec::new();
-        for (time_ms, text) in lines {
-            let frame = Frame {
-                flags: 0,
-                time_ms: *time_ms,
-                text: text.as_bytes(),
-            };
-            logs::encode(frame, &mut frames);
-        }
-        let piece = Piece {
-            offset,
-            frames: &frames,
-            end,
-            dropped: 0,
+/// Merged by time; a clock that was set back does not reorder a rank's own entries.
+fn by_time(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut latest: BTreeMap<u32, u64> = BTreeMap::new();
+    let keyed = entries.into_iter().map(|entry| {
+        let (rank, time_ms) = match &entry {
+            Entry::Line(line) => (line.rank, line.time_ms),
+            Entry::Missing(missing) => (missing.rank, 0),
         };
-        let log = logs.open(key).expect("opens");
-        log.append(key, piece).expect("stored").offset
-    }
-
-    #[test]
-    fn ranks_are_merged_and_followed() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let logs = Logs::new(dir.path());
-        let mut reader = Reader::new(&logs, JobId::new(1, 1), Epoch::new(1, 1), None);
-        assert!(reader.read().expect("nothing yet").is_empty());
-        let at = append(&logs, 1, 0, &[(10, "b1"), (30, "b2"), (20, "b3")], false);
-        append(&logs, 0, 0, &[(5, "a1"), (25, "a2")], true);
-        let texts = |lines: Vec<Line>| -> Vec<String> {
-            let text =
-                |line: Line| format!("{} {}", line.rank, String::from_utf8_lossy(&line.text));
-            lines.into_iter().map(text).collect()
-        };
-        let got = texts(reader.read().expect("read"));
-        assert_eq!(got, ["0 a1", "1 b1", "0 a2", "1 b2", "1 b3"]);
-        assert!(reader.read().expect("read").is_empty());
-        append(&logs, 1, at, &[(40, "b4")], true);
-        assert_eq!(texts(reader.read().expect("read")), ["1 b4"]);
-        assert!(reader.stored().values().all(|stored| stored.end));
-        let mut one = Reader::new(&logs, JobId::new(1, 1), Epoch::new(1, 1), Some(0));
-        assert_eq!(texts(one.read().expect("read")), ["0 a1", "0 a2"]);
-    }
+        let at = latest.entry(rank).or_default();
+        *at = (*at).max(time_ms);
+        (*at, entry)
+    });
+    let mut keyed: Vec<(u64, Entry)> = keyed.collect();
+    keyed.sort_by_key(|(at, _)| *at);
+    keyed.into_iter().map(|(_, entry)| entry).collect()
 }

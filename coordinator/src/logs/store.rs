@@ -1,68 +1,26 @@
-//! Files of frames, one per (job, epoch, rank). Appending is idempotent by offset and keeps whole frames only.
+//! The logs of all attempts on this member, one directory each: `JOB/EPOCH/`. Who is loaded, who grew, and what is to be copied.
 //!
-//! Knows no node and checks no right: whoever calls has done so. Pieces are not synced: the sender keeps its file.
+//! Knows no node and checks no right: whoever calls has done so. Blocks on the disk.
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::limits::LOG_BYTES_PER_RANK_MAX;
-use mlctl_proto::logs::{self, whole};
-use tokio::sync::watch;
+use mlctl_proto::limits::{LOG_HEAD_BYTES, LOG_TAIL_BYTES};
+use tokio::sync::{Notify, broadcast, watch};
+
+use super::held::parse_open;
+use super::meta::{Limits, Meta};
+use super::rank::{Chunk, Place, Rank};
+use super::{LogError, Piece, Stored, failed};
 
 /// Which log.
 pub type Key = (JobId, Epoch, u32);
 
-/// Why a piece was not stored.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// It is not made of whole frames.
-    #[error(
-        "a piece of the log of rank {rank} of job {job} is not made of whole frames; send it again from the start"
-    )]
-    Damaged {
-        /// The job.
-        job: JobId,
-        /// The rank.
-        rank: u32,
-    },
-    /// The disk or the file system failed.
-    #[error("log store: {doing} {}: {source}", path.display())]
-    Io {
-        /// In present tense.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-}
-
-/// What was pushed.
-#[derive(Debug, Clone, Copy)]
-pub struct Piece<'a> {
-    /// Of its first byte within the framed log.
-    pub offset: u64,
-    /// Whole frames.
-    pub frames: &'a [u8],
-    /// The rank has ended; nothing follows.
-    pub end: bool,
-    /// Bytes that the node itself cut.
-    pub dropped: u64,
-}
-
-/// How much is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stored {
-    /// Send from here.
-    pub offset: u64,
-    /// Nothing more will come.
-    pub end: bool,
-    /// Bytes that were cut by the cap, here or on the node.
-    pub dropped: u64,
-}
+/// News of kept logs that a slow listener may be behind.
+const KEPT: usize = 4_096;
 
 /// All logs under a directory. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -73,99 +31,108 @@ pub struct Logs {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    cap: u64,
-    open: Mutex<BTreeMap<Key, Weak<RankLog>>>,
+    limits: Limits,
+    open: Mutex<BTreeMap<(JobId, Epoch), Weak<AttemptLogs>>>,
     /// Moves when any log of the job grows or ends; kept while somebody looks.
     grown: Mutex<BTreeMap<JobId, Weak<watch::Sender<u64>>>>,
+    /// Attempts with something that no other member may have yet.
+    unkept: Mutex<BTreeMap<(JobId, Epoch), Arc<AttemptLogs>>>,
+    /// A log has ended.
+    ended: Notify,
+    /// Ended logs that another member has too.
+    kept: broadcast::Sender<Arc<Vec<Key>>>,
+}
+
+/// The logs of one attempt.
+#[derive(Debug)]
+pub struct AttemptLogs {
+    place: Arc<Place>,
+    ranks: Mutex<BTreeMap<u32, Arc<Rank>>>,
 }
 
 /// One log that somebody appends to or reads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RankLog {
-    path: PathBuf,
-    cap: u64,
-    state: Mutex<RankState>,
-    grown: Arc<watch::Sender<u64>>,
-}
-
-#[derive(Debug, Default)]
-struct RankState {
-    file: Option<File>,
-    /// Bytes in the file: whole frames.
-    bytes: u64,
-    /// Bytes taken beyond the cap and thrown away.
-    cut: u64,
-    ended: Option<u64>,
+    logs: Logs,
+    attempt: Arc<AttemptLogs>,
+    rank: Arc<Rank>,
 }
 
 impl Logs {
     /// The logs under `dir`, which is made when the first piece comes.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self::with_cap(dir, LOG_BYTES_PER_RANK_MAX)
+        let limits = Limits {
+            head: LOG_HEAD_BYTES,
+            tail: LOG_TAIL_BYTES,
+        };
+        Self::limited(dir, limits)
     }
 
-    fn with_cap(dir: impl Into<PathBuf>, cap: u64) -> Self {
+    /// As [`Logs::new`], with other limits for each rank.
+    pub fn limited(dir: impl Into<PathBuf>, limits: Limits) -> Self {
         let inner = Inner {
             dir: dir.into(),
-            cap,
+            limits,
             open: Mutex::default(),
             grown: Mutex::default(),
+            unkept: Mutex::default(),
+            ended: Notify::new(),
+            kept: broadcast::Sender::new(KEPT),
         };
         Self {
             inner: Arc::new(inner),
         }
     }
 
-    /// The log of `key`, as far as it was stored by this or an earlier process. Blocks on the disk.
+    /// Where they lie.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// How much is kept of each rank.
+    pub fn limits(&self) -> Limits {
+        self.inner.limits
+    }
+
+    /// The logs of an attempt, as far as they were stored by this or an earlier process.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn open(&self, key: Key) -> Result<Arc<RankLog>, LogError> {
-        if let Some(log) = lock(&self.inner.open).get(&key).and_then(Weak::upgrade) {
-            return Ok(log);
+    pub fn attempt(&self, job: JobId, epoch: Epoch) -> Result<Arc<AttemptLogs>, LogError> {
+        let key = (job, epoch);
+        let known = |open: &BTreeMap<_, Weak<AttemptLogs>>| open.get(&key).and_then(Weak::upgrade);
+        if let Some(attempt) = known(&lock(&self.inner.open)) {
+            return Ok(attempt);
         }
-        let (job, epoch, rank) = key;
-        let path = self
-            .inner
-            .dir
-            .join(job.to_string())
-            .join(epoch.to_string())
-            .join(format!("{rank}.log"));
-        let state = RankState::load(&path)?;
-        let fresh = Arc::new(RankLog {
-            path,
-            cap: self.inner.cap,
-            state: Mutex::new(state),
+        let place = Place {
+            dir: self.inner.dir.join(job.to_string()).join(epoch.to_string()),
+            job,
+            epoch,
+            limits: self.inner.limits,
             grown: self.job(job),
-        });
+        };
+        let fresh = Arc::new(AttemptLogs::load(place)?);
         let mut open = lock(&self.inner.open);
         // Two may have loaded it at once; one of them counts.
-        if let Some(log) = open.get(&key).and_then(Weak::upgrade) {
-            return Ok(log);
+        if let Some(attempt) = known(&open) {
+            return Ok(attempt);
         }
-        open.retain(|_, log| log.strong_count() > 0);
+        open.retain(|_, attempt| attempt.strong_count() > 0);
         open.insert(key, Arc::downgrade(&fresh));
         Ok(fresh)
     }
 
-    /// The ranks of an attempt that have a log here. Blocks on the disk.
+    /// The log of `key`.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn ranks(&self, job: JobId, epoch: Epoch) -> Result<Vec<u32>, LogError> {
-        let dir = self.inner.dir.join(job.to_string()).join(epoch.to_string());
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed("list", &dir)(error)),
-        };
-        let rank = |name: &str| name.strip_suffix(".log")?.parse().ok();
-        let names = entries
-            .filter_map(Result::ok)
-            .map(|entry| entry.file_name());
-        Ok(names
-            .filter_map(|name| name.to_str().and_then(rank))
-            .collect())
+    pub fn open(&self, (job, epoch, rank): Key) -> Result<RankLog, LogError> {
+        let attempt = self.attempt(job, epoch)?;
+        Ok(RankLog {
+            logs: self.clone(),
+            rank: attempt.rank(rank),
+            attempt,
+        })
     }
 
     /// Moves whenever a log of `job` grows or ends.
@@ -185,311 +152,238 @@ impl Logs {
         grown.insert(job, Arc::downgrade(&sender));
         sender
     }
+
+    /// Attempts with something that is to be copied.
+    pub fn unkept(&self) -> Vec<Arc<AttemptLogs>> {
+        lock(&self.inner.unkept).values().cloned().collect()
+    }
+
+    /// What `attempt` had is kept. It is unkept again when something is added, so this is said before its pieces are listed.
+    pub fn keeping(&self, attempt: &AttemptLogs) {
+        lock(&self.inner.unkept).remove(&attempt.key());
+    }
+
+    /// Something of `attempt` is not kept yet.
+    pub fn not_kept(&self, attempt: &Arc<AttemptLogs>) {
+        let mut unkept = lock(&self.inner.unkept);
+        unkept
+            .entry(attempt.key())
+            .or_insert_with(|| Arc::clone(attempt));
+    }
+
+    /// Returns when a log has ended since the last time.
+    pub async fn one_ended(&self) {
+        self.inner.ended.notified().await;
+    }
+
+    /// Another member has all of these, which have ended.
+    pub fn kept(&self, keys: Vec<Key>) {
+        // Nobody may be listening.
+        let _ = self.inner.kept.send(Arc::new(keys));
+    }
+
+    /// What [`Logs::kept`] says from now on.
+    pub fn hear_kept(&self) -> broadcast::Receiver<Arc<Vec<Key>>> {
+        self.inner.kept.subscribe()
+    }
+}
+
+impl AttemptLogs {
+    fn load(place: Place) -> Result<Self, LogError> {
+        let mut pieces: BTreeMap<u32, Vec<Meta>> = BTreeMap::new();
+        let mut found: BTreeMap<u32, u64> = BTreeMap::new();
+        for name in names(&place.dir)? {
+            if let Some(piece) = Meta::parse(&name) {
+                pieces.entry(piece.rank).or_default().push(piece);
+            } else if let Some((rank, from)) = parse_open(&name) {
+                let newest = found.entry(rank).or_default();
+                *newest = (*newest).max(from);
+            }
+        }
+        let place = Arc::new(place);
+        let mut ranks: BTreeMap<u32, Arc<Rank>> = BTreeMap::new();
+        let all = pieces.keys().chain(found.keys()).copied();
+        for rank in all.collect::<std::collections::BTreeSet<u32>>() {
+            let mut pieces = pieces.remove(&rank).unwrap_or_default();
+            pieces.sort_unstable();
+            let rank_log = Rank::new(&place, rank, pieces, found.get(&rank).copied());
+            ranks.insert(rank, Arc::new(rank_log));
+        }
+        Ok(Self {
+            place,
+            ranks: Mutex::new(ranks),
+        })
+    }
+
+    /// The attempt.
+    pub fn key(&self) -> (JobId, Epoch) {
+        (self.place.job, self.place.epoch)
+    }
+
+    /// How many ranks have a log here.
+    pub fn count(&self) -> usize {
+        lock(&self.ranks).len()
+    }
+
+    /// The ranks that have a log here.
+    pub fn ranks(&self) -> Vec<u32> {
+        lock(&self.ranks).keys().copied().collect()
+    }
+
+    fn rank(&self, rank: u32) -> Arc<Rank> {
+        let mut ranks = lock(&self.ranks);
+        let fresh = || Arc::new(Rank::new(&self.place, rank, Vec::new(), None));
+        Arc::clone(ranks.entry(rank).or_insert_with(fresh))
+    }
+
+    fn all(&self) -> Vec<Arc<Rank>> {
+        lock(&self.ranks).values().cloned().collect()
+    }
+
+    /// Seals what is open and lists the sound pieces.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn settle(&self) -> Result<Vec<Meta>, LogError> {
+        let mut all = Vec::new();
+        for rank in self.all() {
+            all.extend(rank.settle()?);
+        }
+        Ok(all)
+    }
+
+    /// Seals what is open, and takes the pieces that no other member may have: they are on the disk itself, and the caller's to copy.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn take_fresh(&self) -> Result<Vec<Meta>, LogError> {
+        let mut fresh = Vec::new();
+        for rank in self.all() {
+            fresh.extend(rank.take_fresh()?);
+        }
+        self.sync(&fresh)?;
+        Ok(fresh)
+    }
+
+    /// Pieces of [`AttemptLogs::take_fresh`] that were not copied.
+    pub fn give_back(&self, pieces: &[Meta]) {
+        for piece in pieces {
+            self.rank(piece.rank).give_back(*piece);
+        }
+    }
+
+    /// Returns when these are on the disk itself.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&self, pieces: &[Meta]) -> Result<(), LogError> {
+        match pieces {
+            [] => Ok(()),
+            pieces => sync_all(&self.place.dir, pieces),
+        }
+    }
+
+    /// The bytes of a piece; another one of the same range may have taken its place.
+    ///
+    /// # Errors
+    /// When it is not there or damaged, or the disk fails.
+    pub fn bytes_of(&self, meta: &Meta) -> Result<Vec<u8>, LogError> {
+        self.rank(meta.rank).bytes_of(meta)
+    }
+
+    /// Takes a piece that another member has sealed.
+    ///
+    /// # Errors
+    /// When the bytes are not those of `meta`, or the disk fails.
+    pub fn put(&self, meta: Meta, bytes: &[u8]) -> Result<(), LogError> {
+        self.rank(meta.rank).put(meta, bytes)
+    }
+
+    /// Those that have ended.
+    pub fn ended(&self) -> Vec<Key> {
+        let (job, epoch) = self.key();
+        let ranks = self.all().into_iter();
+        let ended = ranks.filter(|rank| rank.stored().is_ok_and(|stored| stored.end));
+        ended.map(|rank| (job, epoch, rank.number())).collect()
+    }
+
+    /// Whether every log that is here has ended.
+    pub fn all_ended(&self) -> bool {
+        let ended = |rank: &Arc<Rank>| rank.stored().is_ok_and(|stored| stored.end);
+        self.all().iter().all(ended)
+    }
 }
 
 impl RankLog {
     /// How much is stored.
-    pub fn stored(&self) -> Stored {
-        lock(&self.state).stored()
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn stored(&self) -> Result<Stored, LogError> {
+        self.rank.stored()
     }
 
     /// Appends what is new of `piece`; a gap or a repetition changes nothing and is answered with what is stored.
-    /// Blocks on the disk.
     ///
     /// # Errors
     /// When the piece is not made of whole frames, or the disk fails.
-    pub fn append(&self, key: Key, piece: Piece<'_>) -> Result<Stored, LogError> {
-        let damaged = || LogError::Damaged {
-            job: key.0,
-            rank: key.2,
-        };
-        if whole(piece.frames).map_err(|_| damaged())? != piece.frames.len() {
-            return Err(damaged());
-        }
-        let mut state = lock(&self.state);
-        let next = state.bytes + state.cut;
-        let known = next.saturating_sub(piece.offset);
-        if piece.offset > next || state.ended.is_some() || known > piece.frames.len() as u64 {
-            return Ok(state.stored());
-        }
-        // Both ends keep whole frames, so the seam lies between two of them; if not, the sender's log is another one.
-        let (old, new) = piece.frames.split_at(known as usize);
-        if whole(old).map_err(|_| damaged())? != old.len() {
-            return Err(damaged());
-        }
-        state.write(&self.path, new, self.cap)?;
+    pub fn append(&self, piece: Piece<'_>) -> Result<Stored, LogError> {
+        let stored = self.rank.append(piece)?;
+        self.logs.not_kept(&self.attempt);
         if piece.end {
-            state.end(&self.path, piece.dropped)?;
-        }
-        let stored = state.stored();
-        drop(state);
-        if piece.end || !new.is_empty() {
-            self.grown.send_modify(|version| *version += 1);
+            self.logs.inner.ended.notify_one();
         }
         Ok(stored)
     }
 
-    /// Up to `limit` bytes of whole frames from byte `from` of the file; at least one frame if there is one.
-    /// Blocks on the disk.
+    /// The log has ended and its node asks whether it is kept: that is looked into.
+    pub fn ask_kept(&self) {
+        self.logs.not_kept(&self.attempt);
+        self.logs.inner.ended.notify_one();
+    }
+
+    /// Up to `limit` bytes of whole frames from byte `from` on, at least one frame if there is one.
     ///
     /// # Errors
-    /// When the disk fails.
-    pub fn read(&self, from: u64, limit: usize) -> Result<Vec<u8>, LogError> {
-        use std::os::unix::fs::FileExt;
-        let left = lock(&self.state).bytes.saturating_sub(from);
-        let limit = limit.max(logs::HEADER_BYTES + logs::TEXT_BYTES_MAX);
-        let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(limit)];
-        if bytes.is_empty() {
-            return Ok(bytes);
-        }
-        let file = File::open(&self.path).map_err(failed("open", &self.path))?;
-        file.read_exact_at(&mut bytes, from)
-            .map_err(failed("read", &self.path))?;
-        // The file was checked when it was loaded and when it grew.
-        let keep = whole(&bytes).unwrap_or(0);
-        bytes.truncate(keep);
-        Ok(bytes)
+    /// When the disk fails. Damage is no error: see [`Chunk`].
+    pub fn read(&self, from: u64, limit: usize) -> Result<Chunk, LogError> {
+        self.rank.read(from, limit)
     }
 }
 
-impl RankState {
-    /// What an earlier process left: whole frames are kept, a torn end is cut.
-    fn load(path: &Path) -> Result<Self, LogError> {
-        let mut bytes = Vec::new();
-        match File::open(path) {
-            Ok(mut file) => file.read_to_end(&mut bytes).map_err(failed("read", path))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(failed("open", path)(error)),
-        };
-        let keep = keep(&bytes);
-        let mut state = Self {
-            bytes: keep as u64,
-            ..Self::default()
-        };
-        if keep < bytes.len() {
-            let file = OpenOptions::new()
-                .write(true)
-                .open(path)
-                .map_err(failed("open", path))?;
-            file.set_len(keep as u64).map_err(failed("cut", path))?;
-            return Ok(state);
-        }
-        // The end counts only for exactly the bytes it was written after.
-        if let Ok(text) = fs::read_to_string(end_path(path)) {
-            let numbers = text.trim().split_once(' ');
-            let numbers = numbers.and_then(|(bytes, dropped)| {
-                Some((bytes.parse::<u64>().ok()?, dropped.parse::<u64>().ok()?))
-            });
-            state.ended = numbers
-                .filter(|(bytes, _)| *bytes == state.bytes)
-                .map(|(_, dropped)| dropped);
-        }
-        Ok(state)
-    }
-
-    fn stored(&self) -> Stored {
-        Stored {
-            offset: self.bytes + self.cut,
-            end: self.ended.is_some(),
-            dropped: self.ended.unwrap_or(0) + self.cut,
-        }
-    }
-
-    fn write(&mut self, path: &Path, new: &[u8], cap: u64) -> Result<(), LogError> {
-        if new.is_empty() {
-            return Ok(());
-        }
-        if self.cut > 0 || self.bytes + new.len() as u64 > cap {
-            self.cut += new.len() as u64;
-            return Ok(());
-        }
-        let mut file = match self.file.take() {
-            Some(file) => file,
-            None => open_append(path, self.bytes)?,
-        };
-        if let Err(error) = file.write_all(new) {
-            // What was written of it is cut when the file is opened again.
-            return Err(failed("write", path)(error));
-        }
-        self.bytes += new.len() as u64;
-        self.file = Some(file);
-        Ok(())
-    }
-
-    fn end(&mut self, path: &Path, dropped: u64) -> Result<(), LogError> {
-        let end = end_path(path);
-        make_parent(&end)?;
-        if self.bytes == 0 {
-            // A log without a line is still a log that has ended.
-            open_append(path, 0)?;
-        }
-        fs::write(&end, format!("{} {}\n", self.bytes, dropped + self.cut))
-            .map_err(failed("write", &end))?;
-        self.ended = Some(dropped);
-        self.file = None;
-        Ok(())
-    }
+/// The names in `dir`; none if it is not there.
+fn names(dir: &Path) -> Result<Vec<String>, LogError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", dir)(error)),
+    };
+    let names = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.file_name());
+    Ok(names.filter_map(|name| name.into_string().ok()).collect())
 }
 
-/// How many bytes are whole frames up to the first that is none.
-fn keep(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Ok(Some((_, used))) = logs::decode(&bytes[at..]) {
-        at += used;
+/// Few pieces are synced one by one; for many one sync of the file system is quicker.
+fn sync_all(dir: &Path, pieces: &[Meta]) -> Result<(), LogError> {
+    const ONE_BY_ONE: usize = 32;
+    let root = fs::File::open(dir).map_err(failed("open", dir))?;
+    if pieces.len() > ONE_BY_ONE {
+        return nix::unistd::syncfs(&root)
+            .map_err(io::Error::from)
+            .map_err(failed("sync", dir));
     }
-    at
-}
-
-fn open_append(path: &Path, bytes: u64) -> Result<File, LogError> {
-    make_parent(path)?;
-    let mut options = OpenOptions::new();
-    let file = options
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(failed("open", path))?;
-    file.set_len(bytes).map_err(failed("cut", path))?;
-    Ok(file)
-}
-
-fn make_parent(path: &Path) -> Result<(), LogError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(failed("make", dir))
-}
-
-fn end_path(path: &Path) -> PathBuf {
-    path.with_extension("end")
-}
-
-fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
-    let path = path.to_owned();
-    move |source| LogError::Io {
-        doing,
-        path,
-        source,
+    for piece in pieces {
+        let path = dir.join(piece.name());
+        match fs::File::open(&path).and_then(|file| file.sync_data()) {
+            // It was replaced or rotated away meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(failed("sync", &path))?,
+        }
     }
+    root.sync_all().map_err(failed("sync", dir))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A failed write leaves the counters as they were.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use mlctl_proto::logs::Frame;
-
-    const KEY: Key = (JobId::new(1, 1), Epoch::new(1, 1), 0);
-
-    fn frames(lines: &[&str]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for line in lines {
-            let frame = Frame {
-                flags: 0,
-                time_ms: 1,
-                text: line.as_bytes(),
-            };
-            logs::encode(frame, &mut out);
-        }
-        out
-    }
-
-    fn piece(offset: u64, frames: &[u8], end: bool) -> Piece<'_> {
-        Piece {
-            offset,
-            frames,
-            end,
-            dropped: 0,
-        }
-    }
-
-    #[test]
-    fn pieces_are_stored_once_and_in_order() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let logs = Logs::new(dir.path());
-        let log = logs.open(KEY).expect("opens");
-        let (one, two) = (frames(&["one"]), frames(&["two", "three"]));
-        let both = [one.clone(), two.clone()].concat();
-        let all = both.len() as u64;
-        for (offset, bytes, end, want) in [
-            (all, &two, false, 0),
-            (0, &one, false, one.len() as u64),
-            (0, &one, false, one.len() as u64),
-            (0, &both, false, all),
-            (all, &Vec::new(), true, all),
-            (all, &one, false, all),
-        ] {
-            let stored = log.append(KEY, piece(offset, bytes, end)).expect("stored");
-            assert_eq!(stored.offset, want);
-        }
-        assert!(log.stored().end);
-        assert_eq!(log.read(0, 1 << 20).expect("read"), both);
-        assert_eq!(log.read(one.len() as u64, 1).expect("read"), two);
-    }
-
-    #[test]
-    fn damaged_pieces_change_nothing() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let log = Logs::new(dir.path()).open(KEY).expect("opens");
-        let good = frames(&["line"]);
-        let longer = [good.clone(), frames(&["more"])].concat();
-        for bytes in [&good[..good.len() - 1], &[0; 40], &good[1..]] {
-            assert!(log.append(KEY, piece(0, bytes, false)).is_err());
-        }
-        assert_eq!(log.stored(), Stored::default());
-        log.append(KEY, piece(0, &good, false)).expect("stored");
-        let other = frames(&["x", "a log with other seams"]);
-        assert!(other.len() > good.len() && longer.len() > good.len());
-        assert!(log.append(KEY, piece(0, &other, false)).is_err());
-    }
-
-    #[test]
-    fn a_restart_keeps_whole_frames_and_the_end() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let bytes = frames(&["one", "two"]);
-        let log = Logs::new(dir.path()).open(KEY).expect("opens");
-        log.append(KEY, piece(0, &bytes, true)).expect("stored");
-        let before = log.stored();
-        assert_eq!(
-            Logs::new(dir.path()).open(KEY).expect("opens").stored(),
-            before
-        );
-        let path = dir.path().join("1/1/0.log");
-        let torn = &bytes[..bytes.len() - 1];
-        fs::write(&path, torn).expect("written");
-        let again = Logs::new(dir.path()).open(KEY).expect("opens");
-        let first = frames(&["one"]).len() as u64;
-        assert_eq!(
-            (again.stored().offset, again.stored().end),
-            (first, false),
-            "the end was for more bytes"
-        );
-        again.append(KEY, piece(0, &bytes, true)).expect("stored");
-        assert_eq!(fs::read(&path).expect("there"), bytes);
-    }
-
-    #[test]
-    fn beyond_the_cap_bytes_are_counted_and_thrown_away() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let line = frames(&["0123456789"]);
-        let size = line.len() as u64;
-        let logs = Logs::with_cap(dir.path(), size + 1);
-        let log = logs.open(KEY).expect("opens");
-        for n in 0..3 {
-            let stored = log
-                .append(KEY, piece(n * size, &line, n == 2))
-                .expect("stored");
-            assert_eq!(stored.offset, (n + 1) * size);
-        }
-        assert_eq!(
-            log.stored(),
-            Stored {
-                offset: 3 * size,
-                end: true,
-                dropped: 2 * size
-            }
-        );
-        assert_eq!(log.read(0, 1 << 20).expect("read"), line);
-    }
 }

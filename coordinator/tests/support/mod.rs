@@ -70,6 +70,7 @@ impl Cluster {
         let content = DiskConfig {
             reserve_mib: Some(0),
             mark_mib: Some(0),
+            logs_mib: None,
         };
         Self::start_with(count, content, history).await
     }

@@ -1,7 +1,7 @@
 //! What an agent does in its life, as messages: a job from its start order to its end, and a pushed log.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 use mlctl_proto::agent::bulk_client::BulkClient;
-use mlctl_proto::agent::{Events, LogPiece, Ready, agent_message, leader_message};
+use mlctl_proto::agent::{Events, LogPiece, LogStored, Ready, agent_message, leader_message};
 use mlctl_proto::logs::{Frame, encode};
 use mlctl_proto::persist::{self, agent_event};
 use tokio::sync::mpsc;
@@ -92,11 +92,19 @@ pub async fn run_through(
     assert_eq!(agent.until(up_to).await, first + 2);
 }
 
+/// A stream of pieces that is open.
+pub struct Push {
+    /// More pieces.
+    pub pieces: mpsc::Sender<LogPiece>,
+    /// What is answered.
+    pub answers: tonic::Streaming<LogStored>,
+}
+
 /// Pushes two lines and the end, the second piece twice; checks the answers.
 pub async fn push_log(
     channel: tonic::transport::Channel,
     of: &mlctl_proto::agent::StartAllocation,
-) -> mpsc::Sender<LogPiece> {
+) -> Push {
     let frame = |text: &str| {
         let mut bytes = Vec::new();
         encode(
@@ -119,8 +127,8 @@ pub async fn push_log(
         offset,
         frames: frames.to_vec().into(),
         end,
-        dropped: 0,
         probe,
+        ..LogPiece::default()
     };
     let mut bulk = BulkClient::new(channel);
     let mut answers = bulk
@@ -143,5 +151,5 @@ pub async fn push_log(
             .expect("an answer");
         assert_eq!((stored.offset, stored.end), (offset, end));
     }
-    pieces
+    Push { pieces, answers }
 }

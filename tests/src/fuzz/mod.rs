@@ -10,6 +10,7 @@ pub mod drive;
 mod log;
 mod message;
 mod mutate;
+mod piece;
 mod segment;
 mod snapshot;
 mod story;
@@ -34,7 +35,7 @@ pub struct Target {
 type Mutate = fn(&mut Dice, &[Vec<u8>], Vec<u8>) -> Vec<u8>;
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "command",
         seeds: command::seeds,
@@ -64,6 +65,12 @@ pub const TARGETS: [Target; 6] = [
         seeds: log::seeds,
         run: log::run,
         mutate: log::mutate,
+    },
+    Target {
+        name: "piece",
+        seeds: piece::seeds,
+        run: piece::run,
+        mutate: piece::mutate,
     },
     Target {
         name: "message",
