@@ -273,3 +273,60 @@ fn mpich_adds_up_over_three_hosts_without_ssh() {
         .contains("`elsewhere` is no node of this job");
     assert!(job.state() == "Failed" && told, "{:#}", job.0);
 }
+
+/// Open MPI hands the user's variables on only if `-x` names each; our daemons have them already, and each has those of its own node.
+#[test]
+fn every_rank_has_the_users_variables_without_dash_x() {
+    let name = "process_mpi::every_rank_has_the_users_variables_without_dash_x";
+    let Some((fleet, path)) = fleet(name, &["mpirun.openmpi", "mpiexec.mpich"]) else {
+        return;
+    };
+    for mpirun in ["mpirun.openmpi", "mpiexec.mpich"] {
+        let spec = format!(
+            "launcher = 'mpi'\nnodes = 3\ncommand = ['sh', '-c', 'echo \"$GREETING\" from $MLCTL_NODE']\n\
+             env = {{ GREETING = 'good  day', {} }}\n[mpi]\nmpirun = '{mpirun}'\n",
+            path.replace('=', " = '") + "'"
+        );
+        let folder = fleet.work().join("spec");
+        fs::create_dir_all(&folder).expect("made");
+        fs::write(folder.join("job.toml"), spec).expect("written");
+        let id = fleet.submit(&["spec/job.toml"]);
+        let job = fleet.ended(&id, PATIENCE);
+        let mut lines = fleet.lines(&id);
+        lines.sort();
+        assert_eq!(job.state(), "Completed", "{mpirun}: {lines:#?}");
+        let mut wanted: Vec<String> = (job.nodes().iter())
+            .map(|node| format!("[0] good  day from {node}"))
+            .collect();
+        wanted.sort();
+        assert_eq!(lines, wanted, "{mpirun}");
+    }
+}
+
+/// Daemons connect back to where `mpiexec` runs, on a port of its own choice: it has to be a node of the job, by the address that its peers
+/// reach, and not by a name.
+#[test]
+fn hydra_connects_back_to_the_first_node() {
+    let name = "process_mpi::hydra_connects_back_to_the_first_node";
+    let Some((fleet, path)) = fleet(name, &["mpiexec.mpich", "hydra_pmi_proxy"]) else {
+        return;
+    };
+    let script = r"tr '\\0' ' ' < /proc/$PPID/cmdline; echo";
+    let spec = format!(
+        "launcher = 'mpi'\nnodes = 3\ncommand = ['sh', '-c', \"{script}\"]\nenv = {{ {} }}\n[mpi]\nmpirun = 'mpiexec.mpich'\n",
+        path.replace('=', " = '") + "'"
+    );
+    let folder = fleet.work().join("spec");
+    fs::create_dir_all(&folder).expect("made");
+    fs::write(folder.join("job.toml"), spec).expect("written");
+    let id = fleet.submit(&["spec/job.toml"]);
+    let job = fleet.ended(&id, PATIENCE);
+    let lines = fleet.lines(&id);
+    assert_eq!(job.state(), "Completed", "{lines:#?}");
+    let net = fleet.net().expect("hosts");
+    let back = format!("--control-port {}:", net.address(&job.nodes()[0]));
+    let right = lines
+        .iter()
+        .filter(|line| line.contains("hydra_pmi_proxy") && line.contains(&back));
+    assert_eq!(right.count(), 3, "{back}: {lines:#?}");
+}

@@ -3,6 +3,7 @@
 //! Does NOT test what `process_launch` and `process_faults` do.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mlctl_tests::process::workload::python_with_torch;
@@ -157,4 +158,59 @@ fn each_attempt_meets_under_a_new_id_and_port() {
     let (before, after) = (words(&first[0]), words(second[0]));
     assert!(before[0] != after[0] && before[1] != after[1], "{all:#?}");
     fleet.mlctl(&["cancel", &id]).expect(0);
+}
+
+/// PyTorch 1.13 on Python 3.11: its torchrun dies when it is told nothing of where its ranks' output goes.
+#[test]
+fn torchrun_of_pytorch_1_13_starts_on_python_3_11() {
+    let name = "process_traps::torchrun_of_pytorch_1_13_starts_on_python_3_11";
+    let script = "print('rank started', flush=True)\n";
+    let Some((fleet, python)) = fleet(name, 1, script) else {
+        return;
+    };
+    let script = fleet.work().join("code/run.py");
+    let alone = Command::new(python)
+        .args(["-m", "torch.distributed.run", "--standalone"])
+        .arg(&script)
+        .env_remove("PET_REDIRECTS")
+        .env_remove("PET_TEE")
+        .output()
+        .expect("started");
+    // With another PyTorch or Python there is no trap, and nothing to show.
+    let said = String::from_utf8_lossy(&alone.stderr);
+    if !alone.status.success() {
+        assert!(said.contains("NoneType"), "{said}");
+    }
+    println!("by itself it ends with {}", alone.status);
+    let words = [
+        "--code",
+        "code",
+        "--launcher",
+        "torchrun",
+        "--",
+        python,
+        "run.py",
+    ];
+    let id = fleet.submit(&words);
+    let job = fleet.ended(&id, PATIENCE);
+    let log = fleet.lines(&id);
+    assert_eq!(job.state(), "Completed", "{log:#?}");
+    assert!(
+        log.iter().any(|line| line.ends_with("rank started")),
+        "{log:#?}"
+    );
+    // What a user sets counts.
+    let words = [
+        &["--env", "PET_REDIRECTS=3", "--env", "PET_TEE=3"],
+        &words[..],
+    ]
+    .concat();
+    let id = fleet.submit(&words);
+    let job = fleet.ended(&id, PATIENCE);
+    assert_eq!(
+        job.state() == "Completed",
+        alone.status.success(),
+        "{:#?}",
+        fleet.lines(&id)
+    );
 }

@@ -126,4 +126,101 @@ mod tests {
         check(&["-l"], None);
         check(&[], None);
     }
+
+    /// Runs what a launch agent would run, in a folder whose `daemon` says its words and the variables that were exported to it.
+    fn daemon_hears(words: &[&str]) -> (String, Vec<String>) {
+        let folder = tempfile::tempdir().expect("dir");
+        let daemon = folder.path().join("daemon");
+        let script =
+            "#!/bin/sh\nfor word; do echo \"word $word\"; done\nenv | grep '^P.*_PREFIX=' | sort\n";
+        std::fs::write(&daemon, script).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&daemon, mode).expect("changed");
+        let place = |word: &&str| word.replace("/p/daemon", daemon.to_str().expect("UTF-8"));
+        let words: Vec<String> = words.iter().map(place).collect();
+        let ask = read_words(&words).expect("good words");
+        let mut shell = Command::new("/bin/sh");
+        let output = shell.arg("-c").arg(&ask.line).output().expect("started");
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        (ask.host, said.lines().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn prted_and_its_exports_come_as_one_word() {
+        let (host, said) = daemon_hears(&[
+            "n2",
+            "PRTE_PREFIX=/v/openmpi;export PRTE_PREFIX;PMIX_PREFIX=/v/pmix;export PMIX_PREFIX;/p/daemon",
+            "--allow-run-as-root",
+            "--prtemca",
+            "ess",
+            "\"env\"",
+            "--prtemca",
+            "ess_base_nspace",
+            "\"prterun-n1-1234@0\"",
+            "--prtemca",
+            "prte_hnp_uri",
+            "\"prterun-n1-1234@0.0;tcp://10.77.0.11:59187:24\"",
+        ]);
+        assert_eq!(host, "n2");
+        let wanted = [
+            "word --allow-run-as-root",
+            "word --prtemca",
+            "word ess",
+            "word env",
+            "word --prtemca",
+            "word ess_base_nspace",
+            "word prterun-n1-1234@0",
+            "word --prtemca",
+            "word prte_hnp_uri",
+            // The quotes are the shell's, or it would end the command at the semicolon.
+            "word prterun-n1-1234@0.0;tcp://10.77.0.11:59187:24",
+            "PMIX_PREFIX=/v/pmix",
+            "PRTE_PREFIX=/v/openmpi",
+        ];
+        assert_eq!(said, wanted);
+    }
+
+    #[test]
+    fn intels_proxy_keeps_its_words_in_their_order() {
+        let words = [
+            "--upstream-host",
+            "10.77.0.11",
+            "--upstream-port",
+            "41235",
+            "--pgid",
+            "0",
+            "--launcher",
+            "ssh",
+            "--launcher-number",
+            "0",
+            "--launcher-exec",
+            "/d/mpi-agent",
+            "--tree-width",
+            "16",
+            "--tree-level",
+            "1",
+            "--iface",
+            "eth0",
+            "--time-left",
+            "-1",
+            "--launch-type",
+            "2",
+            "--proxy-id",
+            "1",
+            "--node-id",
+            "1",
+            "--subtree-size",
+            "1",
+            "/v/bin//hydra_pmi_proxy",
+            "--usize",
+            "-1",
+            "--auto-cleanup",
+            "1",
+            "--abort-signal",
+            "9",
+        ];
+        let (host, said) = daemon_hears(&[&["-q", "-x", "n2", "/p/daemon"], &words[..]].concat());
+        assert_eq!(host, "n2");
+        assert_eq!(said, words.map(|word| format!("word {word}")));
+    }
 }
