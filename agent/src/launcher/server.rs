@@ -72,13 +72,11 @@ pub fn run(config: LauncherConfig) -> Result<(), LauncherRunError> {
             Err(error) => return Err(system("cannot wait")(error.into())),
         }
         while let Ok(Some(signal)) = signals.read_signal() {
-            match Signal::try_from(signal.ssi_signo.cast_signed()) {
-                Ok(Signal::SIGTERM | Signal::SIGINT) => {
-                    tracing::info!("launcher ends; keepers live on");
-                    let _ = fs::remove_file(shared.config.data_dir.join(SOCKET));
-                    return Ok(());
-                }
-                _ => {}
+            let signal = Signal::try_from(signal.ssi_signo.cast_signed());
+            if matches!(signal, Ok(Signal::SIGTERM | Signal::SIGINT)) {
+                tracing::info!("launcher ends; keepers live on");
+                let _ = fs::remove_file(shared.config.data_dir.join(SOCKET));
+                return Ok(());
             }
         }
         accept(&listener, &shared);
