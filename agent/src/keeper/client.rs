@@ -12,9 +12,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::protocol::{
-    FromKeeper, MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_OLDEST, Status, ToKeeper, common, speaks,
-};
+use super::protocol::{FromKeeper, MESSAGE_BYTES_MAX, Status, ToKeeper, common, oldest, speaks};
+use super::version;
 use crate::failpoint;
 use crate::launch::wire::{Decoder, WireError, encode};
 
@@ -51,7 +50,7 @@ pub enum KeeperError {
         source: io::Error,
     },
     /// It speaks a protocol that this release does not.
-    #[error("the keeper at {} speaks protocol {protocol}, this agent {PROTOCOL}", path.display())]
+    #[error("the keeper at {} speaks protocol {protocol}, this agent {}", path.display(), version::own())]
     Protocol {
         /// Its socket.
         path: PathBuf,
@@ -95,10 +94,11 @@ pub struct Connection {
 pub async fn connect(attempt_dir: &Path) -> Result<Connection, KeeperError> {
     let path = attempt_dir.join(super::SOCKET);
     let dialled = async {
-        match dial(attempt_dir, &path, PROTOCOL).await {
+        let own = version::own();
+        match dial(attempt_dir, &path, own).await {
             // A keeper of the release before knows only its own version.
-            Err(KeeperError::Nonsense { .. }) if PROTOCOL_OLDEST < PROTOCOL => {
-                dial(attempt_dir, &path, PROTOCOL_OLDEST).await
+            Err(KeeperError::Nonsense { .. }) if oldest(own) < own => {
+                dial(attempt_dir, &path, oldest(own)).await
             }
             dialled => dialled,
         }
@@ -136,7 +136,9 @@ async fn dial(attempt_dir: &Path, path: &Path, protocol: u32) -> Result<Connecti
         Err(Broken::Wire(error)) => return Err(nonsense(error.to_string())),
     };
     let (protocol, status) = match first {
-        FromKeeper::Hello { protocol, status } if speaks(protocol) => (common(protocol), status),
+        FromKeeper::Hello { protocol, status } if speaks(version::own(), protocol) => {
+            (common(version::own(), protocol), status)
+        }
         FromKeeper::Hello { protocol, .. } => {
             return Err(KeeperError::Protocol {
                 path: path.to_owned(),

@@ -20,11 +20,10 @@ use super::exits::ExitsFile;
 use super::fence::Fence;
 use super::mpi::Mpi;
 use super::output::{Log, Stream, log_path};
-use super::protocol::{
-    Exit, FromKeeper, PROTOCOL, Phase, RankStatus, Status, ToKeeper, common, speaks,
-};
+use super::protocol::{Exit, FromKeeper, Phase, RankStatus, Status, ToKeeper, common, speaks};
 use super::ranks::{self, Account};
 use super::torchrun::Failure;
+use super::version;
 use crate::launch::{LaunchPlan, with_rendezvous};
 use crate::tasks::TaskEnds;
 use crate::witness::answer::Answering;
@@ -217,14 +216,15 @@ impl Keeper {
 
     /// A connection has said hello: it is the agent now, whoever was before.
     pub(super) fn greet(&mut self, mut connection: Connection, protocol: u32) {
-        if !speaks(protocol) {
+        let own = version::own();
+        if !speaks(own, protocol) {
             connection.send(&FromKeeper::Refused {
-                why: format!("protocol {protocol} is not spoken here; {PROTOCOL} is"),
+                why: format!("protocol {protocol} is not spoken here; {own} is"),
             });
             return;
         }
         connection.send(&FromKeeper::Hello {
-            protocol: common(protocol),
+            protocol: common(own, protocol),
             status: self.status(),
         });
         for rank in &mut self.ranks {

@@ -31,6 +31,7 @@ pub mod sweep;
 pub mod terms;
 mod torchrun;
 mod turns;
+pub(crate) mod version;
 pub mod warm;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -196,7 +197,7 @@ fn write_identity(attempt_dir: &Path) -> io::Result<()> {
         boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?
             .trim()
             .to_owned(),
-        protocol: protocol::PROTOCOL,
+        protocol: version::own(),
     };
     let aside = attempt_dir.join("keeper.json.tmp");
     let mut file = OpenOptions::new()

@@ -19,18 +19,23 @@ pub const PROTOCOL: u32 = 2;
 /// From this version on a keeper can be fenced.
 pub const FENCES: u32 = 2;
 /// The oldest version that is still spoken: the one before.
-pub const PROTOCOL_OLDEST: u32 = if PROTOCOL > 1 { PROTOCOL - 1 } else { PROTOCOL };
+pub const PROTOCOL_OLDEST: u32 = PROTOCOL - 1;
 /// One message, bytes. A status of as many ranks as a node may have fits.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// What is spoken with somebody of version `protocol`, who is here or there: the lower of both.
-pub fn common(protocol: u32) -> u32 {
-    protocol.min(PROTOCOL)
+/// What two of these versions speak with each other: the lower one.
+pub fn common(own: u32, other: u32) -> u32 {
+    own.min(other)
 }
 
-/// Is this version spoken here?
-pub fn speaks(protocol: u32) -> bool {
-    (PROTOCOL_OLDEST..=PROTOCOL).contains(&protocol)
+/// Does somebody of version `own` speak `other`? Its own, and the one before.
+pub fn speaks(own: u32, other: u32) -> bool {
+    (oldest(own)..=own).contains(&other)
+}
+
+/// The oldest version that `own` speaks.
+pub fn oldest(own: u32) -> u32 {
+    own.saturating_sub(1).max(1)
 }
 
 /// From the agent.
@@ -285,8 +290,13 @@ mod tests {
 
     #[test]
     fn only_this_version_and_the_one_before_are_spoken() {
-        assert!(speaks(PROTOCOL) && speaks(PROTOCOL_OLDEST));
-        assert!(!speaks(0) && !speaks(PROTOCOL + 1));
+        assert!(speaks(PROTOCOL, PROTOCOL) && speaks(PROTOCOL, PROTOCOL_OLDEST));
+        assert!(!speaks(PROTOCOL, 0) && !speaks(PROTOCOL, PROTOCOL + 1));
+        assert!(!speaks(PROTOCOL_OLDEST, PROTOCOL), "it was built before");
+        assert_eq!(
+            (oldest(3), oldest(1), PROTOCOL_OLDEST),
+            (2, 1, oldest(PROTOCOL))
+        );
     }
 
     #[test]

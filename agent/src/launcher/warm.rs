@@ -18,6 +18,7 @@ use nix::sys::socket::{
 use nix::unistd::setsid;
 
 use crate::keeper::terms::{Terms, VARIABLE};
+use crate::keeper::version;
 use crate::keeper::warm::ROOM;
 
 /// A warm keeper answers within this, or another one is started.
@@ -100,7 +101,8 @@ impl Warm {
         command
             .env_clear()
             .envs(std::env::var_os("MLCTL_LOG").map(|filter| ("MLCTL_LOG", filter)))
-            .env(VARIABLE, serde_json::to_string(&self.terms)?);
+            .env(VARIABLE, serde_json::to_string(&self.terms)?)
+            .envs(version::told());
         command.stdin(theirs).stdout(Stdio::null()).current_dir("/");
         // SAFETY: runs in the forked child; `setsid` is one system call that neither allocates nor locks. It keeps a signal to the
         // launcher's process group from ending the warm keeper before the launcher ends.

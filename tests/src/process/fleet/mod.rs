@@ -4,6 +4,7 @@
 //! Coordinators are c1 to c3, nodes n1, n2, …; a node's daemons are its agent, called as the node, and its launcher, `n1-launcher`.
 //! A daemon dies with the thread that started it: only the test's own thread starts daemons.
 
+mod installed;
 mod jobs;
 mod layout;
 mod nodes;
@@ -25,6 +26,8 @@ use super::netns::{self, Net};
 use super::{binary, home, machine, tool, until};
 use crate::tidy::skips::skip;
 
+pub use installed::Build;
+use installed::Installed;
 use layout::Layout;
 pub use layout::{Member, Plan};
 
@@ -39,6 +42,8 @@ pub struct Fleet {
     asks: Client,
     /// Where the agent that is started next dies.
     armed: Option<String>,
+    /// What the nodes' daemons are started from, if not the binary under test itself.
+    installed: Option<Installed>,
 }
 
 impl Fleet {
@@ -57,6 +62,7 @@ impl Fleet {
             up: BTreeMap::new(),
             asks,
             armed: None,
+            installed: None,
         };
         for name in fleet.coordinators() {
             fleet.start_coordinator(&name, &["--bootstrap"]);
@@ -163,11 +169,16 @@ impl Fleet {
             .append(true)
             .open(self.log_file(name))
             .expect("a log file");
+        let installed = self.installed.as_ref().filter(|_| role != "coordinator");
+        let binary = installed.map_or(&self.binary, Installed::binary);
         let mut command = match &self.layout.net {
-            Some(net) => net.command(host, &self.binary),
-            None => Command::new(&self.binary),
+            Some(net) => net.command(host, binary),
+            None => Command::new(binary),
         };
         home::scrub(&mut command, &self.layout.root);
+        if let Some(installed) = installed {
+            installed.prepare(&mut command);
+        }
         if let (Some(library), "coordinator") = (&self.layout.preload, role) {
             command.env("LD_PRELOAD", library);
         }
