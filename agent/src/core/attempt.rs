@@ -8,7 +8,7 @@ use mlctl_proto::limits::DETAIL_BYTES_MAX;
 use mlctl_proto::persist::{AttemptEnd, EndKind};
 use mlctl_proto::spec::Ranges;
 
-use super::types::{Phase, RankEnd, Record, Rendezvous, Start, Status, Stop};
+use super::types::{BoottimeMs, Phase, RankEnd, Record, Rendezvous, Start, Status, Stop};
 use crate::witness::packet::ProbePort;
 
 /// What is known of the keeper.
@@ -37,6 +37,8 @@ pub(super) struct Attempt {
     pub(super) keeper: Keeper,
     pub(super) master_port: u16,
     pub(super) probe: Option<ProbePort>,
+    /// When the first heartbeat that lists it was sent: a leader that confirms this one, or a later one, counts on it.
+    pub(super) listed_at: Option<BoottimeMs>,
     pub(super) go: Option<Rendezvous>,
     pub(super) started: bool,
     pub(super) stop: Option<Stop>,
@@ -63,6 +65,7 @@ impl Attempt {
             keeper: Keeper::None,
             master_port: 0,
             probe: None,
+            listed_at: None,
             go: None,
             started: false,
             stop: None,

@@ -96,6 +96,10 @@ impl Core {
         }
         attempt.keeper = Keeper::Connected;
         attempt.master_port = master_port;
+        if attempt.start.fence.is_some() {
+            // It waits for a lease: now, not with the next heartbeat.
+            self.link.next_heartbeat = 0;
+        }
         if let Some(stop) = &attempt.stop {
             self.actions.push(Action::KeeperStop {
                 job,

@@ -1,5 +1,6 @@
 //! Leases of fenced attempts: their keepers count by themselves, and hear of each confirmed heartbeat when it was sent.
-//! Ranks of such an attempt start only with a lease that still holds. Does NOT end anything: the keeper does.
+//! Ranks of such an attempt start only with a lease that still holds, for a heartbeat that listed the attempt: had it been closed, the
+//! leader would have said so first. Does NOT end anything: the keeper does.
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist::EndKind;
 
@@ -20,6 +21,16 @@ impl Core {
             self.lease_of(key);
             // The keeper may have refused it when the last lease was over.
             self.go_on(key, now);
+        }
+    }
+
+    /// A heartbeat lists every attempt that is journaled.
+    pub(super) fn list_fenced(&mut self, now: BoottimeMs) {
+        let synced = self.synced;
+        for attempt in self.attempts.values_mut() {
+            if attempt.start.fence.is_some() && attempt.begun_ticket <= synced {
+                attempt.listed_at.get_or_insert(now);
+            }
         }
     }
 
@@ -47,8 +58,12 @@ impl Core {
             return;
         };
         if let Some(fence) = attempt.start.fence {
-            let over = |at: BoottimeMs| now >= at + u64::from(fence.after_ms);
-            if self.confirmed_at.is_none_or(over) {
+            // An order may be of long ago, and so may what the leader knew when it confirmed an earlier heartbeat.
+            let after = u64::from(fence.after_ms);
+            let counts = |at: BoottimeMs| {
+                now < at + after && attempt.listed_at.is_some_and(|listed| at >= listed)
+            };
+            if !self.confirmed_at.is_some_and(counts) {
                 return;
             }
         }

@@ -244,6 +244,7 @@ impl Core {
     fn send_heartbeat(&mut self, now: BoottimeMs) {
         self.link.seq += 1;
         self.link.sent_at.insert(self.link.seq, now);
+        self.list_fenced(now);
         if self.link.sent_at.len() > HEARTBEATS_OPEN_MAX {
             self.link.sent_at.pop_first();
         }

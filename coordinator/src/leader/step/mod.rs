@@ -340,7 +340,7 @@ impl Term {
                 effects,
                 overflowed,
             } => self.effects(now, state, effects, overflowed),
-            Event::RoundEnded { confirmed } => self.round_ended(confirmed),
+            Event::RoundEnded { confirmed } => self.round_ended(state, confirmed),
             Event::PlanEnded { again_in } => self.planning.ended(again_in, now),
             Event::Proposed { why, carried } => self.proposed(now, state, why, carried),
         }

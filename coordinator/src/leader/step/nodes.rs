@@ -83,9 +83,13 @@ impl Term {
         }
     }
 
-    pub(super) fn round_ended(&mut self, confirmed: bool) {
+    /// A node that is Lost, or about to be, gets no lease: what it ran may be closed, and it has not been told yet.
+    pub(super) fn round_ended(&mut self, state: &State, confirmed: bool) {
         for waiting in self.leases.ended(confirmed) {
-            if self.is_current(&waiting.node, waiting.link) {
+            let known = state.node(&waiting.node);
+            let stays = !self.moving.contains(&waiting.node)
+                && known.is_some_and(|known| known.liveness != Liveness::Lost);
+            if stays && self.is_current(&waiting.node, waiting.link) {
                 self.tell(&waiting.node, Order::Lease { seq: waiting.seq });
             }
         }
