@@ -4,9 +4,12 @@
 //! within the process uses monotonic time instead. In a dev cluster it can be shifted, so that a wrong clock can be tried.
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mlctl_proto::units::UtcMs;
+
+use crate::leader::Pace;
 
 /// In the data directory of a dev cluster's coordinator: milliseconds that are added to its clock.
 const SHIFT_FILE: &str = "clock-shift-ms";
@@ -15,6 +18,8 @@ const SHIFT_FILE: &str = "clock-shift-ms";
 #[derive(Debug, Default)]
 pub struct Clock {
     shift_ms: AtomicI64,
+    pace: Mutex<Pace>,
+    started: OnceLock<Instant>,
 }
 
 impl Clock {
@@ -25,6 +30,20 @@ impl Clock {
             .unwrap_or_default();
         let now = UtcMs::try_from(since.as_millis()).unwrap_or(UtcMs::MAX);
         now.saturating_add(self.shift_ms.load(Ordering::Relaxed))
+    }
+
+    /// The time for a command on a state whose time is `state_ms`.
+    pub fn stamp(&self, state_ms: UtcMs) -> UtcMs {
+        let started = self.started.get_or_init(Instant::now);
+        let now = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.stamp(self.now_ms(), state_ms, now)
+    }
+
+    /// How long it takes until so much state time has passed, milliseconds; as of the last stamp.
+    pub fn wait(&self, state_time_ms: u64) -> u64 {
+        let pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.wait(state_time_ms)
     }
 
     /// Takes the shift that the file in `dir` names; none without one. For dev clusters only: whoever runs a real one

@@ -86,7 +86,7 @@ impl Shared {
         let command = Command {
             actor,
             source: source.to_owned(),
-            time_ms: self.clock.now_ms(),
+            time_ms: self.clock.stamp(self.state().now_ms()),
             key,
             body,
         };

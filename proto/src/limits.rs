@@ -72,6 +72,24 @@ pub const WATCH_WINDOW: usize = 65_536;
 pub const IDEMPOTENCY_MS: i64 = 24 * 3600 * 1000;
 /// How often a job starts again by itself after its node, keeper or device was lost.
 pub const INFRASTRUCTURE_RESTARTS_MAX: u32 = 3;
+/// How often a spec may ask that its job starts again by itself.
+pub const RETRIES_MAX: u32 = 10_000;
+/// A job that took so many nodes or agents down is held: it may be what kills them.
+pub const POISON_LOSSES: u32 = 3;
+/// An attempt that ran for so long is no suspicion against its job: what was counted before it counts no more, milliseconds.
+pub const UNSUSPECTED_MS: i64 = 3_600_000;
+/// A job requeued by failures of the infrastructure more often than this waits before each further start.
+pub const REQUEUES_AT_ONCE: u32 = 3;
+/// The first back-off before a restart, milliseconds; each further one is twice as long.
+pub const BACKOFF_FIRST_MS: i64 = 10_000;
+/// The longest back-off, milliseconds.
+pub const BACKOFF_MS_MAX: i64 = 600_000;
+/// The first back-off in a dev cluster, milliseconds.
+pub const BACKOFF_FIRST_DEV_MS: i64 = 200;
+/// The longest back-off in a dev cluster, milliseconds.
+pub const BACKOFF_DEV_MS_MAX: i64 = 5_000;
+/// Nodes that failed a job and are remembered with it; the oldest are forgotten first.
+pub const EXCLUDED_NODES_MAX: usize = 16;
 /// A page of a job listing when none is asked for.
 pub const LIST_LIMIT_DEFAULT: u32 = 10_000;
 /// How long a client goes on trying with the same key, milliseconds.

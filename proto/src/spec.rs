@@ -6,6 +6,7 @@ mod disconnect;
 mod parse;
 mod ranges;
 mod resources;
+mod retry;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub use disconnect::OnDisconnect;
 pub use parse::{SpecError, parse_json, parse_toml};
 pub use ranges::{Ranges, RangesError};
 pub use resources::Bytes;
+pub use retry::{Cause, RetrySpec};
 
 use crate::limits;
 
@@ -154,6 +156,9 @@ pub struct JobSpec {
     /// `/dev/shm` per rank, of the node's part's own; it counts as memory too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm: Option<Bytes>,
+    /// How often it starts again by itself, and after which ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetrySpec>,
 }
 
 fn one() -> u32 {
@@ -181,6 +186,7 @@ impl JobSpec {
             cpus: None,
             mem: None,
             shm: None,
+            retry: None,
         }
     }
 
@@ -262,6 +268,7 @@ impl JobSpec {
         array::check(self)?;
         self.check_resources()?;
         self.check_texts()?;
+        self.retry.as_ref().map_or(Ok(()), RetrySpec::check)?;
         if self.canonical_json().len() > limits::SPEC_BYTES_MAX {
             return Err(SpecError::TooLong {
                 bytes: self.canonical_json().len(),

@@ -30,8 +30,8 @@ const SPECS: [(&str, &str, &[&str]); 19] = [
     ),
     (
         "planned.toml",
-        "command = ['true']\nretry = 3",
-        &["`retry`", "does not support it yet"],
+        "command = ['true']\ntime = '3h'",
+        &["`time`", "does not support it yet"],
     ),
     (
         "launcher.toml",

@@ -61,6 +61,8 @@ pub struct Start {
     pub wave: Option<Wave>,
     /// Its keeper ends the ranks when no leader confirms this node any more; `None`: it does not.
     pub fence: Option<Fence>,
+    /// The job whose checkpoint `resume_from` names, if it is not its own.
+    pub resume_job: Option<JobId>,
 }
 
 /// When a keeper ends its ranks by itself.
@@ -92,6 +94,7 @@ impl Start {
             alone: false,
             wave: None,
             fence: None,
+            resume_job: None,
         }
     }
 }

@@ -237,8 +237,10 @@ fn request(
     // Tasks of an array have none of their own.
     let checkpoints = start.wave.is_none().then(|| dirs.checkpoints(start.job));
     // Set for every member; only a holder has it.
-    let resume = checkpoints
-        .as_ref()
+    // Another try of a job that is over goes on from what that one left.
+    let made = start.resume_job.map(|job| dirs.checkpoints(job));
+    let resume = made
+        .or_else(|| checkpoints.clone())
         .map(|path| path.join(&start.resume_from))
         .filter(|path| !start.resume_from.is_empty() && path.is_dir());
     let members = start.members.iter().map(|member| Member {

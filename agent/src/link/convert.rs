@@ -72,6 +72,10 @@ pub(crate) fn start_from_wire(start: agent::StartAllocation) -> Result<Start, Id
             grace_ms: fence.grace_ms,
         }),
         wave: wave.transpose()?,
+        resume_job: match start.resume_job {
+            None => None,
+            job => Some(job.try_into()?),
+        },
     })
 }
 
@@ -106,6 +110,7 @@ pub(crate) fn start_to_wire(start: &Start) -> agent::StartAllocation {
             tasks: Some(wave.tasks.pack()),
         }),
         array_count: start.wave.as_ref().map_or(0, |wave| wave.count),
+        resume_job: start.resume_job.map(Into::into),
     }
 }
 

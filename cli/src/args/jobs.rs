@@ -155,6 +155,14 @@ pub struct CancelArgs {
     pub jobs: Vec<String>,
 }
 
+/// Arguments of `retry`.
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// Job ids
+    #[arg(required = true, value_name = "JOB")]
+    pub jobs: Vec<String>,
+}
+
 /// Arguments of `wait`.
 #[derive(Debug, Args)]
 pub struct WaitArgs {

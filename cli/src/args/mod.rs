@@ -12,7 +12,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use admin::{AdminCommand, CertCommand, UserCommand};
 pub use daemon::{AgentArgs, CoordinatorArgs, LauncherArgs};
 pub use dev::{DemoArgs, DevArgs, DevCommand};
-pub use jobs::{CancelArgs, JobsArgs, LogsArgs, RunArgs, ShowArgs, SubmitArgs, WaitArgs, WhyArgs};
+pub use jobs::{
+    CancelArgs, JobsArgs, LogsArgs, RetryArgs, RunArgs, ShowArgs, SubmitArgs, WaitArgs, WhyArgs,
+};
 pub use node::NodeCommand;
 
 /// One training cluster out of a pile of GPU servers.
@@ -75,6 +77,8 @@ pub enum Command {
     Logs(LogsArgs),
     /// End jobs
     Cancel(CancelArgs),
+    /// Try jobs again: what is held or backs off may start, what is over is submitted anew
+    Retry(RetryArgs),
     /// Wait until a job has ended, and end with its exit code
     Wait(WaitArgs),
     /// List the machines of the cluster

@@ -49,7 +49,7 @@ pub async fn to_the_end(
     let mut printer = Printer::new(output, fold, false);
     lines(client, request, &mut printer).await?;
     printer.finish();
-    ended(client, job).await
+    ended(client, job, &|text| output.note(text)).await
 }
 
 /// Where lines go.
@@ -228,14 +228,16 @@ impl Printed {
     }
 }
 
-/// Waits for the end of `job` by watching it: no polling.
-pub async fn ended(client: &mut Client, job: &str) -> Result<Job, Failure> {
+/// Waits for the end of `job` by watching it: no polling. A job that is held is not over; who waits is told, once.
+pub async fn ended(client: &mut Client, job: &str, note: &dyn Fn(&str)) -> Result<Job, Failure> {
+    let mut told = false;
     loop {
         let now = get(client, job).await?;
         if terminal(&now) {
             return Ok(now);
         }
-        match watch(client, &now).await {
+        tell_held(&now, &mut told, note);
+        match watch(client, &now, &mut told, note).await {
             Ok(Some(job)) => return Ok(job),
             // The stream ended or its index was too old: look again.
             Ok(None) => {}
@@ -246,7 +248,18 @@ pub async fn ended(client: &mut Client, job: &str) -> Result<Job, Failure> {
     }
 }
 
-async fn watch(client: &mut Client, since: &Job) -> Result<Option<Job>, Failure> {
+fn tell_held(job: &Job, told: &mut bool, note: &dyn Fn(&str)) {
+    if job.state == "Held" && !std::mem::replace(told, true) {
+        note(&format!("job {} is held: {}", job.id, job.reason));
+    }
+}
+
+async fn watch(
+    client: &mut Client,
+    since: &Job,
+    told: &mut bool,
+    note: &dyn Fn(&str),
+) -> Result<Option<Job>, Failure> {
     let channel = client.channel().await?;
     let request = WatchRequest {
         from_index: since.index,
@@ -261,13 +274,11 @@ async fn watch(client: &mut Client, since: &Job) -> Result<Option<Job>, Failure>
         .await
         .map_err(|status| Failure::from(&status))?
     {
-        let ended = event
-            .changes
-            .into_iter()
-            .filter_map(|change| change.job)
-            .find(terminal);
-        if ended.is_some() {
-            return Ok(ended);
+        for job in event.changes.into_iter().filter_map(|change| change.job) {
+            if terminal(&job) {
+                return Ok(Some(job));
+            }
+            tell_held(&job, told, note);
         }
     }
     Ok(None)

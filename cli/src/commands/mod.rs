@@ -9,6 +9,7 @@ mod jobs;
 mod logs;
 mod node_declare_lost;
 mod nodes;
+mod retry;
 mod run;
 mod show;
 mod spec;
@@ -49,6 +50,7 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Why(args) => client_side(why::run(&args, global, output)),
         Command::Logs(args) => client_side(logs::run(&args, global, output)),
         Command::Cancel(args) => client_side(cancel::run(&args, global, output)),
+        Command::Retry(args) => client_side(retry::run(&args, global, output)),
         Command::Wait(args) => client_side(wait::run(&args, global, output)),
         Command::Nodes => client_side(nodes::run(global, output)),
         Command::Node {

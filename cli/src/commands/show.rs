@@ -23,10 +23,14 @@ pub async fn run(args: &ShowArgs, global: &Global, output: &dyn Output) -> Resul
 
 /// What the rank that failed first said last; nothing if no rank did, or its log is gone.
 async fn last_words(client: &mut Client, job: &Job) -> Vec<LogLine> {
-    let failed = job
-        .outcome
-        .as_ref()
-        .filter(|end| end.by_job && end.exit_code != 0);
+    // Also of a job that waits to start again: what ended its last attempt is what people want to know.
+    let newest = job.attempts.last();
+    let end = job.outcome.as_ref();
+    let end = end.or_else(|| newest.and_then(|attempt| attempt.end.as_ref()));
+    let failed = end.filter(|end| {
+        let itself = end.by_job || end.kind == "OutOfMemory";
+        itself && end.exit_code != 0
+    });
     let Some(rank) = failed.and_then(|end| end.rank) else {
         return Vec::new();
     };

@@ -10,7 +10,8 @@ use crate::output::Output;
 /// Waits for the job of `args`.
 pub async fn run(args: &WaitArgs, global: &Global, output: &dyn Output) -> Result<u8, Failure> {
     let mut client = Client::open(global)?;
-    let ended = follow::ended(&mut client, &args.job);
+    let note = |text: &str| output.note(text);
+    let ended = follow::ended(&mut client, &args.job, &note);
     let job = match args.timeout {
         None => ended.await?,
         Some(seconds) => tokio::time::timeout(Duration::from_secs(seconds), ended)

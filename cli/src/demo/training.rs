@@ -104,7 +104,7 @@ pub async fn follow(
         show(line);
     })
     .await?;
-    let ended = follow::ended(client, job).await?;
+    let ended = follow::ended(client, job, &|_| {}).await?;
     let result = progress.borrow().result.clone();
     match result {
         Some(result) if ended.state == "Completed" => Ok((ended, result)),

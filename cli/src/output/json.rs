@@ -1,7 +1,9 @@
 //! JSON for programs: one versioned value per command, documented and only ever extended. Logs are one value a line.
 use std::collections::BTreeSet;
 
-use mlctl_proto::api::{Attempt, CancelReply, Checkpoint, Job, LogLine, Node, Outcome, WhyReply};
+use mlctl_proto::api::{
+    Attempt, CancelReply, Checkpoint, Job, LogLine, Node, Outcome, Retries, RetryReply, WhyReply,
+};
 use serde_json::{Value, json};
 
 use super::{Output, array, out};
@@ -39,6 +41,7 @@ fn attempt(attempt: &Attempt) -> Value {
         "running_ms": time(attempt.running_ms), "ended_ms": time(attempt.ended_ms), "allocations": allocations,
         "end": outcome(&attempt.end), "resume_from": attempt.resume_from, "simulated": attempt.simulated,
         "tasks": attempt.tasks, "slots": attempt.slots,
+        "resume_job": Some(&attempt.resume_job).filter(|job| !job.is_empty()),
     })
 }
 
@@ -48,7 +51,21 @@ fn checkpoint(c: &Checkpoint) -> Value {
     })
 }
 
+fn retries(retries: &Retries) -> Value {
+    let excluded: Vec<Value> = retries
+        .excluded
+        .iter()
+        .map(|one| json!({ "node": one.node, "why": one.why }))
+        .collect();
+    let hold = Some(&retries.hold).filter(|hold| !hold.is_empty());
+    json!({
+        "restarts": retries.restarts, "used": retries.used, "max": retries.max, "not_before_ms": time(retries.not_before_ms),
+        "losses": retries.losses, "excluded": excluded, "hold": hold,
+    })
+}
+
 fn job(job: &Job) -> Value {
+    let retry_of = Some(&job.retry_of).filter(|of| !of.is_empty());
     json!({
         "id": job.id, "name": job.name, "state": job.state, "owner": job.owner, "owner_id": job.owner_id, "team": job.team,
         "nodes": job.nodes, "gpus": job.gpus, "ranks": job.ranks, "submitted_ms": time(job.submitted_ms),
@@ -56,6 +73,7 @@ fn job(job: &Job) -> Value {
         "outcome": outcome(&job.outcome), "attempts": job.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "checkpoints": job.checkpoints.iter().map(checkpoint).collect::<Vec<_>>(), "traceparent": job.traceparent,
         "array": array::value(&job.array),
+        "retries": job.retries.as_ref().map(retries), "retry_of": retry_of,
     })
 }
 
@@ -130,6 +148,15 @@ impl Output for Json {
         print(
             &json!({ "v": 1, "cancelled": reply.cancelled, "already_ended": reply.already_ended }),
         );
+    }
+
+    fn retried(&self, reply: &RetryReply) {
+        let anew: Vec<Value> = reply
+            .anew
+            .iter()
+            .map(|one| json!({ "job": one.job, "as": one.as_job }))
+            .collect();
+        print(&json!({ "v": 1, "released": reply.released, "going": reply.going, "anew": anew }));
     }
 
     fn ended(&self, job: &Job) {

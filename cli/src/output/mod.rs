@@ -3,11 +3,12 @@ mod array;
 mod clean;
 pub mod fold;
 mod json;
+mod retries;
 mod table;
 
 use std::collections::BTreeSet;
 
-use mlctl_proto::api::{CancelReply, Job, LogLine, Node, WhyReply};
+use mlctl_proto::api::{CancelReply, Job, LogLine, Node, RetryReply, WhyReply};
 
 use crate::args::Format;
 use crate::failure::Failure;
@@ -37,6 +38,8 @@ pub trait Output {
     }
     /// Jobs were cancelled.
     fn cancelled(&self, reply: &CancelReply);
+    /// Jobs are tried again.
+    fn retried(&self, reply: &RetryReply);
     /// A job that was followed has ended.
     fn ended(&self, job: &Job);
     /// A listing of nodes.

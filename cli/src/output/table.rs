@@ -3,12 +3,12 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mlctl_proto::api::{Attempt, CancelReply, Job, LogLine, Node, Outcome, WhyReply};
+use mlctl_proto::api::{Attempt, CancelReply, Job, LogLine, Node, Outcome, RetryReply, WhyReply};
 use mlctl_proto::units::{bytes_text, duration_text};
 
 use super::clean::{clean, clean_line};
 use super::fold::ranges;
-use super::{Output, array, out};
+use super::{Output, array, out, retries};
 use crate::failure::Failure;
 
 /// Prints tables.
@@ -72,7 +72,7 @@ fn rows(head: &[&str], rows: &[Vec<String>]) {
 fn outcome_text(outcome: &Outcome) -> String {
     let what = match outcome.kind.as_str() {
         "Exited" => format!("exit code {}", outcome.exit_code),
-        "Signalled" => format!("signal {}", outcome.exit_code - 128),
+        "Signalled" => signal_text(outcome.exit_code - 128),
         kind => format!("{kind} (exit code {})", outcome.exit_code),
     };
     let rank = outcome
@@ -92,6 +92,30 @@ fn outcome_text(outcome: &Outcome) -> String {
     format!("{what}{rank}{node}{detail}")
 }
 
+/// `signal 9 (SIGKILL)`.
+fn signal_text(signal: i32) -> String {
+    const NAMES: [(i32, &str); 13] = [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (9, "SIGKILL"),
+        (11, "SIGSEGV"),
+        (13, "SIGPIPE"),
+        (15, "SIGTERM"),
+        (24, "SIGXCPU"),
+        (25, "SIGXFSZ"),
+    ];
+    let name = NAMES.iter().find(|(number, _)| *number == signal);
+    match name {
+        Some((_, name)) => format!("signal {signal} ({name})"),
+        None => format!("signal {signal}"),
+    }
+}
+
 fn attempt_text(attempt: &Attempt) -> String {
     let sim = if attempt.simulated {
         " (SIM devices)"
@@ -106,7 +130,11 @@ fn attempt_text(attempt: &Attempt) -> String {
     let resumed = if attempt.resume_from.is_empty() {
         String::new()
     } else {
-        format!(", resumed from {}", clean(&attempt.resume_from))
+        let of = match attempt.resume_job.as_str() {
+            "" => String::new(),
+            job => format!(" of job {job}"),
+        };
+        format!(", resumed from {}{of}", clean(&attempt.resume_from))
     };
     let end = match &attempt.end {
         None => "in progress".to_owned(),
@@ -185,8 +213,15 @@ impl Output for Table {
         )
         .as_bytes());
         out(format!("submitted {} ago", ago(job.submitted_ms)).as_bytes());
+        if !job.retry_of.is_empty() {
+            out(format!("retry of {}", job.retry_of).as_bytes());
+        }
         if !job.reason.is_empty() {
-            out(format!("waits    {}", clean(&job.reason)).as_bytes());
+            let word = if job.state == "Held" { "held" } else { "waits" };
+            out(format!("{word:<8} {}", clean(&job.reason)).as_bytes());
+        }
+        for line in retries::lines(job) {
+            out(clean(&line).as_bytes());
         }
         for line in job.array.iter().flat_map(array::lines) {
             out(clean(&line).as_bytes());
@@ -263,6 +298,24 @@ impl Output for Table {
         }
         for id in &reply.already_ended {
             out(format!("job {id} had ended already").as_bytes());
+        }
+    }
+
+    fn retried(&self, reply: &RetryReply) {
+        for id in &reply.released {
+            out(format!("job {id} may start again · why it waits: mlctl why {id}").as_bytes());
+        }
+        for id in &reply.going {
+            out(
+                format!("job {id} waits, starts or runs: there is nothing to try again").as_bytes(),
+            );
+        }
+        for one in &reply.anew {
+            let (old, new) = (&one.job, &one.as_job);
+            out(format!(
+                "job {old} was over: queued anew as job {new} · follow: mlctl logs -f {new}"
+            )
+            .as_bytes());
         }
     }
 
@@ -348,7 +401,7 @@ mod tests {
         );
         assert_eq!(
             outcome_text(&end("Signalled", 137)),
-            "signal 9 of rank 1 on n"
+            "signal 9 (SIGKILL) of rank 1 on n"
         );
         assert_eq!(
             outcome_text(&end("NodeLost", 140)),

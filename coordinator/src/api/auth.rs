@@ -36,11 +36,12 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 27] = [
+pub const CALLS: [(&str, Access); 28] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
     ("/mlctl.api.v1.Jobs/Cancel", Access::User),
+    ("/mlctl.api.v1.Jobs/Retry", Access::User),
     ("/mlctl.api.v1.Jobs/Why", Access::User),
     ("/mlctl.api.v1.Jobs/Logs", Access::User),
     ("/mlctl.api.v1.Jobs/Watch", Access::User),

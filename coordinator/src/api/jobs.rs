@@ -6,7 +6,8 @@ use mlctl_proto::api::jobs_client::JobsClient;
 use mlctl_proto::api::jobs_server;
 use mlctl_proto::api::{
     CancelReply, CancelRequest, GetJobRequest, Job, ListJobsReply, ListJobsRequest, LogLine,
-    LogsRequest, SubmitReply, SubmitRequest, WatchEvent, WatchRequest, WhyReply, WhyRequest,
+    LogsRequest, RetryReply, RetryRequest, SubmitReply, SubmitRequest, WatchEvent, WatchRequest,
+    WhyReply, WhyRequest,
 };
 use mlctl_runtime::shutdown::Shutdown;
 use mlctl_runtime::telemetry::trace_context;
@@ -16,7 +17,7 @@ use tracing::Instrument;
 
 use super::auth::person;
 use super::route::{no_leader, on_leader, our_word};
-use super::{Answers, jobs_cancel, jobs_read, jobs_submit, logs, watch};
+use super::{Answers, jobs_cancel, jobs_read, jobs_retry, jobs_submit, logs, watch};
 use crate::peers::Lease;
 use crate::shared::Shared;
 
@@ -86,6 +87,20 @@ impl jobs_server::Jobs for Jobs {
         let here = |message| jobs_cancel::cancel(&self.shared, &person, message);
         let there = |lease: Lease, request| async move {
             JobsClient::new(lease.channel.clone()).cancel(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there)
+            .instrument(span)
+            .await
+    }
+
+    async fn retry(&self, request: Request<RetryRequest>) -> Result<Response<RetryReply>, Status> {
+        let person = person(&request)?;
+        let span = tracing::info_span!("retry", user = %person.actor.name);
+        join_trace(&span, request.metadata(), "");
+        let message = request.into_inner();
+        let here = |message| jobs_retry::retry(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone()).retry(request).await
         };
         on_leader(&self.shared, &person, &message, here, there)
             .instrument(span)

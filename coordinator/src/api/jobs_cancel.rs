@@ -16,6 +16,16 @@ use crate::state::records::Reply;
 /// Jobs in one request.
 const JOBS_MAX: usize = 100_000;
 
+/// The jobs that a request names; `verb`: what it asks for.
+pub(super) fn named(jobs: &[String], verb: &str) -> Result<Vec<JobId>, Refusal> {
+    if jobs.is_empty() || jobs.len() > JOBS_MAX {
+        let why = format!("name 1 to {JOBS_MAX} jobs to {verb}");
+        return Err(Refusal::new(Code::BadRequest, why));
+    }
+    let jobs: Result<Vec<JobId>, IdError> = jobs.iter().map(|id| id.parse()).collect();
+    jobs.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))
+}
+
 /// Serves the call on the leader.
 pub async fn cancel(
     shared: &Arc<Shared>,
@@ -28,12 +38,7 @@ pub async fn cancel(
     };
     let hash = *blake3::hash(&bare.encode_to_vec()).as_bytes();
     let key = key(&request.key, hash)?;
-    if request.jobs.is_empty() || request.jobs.len() > JOBS_MAX {
-        let why = format!("name 1 to {JOBS_MAX} jobs to cancel");
-        return Err(Refusal::new(Code::BadRequest, why).into());
-    }
-    let jobs: Result<Vec<JobId>, IdError> = request.jobs.iter().map(|id| id.parse()).collect();
-    let jobs = jobs.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
+    let jobs = named(&request.jobs, "cancel")?;
     let body = Body::CancelJobs(CancelJobs { jobs });
     let committed = shared
         .propose(person.actor.clone(), &person.source, Some(key), body)

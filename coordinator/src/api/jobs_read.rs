@@ -24,7 +24,8 @@ pub async fn get(shared: &Arc<Shared>, request: GetJobRequest) -> Result<Job, Ca
     shared.read().await?;
     let state = shown::state_with(shared, id).await?;
     let record = state.job(id).ok_or_else(|| not_found(id))?;
-    let mut answer = job(&state, record, &shared.published.explanations());
+    let reasons = shared.published.explanations();
+    let mut answer = job(&state, record, &reasons, shared.clock.now_ms());
     answer.spec = state
         .spec(&record.spec_hash)
         .map(|spec| spec.json.clone())
@@ -44,6 +45,7 @@ pub async fn list(
     shared.read().await?;
     let mut state = shared.state();
     let reasons = shared.published.explanations();
+    let now_ms = shared.clock.now_ms();
     let limit = match request.limit {
         0 => LIST_LIMIT_DEFAULT,
         limit => limit.min(LIST_LIMIT_DEFAULT),
@@ -77,7 +79,7 @@ pub async fn list(
     };
     let mut bytes = 0;
     for record in listed {
-        let answer = summary(&state, record, &reasons);
+        let answer = summary(&state, record, &reasons, now_ms);
         // Its length and tag besides.
         bytes += answer.encoded_len() + 8;
         if reply.jobs.len() == limit as usize || bytes > PAGE_BYTES {
@@ -96,7 +98,7 @@ pub async fn why(shared: &Arc<Shared>, request: WhyRequest) -> Result<WhyReply, 
     let state = shown::state_with(shared, id).await?;
     let record = state.job(id).ok_or_else(|| not_found(id))?;
     let view = shared.published.view(State::clone(&state));
-    let reasons: Vec<Reason> = explain(&view, id)
+    let reasons: Vec<Reason> = explain(&view, id, shared.clock.now_ms())
         .iter()
         .map(|reason| Reason {
             code: reason.word().to_owned(),

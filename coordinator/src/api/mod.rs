@@ -11,6 +11,7 @@ mod exchange;
 mod jobs;
 mod jobs_cancel;
 mod jobs_read;
+mod jobs_retry;
 mod jobs_submit;
 mod keeping;
 mod link;

@@ -166,11 +166,12 @@ impl Watcher {
     /// The changes as events that fit into a message. Only the last carries the index: what came before it is not complete.
     fn events_of(&self, state: &State, changes: &Changes) -> Vec<WatchEvent> {
         let reasons = self.shared.published.explanations();
+        let now_ms = self.shared.clock.now_ms();
         let shown = changes.changed.iter().filter_map(|changed| match changed {
             Changed::Job(id) if self.wants(*id) => Some(Change {
                 kind: "job".to_owned(),
                 id: id.to_string(),
-                job: Some(convert::job::job(state, state.job(*id)?, &reasons)),
+                job: Some(convert::job::job(state, state.job(*id)?, &reasons, now_ms)),
                 node: None,
             }),
             Changed::Node(name) if self.jobs.is_empty() => Some(Change {

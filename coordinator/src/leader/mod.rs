@@ -1,12 +1,13 @@
 //! What only a leader does: the barrier of gangs, leases, judging silence, planning, telling agents what is committed.
 //!
 //! All of it is soft and starts anew with every term. What decides lies in `step` and what it is made of (`liveness`,
-//! `leases`, `gang`, `reconcile`, `orders`), which are pure; `lead` is the loop that feeds it. Nothing here is replicated state.
+//! `leases`, `gang`, `reconcile`, `orders`, `pace`), which are pure; `lead` is the loop that feeds it. Nothing here is replicated state.
 pub mod gang;
 mod lead;
 pub mod leases;
 pub mod liveness;
 pub mod orders;
+mod pace;
 mod planning;
 pub mod reconcile;
 pub mod step;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use gang::Report;
 pub use orders::{GangMember, Order, Relay, StartOrder};
+pub use pace::Pace;
 pub use supervise::supervise;
 
 /// Where streams of agents report while this member leads.

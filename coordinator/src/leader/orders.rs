@@ -109,6 +109,8 @@ pub struct StartOrder {
     pub node_rank: u32,
     /// Checkpoint to resume from, empty: none.
     pub resume_from: String,
+    /// Whose checkpoint that is, if not its own job's.
+    pub resume_job: Option<JobId>,
     /// Whether the cluster lets jobs run as root.
     pub allow_root: bool,
     /// The gang is this node, and no attempt before it is in doubt: there is nothing to wait for once the node is ready.
@@ -163,6 +165,7 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
         members: members.collect(),
         node_rank: u32::try_from(node_rank).ok()?,
         resume_from: attempt.resume_from.clone(),
+        resume_job: attempt.resume_job,
         allow_root: state.settings().is_some_and(|settings| settings.allow_root),
         alone: attempt.allocations.len() == 1 && state.in_doubt(job.id).is_none(),
         wave: attempt.wave.clone(),

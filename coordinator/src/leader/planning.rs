@@ -24,7 +24,7 @@ pub(super) async fn plan(
     salvaging: BTreeSet<JobId>,
 ) -> Option<u64> {
     let state = shared.state();
-    let now = shared.clock.now_ms();
+    let now = shared.clock.stamp(state.now_ms());
     let span = tracing::info_span!(
         "plan",
         pending = tracing::field::Empty,
@@ -52,7 +52,8 @@ pub(super) async fn plan(
     for starts in plan.starts.chunks(STARTS_PER_COMMAND) {
         whole &= propose(&shared, starts).instrument(span.clone()).await;
     }
-    plan_again_in(plan.next, now, whole)
+    let again_in = plan_again_in(plan.next, now, whole);
+    again_in.map(|ms| shared.clock.wait(ms))
 }
 
 /// Whether all of them were started.

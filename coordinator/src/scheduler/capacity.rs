@@ -95,19 +95,33 @@ impl<'a> Capacity<'a> {
         shape
     }
 
+    /// The nodes of these names, as far as they take work.
+    pub fn places(&self, names: &[&str]) -> BTreeSet<usize> {
+        let places = names.iter().filter_map(|name| self.by_name.get(name));
+        places.copied().collect()
+    }
+
     /// Where a gang fits whole: on the domain that its list of types prefers, and there so that least is left free on the
-    /// chosen nodes. `rank_0`: the node that must be the first.
-    pub fn find(&self, request: &Request, rank_0: Option<&str>) -> Option<Choice<'a>> {
+    /// chosen nodes. `rank_0`: the node that must be the first. `out`: where it is not placed.
+    pub fn find(
+        &self,
+        request: &Request,
+        rank_0: Option<&str>,
+        out: &BTreeSet<usize>,
+    ) -> Option<Choice<'a>> {
         let first = match rank_0 {
             Some(name) => Some(*self.by_name.get(name)?),
             None => None,
         };
+        if first.is_some_and(|first| out.contains(&first)) {
+            return None;
+        }
         let suitable = self
             .buckets
             .iter()
             .filter(|(domain, _)| domain.suits(request));
         let found = suitable.filter_map(|(domain, buckets)| {
-            let (left, slots) = self.find_in(*domain, buckets, request, first)?;
+            let (left, slots) = self.find_in(*domain, buckets, request, (first, out))?;
             Some(((domain.preference(request), left, *domain), slots))
         });
         let ((_, _, domain), slots) = found.min_by_key(|(order, _)| *order)?;
@@ -120,7 +134,7 @@ impl<'a> Capacity<'a> {
         domain: Domain,
         buckets: &Buckets,
         request: &Request,
-        first: Option<usize>,
+        (first, out): (Option<usize>, &BTreeSet<usize>),
     ) -> Option<(u64, Vec<usize>)> {
         let wanted = request.nodes as usize;
         let mut chosen = Vec::new();
@@ -157,7 +171,7 @@ impl<'a> Capacity<'a> {
             }
             let others = slots(bucket)
                 .into_iter()
-                .filter(|(_, index)| Some(*index) != first);
+                .filter(|(_, index)| Some(*index) != first && !out.contains(index));
             chosen.extend(others.take(missing(&chosen)));
         }
         if chosen.len() < wanted {

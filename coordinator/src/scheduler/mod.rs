@@ -2,7 +2,8 @@
 //!
 //! Order today: first fit in submit order. A job that does not fit does not block the ones behind it; reservations, quotas and
 //! preemption come later, so a wide gang may wait behind a stream of narrow jobs. Gangs start whole, on distinct nodes of one
-//! pool and with devices of one model. Each pending job that does not start gets its leading reason.
+//! pool and with devices of one model. Each pending job that does not start gets its leading reason. A job that failed starts when
+//! its back-off is over, and not on nodes that failed it while there are others.
 #![deny(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -17,6 +18,8 @@ mod property_tests;
 mod reasons;
 #[cfg(test)]
 mod resume_tests;
+#[cfg(test)]
+mod retry_tests;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -46,7 +49,7 @@ pub struct Plan {
 /// Plans once over all pending jobs. The cost is that of the pending jobs plus that of the nodes, not their product: requests
 /// that are equal fail once, and free capacity is kept in order.
 pub fn plan(view: &ClusterView, now_ms: UtcMs) -> Plan {
-    let mut planner = planner::Planner::new(view);
+    let mut planner = planner::Planner::new(view, now_ms);
     for job in view.state.queue() {
         if planner.is_full() {
             // The rest of a very large plan is made from the state that this part leaves behind.
@@ -54,5 +57,6 @@ pub fn plan(view: &ClusterView, now_ms: UtcMs) -> Plan {
         }
         planner.consider(job);
     }
-    planner.finish(None)
+    let next = planner.next();
+    planner.finish(next)
 }

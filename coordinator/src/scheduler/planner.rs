@@ -7,10 +7,10 @@ use mlctl_proto::units::UtcMs;
 
 use super::Plan;
 use super::capacity::{Capacity, Choice};
-use super::reasons::{Inventory, Reason, holder_reason};
+use super::reasons::{Inventory, Reason, excluded_reason, holder_reason};
 use super::shape::Shape;
 use super::waves;
-use crate::state::rules::{Request, Resume, all_of, living_holders, resume};
+use crate::state::rules::{Request, Resume, all_of, excluded, living_holders, resume};
 use crate::state::view::{Checkpoint, ClusterView, Job, JobState, StartAttempt};
 
 /// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
@@ -26,6 +26,9 @@ pub(super) struct Planner<'a> {
     failed: BTreeMap<Arc<Request>, Reason>,
     named: usize,
     plan: Plan,
+    now_ms: UtcMs,
+    /// When the first back-off is over.
+    next: Option<UtcMs>,
 }
 
 /// What becomes of one job.
@@ -38,7 +41,7 @@ enum Verdict<'a> {
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(view: &'a ClusterView) -> Self {
+    pub fn new(view: &'a ClusterView, now_ms: UtcMs) -> Self {
         let capacity = Capacity::new(view);
         let free = capacity.shape();
         let inventory = Inventory::new(view);
@@ -50,7 +53,15 @@ impl<'a> Planner<'a> {
             failed: BTreeMap::new(),
             named: 0,
             plan: Plan::default(),
+            // Apply goes by state time, which never lies behind.
+            now_ms: now_ms.max(view.state.now_ms()),
+            next: None,
         }
+    }
+
+    /// When time alone changes the answer: a back-off is over.
+    pub fn next(&self) -> Option<UtcMs> {
+        self.next
     }
 
     /// The plan names as much as one command may.
@@ -68,6 +79,12 @@ impl<'a> Planner<'a> {
         let Some(request) = self.view.state.request(job) else {
             return;
         };
+        if let Some(reason) = Reason::of_backoff(job, self.now_ms) {
+            let until = job.retries.not_before_ms;
+            self.next = Some(self.next.map_or(until, |next| next.min(until)));
+            self.plan.explanations.insert(job.id, reason);
+            return;
+        }
         if let Some(reason) = self.failed.get(request) {
             // What is ahead of it may have grown since its equal failed; everything else is what was free before this plan.
             let reason = match reason {
@@ -153,7 +170,12 @@ impl<'a> Planner<'a> {
             });
         }
         let none = counter == job.epoch_counter && !self.is_full();
-        if none && self.capacity.find(request, None).is_none() {
+        if none
+            && self
+                .capacity
+                .find(request, None, &BTreeSet::new())
+                .is_none()
+        {
             let Some(reason) = self.why_no_place(request).into_iter().next() else {
                 return;
             };
@@ -169,6 +191,9 @@ impl<'a> Planner<'a> {
         let Some(request) = self.view.state.request(job) else {
             return Vec::new();
         };
+        if let Some(reason) = Reason::of_backoff(job, self.now_ms) {
+            return vec![reason];
+        }
         match self.judge(job, request) {
             Verdict::Starts(..) => Vec::new(),
             Verdict::NoPlace => {
@@ -178,6 +203,15 @@ impl<'a> Planner<'a> {
             }
             Verdict::Waits(reason) => vec![reason],
         }
+    }
+
+    /// Where it is not placed. Most jobs have failed nowhere.
+    fn out(&self, job: &Job, request: &Request) -> BTreeSet<usize> {
+        if job.retries.excluded.is_empty() {
+            return BTreeSet::new();
+        }
+        self.capacity
+            .places(&excluded(&self.view.state, job, request))
     }
 
     fn why_no_place(&self, request: &Request) -> Vec<Reason> {
@@ -192,15 +226,21 @@ impl<'a> Planner<'a> {
         if self.view.salvaging.contains(&job.id) {
             return Verdict::Waits(Reason::Salvage);
         }
-        let Some(anywhere) = self.capacity.find(request, None) else {
-            return Verdict::NoPlace;
+        let out = self.out(job, request);
+        let Some(anywhere) = self.capacity.find(request, None, &out) else {
+            let none = BTreeSet::new();
+            let hindered = !out.is_empty() && self.capacity.find(request, None, &none).is_some();
+            return match hindered {
+                true => Verdict::Waits(excluded_reason(job)),
+                false => Verdict::NoPlace,
+            };
         };
         let checkpoints = match resume(&self.view.state, job) {
             Resume::Nothing => return Verdict::Starts(anywhere, String::new()),
             Resume::From(checkpoints) => checkpoints,
         };
         for checkpoint in checkpoints {
-            if let Some(choice) = self.on_holder(checkpoint, request) {
+            if let Some(choice) = self.on_holder(checkpoint, request, &out) {
                 return Verdict::Starts(choice, checkpoint.name.clone());
             }
             // A holder that takes work but was not heard yet says hello soon, or falls silent for good: an older checkpoint
@@ -215,9 +255,14 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn on_holder(&self, checkpoint: &Checkpoint, request: &Request) -> Option<Choice<'a>> {
+    fn on_holder(
+        &self,
+        checkpoint: &Checkpoint,
+        request: &Request,
+        out: &BTreeSet<usize>,
+    ) -> Option<Choice<'a>> {
         let mut holders = living_holders(&self.view.state, checkpoint);
-        holders.find_map(|holder| self.capacity.find(request, Some(holder)))
+        holders.find_map(|holder| self.capacity.find(request, Some(holder), out))
     }
 
     fn unheard_holder(&self, checkpoint: &Checkpoint) -> bool {
@@ -234,7 +279,8 @@ impl<'a> Planner<'a> {
             return None;
         };
         let newest = checkpoints.first()?;
-        if self.on_holder(newest, request).is_some() {
+        let out = self.out(job, request);
+        if self.on_holder(newest, request, &out).is_some() {
             return None;
         }
         let holders: Vec<&str> = living_holders(&self.view.state, newest).collect();

@@ -60,7 +60,7 @@ proptest! {
         for job in before.state.pending() {
             let starts = first.starts.iter().any(|start| start.job == job.id);
             prop_assert_eq!(starts, !first.explanations.contains_key(&job.id), "it starts, or there is a reason");
-            let leading = explain(&before, job.id).into_iter().next();
+            let leading = explain(&before, job.id, 0).into_iter().next();
             prop_assert_eq!(leading.as_ref(), first.explanations.get(&job.id), "explain says what plan did");
         }
         let wanted: Vec<JobId> = first.starts.iter().map(|start| start.job).collect();
@@ -71,8 +71,9 @@ proptest! {
         prop_assert_eq!(plan(&after, 0).starts, vec![], "what fits was started at once");
         for job in after.state.pending() {
             let waits_for_holder = matches!(resume(&after.state, job), Resume::From(_));
-            let waits = waits_for_holder || after.state.ends_attempt(job.id);
-            prop_assert!(waits || !fits_anywhere(&after, job.id), "job {} fits: {:?}", job.id, explain(&after, job.id));
+            let failed = job.retries.backs_off(after.state.now_ms()) || !job.retries.excluded.is_empty();
+            let waits = waits_for_holder || failed || after.state.ends_attempt(job.id);
+            prop_assert!(waits || !fits_anywhere(&after, job.id), "job {} fits: {:?}", job.id, explain(&after, job.id, 0));
         }
     }
 }

@@ -2,10 +2,11 @@
 use std::fmt;
 
 use mlctl_proto::spec::OnDisconnect;
+use mlctl_proto::units::UtcMs;
 
 use super::shape::{Domain, Shape, need};
 use crate::state::rules::{Request, kinds_text, never_fits};
-use crate::state::view::{Admin, ClusterView, Liveness, Node};
+use crate::state::view::{Admin, ClusterView, HoldReason, Job, Liveness, Node};
 
 /// Names of nodes that one reason lists.
 const NAMES_MAX: usize = 8;
@@ -80,6 +81,25 @@ pub enum Reason {
         /// GPUs that it needs on one of them, 0: room for ranks.
         gpus: u32,
     },
+    /// It failed before and waits before it starts again.
+    RetryBackoff {
+        /// How often it had started again before.
+        failures: u32,
+        /// What is left of the wait, milliseconds.
+        left_ms: u64,
+    },
+    /// It would fit, but for nodes that failed it.
+    ExcludedNodes {
+        /// Some of them.
+        nodes: Vec<String>,
+    },
+    /// It is held: nodes, agents or devices went down under it.
+    SuspectedPoison {
+        /// Nodes and agents.
+        losses: u32,
+        /// Where it last did.
+        nodes: Vec<String>,
+    },
     /// Its last attempt is still being ended.
     AttemptEnds,
     /// Nodes of its attempt are silent, and it wants no other attempt before that one is surely dead.
@@ -106,6 +126,9 @@ impl Reason {
             Self::NodeUnhealthy { .. } => "NodeUnhealthy",
             Self::NodeDrained { .. } => "NodeDrained",
             Self::HolderFull { .. } => "InsufficientGpus",
+            Self::RetryBackoff { .. } => "RetryBackoff",
+            Self::ExcludedNodes { .. } => "ExcludedNodes",
+            Self::SuspectedPoison { .. } => "SuspectedPoison",
             Self::AttemptEnds => "AttemptEnds",
             Self::NodeSilent { .. } => "NodeSilent",
             Self::Salvage => "Salvage",
@@ -116,6 +139,9 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::RetryBackoff { .. }
+            | Self::ExcludedNodes { .. }
+            | Self::SuspectedPoison { .. } => failed_before(self, f),
             Self::AttemptEnds => f.write_str("its last attempt is still being ended"),
             Self::Salvage => f.write_str("it waits for a checkpoint of its last attempt"),
             Self::NodeSilent { nodes, policy } => f.write_str(&silent(nodes, *policy)),
@@ -157,21 +183,9 @@ impl fmt::Display for Reason {
                     "{nodes} with room for {ranks}{each} needed, {with_room} free"
                 )
             }
-            Self::NodeUnhealthy { nodes, holds } => {
-                write!(
-                    f,
-                    "not available: {}{}",
-                    nodes.join(", "),
-                    holding(holds.as_deref())
-                )
-            }
+            Self::NodeUnhealthy { nodes, holds } => out_of_it(f, "not available", nodes, holds),
             Self::NodeDrained { nodes, holds } => {
-                write!(
-                    f,
-                    "closed to new work by an admin: {}{}",
-                    nodes.join(", "),
-                    holding(holds.as_deref())
-                )
+                out_of_it(f, "closed to new work by an admin", nodes, holds)
             }
             Self::HolderFull {
                 checkpoint, nodes, ..
@@ -196,6 +210,80 @@ fn silent(nodes: &[String], policy: OnDisconnect) -> String {
     };
     let (names, word) = (nodes.join(", "), policy.word());
     format!("{names} is silent and may still run it; on_disconnect = \"{word}\": {then}")
+}
+
+impl Reason {
+    /// How much longer a pending job backs off at `now_ms`, if it does.
+    pub fn of_backoff(job: &Job, now_ms: UtcMs) -> Option<Self> {
+        let retries = &job.retries;
+        let left = retries.not_before_ms.saturating_sub(now_ms);
+        let reason = || Self::RetryBackoff {
+            failures: retries.requeues,
+            left_ms: u64::try_from(left).unwrap_or(0),
+        };
+        retries.backs_off(now_ms).then(reason)
+    }
+
+    /// Why a job is held, if it is.
+    pub fn of_hold(job: &Job) -> Option<Self> {
+        let HoldReason::SuspectedPoison = job.retries.hold?;
+        let excluded = job.retries.excluded.iter();
+        Some(Self::SuspectedPoison {
+            losses: job.retries.losses,
+            nodes: excluded
+                .rev()
+                .take(NAMES_MAX)
+                .map(|one| one.node.clone())
+                .collect(),
+        })
+    }
+}
+
+/// What failed attempts of a job lead to.
+fn failed_before(reason: &Reason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match reason {
+        Reason::RetryBackoff { failures, left_ms } => {
+            let failures = many(*failures, "failure");
+            let left = left_ms.div_ceil(1_000);
+            write!(
+                f,
+                "after {failures} it starts again in {left} s; `mlctl retry` starts it now"
+            )
+        }
+        Reason::ExcludedNodes { nodes } => write!(
+            f,
+            "there is room only on nodes that failed it: {}; `mlctl retry` forgets that",
+            nodes.join(", ")
+        ),
+        Reason::SuspectedPoison { losses, nodes } => suspected(f, *losses, nodes),
+        other => f.write_str(other.word()),
+    }
+}
+
+fn out_of_it(
+    f: &mut fmt::Formatter<'_>,
+    how: &str,
+    nodes: &[String],
+    holds: &Option<String>,
+) -> fmt::Result {
+    let holds = holding(holds.as_deref());
+    write!(f, "{how}: {}{holds}", nodes.join(", "))
+}
+
+fn suspected(f: &mut fmt::Formatter<'_>, losses: u32, nodes: &[String]) -> fmt::Result {
+    let what = match losses {
+        0 => "devices failed under it again and again".to_owned(),
+        1 => "a node or agent was lost under it, and devices failed".to_owned(),
+        losses => format!("{losses} times a node or its agent was lost under it"),
+    };
+    let place = match nodes {
+        [] => String::new(),
+        nodes => format!(" (last on {})", nodes.join(", ")),
+    };
+    write!(
+        f,
+        "{what}{place}: it may be the cause; look at it, then `mlctl retry` or `mlctl cancel`"
+    )
 }
 
 fn holding(checkpoint: Option<&str>) -> String {
@@ -308,6 +396,17 @@ impl<'a> Inventory<'a> {
         }
         let never = never_fits(request, self.view.state.inventory());
         never.map(|never| Reason::NeverFits { why: never.why })
+    }
+}
+
+/// There is room, but only on nodes that failed the job.
+pub(super) fn excluded_reason(job: &Job) -> Reason {
+    let excluded = job.retries.excluded.iter().rev();
+    Reason::ExcludedNodes {
+        nodes: excluded
+            .take(NAMES_MAX)
+            .map(|one| one.node.clone())
+            .collect(),
     }
 }
 

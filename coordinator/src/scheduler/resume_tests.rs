@@ -16,8 +16,8 @@ fn interrupted() -> (Cluster, JobId) {
     for (name, step) in [("a", 10), ("b", 10), ("b", 20)] {
         cluster.event(name, job, epoch, sealed(&format!("step-{step}"), step));
     }
-    cluster.ended("a", job, epoch, EndKind::KeeperLost);
-    cluster.ended("b", job, epoch, EndKind::KeeperLost);
+    cluster.ended("a", job, epoch, EndKind::Preempted);
+    cluster.ended("b", job, epoch, EndKind::Preempted);
     (cluster, job)
 }
 
@@ -58,7 +58,7 @@ fn waits(spoil: &dyn Fn(&mut Cluster), heard: &[&str], reason: &Reason) {
     spoil(&mut cluster);
     let view = view(&cluster, heard);
     assert_eq!(plan(&view, 0).explanations.get(&job), Some(reason));
-    assert_eq!(explain(&view, job), std::slice::from_ref(reason));
+    assert_eq!(explain(&view, job, 0), std::slice::from_ref(reason));
 }
 
 const ALL: [&str; 4] = ["a", "b", "c", "d"];

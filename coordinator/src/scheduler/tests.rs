@@ -197,7 +197,7 @@ fn busy(gpus: &[(&str, u32, u32)]) -> Cluster {
 fn check_reasons(mut cluster: Cluster, spec: JobSpec, expected: &[Reason]) {
     let job = cluster.submitted_spec("ann", &spec);
     let view = view(&cluster);
-    assert_eq!(explain(&view, job), expected);
+    assert_eq!(explain(&view, job, 0), expected);
     assert_eq!(plan(&view, 0).explanations.get(&job), expected.first());
 }
 
@@ -266,7 +266,7 @@ fn reasons_of_a_broken_cluster() {
         nodes: vec!["a".into()],
         holds: None,
     };
-    assert_eq!(explain(&view, job)[0], a_is_out);
+    assert_eq!(explain(&view, job, 0)[0], a_is_out);
 }
 
 fn says(reason: Reason, text: &str) {

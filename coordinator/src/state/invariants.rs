@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::limits::EXCLUDED_NODES_MAX;
 
 use super::records::{AllocationPhase, Attempt, Job, JobState, Liveness, Node};
 use super::{Changed, State};
@@ -274,6 +275,7 @@ fn check_history_step(before: &State, after: &State, found: &mut Vec<Violation>)
 }
 
 fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
+    check_retries(job, found);
     let attempts = || state.attempts_of(job.id);
     let open = attempts().filter(|attempt| !attempt.closed()).count();
     let current = state.current_attempt(job);
@@ -338,6 +340,29 @@ fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
     }
 }
 
+/// What failed attempts led to.
+fn check_retries(job: &Job, found: &mut Vec<Violation>) {
+    let excluded = job.retries.excluded.iter();
+    let excluded: BTreeSet<&str> = excluded.map(|one| one.node.as_str()).collect();
+    for (holds, rule) in [
+        (
+            (job.state == JobState::Held) == job.retries.hold.is_some(),
+            "a job is Held exactly while there is a reason",
+        ),
+        (
+            excluded.len() == job.retries.excluded.len() && excluded.len() <= EXCLUDED_NODES_MAX,
+            "nodes that failed a job are remembered once each, and not too many",
+        ),
+        (
+            job.retries.waits <= job.retries.requeues && job.retries.used <= job.retries.requeues,
+            "what waited or was counted had been restarted",
+        ),
+    ] {
+        let what = || format!("job {}: {}", job.id, job.state.word());
+        require(found, holds, rule, what);
+    }
+}
+
 /// At most one attempt is in doubt, and whatever else is not current is on its way out.
 fn check_doubt(state: &State, job: &Job, found: &mut Vec<Violation>) {
     let open: Vec<_> = state
@@ -359,8 +384,10 @@ fn check_doubt(state: &State, job: &Job, found: &mut Vec<Violation>) {
             "a job holds at most two attempts, one of them in doubt",
         ),
         (
-            in_doubt == 0 || !(job.state.terminal() || job.state == JobState::Running),
-            "nothing is in doubt when a successor runs or the job is over",
+            in_doubt == 0
+                || !(job.state.terminal()
+                    || matches!(job.state, JobState::Running | JobState::Held)),
+            "nothing is in doubt when a successor runs, or the job is held or over",
         ),
         (
             job.recalled_counter < job.epoch_counter.max(1),
@@ -390,6 +417,8 @@ fn check_attempt(state: &State, attempt: &Attempt, found: &mut Vec<Violation>) {
         let node = state.node(&one.node);
         node.is_some_and(|node| node.liveness == Liveness::Lost)
     });
+    let lineage = state.job(attempt.job).and_then(|job| job.lineage.as_ref());
+    let inherits = lineage.is_some_and(|lineage| Some(lineage.made_by) == attempt.resume_job);
     let success = attempt.closed() && attempt.end.as_ref().is_some_and(|end| end.success());
     let clean = all
         .iter()
@@ -411,6 +440,10 @@ fn check_attempt(state: &State, attempt: &Attempt, found: &mut Vec<Violation>) {
         (
             !attempt.in_doubt || (lost && !attempt.stopping && !attempt.closed()),
             "what is in doubt is open on Lost nodes",
+        ),
+        (
+            attempt.resume_job.is_none() || inherits,
+            "who resumes from another job's checkpoint is another try of it",
         ),
         (
             !success || clean,

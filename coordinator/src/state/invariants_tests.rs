@@ -1,7 +1,6 @@
 //! Tests of the invariants: each rule is broken once, so that a check that cannot fail shows.
 use super::*;
-use crate::state::records::{End, EndKind, RankExit};
-use crate::state::rules::Request;
+use crate::state::records::{End, EndKind, ExcludedNode, HoldReason, RankExit};
 use crate::state::testing::{Cluster, sealed};
 use mlctl_proto::spec::Ranges;
 
@@ -64,6 +63,17 @@ fn each_rule_of_a_job_can_fail() {
     broken_job("checkpoints are in order", |job| {
         job.checkpoints[0].holders.clear()
     });
+    broken_job("a job is Held", |job| {
+        job.retries.hold = Some(HoldReason::SuspectedPoison)
+    });
+    broken_job("nodes that failed a job", |job| {
+        let failed = ExcludedNode {
+            node: "a".into(),
+            why: EndKind::NodeLost,
+        };
+        job.retries.excluded = vec![failed.clone(), failed];
+    });
+    broken_job("what waited", |job| job.retries.waits = 1);
     broken_job("the digest", |job| job.owner_name = "eve".into());
 }
 
@@ -96,6 +106,12 @@ fn each_rule_of_an_attempt_can_fail() {
             ..attempt
         });
     });
+    broken("who resumes from another", |state, job, attempt| {
+        state.put_attempt(Attempt {
+            resume_job: Some(job.id),
+            ..attempt
+        });
+    });
     broken("a success", |state, _, mut attempt| {
         for allocation in &mut attempt.allocations {
             allocation.phase = AllocationPhase::Ended;
@@ -111,15 +127,9 @@ fn each_rule_of_an_attempt_can_fail() {
         state.put_attempt(attempt);
     });
     broken("the indexes say", |state, job, _| {
-        let other = Request {
-            nodes: 1,
-            gpus: 0,
-            ranks: 1,
-            cpus: 0,
-            memory: 0,
-            kinds: vec![],
-        };
-        state.indexes.add_request(job.spec_hash, other);
+        state
+            .indexes
+            .add_spec(job.spec_hash, crate::state::testing::spec(1, 0));
     });
 }
 

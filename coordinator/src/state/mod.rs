@@ -30,6 +30,7 @@ use std::sync::Arc;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::mutants::{Mutant, planted};
+use mlctl_proto::spec::RetrySpec;
 use mlctl_proto::units::UtcMs;
 
 pub use commands::{Body, Command, IdempotencyKey};
@@ -271,6 +272,11 @@ impl State {
     /// What a job asks of the inventory.
     pub fn request(&self, job: &Job) -> Option<&Arc<Request>> {
         self.indexes.request(&job.spec_hash)
+    }
+
+    /// How often a job starts again by itself, if its spec says so.
+    pub fn retry(&self, job: &Job) -> Option<&Arc<RetrySpec>> {
+        self.indexes.retry(&job.spec_hash)
     }
 
     /// All teams by name.

@@ -56,6 +56,7 @@ fn histories_reach_what_matters() {
     let (mut restarts, mut resumed, mut lost) = (0, 0, 0);
     let (mut doubtful, mut recalled) = (0, 0);
     let (mut tasks, mut returned) = (0, 0);
+    let (mut retried, mut waited, mut avoided, mut anew) = (0, 0, 0, 0);
     for _ in 0..300 {
         let history = histories(120)
             .new_tree(&mut runner)
@@ -67,6 +68,12 @@ fn histories_reach_what_matters() {
             .jobs()
             .map(|job| job.infrastructure_restarts)
             .sum::<u32>();
+        for job in state.jobs() {
+            retried += job.retries.used;
+            waited += job.retries.waits;
+            avoided += job.retries.excluded.len();
+            anew += usize::from(job.lineage.is_some());
+        }
         let dropped = |attempt: &&std::sync::Arc<super::records::Attempt>| {
             let end = attempt.end.as_ref();
             end.is_some_and(|end| end.kind == super::records::EndKind::Superseded)
@@ -86,7 +93,7 @@ fn histories_reach_what_matters() {
             .filter(|node| node.liveness == super::records::Liveness::Lost)
             .count();
     }
-    let unreachable = [JobState::Held, JobState::TimedOut];
+    let unreachable = [JobState::TimedOut];
     let missing: Vec<_> = JobState::ALL
         .into_iter()
         .filter(|state| !states.contains(state) && !unreachable.contains(state))
@@ -95,6 +102,10 @@ fn histories_reach_what_matters() {
     assert!(
         tasks > 50 && returned > 5,
         "{tasks} tasks, {returned} returned"
+    );
+    assert!(
+        retried > 20 && waited > 5 && avoided > 20 && anew > 5,
+        "{retried} retried, {waited} waited, {avoided} avoided, {anew} submitted anew"
     );
     assert!(
         restarts > 20 && resumed > 5 && lost > 20 && doubtful > 5 && recalled > 0,

@@ -27,8 +27,7 @@ impl State {
     pub(super) fn put_spec(&mut self, spec: Spec) -> Result<(), CodecError> {
         let hash = spec.hash();
         if self.indexes.request(&hash).is_none() {
-            self.indexes
-                .add_request(hash, Request::from_json(&spec.json)?);
+            self.indexes.add_spec(hash, Request::spec(&spec.json)?);
         }
         self.specs.put(spec);
         Ok(())
@@ -56,7 +55,7 @@ impl State {
             }),
             _ => {
                 self.specs.remove(&job.spec_hash);
-                self.indexes.remove_request(&job.spec_hash);
+                self.indexes.remove_spec(&job.spec_hash);
                 Ok(())
             }
         }
@@ -151,8 +150,8 @@ impl State {
     pub(super) fn rebuilt_indexes(&self) -> Indexes {
         let mut indexes = Indexes::default();
         for (hash, spec) in self.specs.iter() {
-            if let Ok(request) = Request::from_json(&spec.json) {
-                indexes.add_request(*hash, request);
+            if let Ok(spec) = Request::spec(&spec.json) {
+                indexes.add_spec(*hash, spec);
             }
         }
         self.nodes().for_each(|node| indexes.node(None, node));

@@ -124,6 +124,12 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), SpecError> {
     if spec.ranks_per_node() != 1 {
         return wrong("ranks", "must be 1 in an array: a task is one process");
     }
+    if spec.retry.is_some() {
+        return wrong(
+            "retry",
+            "is not supported in an array: a task that failed stays failed",
+        );
+    }
     if spec.checkpoint.is_some() {
         return wrong(
             "checkpoint",

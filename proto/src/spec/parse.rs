@@ -42,7 +42,7 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "name",
     "nodes",
     "gpus",
@@ -60,16 +60,17 @@ const KEYS: [&str; 17] = [
     "cpus",
     "mem",
     "shm",
+    "retry",
 ];
 const CHECKPOINT_KEYS: [&str; 1] = ["dir"];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
+const RETRY_KEYS: [&str; 2] = ["max", "on"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 17] = [
+const PLANNED: [&str; 16] = [
     "time",
     "total_time",
     "team",
     "class",
-    "retry",
     "preempt",
     "idle",
     "secrets",
@@ -116,7 +117,12 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
         ));
     };
     known_keys(table.keys(), &KEYS, "")?;
-    for (key, known) in [("checkpoint", &CHECKPOINT_KEYS[..]), ("mpi", &MPI_KEYS[..])] {
+    let tables = [
+        ("checkpoint", &CHECKPOINT_KEYS[..]),
+        ("mpi", &MPI_KEYS[..]),
+        ("retry", &RETRY_KEYS[..]),
+    ];
+    for (key, known) in tables {
         if let Some(inner) = table.get(key).and_then(|value| value.as_object()) {
             known_keys(inner.keys(), known, &format!("{key}."))?;
         }
@@ -143,6 +149,9 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
     }
     if let Some(value) = table.get("array") {
         super::array::check_value(value)?;
+    }
+    if let Some(retry) = table.get("retry").and_then(|value| value.as_object()) {
+        super::retry::check_table(retry)?;
     }
     if !table.contains_key("command") {
         return Err(SpecError::Value {

@@ -3,15 +3,15 @@
 
 use mlctl_coordinator::state::commands::{
     AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeSettings, DeclareNodeLost,
-    Happening, IdempotencyKey, LossProof, Placement, RegisterNode, SetNodeLiveness, StartAttempt,
-    StartAttempts, SubmitJob, TasksEnded,
+    Happening, IdempotencyKey, LossProof, Placement, RegisterNode, RetryJobs, SetNodeLiveness,
+    StartAttempt, StartAttempts, SubmitJob, TasksEnded,
 };
 use mlctl_coordinator::state::records::{
     Actor, Device, End, EndKind, Liveness, NodeFacts, RankExit, Retention, TaskGroup, Timers, Wave,
 };
 use mlctl_coordinator::state::{Body, Command, State, codec};
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::{ArraySpec, JobSpec, Ranges};
+use mlctl_proto::spec::{ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
 
 /// The commands, in order.
 pub(super) fn commands() -> Vec<Command> {
@@ -56,6 +56,8 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&ann, Body::CancelJobs(CancelJobs { jobs }));
     tell(&ann, changed());
     tell(&system, reported("b", 2, vec![ended(2, 1)]));
+    let jobs = vec![JobId::new(1, 3), JobId::new(1, 4), JobId::new(1, 5)];
+    tell(&ann, Body::RetryJobs(RetryJobs { jobs }));
     let lost = DeclareNodeLost {
         node: "c".into(),
         boot_id: "boot-c".into(),
@@ -173,6 +175,10 @@ fn liveness(name: &str, liveness: Liveness) -> Body {
 fn submitted(nodes: u32, gpus: u32) -> Body {
     let mut spec = JobSpec::new(vec!["train".into(), format!("{nodes}x{gpus}")]);
     (spec.nodes, spec.gpus) = (nodes, gpus);
+    spec.retry = (gpus == 2).then(|| RetrySpec {
+        max: 2,
+        on: vec![Cause::NodeLost, Cause::Exit(1)],
+    });
     Body::SubmitJob(SubmitJob {
         spec: spec.canonical_json(),
         code_manifest: "ab".repeat(32),

@@ -2,8 +2,8 @@
 //! Does NOT know who leads: coordinators forward.
 
 use mlctl_coordinator::state::Body;
-use mlctl_coordinator::state::commands::{CancelJobs, IdempotencyKey, SubmitJob};
-use mlctl_coordinator::state::records::{Actor, Reply};
+use mlctl_coordinator::state::commands::{CancelJobs, IdempotencyKey, RetryJobs, SubmitJob};
+use mlctl_coordinator::state::records::{Actor, JobState, Reply};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::{CLIENT_RETRY_MS, CLIENT_TRY_MS};
 
@@ -13,6 +13,11 @@ use crate::checkers::Violation;
 
 /// Of a hundred looks at the clock in idle time, so many begin something.
 const IDLE_CALLS_PERCENT: u64 = 3;
+/// Of a hundred new calls, so many end a job, and so many try one again.
+const CANCELS_PERCENT: u64 = 15;
+const RETRIES_PERCENT: u64 = 8;
+/// Of a hundred jobs that are held, so many are ended by who looks at them.
+const GIVEN_UP_PERCENT: u64 = 20;
 /// Of a hundred calls, so many are the last one once more, though it was answered; and some of these ask for something else.
 const AGAIN_PERCENT: u64 = 8;
 const MISUSE_PERCENT: u64 = 3;
@@ -77,7 +82,7 @@ impl World {
         let idles = self.weather == Weather::Idle;
         match &self.clients[who].open {
             None if storms || (idles && self.dice.chance(IDLE_CALLS_PERCENT)) => self.begin(who),
-            None => {}
+            None => self.look_at_held(who),
             Some((_, began, _)) if now > began + CLIENT_RETRY_MS && storms => {
                 self.clients[who].open = None;
             }
@@ -104,41 +109,78 @@ impl World {
             self.clients[who].open = Some((call, self.now, self.now));
             return self.try_again(who);
         }
-        let cancels = self.dice.chance(15) && !client.own.is_empty();
-        let body = if cancels {
-            let job = client.own[self.dice.place(client.own.len())];
-            Body::CancelJobs(CancelJobs { jobs: vec![job] })
-        } else {
-            let (nodes, gpus) = (self.dice.between(1, 2), self.dice.roll(3));
-            let ranks = if gpus == 0 {
-                self.dice.between(1, 2)
-            } else {
-                gpus
-            };
-            let policy = if self.dice.chance(35) {
-                "fence"
-            } else {
-                "replace"
-            };
-            let spec = if self.dice.chance(ARRAYS_PERCENT) {
-                let (last, gpus) = (self.dice.between(1, 12), gpus.min(1));
-                let limit = ["", "%2"][self.dice.place(2)];
-                format!(
-                    r#"{{"command":["train","{who}-{number}"],"gpus":{gpus},"on_disconnect":"{policy}","array":"0-{last}{limit}"}}"#
-                )
-            } else {
-                format!(
-                    r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks},"on_disconnect":"{policy}"}}"#
-                )
-            };
-            Body::SubmitJob(SubmitJob {
-                spec: spec.into_bytes(),
-                code_manifest: String::new(),
-                code_bytes: 0,
-                traceparent: String::new(),
-                submitter_uid: 0,
-            })
+        let body = match self.dice.roll(100) {
+            roll if roll < CANCELS_PERCENT + RETRIES_PERCENT && !client.own.is_empty() => {
+                let jobs = vec![client.own[self.dice.place(client.own.len())]];
+                if roll < CANCELS_PERCENT {
+                    Body::CancelJobs(CancelJobs { jobs })
+                } else {
+                    Body::RetryJobs(RetryJobs { jobs })
+                }
+            }
+            _ => self.submits(who, number),
         };
+        self.call(who, number, body);
+    }
+
+    fn submits(&mut self, who: usize, number: u64) -> Body {
+        let (nodes, gpus) = (self.dice.between(1, 2), self.dice.roll(3));
+        let ranks = if gpus == 0 {
+            self.dice.between(1, 2)
+        } else {
+            gpus
+        };
+        let retry = match self.dice.roll(3) {
+            0 => r#","retry":{"max":3}"#,
+            1 => r#","retry":{"max":1,"on":["node_lost","launch_failed"]}"#,
+            _ => "",
+        };
+        let policy = if self.dice.chance(35) {
+            "fence"
+        } else {
+            "replace"
+        };
+        let spec = if self.dice.chance(ARRAYS_PERCENT) {
+            let (last, gpus) = (self.dice.between(1, 12), gpus.min(1));
+            let limit = ["", "%2"][self.dice.place(2)];
+            format!(
+                r#"{{"command":["train","{who}-{number}"],"gpus":{gpus},"on_disconnect":"{policy}","array":"0-{last}{limit}"}}"#
+            )
+        } else {
+            format!(
+                r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks},"on_disconnect":"{policy}"{retry}}}"#
+            )
+        };
+        Body::SubmitJob(SubmitJob {
+            spec: spec.into_bytes(),
+            code_manifest: String::new(),
+            code_bytes: 0,
+            traceparent: String::new(),
+            submitter_uid: 0,
+        })
+    }
+
+    /// A person looks at what waits for one: most jobs are let go, some are ended.
+    fn look_at_held(&mut self, who: usize) {
+        let own = self.clients[who].own.iter().copied();
+        let mut states = own.filter_map(|job| Some((job, self.head.job(job)?.state)));
+        let held = states.find(|(_, state)| *state == JobState::Held);
+        let Some((job, _)) = held else {
+            return;
+        };
+        let jobs = vec![job];
+        let body = if self.dice.chance(GIVEN_UP_PERCENT) {
+            Body::CancelJobs(CancelJobs { jobs })
+        } else {
+            Body::RetryJobs(RetryJobs { jobs })
+        };
+        let client = &mut self.clients[who];
+        client.calls += 1;
+        let number = client.calls;
+        self.call(who, number, body);
+    }
+
+    fn call(&mut self, who: usize, number: u64, body: Body) {
         let mut key = [who as u8 + 1; 16];
         key[8..].copy_from_slice(&number.to_le_bytes());
         let call = Call {
@@ -253,6 +295,13 @@ impl World {
                 client.last = Some(call);
                 let checked = self.checkers.acknowledged.submitted(key, job, index);
                 self.check(checked);
+            }
+            Reply::Retried { anew, .. } => {
+                for (_, job) in anew {
+                    self.clients[who].own.push(job);
+                    let checked = self.checkers.acknowledged.submitted(key, job, index);
+                    self.check(checked);
+                }
             }
             Reply::Cancelled { jobs, .. } => {
                 for job in jobs {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mlctl_coordinator::consensus::turn::{
     Core, CoreConfig, Envelope, Input, Persist, Role, SnapshotMeta, SnapshotOffer, Step, promise,
 };
-use mlctl_coordinator::leader::step;
+use mlctl_coordinator::leader::{Pace, step};
 use mlctl_coordinator::state::commands::{Command, IdempotencyKey};
 use mlctl_coordinator::state::records::{Actor, Reply};
 use mlctl_coordinator::state::{Body, State, codec};
@@ -75,6 +75,7 @@ pub(super) struct Member {
     pub(super) leads: Option<u64>,
     pub(super) lead: Option<Lead>,
     pub(super) bootstrapping: bool,
+    pub(super) pace: Pace,
     waiters: BTreeMap<u64, Waiter>,
     pub(super) next_id: u64,
     /// A round of reads that was answered with this index.
@@ -176,6 +177,7 @@ impl World {
             leads: None,
             lead: None,
             bootstrapping: false,
+            pace: Pace::default(),
             waiters: BTreeMap::new(),
             next_id: 1,
             confirmed_at: None,
@@ -505,7 +507,7 @@ impl World {
         let command = Command {
             actor,
             source: "simulated".into(),
-            time_ms: self.wall_ms(who),
+            time_ms: self.stamp_ms(who),
             key,
             body,
         };

@@ -114,14 +114,14 @@ impl World {
     }
 
     fn plan(&mut self, who: usize, heard: BTreeSet<String>, salvaging: BTreeSet<JobId>) {
-        let made = self.wall_ms(who);
+        let made = self.stamp_ms(who);
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
         let view = ClusterView::new(member.state.clone(), heard).salvaging(salvaging);
         let plan = scheduler::plan(&view, made);
         if plan.starts.is_empty() {
-            let again_in = plan_again_in(plan.next, made, true);
+            let again_in = plan_again_in(plan.next, made, true).map(|ms| member.pace.wait(ms));
             return self.led(who, step::Event::PlanEnded { again_in });
         }
         let body = Body::StartAttempts(StartAttempts {
@@ -143,6 +143,10 @@ impl World {
             Why::Plan(next, made) => {
                 let whole = matches!(outcome, Some((_, Reply::Started { refused, .. })) if refused.is_empty());
                 let again_in = plan_again_in(next, made, whole);
+                let member = self.coordinators[who].live.as_ref();
+                let again_in = again_in
+                    .zip(member)
+                    .map(|(ms, member)| member.pace.wait(ms));
                 self.led(who, step::Event::PlanEnded { again_in });
             }
             Why::Step(why) => self.led(who, step::Event::Proposed { why, carried }),

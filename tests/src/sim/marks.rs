@@ -66,6 +66,10 @@ marks! {
     Fenced = "fenced by its keeper",
     /// A node came back before a successor had taken over: what it ran goes on, the successor was dropped.
     SupersedeRecalled = "supersede recalled",
+    /// A person let a job go that was held because nodes or agents went down under it.
+    HeldReleased = "held job let go",
+    /// A job started again after a back-off.
+    StartedLate = "start after a back-off",
     /// A power cut of all coordinators and all nodes at once.
     WholePowerCut = "whole-cluster power cut",
 }

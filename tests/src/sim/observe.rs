@@ -5,6 +5,7 @@ use mlctl_coordinator::state::commands::{AgentEvents, Command, LossProof};
 use mlctl_coordinator::state::records::Reply;
 use mlctl_coordinator::state::{Applied, Body, Changed, Effect, State};
 use mlctl_proto::errors::Code;
+use mlctl_proto::ids::JobId;
 
 use super::marks::Mark;
 use super::world::World;
@@ -29,6 +30,7 @@ impl World {
                     self.check(checked);
                 }
             }
+            Body::RetryJobs(_) | Body::StartAttempts(_) => self.observe_again(before, applied),
             Body::AgentEvents(report) => self.observe_report(before, report, applied),
             _ => {}
         }
@@ -48,6 +50,23 @@ impl World {
         let user = &command.actor.user_id;
         let checked = self.checkers.keys.made(user, key, *job);
         self.check(checked);
+    }
+
+    fn observe_again(&mut self, before: &State, applied: &Applied) {
+        let late = |id: &&JobId| before.job(**id).is_some_and(|job| job.retries.waits > 0);
+        let held = |id: &&JobId| {
+            before
+                .job(**id)
+                .is_some_and(|job| job.retries.hold.is_some())
+        };
+        let (mark, count) = match &applied.reply {
+            Reply::Started { jobs, .. } => (Mark::StartedLate, jobs.iter().filter(late).count()),
+            Reply::Retried { released, .. } => {
+                (Mark::HeldReleased, released.iter().filter(held).count())
+            }
+            _ => return,
+        };
+        (0..count).for_each(|_| self.marks.hit(mark));
     }
 
     /// A hello took what is in doubt back, though its successor was committed.

@@ -344,6 +344,15 @@ impl World {
         EPOCH_MS + self.now as i64 + self.coordinators[who].skew_ms
     }
 
+    /// What a coordinator stamps its commands with.
+    pub(super) fn stamp_ms(&mut self, who: usize) -> i64 {
+        let (wall, now) = (self.wall_ms(who), self.mono_ms(who));
+        match &mut self.coordinators[who].live {
+            Some(member) => member.pace.stamp(wall, member.state.now_ms(), now),
+            None => wall,
+        }
+    }
+
     /// Things break.
     /// A coordinator's monotonic clock.
     pub(super) fn mono_ms(&self, who: usize) -> u64 {

@@ -73,6 +73,7 @@ pub const PURE: &[Pure] = &[
     pure("coordinator/src/leader/reconcile", &["thiserror"]),
     pure("coordinator/src/leader/leases", &["thiserror"]),
     pure("coordinator/src/leader/orders", &["thiserror"]),
+    pure("coordinator/src/leader/pace", &["thiserror"]),
     pure("coordinator/src/leader/step", &["thiserror"]),
     pure("coordinator/src/leader/witness", &[]),
     pure("coordinator/src/vitals/judge", &[]),

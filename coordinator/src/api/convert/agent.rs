@@ -254,6 +254,7 @@ fn start(order: StartOrder, traceparent: Option<String>) -> wire::StartAllocatio
         }),
         wave: order.wave.as_ref().map(encode_planned),
         array_count: order.array_count,
+        resume_job: order.resume_job.map(Into::into),
     }
 }
 

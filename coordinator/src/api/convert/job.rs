@@ -3,17 +3,30 @@ use std::collections::BTreeMap;
 
 use mlctl_proto::api;
 use mlctl_proto::ids::JobId;
+use mlctl_proto::units::UtcMs;
 
 use super::array;
 use crate::scheduler::Reason;
 use crate::state::State;
-use crate::state::records::{Allocation, AllocationPhase, Attempt, Checkpoint, End, Job, JobState};
+use crate::state::records::{
+    Allocation, AllocationPhase, Attempt, Checkpoint, End, ExcludedNode, HoldReason, Job, JobState,
+};
 
 /// A job without its attempts and checkpoints: for lists.
-pub fn summary(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>) -> api::Job {
+pub fn summary(
+    state: &State,
+    job: &Job,
+    reasons: &BTreeMap<JobId, Reason>,
+    now_ms: UtcMs,
+) -> api::Job {
     let request = state.request(job);
-    let pending = matches!(job.state, JobState::Pending | JobState::Held);
-    let reason = pending.then(|| reasons.get(&job.id)).flatten();
+    let reason = match job.state {
+        JobState::Held => Reason::of_hold(job),
+        JobState::Pending => {
+            Reason::of_backoff(job, now_ms).or_else(|| reasons.get(&job.id).cloned())
+        }
+        _ => None,
+    };
     api::Job {
         id: job.id.to_string(),
         name: job.name.clone(),
@@ -37,11 +50,33 @@ pub fn summary(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>) -> a
         index: state.applied_index(),
         ranks: request.map_or(0, |request| request.world_size()),
         array: array::counts(state, job),
+        retries: Some(retries(state, job)),
+        retry_of: job
+            .lineage
+            .as_ref()
+            .map_or(String::new(), |lineage| lineage.retry_of.to_string()),
+    }
+}
+
+fn retries(state: &State, job: &Job) -> api::Retries {
+    let retries = &job.retries;
+    let excluded = |one: &ExcludedNode| api::ExcludedNode {
+        node: one.node.clone(),
+        why: one.why.word().to_owned(),
+    };
+    api::Retries {
+        restarts: retries.requeues,
+        used: retries.used,
+        max: state.retry(job).map(|retry| retry.max),
+        not_before_ms: retries.not_before_ms,
+        losses: retries.losses,
+        excluded: retries.excluded.iter().map(excluded).collect(),
+        hold: retries.hold.map_or("", HoldReason::word).to_owned(),
     }
 }
 
 /// A job with its attempts and checkpoints.
-pub fn job(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>) -> api::Job {
+pub fn job(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>, now_ms: UtcMs) -> api::Job {
     let attempts = state
         .attempts_of(job.id)
         .map(|record| attempt(state, record));
@@ -49,7 +84,7 @@ pub fn job(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>) -> api::
         attempts: attempts.collect(),
         checkpoints: job.checkpoints.iter().map(checkpoint).collect(),
         array: array::whole(state, job),
-        ..summary(state, job, reasons)
+        ..summary(state, job, reasons, now_ms)
     }
 }
 
@@ -98,6 +133,9 @@ fn attempt(state: &State, attempt: &Attempt) -> api::Attempt {
         simulated: attempt.allocations.iter().any(simulated),
         tasks: (attempt.wave.as_ref()).map_or_else(String::new, |wave| wave.tasks.to_string()),
         slots: attempt.wave.as_ref().map_or(0, |wave| wave.slots),
+        resume_job: attempt
+            .resume_job
+            .map_or(String::new(), |job| job.to_string()),
     }
 }
 

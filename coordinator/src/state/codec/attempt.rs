@@ -35,6 +35,7 @@ impl Record for Attempt {
             end: self.end.as_ref().map(encode_end),
             in_doubt: self.in_doubt,
             wave: self.wave.as_ref().map(encode_wave),
+            resume_job: self.resume_job.map(Into::into),
         }
         .encode_to_vec()
     }
@@ -59,6 +60,10 @@ impl Record for Attempt {
             end: record.end.map(decode_end).transpose()?,
             in_doubt: record.in_doubt,
             wave: record.wave.map(decode_wave).transpose()?,
+            resume_job: match record.resume_job {
+                None => None,
+                job => Some(JobId::try_from(job).map_err(bad_id(what))?),
+            },
         })
     }
 }

@@ -12,8 +12,8 @@ use super::words::Word;
 use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, missing};
 use crate::state::commands::{
     AgentEvents, ArchiveJobs, Body, Bootstrap, CancelJobs, ChangeSettings, Command,
-    DeclareNodeLost, IdempotencyKey, LossProof, Placement, RegisterNode, SetNodeLiveness,
-    StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt,
+    DeclareNodeLost, IdempotencyKey, LossProof, Placement, RegisterNode, RetryJobs,
+    SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt,
 };
 use crate::state::records::Liveness;
 
@@ -104,6 +104,9 @@ fn encode_body(body: &Body) -> Disk {
         Body::CancelJobs(cancel) => Disk::CancelJobs(persist::CancelJobs {
             jobs: cancel.jobs.iter().map(|job| (*job).into()).collect(),
         }),
+        Body::RetryJobs(retry) => Disk::RetryJobs(persist::RetryJobs {
+            jobs: retry.jobs.iter().map(|job| (*job).into()).collect(),
+        }),
         Body::StartAttempts(plan) => Disk::StartAttempts(persist::StartAttempts {
             starts: plan.starts.iter().map(encode_start).collect(),
         }),
@@ -151,15 +154,12 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
             traceparent: submit.traceparent,
             submitter_uid: submit.submitter_uid,
         }),
-        Disk::CancelJobs(cancel) => {
-            let jobs = cancel
-                .jobs
-                .into_iter()
-                .map(|job| JobId::try_from(Some(job)).map_err(bad_id(WHAT)));
-            Body::CancelJobs(CancelJobs {
-                jobs: jobs.collect::<Result<_, _>>()?,
-            })
-        }
+        Disk::CancelJobs(cancel) => Body::CancelJobs(CancelJobs {
+            jobs: decode_ids(cancel.jobs)?,
+        }),
+        Disk::RetryJobs(retry) => Body::RetryJobs(RetryJobs {
+            jobs: decode_ids(retry.jobs)?,
+        }),
         Disk::StartAttempts(plan) => Body::StartAttempts(StartAttempts {
             starts: plan
                 .starts
@@ -182,6 +182,12 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
             epoch: Epoch::try_from(supersede.epoch).map_err(bad_id(WHAT))?,
         }),
     })
+}
+
+fn decode_ids(jobs: Vec<persist::Id>) -> Result<Vec<JobId>, CodecError> {
+    jobs.into_iter()
+        .map(|job| JobId::try_from(Some(job)).map_err(bad_id(WHAT)))
+        .collect()
 }
 
 fn encode_bootstrap(bootstrap: &Bootstrap) -> persist::Bootstrap {

@@ -8,6 +8,7 @@ use prost::Message;
 
 use super::array::{decode_array, encode_array};
 use super::attempt::{decode_end, encode_end};
+use super::retry::{decode_lineage, decode_retries, encode_lineage, encode_retries};
 use super::words::Word;
 use super::{
     CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
@@ -85,6 +86,8 @@ impl Record for Job {
             recalled_counter: self.recalled_counter,
             on_disconnect: disconnect_number(self.on_disconnect).into(),
             array: self.array.as_deref().map(encode_array),
+            retries: encode_retries(&self.retries),
+            lineage: self.lineage.as_ref().map(encode_lineage),
         }
         .encode_to_vec()
     }
@@ -122,6 +125,8 @@ impl Record for Job {
             recalled_counter: record.recalled_counter,
             on_disconnect: disconnect_of(record.on_disconnect)?,
             array: record.array.map(decode_array).transpose()?.map(Arc::new),
+            retries: decode_retries(record.retries)?,
+            lineage: record.lineage.map(decode_lineage).transpose()?,
         })
     }
 }
@@ -143,7 +148,7 @@ fn disconnect_of(number: i32) -> Result<OnDisconnect, CodecError> {
     }
 }
 
-fn encode_checkpoint(checkpoint: &Checkpoint) -> persist::CheckpointRecord {
+pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> persist::CheckpointRecord {
     persist::CheckpointRecord {
         epoch: Some(checkpoint.epoch.into()),
         name: checkpoint.name.clone(),
@@ -153,7 +158,9 @@ fn encode_checkpoint(checkpoint: &Checkpoint) -> persist::CheckpointRecord {
     }
 }
 
-fn decode_checkpoint(record: persist::CheckpointRecord) -> Result<Checkpoint, CodecError> {
+pub(super) fn decode_checkpoint(
+    record: persist::CheckpointRecord,
+) -> Result<Checkpoint, CodecError> {
     Ok(Checkpoint {
         epoch: Epoch::try_from(record.epoch).map_err(bad_id("a checkpoint"))?,
         name: record.name,

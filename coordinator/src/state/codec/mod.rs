@@ -7,6 +7,7 @@ mod event;
 mod history;
 mod job;
 mod node;
+mod retry;
 mod segment;
 mod settings;
 mod snapshot;

@@ -178,12 +178,28 @@ fn encode_reply(reply: &Reply) -> persist::Reply {
                 refused: refused.collect(),
             })
         }
+        Reply::Retried {
+            released,
+            going,
+            anew,
+        } => What::Retried(persist::Retried {
+            released: ids(released),
+            going: ids(going),
+            anew: anew.iter().map(encode_anew).collect(),
+        }),
         Reply::Rejected(refusal) => What::Rejected(persist::Rejected {
             code: refusal.code.word().into(),
             message: refusal.message.clone(),
         }),
     };
     persist::Reply { what: Some(what) }
+}
+
+fn encode_anew((job, as_job): &(JobId, JobId)) -> persist::Anew {
+    persist::Anew {
+        job: Some((*job).into()),
+        as_job: Some((*as_job).into()),
+    }
 }
 
 fn decode_reply(reply: persist::Reply) -> Result<Reply, CodecError> {
@@ -211,6 +227,15 @@ fn decode_reply(reply: persist::Reply) -> Result<Reply, CodecError> {
             Ok(Reply::Started {
                 jobs: ids(started.jobs)?,
                 refused: refused.collect::<Result<_, CodecError>>()?,
+            })
+        }
+        What::Retried(retried) => {
+            let anew = retried.anew.into_iter();
+            let anew = anew.map(|one| Ok((id(one.job)?, id(one.as_job)?)));
+            Ok(Reply::Retried {
+                released: ids(retried.released)?,
+                going: ids(retried.going)?,
+                anew: anew.collect::<Result<_, CodecError>>()?,
             })
         }
         What::Rejected(rejected) => {

@@ -4,7 +4,7 @@ use mlctl_proto::persist;
 use super::{CodecError, unknown};
 use crate::state::commands::LossProof;
 use crate::state::records::{
-    Admin, AllocationPhase, EndKind, Isolation, JobState, Liveness, Power,
+    Admin, AllocationPhase, EndKind, HoldReason, Isolation, JobState, Liveness, Power,
 };
 
 /// A word that has a number on disk.
@@ -63,6 +63,8 @@ words!(Isolation, "isolation", Isolation: None = None, Partial = Partial, Full =
 words!(LossProof, "proof of loss", LossProof:
     NewBootId = NewBootId, LostAfter = LostAfter, Witness = Witness, DeclaredByAdmin = DeclaredByAdmin);
 
+words!(HoldReason, "reason of a hold", HoldReason: SuspectedPoison = SuspectedPoison);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +94,7 @@ mod tests {
         check::<Power>();
         check::<Isolation>();
         check::<LossProof>();
+        check::<HoldReason>();
         assert!(Liveness::from_number(3).is_err(), "Suspect is never stored");
     }
 }

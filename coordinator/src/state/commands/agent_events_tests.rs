@@ -168,7 +168,7 @@ fn infrastructure_restarts_are_bounded_and_preemptions_are_not() {
     for (number, kind) in [
         EndKind::NodeLost,
         EndKind::Preempted,
-        EndKind::KeeperLost,
+        EndKind::DeviceError,
         EndKind::DeviceError,
     ]
     .iter()
@@ -182,11 +182,12 @@ fn infrastructure_restarts_are_bounded_and_preemptions_are_not() {
     let epoch = cluster.started(job, &["a"]);
     cluster.event("a", job, epoch, ended(EndKind::Preempted, 0));
     let epoch = cluster.started(job, &["a"]);
-    cluster.event("a", job, epoch, ended(EndKind::KeeperLost, 0));
+    cluster.event("a", job, epoch, ended(EndKind::DeviceError, 0));
     let job = cluster.job(job);
     assert_eq!(
         (job.state, job.outcome.map(|end| end.kind)),
-        (JobState::Failed, Some(EndKind::KeeperLost))
+        (JobState::Held, None),
+        "it waits for a person"
     );
     assert_eq!(job.infrastructure_restarts, 3);
 }

@@ -7,7 +7,7 @@ use mlctl_proto::ids::{JobId, clip};
 use mlctl_proto::mutants::{Mutant, planted};
 
 use super::current::Current;
-use super::{Context, in_doubt, kept, waves};
+use super::{Context, failures, in_doubt, kept, waves};
 use crate::state::change::{Change, ended_long_ago};
 use crate::state::records::{End, EndKind, Job, JobState, Reply};
 use crate::state::transition::advance;
@@ -82,6 +82,7 @@ fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Re
     let waits = matches!(job.state, JobState::Pending | JobState::Held);
     if waits || (planted(Mutant::DoubleCompletion) && job.state.terminal()) {
         advance(&mut job, JobState::Cancelled)?;
+        failures::release(&mut job);
         job.outcome = Some(end);
         job.ended_ms = context.now_ms;
         change.put_job(job);

@@ -2,15 +2,15 @@
 //! person, a lost node, a new boot.
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::limits::INFRASTRUCTURE_RESTARTS_MAX;
 use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
-use super::LossProof;
-use super::{in_doubt, kept, waves};
+use super::failures::Failures;
+use super::{LossProof, in_doubt, kept, waves};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{AllocationPhase, Attempt, End, EndKind, Job, JobState};
+use crate::state::rules::{Ended, Verdict};
 use crate::state::transition::advance;
 
 /// Working copies; `store` writes them back.
@@ -19,6 +19,7 @@ pub(super) struct Current {
     pub job: Job,
     pub attempt: Attempt,
     pub now_ms: UtcMs,
+    failures: Failures,
 }
 
 impl Current {
@@ -29,10 +30,12 @@ impl Current {
             .ok()
             .filter(|job| job.epoch() == Some(epoch) || planted(Mutant::EpochCheckRemoved))?;
         let attempt = change.attempt(job.id, epoch)?;
+        let failures = Failures::of(change.state(), &job);
         Some(Self {
             job,
             attempt,
             now_ms,
+            failures,
         })
     }
 
@@ -142,9 +145,14 @@ impl Current {
             return Ok(());
         }
         self.close()?;
-        if self.job.state.terminal() {
+        if self.job.state.terminal() || self.job.state == JobState::Held {
             // Nobody will take over from it, and it shall not come back.
-            in_doubt::close(change, &mut self.job, self.now_ms, "the job is over");
+            let why = if self.job.state.terminal() {
+                "the job is over"
+            } else {
+                "the job is held"
+            };
+            in_doubt::close(change, &mut self.job, self.now_ms, why);
         }
         Ok(())
     }
@@ -184,29 +192,31 @@ impl Current {
                 end
             });
             self.job.ended_ms = self.now_ms;
-        } else if end.kind.infrastructure() {
-            self.job.infrastructure_restarts = self.job.infrastructure_restarts.saturating_add(1);
+        } else {
+            let ended = Ended::of(&self.attempt, &end, self.now_ms);
+            self.failures.count(&mut self.job, &ended, self.now_ms);
         }
         Ok(())
     }
 
     /// Where a job goes after an attempt that ended so.
     pub fn after(&self, end: &End) -> JobState {
-        let again = match end.kind {
-            EndKind::Preempted => true,
-            kind => {
-                kind.infrastructure()
-                    && self.job.infrastructure_restarts < INFRASTRUCTURE_RESTARTS_MAX
-            }
-        };
-        match end.kind {
-            _ if end.success() => JobState::Completed,
-            EndKind::Cancelled => JobState::Cancelled,
-            EndKind::TimedOut => JobState::TimedOut,
-            _ if again && self.job.cancel_requested => JobState::Cancelled,
-            _ if again => JobState::Pending,
-            _ => JobState::Failed,
+        let ended = Ended::of(&self.attempt, end, self.now_ms);
+        match self.failures.verdict(&self.job, &ended) {
+            Verdict::Over if end.success() => JobState::Completed,
+            Verdict::Over if end.kind == EndKind::Cancelled => JobState::Cancelled,
+            Verdict::Over if end.kind == EndKind::TimedOut => JobState::TimedOut,
+            Verdict::Over => JobState::Failed,
+            _ if self.job.cancel_requested => JobState::Cancelled,
+            Verdict::Held => JobState::Held,
+            Verdict::Again | Verdict::Restarted | Verdict::Retried => JobState::Pending,
         }
+    }
+
+    /// The job waits again although its attempt, lost as `end` says, is not over: it may come back.
+    pub fn wait_in_doubt(&mut self, end: &End) -> Result<(), Refusal> {
+        self.failures.wait(&mut self.job, end, self.now_ms);
+        advance(&mut self.job, JobState::Pending)
     }
 }
 
@@ -254,7 +264,7 @@ pub(super) fn lose_allocations(
             continue;
         }
         if !dead && in_doubt::may_come_back(change.state(), &current, &end) {
-            in_doubt::enter(change, &mut current)?;
+            in_doubt::enter(change, &mut current, &end)?;
         } else {
             current.end_allocation(change, position, end)?;
         }

@@ -8,8 +8,10 @@ use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
 use super::current::Current;
+use super::failures::{self, Failures};
 use crate::state::change::Change;
 use crate::state::records::{AllocationPhase, Attempt, End, EndKind, Job, JobState};
+use crate::state::rules::Ended;
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
 
@@ -24,10 +26,10 @@ pub(super) fn may_come_back(state: &State, current: &Current, end: &End) -> bool
 }
 
 /// Puts an attempt in doubt: its job waits again, the attempt keeps what it holds.
-pub(super) fn enter(change: &mut Change, current: &mut Current) -> Result<(), Refusal> {
+pub(super) fn enter(change: &mut Change, current: &mut Current, end: &End) -> Result<(), Refusal> {
     current.attempt.in_doubt = true;
     change.replan();
-    advance(&mut current.job, JobState::Pending)
+    current.wait_in_doubt(end)
 }
 
 /// A successor took over, or nobody will: what is in doubt of `job` ends as lost, and its epoch is closed. Its node is told, should
@@ -62,8 +64,11 @@ pub(super) fn close(change: &mut Change, job: &mut Job, now_ms: UtcMs, detail: &
         });
         last = Some(end);
     }
+    if let Some(end) = &last {
+        let ended = Ended::of(&attempt, end, now_ms);
+        Failures::of(change.state(), job).count_lost(job, &ended);
+    }
     attempt.end = attempt.end.or(last);
-    job.infrastructure_restarts = job.infrastructure_restarts.saturating_add(1);
     change.put_attempt(attempt);
 }
 
@@ -76,6 +81,7 @@ pub(super) fn died(
 ) -> Result<(), Refusal> {
     let mut job = change.job(job)?;
     close(change, &mut job, now_ms, detail);
+    failures::hold_if_suspect(&mut job)?;
     change.put_job(job);
     change.replan();
     Ok(())

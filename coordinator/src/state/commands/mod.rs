@@ -7,10 +7,12 @@ mod cancel_jobs;
 mod change_settings;
 mod current;
 mod declare_node_lost;
+mod failures;
 mod in_doubt;
 mod kept;
 mod register_node;
 pub(super) mod remembered;
+mod retry_jobs;
 mod set_node_liveness;
 mod start_attempts;
 mod submit_job;
@@ -27,6 +29,7 @@ pub use cancel_jobs::CancelJobs;
 pub use change_settings::ChangeSettings;
 pub use declare_node_lost::{DeclareNodeLost, LossProof};
 pub use register_node::RegisterNode;
+pub use retry_jobs::RetryJobs;
 pub use set_node_liveness::SetNodeLiveness;
 pub use start_attempts::{Placement, StartAttempt, StartAttempts};
 pub use submit_job::SubmitJob;
@@ -77,6 +80,8 @@ pub enum Body {
     SubmitJob(SubmitJob),
     /// A person ends jobs.
     CancelJobs(CancelJobs),
+    /// A person tries jobs again.
+    RetryJobs(RetryJobs),
     /// The scheduler's plan.
     StartAttempts(StartAttempts),
     /// What happened on a node.
@@ -91,7 +96,10 @@ impl Body {
     /// A person's request, whose accepted reply is remembered.
     pub fn of_person(&self) -> bool {
         match self {
-            Self::SubmitJob(_) | Self::CancelJobs(_) | Self::ChangeSettings(_) => true,
+            Self::SubmitJob(_)
+            | Self::CancelJobs(_)
+            | Self::RetryJobs(_)
+            | Self::ChangeSettings(_) => true,
             Self::DeclareNodeLost(lost) => lost.proof == LossProof::DeclaredByAdmin,
             _ => false,
         }
@@ -165,6 +173,7 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::DeclareNodeLost(body) => body.apply(change, &context),
         Body::SubmitJob(body) => body.apply(change, &context),
         Body::CancelJobs(body) => body.apply(change, &context),
+        Body::RetryJobs(body) => body.apply(change, &context),
         Body::StartAttempts(body) => body.apply(change, &context),
         Body::AgentEvents(body) => body.apply(change, &context),
         Body::ArchiveJobs(body) => body.apply(change, &context),

@@ -10,7 +10,9 @@ use crate::state::change::Change;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Job, JobState, Node, Reply, Wave,
 };
-use crate::state::rules::{Request, Resume, cpu_room_for, fits_kind, resume};
+use crate::state::rules::{
+    Request, Resume, cpu_room_for, excluded, fits_kind, resume, resumes_another,
+};
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
 
@@ -76,6 +78,7 @@ impl StartAttempt {
         let wave = waves::assign(&mut job, self);
         job.epoch_counter = self.epoch.counter;
         job.recalled_counter = 0;
+        job.retries.not_before_ms = 0;
         let allocation = |placement: &Placement| Allocation {
             node: placement.node.clone(),
             boot_id: placement.boot_id.clone(),
@@ -96,6 +99,8 @@ impl StartAttempt {
             end: None,
             in_doubt: false,
             wave,
+            resume_job: resumes_another(change.state(), &job)
+                .filter(|_| !self.resume_from.is_empty()),
         };
         for placement in &self.placements {
             change.effect(Effect::Start {
@@ -130,8 +135,12 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     if state.ends_attempt(job.id) {
         return Err("its last attempt still holds something".into());
     }
+    if job.retries.backs_off(state.now_ms()) {
+        return Err("it failed before and backs off".into());
+    }
     let request = state.request(job).ok_or("its spec is gone")?;
     check_gang(state, request, start)?;
+    check_excluded(state, job, request, start)?;
     check_resume(state, job, start)?;
     Ok(Job::clone(job))
 }
@@ -225,6 +234,20 @@ pub(super) fn check_placement<'a>(
         return Err(format!("devices of {name} are of different models"));
     }
     Ok(models.pop_first())
+}
+
+fn check_excluded(
+    state: &State,
+    job: &Job,
+    request: &Request,
+    start: &StartAttempt,
+) -> Result<(), String> {
+    let out = excluded(state, job, request);
+    let mut placed = start.placements.iter();
+    match placed.find(|placement| out.contains(&placement.node.as_str())) {
+        None => Ok(()),
+        Some(placement) => Err(format!("node {} failed it before", clip(&placement.node))),
+    }
 }
 
 fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<(), String> {

@@ -10,7 +10,7 @@ use mlctl_proto::spec::{JobSpec, parse_json};
 use super::bootstrap::DEFAULT_TEAM;
 use super::{Context, bounded};
 use crate::state::change::Change;
-use crate::state::records::{Array, Job, JobState, Reply, Spec};
+use crate::state::records::{Array, Job, JobState, Reply, Retries, Spec};
 use crate::state::rules::{Request, never_fits};
 
 /// What a user submits.
@@ -33,25 +33,10 @@ impl SubmitJob {
         context.require_person()?;
         let spec = parse_json(&self.spec)?;
         self.check_texts()?;
-        let waiting = change.state().pending_count_of(&context.actor.user_id);
-        if waiting >= PENDING_PER_USER_MAX {
-            let why = format!(
-                "{waiting} jobs of {} are pending, as many as one user may have: wait until some start, or cancel some",
-                context.actor.name
-            );
-            return Err(Refusal::new(Code::LimitExceeded, why));
-        }
-        if let Some(never) = never_fits(&Request::of(&spec), change.state().inventory()) {
-            let why = format!("no node of this cluster could ever run it: {}", never.why);
-            return Err(Refusal::new(Code::NeverFits, why));
-        }
-        let mut settings = change.settings()?;
-        let id = JobId::new(settings.incarnation, settings.next_job);
-        let next = settings.next_job.checked_add(1);
-        settings.next_job = next.ok_or_else(|| {
-            Refusal::new(Code::LimitExceeded, "this cluster has used up its job ids")
-        })?;
-        change.put_settings(settings);
+        let request = Request::of(&spec);
+        let actor = context.actor;
+        admit(change, &actor.user_id, &actor.name, Some(&request))?;
+        let id = next_id(change)?;
         let json = spec.canonical_json();
         let mut stored = Spec { json, uses: 1 };
         let spec_hash = stored.hash();
@@ -115,8 +100,45 @@ impl SubmitJob {
             checkpoints: Vec::new(),
             submitter_uid: self.submitter_uid,
             array: None,
+            retries: Retries::default(),
+            lineage: None,
         }
     }
+}
+
+/// Whether one more job of a user may wait, and could ever run.
+pub(super) fn admit(
+    change: &Change,
+    user_id: &str,
+    name: &str,
+    request: Option<&Request>,
+) -> Result<(), Refusal> {
+    let waiting = change.state().pending_count_of(user_id);
+    if waiting >= PENDING_PER_USER_MAX {
+        let why = format!(
+            "{waiting} jobs of {name} are pending, as many as one user may have: wait until some start, or cancel some"
+        );
+        return Err(Refusal::new(Code::LimitExceeded, why));
+    }
+    let never = request.and_then(|request| never_fits(request, change.state().inventory()));
+    match never {
+        None => Ok(()),
+        Some(never) => {
+            let why = format!("no node of this cluster could ever run it: {}", never.why);
+            Err(Refusal::new(Code::NeverFits, why))
+        }
+    }
+}
+
+/// The id of a new job: ids never repeat.
+pub(super) fn next_id(change: &mut Change) -> Result<JobId, Refusal> {
+    let mut settings = change.settings()?;
+    let id = JobId::new(settings.incarnation, settings.next_job);
+    let next = settings.next_job.checked_add(1);
+    settings.next_job = next
+        .ok_or_else(|| Refusal::new(Code::LimitExceeded, "this cluster has used up its job ids"))?;
+    change.put_settings(settings);
+    Ok(id)
 }
 
 #[cfg(test)]

@@ -209,6 +209,8 @@ pub struct Attempt {
     pub in_doubt: bool,
     /// Its tasks, if its job is an array.
     pub wave: Option<Wave>,
+    /// The job whose checkpoint `resume_from` names, if it is not its own.
+    pub resume_job: Option<JobId>,
 }
 
 impl Attempt {

@@ -5,7 +5,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
-use super::{Array, End};
+use super::{Array, End, Lineage, Retries};
 
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,6 +150,10 @@ pub struct Job {
     pub on_disconnect: OnDisconnect,
     /// Its tasks, if it is an array. Shared by the copies of a job that do not change them.
     pub array: Option<Arc<Array>>,
+    /// What failed attempts led to.
+    pub retries: Retries,
+    /// The job that this one is another try of.
+    pub lineage: Option<Lineage>,
 }
 
 impl Job {

@@ -4,6 +4,7 @@ mod attempt;
 mod history;
 mod job;
 mod node;
+mod retry;
 mod settings;
 
 pub use array::{Array, TaskFailure, TaskGroup, Wave};
@@ -11,4 +12,5 @@ pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
 pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
 pub use job::{Checkpoint, Job, JobState, Spec};
 pub use node::{Addresses, Admin, Device, Health, Isolation, Liveness, Node, NodeFacts, Power};
+pub use retry::{ExcludedNode, HoldReason, Lineage, Retries};
 pub use settings::{Actor, Idempotency, Reply, RequestKey, Settings, Team, Timers};

@@ -114,6 +114,15 @@ pub enum Reply {
         /// Refused, with the reason.
         refused: Vec<(JobId, String)>,
     },
+    /// Jobs were tried again.
+    Retried {
+        /// Were held or backed off, and may start now.
+        released: Vec<JobId>,
+        /// Needed nothing: they wait, start or run.
+        going: Vec<JobId>,
+        /// Were over: each with the new job that it was submitted as.
+        anew: Vec<(JobId, JobId)>,
+    },
     /// Nothing was changed.
     Rejected(Refusal),
 }

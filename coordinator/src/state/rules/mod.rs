@@ -1,11 +1,15 @@
 //! What plan and apply both need: one predicate, used twice, so that a plan never proposes what apply refuses on the same state.
+mod excluded;
 mod fits;
 mod inventory;
 mod request;
 mod resume;
+mod retry;
 
+pub use excluded::excluded;
 pub(crate) use fits::kinds_text;
 pub use fits::{CPU_RANKS_PER_CPU, NeverFits, cpu_room, cpu_room_for, fits_kind, never_fits};
 pub use inventory::Inventory;
 pub use request::{Request, all_of};
-pub use resume::{Resume, checkpoint_name_is_legal, living_holders, resume};
+pub use resume::{Resume, checkpoint_name_is_legal, living_holders, resume, resumes_another};
+pub use retry::{Backoff, Ended, Verdict, count, verdict};

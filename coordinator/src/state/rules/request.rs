@@ -44,10 +44,14 @@ impl Request {
 
     /// The request of a stored spec.
     pub fn from_json(json: &[u8]) -> Result<Self, CodecError> {
-        let spec = parse_json(json).map_err(|error| CodecError::Spec {
+        Ok(Self::of(&Self::spec(json)?))
+    }
+
+    /// A stored spec.
+    pub fn spec(json: &[u8]) -> Result<JobSpec, CodecError> {
+        parse_json(json).map_err(|error| CodecError::Spec {
             why: error.to_string(),
-        })?;
-        Ok(Self::of(&spec))
+        })
     }
 
     /// GPUs of the whole gang.

@@ -1,5 +1,7 @@
 //! Where a job goes on: checkpoints lie on the nodes that made them, so rank 0 is placed on a node that holds one.
 //! Does not ask whether there is room: the caller knows what is free.
+use mlctl_proto::ids::JobId;
+
 use crate::state::State;
 use crate::state::records::{Admin, Checkpoint, Job, Liveness};
 
@@ -14,17 +16,30 @@ pub enum Resume<'a> {
 
 /// The checkpoints of a job that a start may resume from, newest first.
 pub fn resume<'a>(state: &State, job: &'a Job) -> Resume<'a> {
-    let living: Vec<&Checkpoint> = job
-        .checkpoints
-        .iter()
-        .rev()
-        .filter(|checkpoint| living_holders(state, checkpoint).next().is_some())
-        .collect();
+    let mut living = living(state, &job.checkpoints);
+    if let Some(lineage) = job.lineage.as_ref().filter(|_| living.is_empty()) {
+        living = self::living(state, &lineage.checkpoints);
+    }
     if living.is_empty() {
         Resume::Nothing
     } else {
         Resume::From(living)
     }
+}
+
+/// The job whose checkpoints a start resumes from, if they are not its own: it is another try of one that is over.
+pub fn resumes_another(state: &State, job: &Job) -> Option<JobId> {
+    let lineage = job.lineage.as_ref()?;
+    let inherits = living(state, &job.checkpoints).is_empty();
+    (inherits && !living(state, &lineage.checkpoints).is_empty()).then_some(lineage.made_by)
+}
+
+/// Those that somebody still holds, newest first.
+fn living<'a>(state: &State, checkpoints: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
+    let newest_first = checkpoints.iter().rev();
+    newest_first
+        .filter(|checkpoint| living_holders(state, checkpoint).next().is_some())
+        .collect()
 }
 
 /// Holders that are not gone for good. A node that is Unreachable may come back with its disk; a Lost one is given up.

@@ -1,13 +1,13 @@
 //! Random histories for property tests: numbers in, commands out. Most make sense, many are stale, late, foreign or repeated.
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::{ArraySpec, JobSpec, Ranges};
+use mlctl_proto::spec::{ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 
 use super::{Cluster, ended, exit, node, person, sealed, spec, system};
 use crate::state::Body;
 use crate::state::commands::{
-    ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, Happening, LossProof,
+    ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, Happening, LossProof, RetryJobs,
     SetNodeLiveness, SupersedeAttempt, TasksEnded,
 };
 use crate::state::records::{Attempt, EndKind, Liveness, TaskGroup};
@@ -44,15 +44,28 @@ impl Step {
     fn play(self, cluster: &mut Cluster) {
         let [kind, a, b, c] = self.0;
         let name = NODES[usize::from(b) % 4];
-        match kind % 17 {
+        match kind % 19 {
             0 => register(cluster, name, a),
             1..=3 => {
                 let user = ["ann", "bob"][usize::from(a) % 2];
-                let spec = submitted(a, b, c);
+                let mut spec = submitted(a, b, c);
+                let on = [&[Cause::Any][..], &[Cause::Exit(1), Cause::NodeLost]];
+                let retries = kind.is_multiple_of(2) && spec.array.is_none();
+                spec.retry = retries.then(|| RetrySpec {
+                    max: u32::from(a) % 5,
+                    on: on[usize::from(a) % 2].to_vec(),
+                });
                 cluster.run(person(user, false), super::submit_body(&spec));
             }
             4..=7 => start(cluster, a, usize::from(b)),
             16 => supersede(cluster, a),
+            18 => poison(cluster, a, usize::from(b)),
+            17 => {
+                let jobs = vec![JobId::new(1, 1 + u64::from(a) % 8)];
+                let user = ["ann", "bob"][usize::from(b) % 2];
+                let admin = c.is_multiple_of(4);
+                cluster.run(person(user, admin), Body::RetryJobs(RetryJobs { jobs }));
+            }
             8..=11 => event(cluster, a, b, c),
             12 => {
                 let jobs = vec![JobId::new(1, 1 + u64::from(a) % 8)];
@@ -61,33 +74,8 @@ impl Step {
                     Body::CancelJobs(CancelJobs { jobs }),
                 );
             }
-            13 => {
-                let liveness = if c.is_multiple_of(2) {
-                    Liveness::Ready
-                } else {
-                    Liveness::Unreachable
-                };
-                let set = SetNodeLiveness {
-                    node: name.into(),
-                    boot_id: format!("boot-{name}"),
-                    liveness,
-                };
-                cluster.run(system(), Body::SetNodeLiveness(set));
-            }
-            14 => {
-                let (proof, actor) = match c % 5 {
-                    0 => (LossProof::NewBootId, system()),
-                    1 => (LossProof::Witness, system()),
-                    2 => (LossProof::DeclaredByAdmin, person("root", true)),
-                    _ => (LossProof::LostAfter, system()),
-                };
-                let lost = DeclareNodeLost {
-                    node: name.into(),
-                    boot_id: format!("boot-{name}"),
-                    proof,
-                };
-                cluster.run(actor, Body::DeclareNodeLost(lost));
-            }
+            13 => silence(cluster, name, c),
+            14 => lose(cluster, name, c),
             15 if a.is_multiple_of(3) => {
                 let most = u32::from(b) % 8;
                 cluster.run(system(), Body::ArchiveJobs(ArchiveJobs { most }));
@@ -140,6 +128,54 @@ fn submitted(a: u8, b: u8, c: u8) -> JobSpec {
         spec.array = ArraySpec::parse(&format!("0-{}{limit}", b % 24)).ok();
     }
     spec
+}
+
+fn silence(cluster: &mut Cluster, name: &str, c: u8) {
+    let liveness = if c.is_multiple_of(2) {
+        Liveness::Ready
+    } else {
+        Liveness::Unreachable
+    };
+    let set = SetNodeLiveness {
+        node: name.into(),
+        boot_id: format!("boot-{name}"),
+        liveness,
+    };
+    cluster.run(system(), Body::SetNodeLiveness(set));
+}
+
+fn lose(cluster: &mut Cluster, name: &str, c: u8) {
+    let (proof, actor) = match c % 5 {
+        0 => (LossProof::NewBootId, system()),
+        1 => (LossProof::Witness, system()),
+        2 => (LossProof::DeclaredByAdmin, person("root", true)),
+        _ => (LossProof::LostAfter, system()),
+    };
+    let lost = DeclareNodeLost {
+        node: name.into(),
+        boot_id: format!("boot-{name}"),
+        proof,
+    };
+    cluster.run(actor, Body::DeclareNodeLost(lost));
+}
+
+/// Some job takes down what it runs on, up to three times.
+fn poison(cluster: &mut Cluster, a: u8, b: usize) {
+    let pending: Vec<JobId> = cluster.state.pending().map(|job| job.id).collect();
+    let Some(job) = pending.get(usize::from(a) % pending.len().max(1)).copied() else {
+        return;
+    };
+    for turn in 0..6 {
+        cluster.now_ms += 10_000;
+        start(cluster, a | 32, b + turn);
+        let Some(attempt) = cluster.state.current_attempt(&cluster.job(job)).cloned() else {
+            continue;
+        };
+        for one in attempt.allocations.iter().filter(|one| one.end.is_none()) {
+            let lost = ended(EndKind::KeeperLost, 0);
+            cluster.event(&one.node, job, attempt.epoch, lost);
+        }
+    }
 }
 
 /// A successor of some job takes over: often there is none.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::mutants::{Mutant, planted};
+use mlctl_proto::spec::{JobSpec, RetrySpec};
 use mlctl_proto::units::UtcMs;
 
 use crate::state::records::{
@@ -24,6 +25,8 @@ pub struct Indexes {
     filling: OrdSet<(u64, JobId)>,
     pending_by_user: OrdMap<Arc<str>, usize>,
     requests: OrdMap<[u8; 32], Arc<Request>>,
+    /// Of specs that have one.
+    retries: OrdMap<[u8; 32], Arc<RetrySpec>>,
     devices: OrdMap<Arc<str>, OrdMap<Arc<str>, Holder>>,
     open_attempts: OrdSet<Holder>,
     open_on_node: OrdMap<Arc<str>, OrdSet<Holder>>,
@@ -66,6 +69,11 @@ impl Indexes {
     /// What jobs of a spec ask for.
     pub fn request(&self, spec_hash: &[u8; 32]) -> Option<&Arc<Request>> {
         self.requests.get(spec_hash)
+    }
+
+    /// How often jobs of a spec start again by themselves, if it says so.
+    pub fn retry(&self, spec_hash: &[u8; 32]) -> Option<&Arc<RetrySpec>> {
+        self.retries.get(spec_hash)
     }
 
     /// Jobs that are over, the oldest first.
@@ -140,13 +148,18 @@ impl Indexes {
     }
 
     /// Hook of the specs.
-    pub fn add_request(&mut self, spec_hash: [u8; 32], request: Request) {
+    pub fn add_spec(&mut self, spec_hash: [u8; 32], spec: JobSpec) {
+        let request = Request::of(&spec);
         self.requests.insert(spec_hash, Arc::new(request));
+        if let Some(retry) = spec.retry {
+            self.retries.insert(spec_hash, Arc::new(retry));
+        }
     }
 
     /// Hook of the specs: no job names it any more.
-    pub fn remove_request(&mut self, spec_hash: &[u8; 32]) {
+    pub fn remove_spec(&mut self, spec_hash: &[u8; 32]) {
         self.requests.remove(spec_hash);
+        self.retries.remove(spec_hash);
     }
 
     /// Hook of history's tail: a batch came or went.

@@ -1,0 +1,133 @@
+//! RetryJobs: a person tries jobs again: all that are named, or none. What is held may start again, what backs off may start at once,
+//! and what was held against them is forgotten. A job that is over stays as it ended: it is submitted anew, as another job with the
+//! same spec and code, which goes on from the checkpoints that are left. Does not start anything.
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mlctl_proto::errors::{Code, Refusal};
+use mlctl_proto::ids::{JobId, clip};
+
+use super::submit_job::{admit, next_id};
+use super::{Context, failures};
+use crate::state::change::{Change, ended_long_ago};
+use crate::state::codec::CodecError;
+use crate::state::records::{Array, Job, JobState, Lineage, Reply, Retries, Spec};
+use crate::state::rules::Request;
+use crate::state::transition::advance;
+
+/// Which jobs to try again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryJobs {
+    /// Their ids.
+    pub jobs: Vec<JobId>,
+}
+
+impl RetryJobs {
+    pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
+        context.require_person()?;
+        if self.jobs.is_empty() {
+            return Err(Refusal::new(
+                Code::BadRequest,
+                "no job is named: give at least one id",
+            ));
+        }
+        let ids: BTreeSet<JobId> = self.jobs.iter().copied().collect();
+        let (mut released, mut going, mut anew) = (Vec::new(), Vec::new(), Vec::new());
+        for id in ids {
+            if change.state().is_archived(id) {
+                return Err(in_history(id));
+            }
+            let mut job = change.job(id)?;
+            if job.owner_id != context.actor.user_id && !context.actor.admin {
+                let why = format!(
+                    "job {id} belongs to {}: ask them, or an admin",
+                    clip(&job.owner_name)
+                );
+                return Err(Refusal::new(Code::Denied, why));
+            }
+            if job.state.terminal() {
+                anew.push((id, submit_again(change, &job, context)?));
+                continue;
+            }
+            let held = job.state == JobState::Held;
+            let waits = job.state == JobState::Pending && job.retries != Retries::default();
+            if !held && !waits {
+                going.push(id);
+                continue;
+            }
+            failures::forgive(&mut job);
+            if held {
+                advance(&mut job, JobState::Pending)?;
+            }
+            change.put_job(job);
+            change.replan();
+            released.push(id);
+        }
+        Ok(Reply::Retried {
+            released,
+            going,
+            anew,
+        })
+    }
+}
+
+/// Another job as the one that is over was. It is its owner's, whoever asks.
+fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<JobId, Refusal> {
+    let spec = change.state().spec(&over.spec_hash).cloned();
+    let spec = spec.ok_or_else(|| {
+        Refusal::new(Code::Internal, format!("job {} has lost its spec", over.id))
+    })?;
+    let broken = |error: CodecError| Refusal::new(Code::Internal, error.to_string());
+    let array = Request::spec(&spec.json).map_err(broken)?.array;
+    let request = change.state().request(over).cloned();
+    admit(change, &over.owner_id, &over.owner_name, request.as_deref())?;
+    let id = next_id(change)?;
+    change.put_spec(Spec {
+        uses: spec.uses.saturating_add(1),
+        ..Spec::clone(&spec)
+    })?;
+    change.put_job(Job {
+        id,
+        state: JobState::Pending,
+        submitted_ms: context.now_ms,
+        started_ms: 0,
+        ended_ms: 0,
+        submit_index: context.index,
+        epoch_counter: 0,
+        recalled_counter: 0,
+        infrastructure_restarts: 0,
+        outcome: None,
+        cancel_requested: false,
+        cancelled_by: String::new(),
+        checkpoints: Vec::new(),
+        retries: Retries::default(),
+        lineage: Some(lineage(over)),
+        array: array.as_ref().map(Array::new).map(Arc::new),
+        ..over.clone()
+    });
+    change.queued();
+    Ok(id)
+}
+
+/// Where the next try goes on: from what the last one left, or from what that had been given.
+fn lineage(over: &Job) -> Lineage {
+    let inherited = over.lineage.clone().filter(|_| over.checkpoints.is_empty());
+    Lineage {
+        retry_of: over.id,
+        made_by: inherited.as_ref().map_or(over.id, |older| older.made_by),
+        checkpoints: inherited.map_or_else(|| over.checkpoints.clone(), |older| older.checkpoints),
+    }
+}
+
+fn in_history(id: JobId) -> Refusal {
+    let ended = ended_long_ago(id);
+    let why = format!(
+        "{}; it is history and cannot be tried again: submit its spec anew",
+        ended.message
+    );
+    Refusal::new(ended.code, why)
+}
+
+#[cfg(test)]
+#[path = "retry_jobs_tests.rs"]
+mod tests;
