@@ -287,3 +287,46 @@ fn events_are_kept_and_sent_again_from_the_leaders_mark() {
         "an acknowledgement that was not synced only costs a repetition"
     );
 }
+
+#[test]
+fn ends_of_tasks_are_said_once_over_restarts() {
+    let ends = |tasks: &[u32]| {
+        let mut ends = TaskEnds::default();
+        tasks.iter().for_each(|task| ends.add(*task, 0, 0, false));
+        ends
+    };
+    let said = |bench: &Bench| -> Vec<u64> {
+        let events = bench.events();
+        let sets = events.iter().filter_map(|event| match &event.what {
+            Some(agent_event::What::TasksEnded(ended)) => Some(ended),
+            _ => None,
+        });
+        sets.map(|ended| crate::tasks::tasks_of(ended).count())
+            .collect()
+    };
+    let mut bench = Bench::connected();
+    bench.ready(1);
+    let told = |tasks: &[u32]| Event::TasksEnded {
+        job: JOB,
+        epoch: epoch(1),
+        ends: ends(tasks),
+    };
+    bench.step(told(&[1, 2]));
+    bench.step(told(&[2, 3]));
+    bench.step(told(&[1, 2, 3]));
+    bench.sync();
+    assert_eq!(said(&bench), [2, 1]);
+    bench.crash(false);
+    bench.connect(0);
+    bench.step(Event::KeeperConnected {
+        job: JOB,
+        epoch: epoch(1),
+        status: KeeperStatus {
+            started: true,
+            tasks: ends(&[1, 2, 3, 4]),
+            ..KeeperStatus::default()
+        },
+    });
+    bench.sync();
+    assert_eq!(said(&bench).last(), Some(&1), "only the fourth is news");
+}

@@ -337,3 +337,42 @@ fn contradictions_are_refused() {
     refused(&|r| r.job_name = "a\0b".into(), "NUL");
     refused(&|r| r.attempt_dir = "/a\0b".into(), "NUL");
 }
+
+#[test]
+fn tasks_of_an_array_have_a_slot_and_its_devices() {
+    let mut request = request(LaunchMethod::Exec, 1, 2, &["work"]);
+    let tasks = mlctl_proto::spec::Ranges::span(3, 9);
+    request.spec.array = mlctl_proto::spec::ArraySpec::parse("0-99").ok();
+    request.spec.compat = Some(Compat::Slurm);
+    let alone = plan(&request).expect_err("no tasks were given").to_string();
+    assert!(alone.contains("tasks are given"), "{alone}");
+    request.wave = Some(Wave {
+        slots: 2,
+        tasks: tasks.clone(),
+        count: 100,
+    });
+    let few = plan(&request).expect_err("too few devices").to_string();
+    assert!(few.contains("4 GPUs per node"), "{few}");
+    request.members[0].devices = ["a", "b", "c", "d"].map(str::to_owned).into();
+    let plan = plan(&request).expect("good");
+    let array = plan.array.expect("it is one");
+    assert_eq!((plan.ranks.len(), &array.tasks), (1, &tasks));
+    assert_eq!(
+        array.index_variables,
+        ["MLCTL_ARRAY_INDEX", "SLURM_ARRAY_TASK_ID"]
+    );
+    let visible: Vec<_> = array
+        .slots
+        .iter()
+        .map(|slot| slot.env.get("CUDA_VISIBLE_DEVICES").map(String::as_str))
+        .collect();
+    assert_eq!(visible, [Some("a,b"), Some("c,d")]);
+    let env = &plan.ranks[0].env;
+    for (key, value) in [
+        ("RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("MLCTL_ARRAY_COUNT", "100"),
+    ] {
+        assert_eq!(env.get(key).map(String::as_str), Some(value), "{key}");
+    }
+}

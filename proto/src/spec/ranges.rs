@@ -213,7 +213,7 @@ impl Ranges {
     /// # Errors
     /// Numbers that it did not write.
     pub fn unpack(packed: &PackedRanges) -> Result<Self, RangesError> {
-        if packed.steps.len() % 2 != 0 {
+        if !packed.steps.len().is_multiple_of(2) {
             return wrong("a range of indices lacks its length");
         }
         let mut spans = Vec::with_capacity(packed.steps.len() / 2);

@@ -146,3 +146,47 @@ fn hostile_values_are_refused() {
         Err(SpecError::Syntax(_))
     ));
 }
+
+#[test]
+fn an_array_is_a_list_a_limit_or_a_count() {
+    for (written, canonical, tasks, limit) in [
+        ("'0-99%8'", "0-99%8", 100, 8),
+        ("'9,7-8, 1'", "1,7-9", 4, 0),
+        ("3", "0-2", 3, 0),
+        ("100000", "0-99999", 100_000, 0),
+    ] {
+        let spec = parse_toml(&format!("command = 'a'\narray = {written}")).expect(written);
+        let array = spec.array.as_ref().expect("it has one");
+        assert_eq!(
+            (array.tasks.count(), array.limit),
+            (tasks, limit),
+            "{written}"
+        );
+        assert_eq!(array.to_string(), canonical);
+        let again = parse_json(&spec.canonical_json()).expect("canonical JSON parses");
+        assert_eq!((again.hash(), &again), (spec.hash(), &spec));
+    }
+    let array = "command = 'a'\narray = '0-9'\n";
+    for (text, says) in [
+        ("command = 'a'\narray = 0", "use 1 to 100000"),
+        ("command = 'a'\narray = 100001", "use 1 to 100000"),
+        ("command = 'a'\narray = '0-100000'", "use 1 to 100000"),
+        ("command = 'a'\narray = '0-99999999'", "above 9999999"),
+        ("command = 'a'\narray = '1-0'", "ends before it begins"),
+        (
+            "command = 'a'\narray = '0-9%0'",
+            "no number above 0 after `%`",
+        ),
+        ("command = 'a'\narray = -1", "neither a number of tasks"),
+        ("command = 'a'\narray = [1]", "neither a number of tasks"),
+        (&format!("{array}nodes = 2"), "must be 1 in an array"),
+        (&format!("{array}ranks = 2"), "must be 1 in an array"),
+        (&format!("{array}launcher = 'torchrun'"), "exec or python"),
+        (
+            &format!("{array}[checkpoint]\ndir = 'c'"),
+            "share the directory",
+        ),
+    ] {
+        refused(text, says);
+    }
+}

@@ -3,10 +3,10 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{apply, burst, failover, idle, latency, queue, submits};
+use super::{apply, array, burst, failover, idle, latency, queue, submits};
 
 /// How it is called.
-pub const USAGE: &str = "mlctl-tests bench latency|burst|submits|queue|failover|idle|apply|all [--rounds N]   (MLCTL_BIN names a release build)";
+pub const USAGE: &str = "mlctl-tests bench latency|burst|array|submits|queue|failover|idle|apply|all [--rounds N]   (MLCTL_BIN names a release build)";
 
 /// Rounds, unless somebody says how many.
 const ROUNDS: usize = 5;
@@ -32,6 +32,7 @@ pub fn main(words: &[&str]) -> Result<()> {
     match name {
         "latency" => latency::run(many),
         "burst" => burst::run(many),
+        "array" => array::run(many),
         "submits" => submits::run(many),
         "queue" => queue::run(many),
         "failover" => failover::run(rounds.unwrap_or(KILLS)),
@@ -40,6 +41,7 @@ pub fn main(words: &[&str]) -> Result<()> {
         "all" => {
             latency::run(many)?;
             burst::run(many)?;
+            array::run(many)?;
             submits::run(many)?;
             queue::run(many)?;
             failover::run(rounds.unwrap_or(KILLS))?;

@@ -2,6 +2,7 @@
 //! Does NOT judge: no test and no run of CI fails on a stopwatch.
 
 pub mod apply;
+pub mod array;
 pub mod burst;
 pub mod cli;
 pub mod failover;

@@ -155,7 +155,8 @@ impl Keeper {
 
     /// After children have ended: the next tasks.
     pub(super) fn go_on(&mut self) {
-        if self.array.is_none() || self.phase != Phase::Running {
+        // Without a lease that holds a fenced job starts nothing more: in a moment its fence ends it.
+        if self.array.is_none() || self.phase != Phase::Running || !self.may_start() {
             return;
         }
         if let Err(why) = self.fill_slots() {
