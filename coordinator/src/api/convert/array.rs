@@ -8,7 +8,7 @@ use crate::state::records::{AllocationPhase, Array, Attempt, End, EndKind, Job, 
 /// How many tasks are where; for lists.
 pub fn counts(state: &State, job: &Job) -> Option<api::Array> {
     let array = job.array.as_deref()?;
-    let running = open_waves(state, job).map(|attempt| running(attempt)).sum();
+    let running = open_waves(state, job).map(running).sum();
     let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
     let tasks = count(array.tasks.count());
     let done = count(array.done());
