@@ -9,8 +9,13 @@ use mlctl_proto::limits::GPUS_PER_NODE_MAX;
 use mlctl_runtime::config::load_toml;
 use serde::Deserialize;
 
+use crate::users::{Mode, Users};
+
 /// Where Linux tells one boot from another.
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Python with a few threads needs more than a handful.
+const PIDS_LEAST: u64 = 64;
 
 /// What an agent is told at start.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -47,6 +52,15 @@ pub struct Config {
     /// The user that jobs run as; empty: the agent's own.
     #[serde(default)]
     pub job_user: String,
+    /// Which user of the node belongs to whom; beside it `job_user` counts for nothing.
+    #[serde(default)]
+    pub users: Users,
+    /// Ranks have a `/tmp` and a `/dev/shm` of their own. Default: where they do not run as the agent's own user.
+    #[serde(default)]
+    pub private_tmp: Option<bool>,
+    /// Processes and threads that one attempt may have on this node.
+    #[serde(default = "default_pids_max")]
+    pub pids_max: u64,
     /// The NVML library; empty: where the system finds it.
     #[serde(default)]
     pub nvml_path: String,
@@ -120,6 +134,10 @@ fn default_pool() -> String {
     "default".into()
 }
 
+fn default_pids_max() -> u64 {
+    32_768
+}
+
 fn default_boot_id_file() -> PathBuf {
     BOOT_ID_FILE.into()
 }
@@ -169,6 +187,7 @@ impl Config {
                 source,
             })?;
         }
+        self.check_jobs()?;
         if self.data_dir.as_os_str().is_empty() || !self.data_dir.is_absolute() {
             return wrong("data_dir", "must be an absolute path");
         }
@@ -195,6 +214,39 @@ impl Config {
             return wrong("simulated_gpus", &format!("is above {GPUS_PER_NODE_MAX}"));
         }
         Ok(())
+    }
+
+    /// Checks what concerns the processes of jobs.
+    fn check_jobs(&self) -> Result<(), ConfigError> {
+        let wrong = |key, why: &str| {
+            Err(ConfigError::Value {
+                key,
+                why: why.into(),
+            })
+        };
+        let unnamed = |(owner, user): (&String, &String)| owner.is_empty() || user.is_empty();
+        if self.users.map.iter().any(unnamed) {
+            return wrong("users.map", "holds an empty name");
+        }
+        if self.users.mode == Mode::JobUser && !self.users.map.is_empty() {
+            return wrong(
+                "users.map",
+                "counts for nothing beside `mode = \"job_user\"`: write `mode = \"map\"` or `mode = \"owner\"`",
+            );
+        }
+        if self.pids_max < PIDS_LEAST {
+            return wrong(
+                "pids_max",
+                &format!("is below {PIDS_LEAST}: no training would start"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Have ranks a `/tmp` of their own?
+    pub fn private_tmp(&self) -> bool {
+        let others = !self.job_user.is_empty() || self.users.apart();
+        self.private_tmp.unwrap_or(others)
     }
 
     /// The address for checkpoints and probes.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mlctl_runtime::telemetry::{self, TelemetryConfig};
 
+use crate::keeper::terms::Terms;
 use crate::launcher::LauncherConfig;
 use crate::{Config, keeper, launcher};
 
@@ -24,10 +25,8 @@ pub fn early_main(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
         .map(|word| word.to_str().unwrap_or_default())
         .collect();
     match words.as_slice() {
-        ["keeper", "--warm", _] => Some(warm_main(None)),
-        ["keeper", "--warm", _, "--job-user", user] => Some(warm_main(Some(user))),
-        ["keeper", _] => Some(keeper_main(Path::new(&args[1]), None)),
-        ["keeper", _, "--job-user", user] => Some(keeper_main(Path::new(&args[1]), Some(user))),
+        ["keeper", "--warm", _] => Some(with_terms(keeper::warm::run)),
+        ["keeper", _] => Some(with_terms(|terms| keeper::run(Path::new(&args[1]), &terms))),
         ["launcher", "--config", _] => Some(launcher_main(PathBuf::from(&args[2]))),
         ["mpi-agent", _, words @ ..] => {
             let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
@@ -46,16 +45,19 @@ fn usage(text: &str) -> i32 {
     USAGE
 }
 
-/// A keeper logs to its standard error, a file beside its plan. The launcher gives it no collector: exporters have threads.
-fn keeper_main(attempt_dir: &Path, job_user: Option<&str>) -> i32 {
+/// A keeper logs to its standard error, a file beside its plan; a warm one to the launcher's. The launcher gives it no collector: exporters
+/// have threads.
+fn with_terms(run: impl FnOnce(Terms) -> i32) -> i32 {
     let _guard = telemetry::init(&TelemetryConfig::new("keeper", ""));
-    keeper::run(attempt_dir, job_user)
-}
-
-/// Logs to the launcher's standard error, its keepers to files beside their plans.
-fn warm_main(job_user: Option<&str>) -> i32 {
-    let _guard = telemetry::init(&TelemetryConfig::new("keeper", ""));
-    keeper::warm::run(job_user)
+    match Terms::enter() {
+        Ok(terms) => run(terms),
+        Err(why) => {
+            // To the launcher, which passes it on, or to its log.
+            println!("{why}");
+            tracing::error!("{why}");
+            SOFTWARE
+        }
+    }
 }
 
 fn launcher_main(file: PathBuf) -> i32 {
@@ -68,10 +70,7 @@ fn launcher_main(file: PathBuf) -> i32 {
     };
     // Logs only: what the launcher does is part of no trace, and what it does as root needs no network.
     let _guard = telemetry::init(&TelemetryConfig::new("launcher", &config.name));
-    match launcher::run(LauncherConfig {
-        data_dir: config.data_dir,
-        job_user: config.job_user,
-    }) {
+    match launcher::run(LauncherConfig::of(&config)) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("{error}");

@@ -2,13 +2,19 @@
 //! Does NOT watch for changes; a changed fact is seen when the agent starts again.
 
 use std::path::Path;
+use std::time::Duration;
 use std::{fs, io};
 
 use mlctl_proto::persist::{Addresses, Isolation, NodeFacts};
 use mlctl_proto::{CAPABILITIES, VERSION};
 
+use tokio::time::{Instant, sleep};
+
 use crate::config::Config;
 use crate::devices::probe::probe;
+use crate::dirs::Dirs;
+use crate::launcher::client::{self as launcher, LauncherError};
+use crate::launcher::protocol::Level;
 
 /// A fact that cannot be found out although nothing works without it.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +28,8 @@ pub struct NoBootId {
 ///
 /// # Errors
 /// When one boot cannot be told from another: then loss could not be proven.
-pub fn facts(config: &Config) -> Result<NodeFacts, NoBootId> {
+pub async fn facts(config: &Config) -> Result<NodeFacts, NoBootId> {
+    let (isolation, missing) = isolation(&Dirs::new(&config.data_dir)).await;
     let probe = probe(&config.name, &config.nvml_path, config.simulated_gpus);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let mut labels = config.labels.clone();
@@ -48,10 +55,39 @@ pub fn facts(config: &Config) -> Result<NodeFacts, NoBootId> {
             .iter()
             .map(|capability| (*capability).into())
             .collect(),
-        // Ranks get sessions and no_new_privs, but no cgroup of their own in this release: nothing to boast of.
-        isolation: Isolation::None.into(),
+        isolation: isolation.into(),
+        isolation_missing: missing,
         device_errors: probe.errors,
     })
+}
+
+/// What the launcher says, which may just be starting. The longest a start of the agent waits for it.
+const LAUNCHER_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two tries.
+const LAUNCHER_PAUSE: Duration = Duration::from_millis(20);
+
+/// How well attempts are kept apart, and what is missing: the launcher knows, since it is the one that may do something about it.
+async fn isolation(dirs: &Dirs) -> (Isolation, Vec<String>) {
+    let end = Instant::now() + LAUNCHER_PATIENCE;
+    loop {
+        match launcher::isolation(&dirs.launcher_socket()).await {
+            Ok((level, missing)) => {
+                let level = match level {
+                    Level::None => Isolation::None,
+                    Level::Partial => Isolation::Partial,
+                    Level::Full => Isolation::Full,
+                };
+                return (level, missing);
+            }
+            Err(LauncherError::Unreachable { .. }) if Instant::now() < end => {
+                sleep(LAUNCHER_PAUSE).await
+            }
+            Err(error) => {
+                let why = format!("the launcher did not say how it keeps jobs apart: {error}");
+                return (Isolation::None, vec![why]);
+            }
+        }
+    }
 }
 
 fn boot_id(path: &Path) -> Result<String, NoBootId> {

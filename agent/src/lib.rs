@@ -6,6 +6,7 @@
 
 mod boottime;
 pub mod bulk;
+pub mod cgroup;
 pub mod checkpoints;
 pub mod code;
 pub mod config;
@@ -25,6 +26,7 @@ pub mod launcher;
 mod link;
 mod run;
 mod tasks;
+pub mod users;
 pub mod witness;
 
 pub use config::Config;

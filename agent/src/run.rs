@@ -81,7 +81,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let dirs = Dirs::new(config.data_dir.clone());
     let _lock = lock(&dirs)?;
     let dialer = dialer(&config)?;
-    let facts = facts(&config)?;
+    let facts = facts(&config).await?;
     greet(&facts);
     let store = Store::open(dirs.blobs())?;
     let (journal_id, recovered) = recover(&dirs)?;

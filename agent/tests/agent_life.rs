@@ -105,6 +105,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill_agent();
+        mlctl_agent::cgroup::Base::discard(&self.root.join("data"));
         let jobs = std::fs::read_dir(self.root.join("data/jobs"))
             .into_iter()
             .flatten()

@@ -93,6 +93,7 @@ impl Drop for Launcher {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        mlctl_agent::cgroup::Base::discard(&self.home.path().join("data"));
         for attempt in ["1/1", "1/2", "2/1"] {
             kill_leftovers(&self.home.path().join("data/jobs").join(attempt));
         }

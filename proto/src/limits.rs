@@ -26,6 +26,12 @@ pub const RANKS_PER_NODE_MAX: u32 = 1_024;
 pub const GANG_RANKS_MAX: u32 = 65_536;
 /// GPUs a job may ask for on one node.
 pub const GPUS_PER_NODE_MAX: u32 = 64;
+/// Logical processors that a job may ask for on one node.
+pub const CPUS_PER_NODE_MAX: u32 = 4_096;
+/// Memory that a job may ask for on one node, bytes.
+pub const MEMORY_PER_NODE_MAX: u64 = 64 << 40;
+/// The least memory that a job may ask for per rank, bytes: with less not even a shell starts.
+pub const MEM_PER_RANK_MIN: u64 = 4 << 20;
 /// Names of nodes, users, pools, bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 /// A job's name, bytes.

@@ -5,6 +5,7 @@ mod command;
 mod disconnect;
 mod parse;
 mod ranges;
+mod resources;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ pub use command::{Argv, CommandError};
 pub use disconnect::OnDisconnect;
 pub use parse::{SpecError, parse_json, parse_toml};
 pub use ranges::{Ranges, RangesError};
+pub use resources::Bytes;
 
 use crate::limits;
 
@@ -143,6 +145,15 @@ pub struct JobSpec {
     /// Many tasks of one command under one job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<ArraySpec>,
+    /// Logical processors per rank; absent: as many as there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Memory per rank; absent: as much as there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mem: Option<Bytes>,
+    /// `/dev/shm` per rank, of the node's part's own; it counts as memory too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm: Option<Bytes>,
 }
 
 fn one() -> u32 {
@@ -167,6 +178,9 @@ impl JobSpec {
             compat: None,
             on_disconnect: OnDisconnect::Replace,
             array: None,
+            cpus: None,
+            mem: None,
+            shm: None,
         }
     }
 
@@ -246,6 +260,7 @@ impl JobSpec {
         self.command.check()?;
         self.check_launcher()?;
         array::check(self)?;
+        self.check_resources()?;
         self.check_texts()?;
         if self.canonical_json().len() > limits::SPEC_BYTES_MAX {
             return Err(SpecError::TooLong {

@@ -32,9 +32,60 @@ pub fn duration_text(ms: i64) -> String {
     }
 }
 
+/// The kernel killed processes of an attempt on a node for want of memory.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub struct Oom {
+    /// What the attempt may have there; 0: it has no bound, the machine had nothing left.
+    pub limit_bytes: u64,
+    /// The most that it had; 0: the kernel does not say.
+    pub peak_bytes: u64,
+}
+
+impl Oom {
+    /// What to tell people: `rank` failed, and this is why.
+    pub fn detail(self, rank: u32) -> String {
+        let peak = match self.peak_bytes {
+            0 => String::new(),
+            bytes => format!(", and had used {}", bytes_text(bytes)),
+        };
+        match self.limit_bytes {
+            0 => format!(
+                "rank {rank} ended because the machine ran out of memory{peak}: ask for `mem`, so that the job gets a node with room"
+            ),
+            bytes => format!(
+                "rank {rank} ended because the job's part of this node ran out of memory: it may have {}{peak}; ask for more `mem`",
+                bytes_text(bytes)
+            ),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn want_of_memory_is_explained() {
+        let text = Oom {
+            limit_bytes: 1 << 30,
+            peak_bytes: 1 << 29,
+        }
+        .detail(3);
+        assert!(
+            text.contains("rank 3")
+                && text.contains("may have 1.0 GiB, and had used 512.0 MiB")
+                && text.contains("`mem`"),
+            "{text}"
+        );
+        let text = Oom {
+            limit_bytes: 0,
+            peak_bytes: 0,
+        }
+        .detail(0);
+        assert!(text.contains("machine ran out of memory: "), "{text}");
+    }
 
     #[test]
     fn texts() {

@@ -123,11 +123,12 @@ impl Attempt {
         let (kind, code, detail, rank) = if let Some(why) = &self.launch_failed {
             (EndKind::LaunchFailed, 0, why.clone(), None)
         } else if let Some(exit) = self.first_failure {
-            let (kind, code) = match exit.signal {
-                0 => (EndKind::Exited, exit.code),
-                signal => (EndKind::Signalled, signal),
+            let (kind, code, detail) = match (exit.oom, exit.signal) {
+                (Some(oom), _) => (EndKind::OutOfMemory, 0, oom.detail(exit.rank)),
+                (None, 0) => (EndKind::Exited, exit.code, String::new()),
+                (None, signal) => (EndKind::Signalled, signal, String::new()),
             };
-            (kind, code, String::new(), Some(exit.rank))
+            (kind, code, detail, Some(exit.rank))
         } else if let Some(stop) = &self.stop {
             (stop.reason, 0, stop.why.clone(), None)
         } else {

@@ -5,8 +5,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::STOP_GRACE_MS;
 use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::persist::{
-    AgentEvent, AllocationEnded, AttemptEnd, CheckpointSealed, EndKind, RankExited, RanksStarted,
-    agent_event,
+    AgentEvent, AllocationEnded, AttemptEnd, CheckpointSealed, EndKind, RanksStarted, agent_event,
 };
 
 use super::Core;
@@ -265,21 +264,7 @@ impl Core {
         if fails {
             attempt.first_failure = Some(exit);
         }
-        let RankEnd {
-            rank,
-            code,
-            signal,
-            killed_by_us,
-        } = exit;
-        self.emit(
-            key,
-            agent_event::What::RankExited(RankExited {
-                rank,
-                code,
-                signal,
-                killed_by_us,
-            }),
-        );
+        self.emit(key, agent_event::What::RankExited(exit.into()));
         if fails {
             self.actions.push(Action::KeeperStop {
                 job,

@@ -218,13 +218,7 @@ fn note_event(attempt: &mut Attempt, what: Option<&agent_event::What>) {
     match what {
         Some(agent_event::What::RanksStarted(_)) => attempt.started = true,
         Some(agent_event::What::RankExited(exit)) => {
-            let end = RankEnd {
-                rank: exit.rank,
-                code: exit.code,
-                signal: exit.signal,
-                killed_by_us: exit.killed_by_us,
-            };
-            note_exit(attempt, end);
+            note_exit(attempt, exit.clone().into());
         }
         Some(agent_event::What::AllocationEnded(_)) => attempt.ended = Some(0),
         Some(agent_event::What::CheckpointSealed(sealed)) => {

@@ -195,6 +195,7 @@ fn a_failing_rank_is_told_at_once_and_ends_its_gang_here() {
         );
         let killed = RankEnd {
             killed_by_us: true,
+            oom: None,
             ..exit(0, 0, 15)
         };
         bench.step(Event::RankExited {

@@ -40,6 +40,7 @@ pub(super) fn exit(rank: u32, code: i32, signal: i32) -> RankEnd {
         code,
         signal,
         killed_by_us: false,
+        oom: None,
     }
 }
 

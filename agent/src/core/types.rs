@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::persist::{AgentEvent, EndKind};
+use mlctl_proto::persist::{AgentEvent, EndKind, OomKill, RankExited};
 use mlctl_proto::spec::Ranges;
+use mlctl_proto::units::Oom;
 
 use crate::tasks::{TaskEnds, Wave};
 
@@ -159,6 +160,38 @@ pub struct RankEnd {
     pub signal: i32,
     /// We had begun to stop the gang: never a failure of its own.
     pub killed_by_us: bool,
+    /// The attempt had no memory left on this node.
+    pub oom: Option<Oom>,
+}
+
+impl From<RankEnd> for RankExited {
+    fn from(end: RankEnd) -> Self {
+        Self {
+            rank: end.rank,
+            code: end.code,
+            signal: end.signal,
+            killed_by_us: end.killed_by_us,
+            oom: end.oom.map(|oom| OomKill {
+                limit_bytes: oom.limit_bytes,
+                peak_bytes: oom.peak_bytes,
+            }),
+        }
+    }
+}
+
+impl From<RankExited> for RankEnd {
+    fn from(exited: RankExited) -> Self {
+        Self {
+            rank: exited.rank,
+            code: exited.code,
+            signal: exited.signal,
+            killed_by_us: exited.killed_by_us,
+            oom: exited.oom.map(|oom| Oom {
+                limit_bytes: oom.limit_bytes,
+                peak_bytes: oom.peak_bytes,
+            }),
+        }
+    }
 }
 
 impl RankEnd {

@@ -18,7 +18,7 @@ use crate::keeper::protocol::{Exit, FENCES, FromKeeper, Remote, Status, ToKeeper
 use crate::keeper::sweep::kill_leftovers;
 use crate::keeper::{IDENTITY, PLAN};
 use crate::keeper::{Written, read_exits};
-use crate::launcher::client::{LauncherError, start_keeper};
+use crate::launcher::client::{self as launcher, LauncherError, start_keeper};
 use crate::link::Relay;
 
 /// A keeper that is there but silent is asked again after this.
@@ -327,13 +327,20 @@ pub(super) async fn report_status(task: &Task, status: &Status) {
 pub(super) async fn report_loss(task: &Task) {
     let (job, epoch) = task.key();
     let folder = task.context.dirs.attempt(job, epoch);
+    let at = folder.clone();
     let sweep = move || {
+        let folder = at;
         let written = read_exits(&folder).unwrap_or_else(|error| {
             warn!(folder = %folder.display(), %error, "what the keeper wrote down cannot be read");
             Written::default()
         });
         (kill_leftovers(&folder), written)
     };
+    // It finds those too that wiped their environment, and may kill those of another user.
+    let socket = task.context.dirs.launcher_socket();
+    if let Err(error) = launcher::sweep(&socket, &folder).await {
+        warn!(%job, %epoch, %error, "the launcher did not end what the keeper left");
+    }
     let (killed, written) = tokio::task::spawn_blocking(sweep).await.unwrap_or_default();
     warn!(%job, %epoch, killed, "the keeper is gone");
     collect_dumps(task).await;
@@ -389,5 +396,6 @@ fn rank_end(exit: Exit) -> RankEnd {
         code: exit.code,
         signal: exit.signal,
         killed_by_us: exit.killed_by_us,
+        oom: exit.oom,
     }
 }

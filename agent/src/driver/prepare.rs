@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs};
@@ -67,8 +67,12 @@ pub(super) enum PrepareError {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Port(#[from] PortError),
-    #[error("there is no user `{0}` on this node: set `job_user` to one, or make it")]
+    #[error(
+        "there is no user `{0}` on this node: make it, or name another in `job_user` or `[users]` of the agent's configuration"
+    )]
     User(String),
+    #[error("{0}")]
+    Nobody(String),
     #[error("a task of the agent died: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -96,10 +100,10 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
     if let Some(checkpoint) = &spec.checkpoint {
         link_checkpoints(&work.join(&checkpoint.dir), &checkpoints)?;
     }
-    let user = user_of(context)?;
+    let user = user_of(context, start)?;
     if let Some(user) = &user {
         hand_over(&work, user)?;
-        hand_over(&checkpoints, user)?;
+        hand_over_checkpoints(&checkpoints, user)?;
     }
     let own = start
         .members
@@ -121,6 +125,9 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
         after_ms: fence.after_ms,
         grace_ms: fence.grace_ms,
     });
+    if context.config.users.apart() {
+        plan.owner = start.owner_name.clone();
+    }
     write_plan(context, start, &plan, lease.as_ref())?;
     failpoint::hit("prepare.plan");
     Ok(Laid { lease })
@@ -281,24 +288,37 @@ fn base_env(user: Option<&User>) -> BTreeMap<String, String> {
     variables
 }
 
-fn user_of(context: &Context) -> Result<Option<User>, PrepareError> {
-    let name = &context.config.job_user;
-    if name.is_empty() {
+fn user_of(context: &Context, start: &Start) -> Result<Option<User>, PrepareError> {
+    let config = &context.config;
+    let choice = config.users.of(&start.owner_name, &config.job_user);
+    let Some(choice) = choice.map_err(PrepareError::Nobody)? else {
         return Ok(None);
-    }
-    let found = User::from_name(name).ok().flatten();
-    found
-        .map(Some)
-        .ok_or_else(|| PrepareError::User(name.clone()))
+    };
+    let found = User::from_name(&choice.name).ok().flatten();
+    found.map(Some).ok_or(PrepareError::User(choice.name))
 }
 
-/// Gives `path`, and what is in it, to the job's user. Links are changed themselves, never followed.
+/// Checkpoints are the job's user's once and for all: where an attempt has run nobody else changes anything in its directories.
+fn hand_over_checkpoints(path: &Path, user: &User) -> Result<(), PrepareError> {
+    let found = fs::symlink_metadata(path).map_err(failed("look at", path))?;
+    if found.uid() == user.uid.as_raw() {
+        return Ok(());
+    }
+    hand_over(path, user)
+}
+
+/// Gives `path`, and what is in it, to the job's user, and to nobody else. Links are changed themselves, never followed.
 fn hand_over(path: &Path, user: &User) -> Result<(), PrepareError> {
+    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed("close", path))?;
+    give_away(path, user)
+}
+
+fn give_away(path: &Path, user: &User) -> Result<(), PrepareError> {
     let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
     std::os::unix::fs::lchown(path, uid, gid).map_err(failed("give away", path))?;
     if !path.is_symlink() && path.is_dir() {
         for entry in fs::read_dir(path).map_err(failed("read", path))? {
-            hand_over(&entry.map_err(failed("read", path))?.path(), user)?;
+            give_away(&entry.map_err(failed("read", path))?.path(), user)?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, IdError, JobId};
-use mlctl_proto::persist::{AgentEvent, Id, PackedRanges};
+use mlctl_proto::persist::{AgentEvent, Id, PackedRanges, RankExited};
 use mlctl_proto::spec::{Ranges, RangesError};
 use prost::Message;
 
@@ -45,18 +45,6 @@ struct Marked {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Exit {
-    #[prost(uint32, tag = "1")]
-    rank: u32,
-    #[prost(int32, tag = "2")]
-    code: i32,
-    #[prost(int32, tag = "3")]
-    signal: i32,
-    #[prost(bool, tag = "4")]
-    killed_by_us: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
 struct Reported {
     #[prost(message, optional, tag = "1")]
     job: Option<Id>,
@@ -65,7 +53,7 @@ struct Reported {
     #[prost(bool, tag = "3")]
     started: bool,
     #[prost(message, repeated, tag = "4")]
-    exits: Vec<Exit>,
+    exits: Vec<RankExited>,
     #[prost(bool, tag = "5")]
     ended: bool,
     #[prost(string, repeated, tag = "6")]
@@ -134,12 +122,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
             sealed,
             tasks,
         } => {
-            let exits = exits.iter().map(|exit| Exit {
-                rank: exit.rank,
-                code: exit.code,
-                signal: exit.signal,
-                killed_by_us: exit.killed_by_us,
-            });
+            let exits = exits.iter().map(|exit| RankExited::from(*exit));
             let reported = Reported {
                 job: Some((*job).into()),
                 epoch: Some((*epoch).into()),
@@ -193,12 +176,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Entry, CodecError> {
 }
 
 fn decode_reported(reported: Reported) -> Result<Record, CodecError> {
-    let exits = reported.exits.into_iter().map(|exit| RankEnd {
-        rank: exit.rank,
-        code: exit.code,
-        signal: exit.signal,
-        killed_by_us: exit.killed_by_us,
-    });
+    let exits = reported.exits.into_iter().map(RankEnd::from);
     let tasks = Ranges::unpack(&reported.tasks.unwrap_or_default())?;
     Ok(Record::Reported {
         job: reported.job.try_into()?,
@@ -222,7 +200,7 @@ fn payload(kind: u8, message: &impl Message) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::core::{Member, Start};
-    use mlctl_proto::persist::{RankExited, agent_event};
+    use mlctl_proto::persist::agent_event;
     use proptest::prelude::*;
 
     fn samples() -> Vec<Record> {
@@ -240,12 +218,17 @@ mod tests {
             code: -1,
             signal: 9,
             killed_by_us: true,
+            oom: Some(mlctl_proto::units::Oom {
+                limit_bytes: 2,
+                peak_bytes: 1,
+            }),
         };
         let what = agent_event::What::RankExited(RankExited {
             rank: 1,
             code: 2,
             signal: 0,
             killed_by_us: false,
+            oom: None,
         });
         vec![
             Record::Incarnation(2),

@@ -13,6 +13,7 @@ use mlctl_proto::spec::LaunchMethod;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::cage::Cage;
 use super::clock;
 use super::connection::Connection;
 use super::exits::ExitsFile;
@@ -103,6 +104,8 @@ pub(super) struct Keeper {
     pub(super) mpi: Option<Mpi>,
     /// What an array adds; then `ranks` are its slots.
     pub(super) array: Option<Array>,
+    /// What bounds the ranks and ends them.
+    cage: Cage,
 }
 
 impl Keeper {
@@ -113,6 +116,7 @@ impl Keeper {
         mut account: Account,
         exits_file: ExitsFile,
         mpi: Option<Mpi>,
+        cage: Cage,
     ) -> std::io::Result<Self> {
         let slots = plan.array.as_ref().map_or(0, |array| array.slots.len());
         ranks::raise_open_files(&mut account, plan.ranks.len().max(slots));
@@ -155,6 +159,7 @@ impl Keeper {
             agent: None,
             mpi,
             array,
+            cage,
         })
     }
 
@@ -195,6 +200,7 @@ impl Keeper {
         if due(self.kill_at) {
             self.kill_at = None;
             self.signal_ranks(Signal::SIGKILL);
+            self.cage.kill();
         }
         if due(self.array.as_ref().and_then(|array| array.tasks.tell_at())) {
             self.tell_tasks();
@@ -368,7 +374,12 @@ impl Keeper {
         };
         let mut planned = planned.clone();
         planned.argv.extend(line);
-        let started = ranks::start(&planned, self.plan.work_dir.as_ref(), &self.account)?;
+        let started = ranks::start(
+            &planned,
+            self.plan.work_dir.as_ref(),
+            &self.account,
+            self.cage.entry(),
+        )?;
         // The process is ours from here on, whatever happens to its pipes.
         rank.pid = Some(started.pid);
         let pipe = |fd, stderr| {

@@ -139,6 +139,7 @@ mod tests {
             code: 3,
             signal: 0,
             killed_by_us: rank > 0,
+            oom: None,
         };
         let mut file = ExitsFile::create(dir.path()).expect("file");
         file.exited(exit(0)).expect("written");

@@ -2,10 +2,12 @@
 //! an upgrade of the agent touches a training. The ranks die with it.
 //!
 //! One thread, because the kernel ties a rank's death signal to the thread that started it. It keeps its ranks in sessions and, as
-//! subreaper, everything that comes from them in reach; there are no cgroups in this release, so nothing is limited. It knows no
+//! subreaper, everything that comes from them in reach; where cgroups can be made, in one that bounds them and ends them at once. It knows no
 //! coordinator, and does NOT decide whether an attempt may run: whoever starts it has a committed entry for that.
 
 mod array;
+mod birth;
+pub(crate) mod cage;
 mod child;
 pub mod client;
 mod clock;
@@ -20,11 +22,13 @@ mod output;
 pub mod protocol;
 mod ranks;
 mod remote;
+pub(crate) mod room;
 pub mod shim;
 mod shims;
 pub(crate) mod socket_dir;
 mod spawn;
 pub mod sweep;
+pub mod terms;
 mod torchrun;
 mod turns;
 pub mod warm;
@@ -42,6 +46,7 @@ pub use exits::{Written, read_exits};
 
 use crate::launch::LaunchPlan;
 use crate::launch::plan::PLAN_VERSION;
+use terms::Terms;
 
 /// The plan's file in an attempt's directory: written by the agent, synced, before the keeper is started.
 pub const PLAN: &str = "plan.json";
@@ -69,9 +74,9 @@ pub struct Identity {
 }
 
 /// Runs a keeper for `attempt_dir` until it is released. Must be called from the main thread of a process that has no other.
-/// `job_user`: the launcher's word on who ranks run as; `None`: the plan's. Returns the exit code of the process.
-pub fn run(attempt_dir: &Path, job_user: Option<&str>) -> i32 {
-    match set_up(attempt_dir, job_user) {
+/// Returns the exit code of the process.
+pub fn run(attempt_dir: &Path, terms: &Terms) -> i32 {
+    match set_up(attempt_dir, terms) {
         Ok(mut parts) => {
             announce();
             let ended = turns::run(&mut parts.keeper, &parts.listener, &parts.signals);
@@ -100,14 +105,14 @@ struct Parts {
     _lock: File,
 }
 
-fn set_up(attempt_dir: &Path, job_user: Option<&str>) -> Result<Parts, String> {
+fn set_up(attempt_dir: &Path, terms: &Terms) -> Result<Parts, String> {
     let shown = attempt_dir.display();
     child::control(libc::PR_SET_CHILD_SUBREAPER, 1)
         .map_err(|e| format!("cannot become a subreaper: {e}"))?;
     umask(Mode::from_bits_truncate(0o077));
     let lock = lock(attempt_dir)?;
     let plan = read_plan(&attempt_dir.join(PLAN))?;
-    let account = ranks::check(&plan, job_user)?;
+    let mut account = ranks::check(&plan, terms)?;
     let signals = turns::take_signals().map_err(|e| format!("cannot take signals: {e}"))?;
     let logs = PathBuf::from(&plan.logs_dir);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&logs);
@@ -116,7 +121,9 @@ fn set_up(attempt_dir: &Path, job_user: Option<&str>) -> Result<Parts, String> {
         .map_err(|e| format!("cannot write in {shown}: {e}"))?;
     let mpi = mpi::Mpi::open(&plan, attempt_dir, account.uid())
         .map_err(|e| format!("cannot listen on {} in {shown}: {e}", shim::SOCKET))?;
-    let keeper = control::Keeper::new(plan, account, exits_file, mpi)
+    let cage = cage::Cage::make(terms, attempt_dir, &plan)?;
+    account.enters(room::make(terms, attempt_dir, &plan)?);
+    let keeper = control::Keeper::new(plan, account, exits_file, mpi, cage)
         .map_err(|e| format!("cannot make a log in {}: {e}", logs.display()))?;
     write_identity(attempt_dir).map_err(|e| format!("cannot write {IDENTITY} in {shown}: {e}"))?;
     let listener = bound(attempt_dir, SOCKET)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::tasks::TaskEnds;
 use crate::witness::packet::ProbePort;
+use mlctl_proto::units::Oom;
 
 /// Version of these messages. 2: fences.
 pub const PROTOCOL: u32 = 2;
@@ -265,6 +266,9 @@ pub struct Exit {
     pub signal: i32,
     /// The gang was being ended when it did: never a failure of its own.
     pub killed_by_us: bool,
+    /// The kernel had killed processes of the attempt for want of memory when it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom: Option<Oom>,
 }
 
 impl Exit {
@@ -292,6 +296,10 @@ mod tests {
             code: i32::MIN,
             signal: i32::MIN,
             killed_by_us: false,
+            oom: Some(Oom {
+                limit_bytes: u64::MAX,
+                peak_bytes: u64::MAX,
+            }),
         };
         let rank = RankStatus {
             rank: u32::MAX,

@@ -8,15 +8,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Pid, Uid, User, geteuid, getgrouplist, getpid};
+use nix::unistd::{Uid, User, geteuid, getgrouplist, getpid};
 
-use super::child::{Identity, Setup, prepare};
+pub(super) use super::birth::Started;
+use super::birth::{Program, spawn};
+use super::child::{Identity, Setup};
 use super::spawn::Image;
+use super::terms::Terms;
+use crate::cgroup::Entry;
 use crate::launch::array::ArrayPlan;
 use crate::launch::{LaunchPlan, RankPlan};
 
@@ -26,7 +29,7 @@ const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 const DESCRIPTORS_OWN: u64 = 64;
 
 /// Who ranks run as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Account {
     setup: Setup,
     /// `HOME`, `USER`, `LOGNAME` of another user.
@@ -39,6 +42,11 @@ impl Account {
         &self.setup
     }
 
+    /// Ranks share the mounts behind `room`.
+    pub(super) fn enters(&mut self, room: Option<OwnedFd>) {
+        self.setup.room = room.map(Arc::new);
+    }
+
     /// The user.
     pub(super) fn uid(&self) -> Uid {
         self.setup
@@ -48,20 +56,12 @@ impl Account {
     }
 }
 
-/// A started rank.
-#[derive(Debug)]
-pub(super) struct Started {
-    pub(super) pid: Pid,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
-}
-
 /// Finds out, before any rank of the gang runs, what would keep this node's from starting.
 ///
 /// # Errors
 /// One sentence for people: what, why, what to do.
-pub(super) fn check(plan: &LaunchPlan, job_user: Option<&str>) -> Result<Account, String> {
-    let account = account(plan, job_user)?;
+pub(super) fn check(plan: &LaunchPlan, terms: &Terms) -> Result<Account, String> {
+    let account = account(plan, terms)?;
     let work_dir = Path::new(&plan.work_dir);
     if !work_dir.is_dir() {
         return Err(format!(
@@ -75,7 +75,7 @@ pub(super) fn check(plan: &LaunchPlan, job_user: Option<&str>) -> Result<Account
     Ok(account)
 }
 
-/// Starts one rank.
+/// Starts one rank, in the group that `entry` leads to.
 ///
 /// # Errors
 /// One sentence for people.
@@ -83,37 +83,36 @@ pub(super) fn start(
     rank: &RankPlan,
     work_dir: &Path,
     account: &Account,
+    entry: Option<&Entry>,
 ) -> Result<Started, String> {
     let program = find_program(rank, work_dir)?;
-    let mut command = Command::new(&program);
-    command
-        .env_clear()
-        .envs(&rank.env)
-        .envs(&account.env)
-        .current_dir(work_dir);
-    command
-        .args(rank.argv.iter().skip(1))
-        .arg0(rank.argv.first().map_or("", String::as_str));
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    prepare(&mut command, account.setup.clone());
-    let mut child = command
-        .spawn()
-        .map_err(|error| explain(rank, &program, work_dir, &error))?;
-    match (
-        child.stdout.take(),
-        child.stderr.take(),
-        i32::try_from(child.id()),
-    ) {
-        (Some(stdout), Some(stderr), Ok(pid)) => Ok(Started {
-            pid: Pid::from_raw(pid),
-            stdout: stdout.into(),
-            stderr: stderr.into(),
-        }),
-        _ => Err(format!("rank {} has no pipes", rank.rank)),
-    }
+    let image = image_of(rank, &program, work_dir, account)
+        .ok_or_else(|| format!("rank {} has a word that holds a NUL byte", rank.rank))?;
+    spawn(&image, &account.setup, entry).map_err(|error| explain(rank, &program, work_dir, &error))
+}
+
+fn image_of(
+    rank: &RankPlan,
+    program: &Path,
+    work_dir: &Path,
+    account: &Account,
+) -> Option<Program> {
+    let path = |path: &Path| CString::new(path.as_os_str().as_bytes()).ok();
+    let mut env = rank.env.clone();
+    env.extend(account.env.clone());
+    let env = env
+        .iter()
+        .map(|(key, value)| CString::new(format!("{key}={value}")).ok());
+    let argv = rank
+        .argv
+        .iter()
+        .map(|word| CString::new(word.as_str()).ok());
+    Some(Program {
+        program: path(program)?,
+        argv: argv.collect::<Option<_>>()?,
+        env: env.collect::<Option<_>>()?,
+        work_dir: path(work_dir)?,
+    })
 }
 
 /// What the tasks of an array have in common.
@@ -173,21 +172,19 @@ pub(super) fn raise_open_files(account: &mut Account, ranks: usize) {
     }
 }
 
-fn account(plan: &LaunchPlan, job_user: Option<&str>) -> Result<Account, String> {
-    if let Some(allowed) = job_user
-        && plan.user.as_deref() != Some(allowed)
+fn account(plan: &LaunchPlan, terms: &Terms) -> Result<Account, String> {
+    let allowed = terms.users.of(&plan.owner, &terms.job_user)?;
+    if let Some(allowed) = &allowed
+        && plan.user.as_ref() != Some(&allowed.name)
     {
         let asked = plan.user.as_deref().unwrap_or("its own user");
         return Err(format!(
-            "the plan asks for {asked}, but on this node jobs run as `{allowed}` (`job_user` of the launcher)"
+            "the plan asks for {asked}, but on this node jobs run as `{}` (`job_user` or `[users]` of the launcher)",
+            allowed.name
         ));
     }
     let mut account = Account {
-        setup: Setup {
-            keeper: getpid(),
-            identity: None,
-            open_files: None,
-        },
+        setup: Setup::of(getpid()),
         env: BTreeMap::new(),
     };
     let own = geteuid();
@@ -199,6 +196,13 @@ fn account(plan: &LaunchPlan, job_user: Option<&str>) -> Result<Account, String>
             format!("there is no user `{name}` on this node: set `job_user` of the agent to one")
         })?;
         uid = user.uid;
+        let least = allowed.as_ref().map_or(0, |allowed| allowed.uid_min);
+        if terms.users.apart() && uid.as_raw() < least {
+            return Err(format!(
+                "jobs do not run as `{name}`, which has the user id {uid}: those below {least} belong to the system; \
+                 an administrator names another user in `map` of `[users]`"
+            ));
+        }
         if uid != own {
             if !own.is_root() {
                 return Err(format!(

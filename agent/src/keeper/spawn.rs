@@ -9,8 +9,10 @@ use std::ptr;
 
 use nix::unistd::Pid;
 
+use super::birth::move_in;
 use super::child::{Setup, enter};
 use super::ranks::Started;
+use crate::cgroup::Entry;
 
 /// The new process runs on it until it is its program: some system calls and a setrlimit deep.
 const STACK_BYTES: usize = 128 * 1024;
@@ -34,6 +36,7 @@ struct Birth<'a> {
     dir: *const libc::c_char,
     stdio: [RawFd; 3],
     setup: &'a Setup,
+    entry: Option<&'a Entry>,
     error: i32,
 }
 
@@ -61,7 +64,8 @@ impl Spawner {
         })
     }
 
-    /// Starts one in `slot`, with `own` variables beside that slot's. `setup`: what it is before it becomes its program.
+    /// Starts one in `slot`, with `own` variables beside that slot's. `setup`: what it is before it becomes its program, in the groups of
+    /// `entry`.
     ///
     /// # Errors
     /// What the kernel says.
@@ -70,6 +74,7 @@ impl Spawner {
         slot: usize,
         own: &[CString],
         setup: &Setup,
+        entry: Option<&Entry>,
     ) -> io::Result<Started> {
         let shared = self.image.env.get(slot).map_or(&[][..], Vec::as_slice);
         let env = pointers(&[shared, own]);
@@ -82,6 +87,7 @@ impl Spawner {
             dir: self.image.dir.as_ptr(),
             stdio: [self.null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
             setup,
+            entry,
             error: 0,
         };
         let top = self.stack.as_mut_ptr_range().end;
@@ -137,6 +143,9 @@ fn become_program(birth: &Birth) -> io::Error {
             return io::Error::last_os_error();
         }
     }
+    if let Err(error) = move_in(birth.setup, birth.entry, false) {
+        return error;
+    }
     // SAFETY: a text that ends with a null byte and outlives the call.
     if unsafe { libc::chdir(birth.dir) } == -1 {
         return io::Error::last_os_error();
@@ -157,11 +166,7 @@ mod tests {
     use nix::unistd::getpid;
 
     fn setup() -> Setup {
-        Setup {
-            keeper: getpid(),
-            identity: None,
-            open_files: None,
-        }
+        Setup::of(getpid())
     }
 
     fn text(text: &str) -> CString {
@@ -194,7 +199,7 @@ mod tests {
         let mut spawner = Spawner::new(image("/bin/sh", &["sh", "-c", script])).expect("null");
         for (slot, says) in [(0, "1 7 sh /\n"), (1, "2 7 sh /\n")] {
             let started = spawner
-                .start(slot, &[text("B=7")], &setup())
+                .start(slot, &[text("B=7")], &setup(), None)
                 .expect("started");
             assert_eq!(end_of(started), (says.to_owned(), 3));
         }
@@ -203,10 +208,14 @@ mod tests {
     #[test]
     fn what_cannot_be_run_says_why() {
         let mut spawner = Spawner::new(image("/no/such/program", &["x"])).expect("null");
-        let error = spawner.start(0, &[], &setup()).expect_err("not there");
+        let error = spawner
+            .start(0, &[], &setup(), None)
+            .expect_err("not there");
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
         let mut spawner = Spawner::new(image("/etc/passwd", &["x"])).expect("null");
-        let error = spawner.start(0, &[], &setup()).expect_err("no program");
+        let error = spawner
+            .start(0, &[], &setup(), None)
+            .expect_err("no program");
         assert_eq!(error.raw_os_error(), Some(libc::EACCES));
     }
 }

@@ -5,12 +5,13 @@
 //! pipe and the attempt's log. It ends with its launcher; the keepers live on. It does NOT check whether an attempt may be kept: the
 //! launcher did.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -19,7 +20,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getppid, setsid};
+
+use super::terms::Terms;
+use super::{cage, room};
+use crate::cgroup::count;
 
 /// The longest path of an attempt's directory.
 pub(crate) const DIR_BYTES_MAX: usize = 4_096;
@@ -37,7 +42,7 @@ struct Order {
 
 /// Forks keepers until the launcher is gone. Must be called from the main thread of a process that has no other. Returns the exit code of
 /// the process: of this one, or, in a keeper, of that.
-pub fn run(job_user: Option<&str>) -> i32 {
+pub fn run(mut terms: Terms) -> i32 {
     // It was started through a descriptor, whose number would be its short name; keepers inherit this one.
     let _ = std::fs::write("/proc/self/comm", "mlctl-keeper");
     let signals = match take_signals() {
@@ -48,6 +53,7 @@ pub fn run(job_user: Option<&str>) -> i32 {
         }
     };
     let launcher = io::stdin();
+    let mut keepers = BTreeMap::new();
     loop {
         let mut fds = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -63,7 +69,7 @@ pub fn run(job_user: Option<&str>) -> i32 {
         }
         let asked = fds[1].any().unwrap_or(true);
         while let Ok(Some(_)) = signals.read_signal() {
-            take_ends();
+            take_ends(&terms, &mut keepers);
         }
         if !asked {
             continue;
@@ -71,7 +77,10 @@ pub fn run(job_user: Option<&str>) -> i32 {
         let order = match receive(launcher.as_fd()) {
             Ok(Some(order)) => order,
             // The launcher is gone, or no launcher.
-            Ok(None) => return 0,
+            Ok(None) => {
+                count::leave(&terms.cgroups, &terms.count);
+                return 0;
+            }
             Err(error) => {
                 tracing::error!(%error, "the warm keeper cannot hear its launcher");
                 return 70;
@@ -81,9 +90,19 @@ pub fn run(job_user: Option<&str>) -> i32 {
         match unsafe { fork() } {
             Ok(ForkResult::Child) => {
                 drop(signals);
-                return keep(order, job_user);
+                return keep(order, &terms);
             }
-            Ok(ForkResult::Parent { child }) => answer(launcher.as_fd(), &child.to_string()),
+            Ok(ForkResult::Parent { child }) => {
+                answer(launcher.as_fd(), &child.to_string());
+                let attempt_dir = PathBuf::from(OsStr::from_bytes(&order.attempt_dir));
+                drop(order);
+                let count = terms.count.clone();
+                keepers.insert(child, Kept { attempt_dir, count });
+                // The next one is born in a group of its own: to enter one takes longer than an attempt should wait.
+                if let Err(error) = terms.enter_next() {
+                    tracing::error!(%error, "the processes of the next attempt are not counted on their own");
+                }
+            }
             Err(error) => answer(
                 launcher.as_fd(),
                 &format!("cannot start a keeper: {}", error.desc()),
@@ -102,15 +121,52 @@ fn take_signals() -> io::Result<SignalFd> {
     )?)
 }
 
-/// Takes the ends of keepers.
-fn take_ends() {
+/// A keeper that was forked.
+struct Kept {
+    attempt_dir: PathBuf,
+    /// The group in which its processes are counted.
+    count: String,
+}
+
+/// Takes the ends of keepers, and sees to what they left.
+fn take_ends(terms: &Terms, keepers: &mut BTreeMap<Pid, Kept>) {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, 0)) | Err(Errno::EINTR | Errno::EINVAL) => {}
+        let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::EINTR | Errno::EINVAL) => continue,
             Ok(WaitStatus::StillAlive) | Err(_) => return,
-            Ok(status) => tracing::warn!(?status, "a keeper ended"),
+            Ok(status) => status,
+        };
+        let Some(kept) = status.pid().and_then(|pid| keepers.remove(&pid)) else {
+            continue;
+        };
+        let well = matches!(status, WaitStatus::Exited(_, 0));
+        if !well {
+            tracing::warn!(?status, "a keeper ended");
+        }
+        if well && !room::is_there(&kept.attempt_dir) {
+            count::remove(&terms.cgroups, &kept.count);
+            continue;
+        }
+        // In a process of its own: what does not end at once keeps no attempt waiting.
+        // SAFETY: this process has one thread, so the child is whole.
+        match unsafe { fork() } {
+            Ok(ForkResult::Child) => {
+                clear(terms, &kept);
+                std::process::exit(0);
+            }
+            Ok(ForkResult::Parent { .. }) => {}
+            Err(error) => {
+                tracing::error!(error = error.desc(), "what a keeper left is not cleared")
+            }
         }
     }
+}
+
+/// Ends what a keeper left, and removes its groups and its ranks' own folders.
+fn clear(terms: &Terms, kept: &Kept) {
+    cage::clear(&terms.cgroups, &kept.attempt_dir);
+    count::remove(&terms.cgroups, &kept.count);
+    room::remove(&kept.attempt_dir);
 }
 
 /// The next order; `None`: there is no launcher any more, or it sent nonsense, which is the same.
@@ -153,7 +209,7 @@ fn answer(launcher: BorrowedFd, word: &str) {
 }
 
 /// In the forked process: becomes the keeper of one attempt.
-fn keep(order: Order, job_user: Option<&str>) -> i32 {
+fn keep(order: Order, terms: &Terms) -> i32 {
     if let Err(error) = settle(&order) {
         // Still on the log of the warm keeper, or already on its own.
         tracing::error!(%error, "a keeper cannot begin");
@@ -161,7 +217,14 @@ fn keep(order: Order, job_user: Option<&str>) -> i32 {
     }
     let dir = Path::new(OsStr::from_bytes(&order.attempt_dir)).to_owned();
     drop(order);
-    super::run(&dir, job_user)
+    let warm = getppid();
+    let code = super::run(&dir, terms);
+    if getppid() != warm {
+        // Nobody is there who would see to it. It may take a while.
+        count::leave(&terms.cgroups, &terms.count);
+        room::remove(&dir);
+    }
+    code
 }
 
 /// Its own session, so that a signal to the launcher's process group does not reach it, its own standard streams, its own name.

@@ -169,6 +169,15 @@ pub struct LaunchPlan {
     /// When the keeper ends the ranks by itself; only with `on_disconnect = "fence"`. A keeper that knows no fences refuses the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<FencePlan>,
+    /// The job's owner, where the node's users depend on it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+    /// What all processes of this node may use together, where the job asks for bounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<Bounds>,
+    /// Bytes of a `/dev/shm` of their own, where the job asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_bytes: Option<u64>,
 }
 
 /// A fence: what the cluster's timers say of one attempt.
@@ -179,6 +188,21 @@ pub struct FencePlan {
     pub after_ms: u32,
     /// So long after that they get KILL, milliseconds.
     pub grace_ms: u32,
+}
+
+/// What the processes of one attempt on one node may use together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bounds {
+    /// Bytes of memory, also of shared memory and page cache that nobody else pays for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<u64>,
 }
 
 /// Why no plan can be made.
@@ -239,6 +263,7 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
             }
         })
         .collect();
+    let at_once = request.wave.as_ref().map_or(per_node, |wave| wave.slots);
     Ok(LaunchPlan {
         version: PLAN_VERSION,
         job: request.job.to_string(),
@@ -256,7 +281,20 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
         mpi: mpi::plan(request),
         array: array::plan(request),
         fence: None,
+        owner: String::new(),
+        bounds: bounds(&request.spec, at_once),
+        shm_bytes: (request.spec.shm).map(|shm| shm.times(at_once)),
     })
+}
+
+/// What the job asks for per rank, for so many at once.
+fn bounds(spec: &JobSpec, ranks: u32) -> Option<Bounds> {
+    let bounds = Bounds {
+        memory_bytes: spec.mem.map(|mem| mem.times(ranks)),
+        cpus: spec.cpus.map(|cpus| cpus.saturating_mul(ranks)),
+        tasks: None,
+    };
+    (bounds != Bounds::default()).then_some(bounds)
 }
 
 /// The plan with the place where the gang meets, known only once every node is ready.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::protocol::{Answer, Ask, MESSAGE_BYTES_MAX};
+use super::protocol::{Answer, Ask, Level, MESSAGE_BYTES_MAX};
 use crate::keeper::socket_dir::ShortPath;
 use crate::launch::wire::{Decoder, encode};
 
@@ -67,10 +67,38 @@ pub async fn start_keeper(socket: &Path, attempt_dir: &Path) -> Result<u32, Laun
     {
         Answer::Started { pid } => Ok(pid),
         Answer::Failed { why } => Err(LauncherError::Failed(why)),
-        Answer::Pong => Err(LauncherError::Nonsense {
-            path: socket.to_owned(),
-            why: "a pong".into(),
-        }),
+        other => Err(nonsense(socket, &other)),
+    }
+}
+
+/// Ends what is left of the attempt in `attempt_dir`, whose keeper is gone, and returns how many processes were killed one by one.
+///
+/// # Errors
+/// [`LauncherError::Failed`] when a keeper runs there, or something does not die.
+pub async fn sweep(socket: &Path, attempt_dir: &Path) -> Result<u32, LauncherError> {
+    let attempt_dir = attempt_dir.to_string_lossy().into_owned();
+    match ask(socket, &Ask::Sweep { attempt_dir }).await? {
+        Answer::Swept { killed } => Ok(killed),
+        Answer::Failed { why } => Err(LauncherError::Failed(why)),
+        other => Err(nonsense(socket, &other)),
+    }
+}
+
+/// How well attempts are kept apart on this node, and what is missing.
+///
+/// # Errors
+/// When no launcher answers, or one that does not know.
+pub async fn isolation(socket: &Path) -> Result<(Level, Vec<String>), LauncherError> {
+    match ask(socket, &Ask::Isolation).await? {
+        Answer::Isolation { level, missing } => Ok((level, missing)),
+        other => Err(nonsense(socket, &other)),
+    }
+}
+
+fn nonsense(socket: &Path, answer: &Answer) -> LauncherError {
+    LauncherError::Nonsense {
+        path: socket.to_owned(),
+        why: format!("{answer:?}"),
     }
 }
 
@@ -81,10 +109,7 @@ pub async fn start_keeper(socket: &Path, attempt_dir: &Path) -> Result<u32, Laun
 pub async fn ping(socket: &Path) -> Result<(), LauncherError> {
     match ask(socket, &Ask::Ping).await? {
         Answer::Pong => Ok(()),
-        other => Err(LauncherError::Nonsense {
-            path: socket.to_owned(),
-            why: format!("{other:?}"),
-        }),
+        other => Err(nonsense(socket, &other)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Synchronous, no network, no runtime. It does NOT know jobs, and keepers outlive it.
 
 pub mod client;
+mod groups;
 pub mod protocol;
 mod server;
 mod start;
@@ -13,6 +14,9 @@ use std::io;
 use std::path::PathBuf;
 
 pub use server::run;
+
+use crate::config::Config;
+use crate::users::Users;
 
 /// The launcher's socket in the agent's data directory.
 pub const SOCKET: &str = "launcher.sock";
@@ -24,6 +28,25 @@ pub struct LauncherConfig {
     pub data_dir: PathBuf,
     /// The only user that ranks may run as; empty: the launcher's own, or the plan's.
     pub job_user: String,
+    /// Which user belongs to whom.
+    pub users: Users,
+    /// Ranks have a `/tmp` and a `/dev/shm` of their own.
+    pub private_tmp: bool,
+    /// Processes and threads of one attempt.
+    pub pids_max: u64,
+}
+
+impl LauncherConfig {
+    /// What of the agent's configuration concerns the launcher.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            data_dir: config.data_dir.clone(),
+            job_user: config.job_user.clone(),
+            users: config.users.clone(),
+            private_tmp: config.private_tmp(),
+            pids_max: config.pids_max,
+        }
+    }
 }
 
 /// Why a launcher cannot run.

@@ -15,6 +15,24 @@ pub enum Ask {
         /// Absolute, inside `<data_dir>/jobs`, as `<job>/<epoch>`.
         attempt_dir: String,
     },
+    /// The keeper of this attempt is gone: end what it left, and remove its cgroups.
+    Sweep {
+        /// As above.
+        attempt_dir: String,
+    },
+    /// How well are attempts kept apart on this node?
+    Isolation,
+}
+
+/// How well attempts are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Level {
+    /// By process groups alone.
+    None,
+    /// Not in everything.
+    Partial,
+    /// In everything that mlctl knows to do.
+    Full,
 }
 
 /// From the launcher.
@@ -26,6 +44,18 @@ pub enum Answer {
     Started {
         /// Its process id.
         pid: u32,
+    },
+    /// Nothing of the attempt is left.
+    Swept {
+        /// Processes that were found by their environment and killed; those of its cgroup are not counted.
+        killed: u32,
+    },
+    /// How well.
+    Isolation {
+        /// Cgroups bound attempts and end them.
+        level: Level,
+        /// What is missing, one sentence each.
+        missing: Vec<String>,
     },
     /// It does not.
     Failed {

@@ -19,6 +19,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 
+use super::groups::Groups;
 use super::protocol::{Answer, Ask, MESSAGE_BYTES_MAX};
 use super::warm::Warm;
 use super::{LauncherConfig, LauncherRunError, SOCKET, start};
@@ -33,6 +34,7 @@ const AT_ONCE: usize = 32;
 /// What every connection's thread shares.
 struct Shared {
     config: LauncherConfig,
+    groups: Groups,
     warm: Warm,
     busy: AtomicUsize,
 }
@@ -48,9 +50,13 @@ pub fn run(config: LauncherConfig) -> Result<(), LauncherRunError> {
     // Before any thread: those that come later inherit it.
     let signals = take_signals().map_err(system("cannot take signals"))?;
     let (listener, _lock) = listen(&config.data_dir)?;
-    let warm = Warm::new(program, &config.job_user);
+    let groups = Groups::prepare(&config.data_dir);
+    let (level, missing) = groups.isolation(&config);
+    tracing::info!(?level, ?missing, "isolation");
+    let warm = Warm::new(program, groups.terms(&config));
     let shared = Arc::new(Shared {
         config,
+        groups,
         warm,
         busy: AtomicUsize::new(0),
     });
@@ -198,6 +204,17 @@ fn serve(shared: &Shared, mut stream: UnixStream) -> Result<(), String> {
                 // Logged by the agent, whose attempt it is.
                 Err(why) => Answer::Failed { why },
             }
+        }
+        Ask::Sweep { attempt_dir } => {
+            let dir = start::checked(&shared.config.data_dir, Path::new(&attempt_dir));
+            match dir.and_then(|dir| shared.groups.sweep(&dir)) {
+                Ok(killed) => Answer::Swept { killed },
+                Err(why) => Answer::Failed { why },
+            }
+        }
+        Ask::Isolation => {
+            let (level, missing) = shared.groups.isolation(&shared.config);
+            Answer::Isolation { level, missing }
         }
     };
     let bytes = encode(&answer, MESSAGE_BYTES_MAX).map_err(|e| e.to_string())?;

@@ -74,7 +74,7 @@ fn kill_keeper(pid: u32, dir: &Path) {
 }
 
 /// The directory without links, if it is an attempt's: `<data_dir>/jobs/<job>/<epoch>`.
-fn checked(data_dir: &Path, attempt_dir: &Path) -> Result<PathBuf, String> {
+pub(super) fn checked(data_dir: &Path, attempt_dir: &Path) -> Result<PathBuf, String> {
     let refused = |why: &str| format!("no keeper is started in {}: {why}", attempt_dir.display());
     let canonical = |path: &Path| {
         path.canonicalize()

@@ -17,6 +17,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::setsid;
 
+use crate::keeper::terms::{Terms, VARIABLE};
 use crate::keeper::warm::ROOM;
 
 /// A warm keeper answers within this, or another one is started.
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Warm {
     program: File,
-    job_user: String,
+    terms: Terms,
     running: Mutex<Option<Running>>,
 }
 
@@ -46,10 +47,10 @@ impl Drop for Running {
 
 impl Warm {
     /// Starts one from `program`: the open file and not its path, behind which there may be another release later.
-    pub(super) fn new(program: File, job_user: &str) -> Self {
+    pub(super) fn new(program: File, terms: Terms) -> Self {
         let warm = Self {
             program,
-            job_user: job_user.to_owned(),
+            terms,
             running: Mutex::new(None),
         };
         match warm.begin() {
@@ -95,13 +96,11 @@ impl Warm {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
         command.arg0("mlctl").args(["keeper", "--warm"]);
         command.arg("-".repeat(ROOM));
-        if !self.job_user.is_empty() {
-            command.args(["--job-user", &self.job_user]);
-        }
         // Ranks get their environment from the plan; of ours a keeper needs how much to log, and nothing that would start a thread in it.
         command
             .env_clear()
-            .envs(std::env::var_os("MLCTL_LOG").map(|filter| ("MLCTL_LOG", filter)));
+            .envs(std::env::var_os("MLCTL_LOG").map(|filter| ("MLCTL_LOG", filter)))
+            .env(VARIABLE, serde_json::to_string(&self.terms)?);
         command.stdin(theirs).stdout(Stdio::null()).current_dir("/");
         // SAFETY: runs in the forked child; `setsid` is one system call that neither allocates nor locks. It keeps a signal to the
         // launcher's process group from ending the warm keeper before the launcher ends.

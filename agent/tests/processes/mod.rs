@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use mlctl_agent::keeper::client::{Connection, connect};
 use mlctl_agent::keeper::protocol::{Exit, FromKeeper, Status, ToKeeper};
 use mlctl_agent::keeper::sweep::kill_leftovers;
+use mlctl_agent::keeper::terms::{Terms, VARIABLE};
 use mlctl_agent::launch::plan::PLAN_VERSION;
 use mlctl_agent::launch::{LaunchPlan, RankPlan};
 use mlctl_proto::logs::{PARTIAL, STDERR, decode};
@@ -90,6 +91,9 @@ pub fn plan(dir: &Path, scripts: &[&str]) -> LaunchPlan {
         mpi: None,
         fence: None,
         array: None,
+        owner: String::new(),
+        bounds: None,
+        shm_bytes: None,
     }
 }
 
@@ -115,6 +119,15 @@ impl Keeper {
         scripts: &[&str],
         change: impl FnOnce(&mut LaunchPlan),
     ) -> Result<Self, String> {
+        Self::try_start_under(&Terms::default(), scripts, change)
+    }
+
+    /// The same, with terms of a launcher.
+    pub fn try_start_under(
+        terms: &Terms,
+        scripts: &[&str],
+        change: impl FnOnce(&mut LaunchPlan),
+    ) -> Result<Self, String> {
         let home = tempfile::tempdir().expect("dir");
         let dir = home.path().join("7");
         let mut plan = plan(&dir, scripts);
@@ -129,6 +142,7 @@ impl Keeper {
         command
             .arg("keeper")
             .arg(&dir)
+            .env(VARIABLE, serde_json::to_string(terms).expect("plain data"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let mut child = command.spawn().expect("the keeper starts");
@@ -302,6 +316,7 @@ pub fn exit(rank: u32, code: i32, signal: i32, killed_by_us: bool) -> Exit {
         code,
         signal,
         killed_by_us,
+        oom: None,
     }
 }
 

@@ -69,10 +69,7 @@ pub fn launcher(args: &LauncherArgs) -> Result<u8, Failure> {
     die_with(args.die_with)?;
     let config: mlctl_agent::Config = load_toml(&args.config).map_err(Failure::config)?;
     let _telemetry = telemetry("launcher", &config.name, None);
-    let launcher = mlctl_agent::launcher::LauncherConfig {
-        data_dir: config.data_dir,
-        job_user: config.job_user,
-    };
+    let launcher = mlctl_agent::launcher::LauncherConfig::of(&config);
     mlctl_agent::launcher::run(launcher).map_err(Failure::config)?;
     Ok(0)
 }

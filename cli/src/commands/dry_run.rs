@@ -6,6 +6,7 @@ use mlctl_agent::core::Wave;
 use mlctl_agent::launch::{Interpreters, LaunchPlan, Member, Request, plan};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::JobSpec;
+use mlctl_proto::units::bytes_text;
 use serde_json::json;
 
 use super::spec::wanted;
@@ -74,6 +75,16 @@ fn request(spec: &JobSpec, node_rank: u32) -> Request {
     }
 }
 
+/// What the processes of a node may use together, if the job asks for bounds.
+fn bounds(plan: &LaunchPlan) -> Option<String> {
+    let bounds = plan.bounds.unwrap_or_default();
+    let memory = (bounds.memory_bytes).map(|bytes| format!("{} of memory", bytes_text(bytes)));
+    let cpus = bounds.cpus.map(|cpus| format!("{cpus} processor(s)"));
+    let shm = (plan.shm_bytes).map(|bytes| format!("{} of /dev/shm", bytes_text(bytes)));
+    let all: Vec<String> = [memory, cpus, shm].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| format!("  at most {} together", all.join(", ")))
+}
+
 /// A plan for people. Variables that each process of the node has alike are listed once.
 fn shown(plan: &LaunchPlan, all: &[LaunchPlan]) -> String {
     let mut lines = vec![format!(
@@ -83,6 +94,7 @@ fn shown(plan: &LaunchPlan, all: &[LaunchPlan]) -> String {
         plan.ranks.len(),
         plan.method.word()
     )];
+    lines.extend(bounds(plan));
     let common = |key: &str, value: &str| {
         let mut others = plan.ranks.iter();
         others.all(|rank| rank.env.get(key).is_some_and(|other| other == value))

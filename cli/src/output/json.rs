@@ -69,7 +69,7 @@ fn node(node: &Node) -> Value {
         "name": node.name, "state": node.state, "liveness": node.liveness, "admin": node.admin, "health": node.health,
         "power": node.power, "devices": devices, "gpus_used": node.gpus_used, "cpus": node.cpus,
         "memory_bytes": node.memory_bytes, "address": node.address, "network": node.network, "pool": node.pool,
-        "version": node.version, "isolation": node.isolation, "jobs": node.jobs, "since_ms": time(node.since_ms),
+        "version": node.version, "isolation": node.isolation, "isolation_missing": node.isolation_missing, "jobs": node.jobs, "since_ms": time(node.since_ms),
         "reasons": node.reasons,
     })
 }

@@ -302,6 +302,7 @@ impl Output for Table {
                     node.cpus.to_string(),
                     bytes_text(node.memory_bytes),
                     node.address.clone(),
+                    node.isolation.clone(),
                     node.jobs.join(","),
                     clean(&node.reasons.join("; ")),
                 ]
@@ -309,7 +310,15 @@ impl Output for Table {
             .collect();
         rows(
             &[
-                "NODE", "STATE", "GPUS", "CPUS", "MEMORY", "ADDRESS", "JOBS", "WHY",
+                "NODE",
+                "STATE",
+                "GPUS",
+                "CPUS",
+                "MEMORY",
+                "ADDRESS",
+                "ISOLATION",
+                "JOBS",
+                "WHY",
             ],
             &table,
         );

@@ -104,6 +104,7 @@ fn each_rule_of_an_attempt_can_fail() {
                 code: 1,
                 signal: 0,
                 killed_by_us: false,
+                oom: None,
             });
         }
         attempt.end = Some(End::of(EndKind::Exited));
@@ -114,6 +115,8 @@ fn each_rule_of_an_attempt_can_fail() {
             nodes: 1,
             gpus: 0,
             ranks: 1,
+            cpus: 0,
+            memory: 0,
             kinds: vec![],
         };
         state.indexes.add_request(job.spec_hash, other);

@@ -45,6 +45,7 @@ pub fn exited(code: i32) -> agent_event::What {
         code,
         signal: 0,
         killed_by_us: false,
+        oom: None,
     })
 }
 

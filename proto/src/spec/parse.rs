@@ -1,4 +1,5 @@
 //! Texts to specs. An unknown key is an error that guesses what was meant; so is a key that a later release will bring.
+use super::resources::check_amount;
 use super::{JobSpec, LaunchMethod, OnDisconnect};
 use crate::errors::{Code, Refusal};
 use crate::limits::SPEC_BYTES_MAX;
@@ -41,7 +42,7 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 17] = [
     "name",
     "nodes",
     "gpus",
@@ -56,11 +57,14 @@ const KEYS: [&str; 14] = [
     "compat",
     "on_disconnect",
     "array",
+    "cpus",
+    "mem",
+    "shm",
 ];
 const CHECKPOINT_KEYS: [&str; 1] = ["dir"];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 20] = [
+const PLANNED: [&str; 17] = [
     "time",
     "total_time",
     "team",
@@ -69,9 +73,6 @@ const PLANNED: [&str; 20] = [
     "preempt",
     "idle",
     "secrets",
-    "cpus",
-    "mem",
-    "shm",
     "disk",
     "licenses",
     "replicas",
@@ -120,9 +121,14 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
             known_keys(inner.keys(), known, &format!("{key}."))?;
         }
     }
-    for count in ["nodes", "gpus", "ranks"] {
+    for count in ["nodes", "gpus", "ranks", "cpus"] {
         if let Some(value) = table.get(count) {
             check_count(count, value)?;
+        }
+    }
+    for amount in ["mem", "shm"] {
+        if let Some(value) = table.get(amount) {
+            check_amount(amount, value)?;
         }
     }
     if let Some(value) = table.get("launcher") {

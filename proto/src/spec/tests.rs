@@ -190,3 +190,26 @@ fn an_array_is_a_list_a_limit_or_a_count() {
         refused(text, says);
     }
 }
+
+#[test]
+fn hostile_amounts_are_refused() {
+    refused("command = 'a'\ncpus = 0", "use 1 to 4096");
+    refused("command = 'a'\ncpus = 1.5", "whole number");
+    refused(
+        "command = 'a'\ncpus = 64\nranks = 65",
+        "no node has more than 4096",
+    );
+    refused("command = 'a'\nmem = 16", "needs a text such as");
+    refused("command = 'a'\nmem = '16GB'", "`mem` is \"16GB\"");
+    refused("command = 'a'\nmem = '0GiB'", "at least 4MiB");
+    refused(
+        "command = 'a'\nmem = '1TiB'\nranks = 65",
+        "no node has more than 64TiB",
+    );
+    refused(
+        "command = 'a'\nmem = '16777215TiB'",
+        "no node has more than 64TiB",
+    );
+    refused("command = 'a'\nshm = '1KiB'", "at least 4KiB");
+    refused("command = 'a'\nmem = '1GiB'\nshm = '2GiB'", "raise `mem`");
+}

@@ -260,6 +260,7 @@ fn exit(job: u64, code: i32) -> (u64, Happening) {
         code,
         signal: 0,
         killed_by_us: false,
+        oom: None,
     };
     (job, Happening::RankExited(exit))
 }

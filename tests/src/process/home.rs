@@ -49,8 +49,24 @@ pub fn scrub(command: &mut Command, root: &Path) {
 pub fn remove(root: &Path) {
     if std::env::var_os("MLCTL_TEST_KEEP").is_some_and(|keep| !keep.is_empty()) {
         eprintln!("kept: {}", root.display());
-    } else if let Err(error) = fs::remove_dir_all(root) {
+        return;
+    }
+    discard_groups(root, 4);
+    if let Err(error) = fs::remove_dir_all(root) {
         eprintln!("{}: {error}", root.display());
+    }
+}
+
+/// Removes the cgroups of every node that kept its data below `root`: a launcher that was killed has not.
+fn discard_groups(dir: &Path, depth: u32) {
+    if dir.join("jobs").is_dir() {
+        mlctl_agent::cgroup::Base::discard(dir);
+    } else if depth > 0 {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                discard_groups(&entry.path(), depth - 1);
+            }
+        }
     }
 }
 

@@ -400,6 +400,7 @@ impl World {
             code: fate.code,
             signal: fate.signal,
             killed_by_us: keeper.stopping,
+            oom: None,
         };
         keeper.exits.push(exit);
         let over = keeper.alive.is_empty();

@@ -86,6 +86,8 @@ pub const PURE: &[Pure] = &[
     pure("agent/src/launch/environment", &["thiserror"]),
     pure("agent/src/launch/mpi", &["serde"]),
     pure("agent/src/launch/slurm", &[]),
+    pure("agent/src/cgroup/detect", &[]),
+    pure("agent/src/users", &["serde"]),
     pure("agent/src/keeper/fence", &[]),
     pure("agent/src/keeper/protocol", &["serde"]),
     pure("agent/src/keeper/array", &[]),

@@ -100,7 +100,7 @@ impl Keeper {
         let Some(spawner) = &mut array.spawner else {
             return Ok(());
         };
-        let started = match spawner.start(at, &own, self.account.setup()) {
+        let started = match spawner.start(at, &own, self.account.setup(), self.cage.entry()) {
             Ok(started) => started,
             // Processes or descriptors are short: there will be some when another task has ended.
             Err(error) if others && is_shortage(&error) => {

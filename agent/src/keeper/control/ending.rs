@@ -105,11 +105,17 @@ impl Keeper {
 
     /// Takes note of children that ended. Did a rank fail, and are children left?
     pub(super) fn take_ends(&mut self) -> (bool, bool) {
-        let reaped = if self.array.is_some() {
+        let mut reaped = if self.array.is_some() {
             descendants::reap_groups(|pid| self.is_task(pid))
         } else {
             descendants::reap()
         };
+        if self.cage.is_out_of_memory() {
+            // Who was killed for that is the reason; others of the gang fail because of it.
+            reaped
+                .ended
+                .sort_by_key(|(_, _, signal)| *signal != libc::SIGKILL);
+        }
         let mut failed = false;
         for (pid, code, signal) in reaped.ended {
             // Others are orphans of a rank: nobody asks how they ended.
@@ -136,6 +142,7 @@ impl Keeper {
             code,
             signal,
             killed_by_us,
+            oom: None,
         };
         if let Some(failure) = rank.failure {
             // The rank's own end says more than that of the torchrun above it, and came before anything that we did.
@@ -149,6 +156,9 @@ impl Keeper {
             if finished || (signal == 0 && !killed_by_us) {
                 return false;
             }
+        }
+        if exit.is_failure() {
+            exit.oom = self.cage.take_oom();
         }
         self.note_exit(at, exit);
         exit.is_failure()
@@ -166,7 +176,8 @@ impl Keeper {
     pub(super) fn clear(&mut self, more: bool) {
         self.phase = Phase::Stopping;
         self.kill_at = None;
-        if more {
+        if more || !self.cage.is_empty() {
+            self.cage.kill();
             descendants::kill_children();
             self.again_at = Some(clock::now_ms() + LEFTOVERS_MS);
             return;
@@ -188,6 +199,7 @@ impl Keeper {
                     code: 0,
                     signal: 0,
                     killed_by_us: false,
+                    oom: None,
                 };
                 self.note_exit(at, exit);
             }
@@ -205,6 +217,7 @@ impl Keeper {
             self.tell(&ended);
         }
         self.phase = Phase::Ended;
+        self.cage.remove();
         if let Err(error) = self.exits_file.all_ended(self.launch_failed.clone()) {
             tracing::error!(%error, "cannot write down that all ranks ended");
         }

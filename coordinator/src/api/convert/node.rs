@@ -48,6 +48,7 @@ pub fn node(state: &State, node: &Node) -> api::Node {
         pool: facts.pool.clone(),
         version: facts.version.clone(),
         isolation: isolation(facts.isolation).to_owned(),
+        isolation_missing: facts.isolation_missing.clone(),
         jobs: jobs.iter().map(ToString::to_string).collect(),
         since_ms: node.since_ms,
         reasons,

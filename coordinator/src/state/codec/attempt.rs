@@ -1,6 +1,7 @@
 //! Attempts, allocations and ends as bytes.
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist;
+use mlctl_proto::units::Oom;
 use prost::Message;
 
 use super::array::{decode_wave, encode_wave};
@@ -110,6 +111,10 @@ pub(super) fn encode_exit(exit: &RankExit) -> persist::RankExited {
         code: exit.code,
         signal: exit.signal,
         killed_by_us: exit.killed_by_us,
+        oom: exit.oom.map(|oom| persist::OomKill {
+            limit_bytes: oom.limit_bytes,
+            peak_bytes: oom.peak_bytes,
+        }),
     }
 }
 
@@ -119,5 +124,9 @@ pub(super) fn decode_exit(exit: persist::RankExited) -> RankExit {
         code: exit.code,
         signal: exit.signal,
         killed_by_us: exit.killed_by_us,
+        oom: exit.oom.map(|oom| Oom {
+            limit_bytes: oom.limit_bytes,
+            peak_bytes: oom.peak_bytes,
+        }),
     }
 }

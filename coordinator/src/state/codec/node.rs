@@ -100,6 +100,7 @@ pub fn encode_facts(facts: &NodeFacts) -> persist::NodeFacts {
         capabilities: facts.capabilities.clone(),
         isolation: facts.isolation.number(),
         device_errors: facts.device_errors.clone(),
+        isolation_missing: facts.isolation_missing.clone(),
     }
 }
 
@@ -134,5 +135,6 @@ pub fn decode_facts(facts: persist::NodeFacts) -> Result<NodeFacts, CodecError> 
         capabilities: facts.capabilities,
         isolation: Isolation::from_number(facts.isolation)?,
         device_errors: facts.device_errors,
+        isolation_missing: facts.isolation_missing,
     })
 }

@@ -167,6 +167,7 @@ mod tests {
                 code: 1,
                 signal: 0,
                 killed_by_us: false,
+                oom: None,
             })
         };
         for (failed_on, rank, after) in [("b", 1, JobState::Pending), ("a", 0, JobState::Failed)] {

@@ -145,6 +145,7 @@ fn a_failing_peer_frees_nothing_on_a_silent_node() {
         code: 1,
         signal: 0,
         killed_by_us: false,
+        oom: None,
     };
     cluster.event("b", job, epoch, Happening::RankExited(exit));
     cluster.ended("b", job, epoch, EndKind::Exited);

@@ -105,6 +105,7 @@ fn check_facts(facts: &NodeFacts) -> Result<(), Refusal> {
         facts.labels.len(),
         facts.capabilities.len(),
         facts.device_errors.len(),
+        facts.isolation_missing.len(),
     ];
     if facts.devices.len() > DEVICES_MAX || lists.iter().any(|length| *length > LIST_MAX) {
         return bad(format!(
@@ -129,7 +130,8 @@ fn check_facts(facts: &NodeFacts) -> Result<(), Refusal> {
         .chain(labels)
         .chain(devices)
         .chain(&facts.capabilities)
-        .chain(&facts.device_errors);
+        .chain(&facts.device_errors)
+        .chain(&facts.isolation_missing);
     if all.any(|text| text.len() > DETAIL_BYTES_MAX) {
         return bad(format!(
             "node {} reports a text of more than {DETAIL_BYTES_MAX} bytes",

@@ -1,6 +1,6 @@
 //! An attempt: one placement of a job, with an allocation per node and the way it ended.
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::units::UtcMs;
+use mlctl_proto::units::{Oom, UtcMs};
 
 use super::Wave;
 
@@ -121,6 +121,8 @@ pub struct RankExit {
     pub signal: i32,
     /// We had begun to stop the gang: never the first failure.
     pub killed_by_us: bool,
+    /// Its node had no memory left for the attempt.
+    pub oom: Option<Oom>,
 }
 
 impl RankExit {
@@ -131,6 +133,14 @@ impl RankExit {
 
     /// The end of an attempt that this exit is the reason of.
     pub fn as_end(&self, node: &str) -> End {
+        if let Some(oom) = self.oom {
+            return End {
+                detail: oom.detail(self.rank),
+                node: node.into(),
+                rank: Some(self.rank),
+                ..End::of(EndKind::OutOfMemory)
+            };
+        }
         let (kind, code) = if self.signal == 0 {
             (EndKind::Exited, self.code)
         } else {

@@ -70,6 +70,8 @@ pub struct NodeFacts {
     pub capabilities: Vec<String>,
     /// Detected.
     pub isolation: Isolation,
+    /// Why it is not full, one sentence each.
+    pub isolation_missing: Vec<String>,
     /// One sentence per device that could not be read.
     pub device_errors: Vec<String>,
 }

@@ -2,6 +2,8 @@
 //! mixed devices run at the pace of the slowest. Knows nothing of who holds what: callers bring what is free.
 use std::collections::BTreeSet;
 
+use mlctl_proto::units::bytes_text;
+
 use super::{Inventory, Request};
 
 /// Ranks of jobs without GPUs that a node takes per logical CPU. Such jobs wait more than they compute, and a machine with two
@@ -46,6 +48,9 @@ pub fn never_fits(request: &Request, inventory: &Inventory) -> Option<NeverFits>
     let nodes = inventory.nodes();
     if nodes == 0 {
         return None;
+    }
+    if let Some(never) = never_fits_size(request, inventory) {
+        return Some(never);
     }
     if request.gpus == 0 {
         return never_fits_cpu(request, inventory);
@@ -93,6 +98,35 @@ fn never_fits_cpu(request: &Request, inventory: &Inventory) -> Option<NeverFits>
     })
 }
 
+/// Processors and memory, whatever is free of them now.
+fn never_fits_size(request: &Request, inventory: &Inventory) -> Option<NeverFits> {
+    if request.cpus == 0 && request.memory == 0 {
+        return None;
+    }
+    let have = inventory.nodes_with(request.cpus, request.memory);
+    if have >= request.nodes {
+        return None;
+    }
+    let mut asked = Vec::new();
+    if request.cpus > 0 {
+        asked.push(format!("{} processors", request.cpus));
+    }
+    if request.memory > 0 {
+        asked.push(format!("{} of memory", bytes_text(request.memory)));
+    }
+    let (cpus, memory) = inventory.largest();
+    Some(NeverFits {
+        why: format!(
+            "the job asks for {} with {} each ({} ranks on a node together), but of this cluster at most {have} in one pool have that much \
+             (the most on one node: {cpus} processors, {}): ask for less `cpus` or `mem`, or fewer `ranks`",
+            nodes_text(request.nodes),
+            asked.join(" and "),
+            request.ranks,
+            bytes_text(memory),
+        ),
+    })
+}
+
 fn nodes_text(count: u32) -> String {
     if count == 1 {
         "1 node".into()
@@ -122,6 +156,8 @@ mod tests {
             nodes,
             gpus,
             ranks: 1,
+            cpus: 0,
+            memory: 0,
             kinds: kinds.iter().map(|kind| kind.to_lowercase()).collect(),
         }
     }
@@ -157,6 +193,39 @@ mod tests {
             !cpu_room_for(1, 2, 16) && !cpu_room_for(1, 2, 1_000),
             "never negative"
         );
+    }
+
+    #[test]
+    fn more_processors_or_memory_than_a_node_has() {
+        let mut large = node("l", 0, "");
+        (large.facts.cpus, large.facts.memory_bytes) = (64, 512 << 30);
+        let mut small = node("s", 0, "");
+        (small.facts.cpus, small.facts.memory_bytes) = (8, 32 << 30);
+        let all = inventory(&[large, small]);
+        for (nodes, cpus, memory, never) in [
+            (1, 64, 512 << 30, None),
+            (2, 8, 32 << 30, None),
+            (2, 9, 0, Some("2 nodes with 9 processors each")),
+            (
+                1,
+                65,
+                0,
+                Some("the most on one node: 64 processors, 512.0 GiB"),
+            ),
+            (2, 0, 33 << 30, Some("33.0 GiB of memory")),
+        ] {
+            let asked = Request {
+                cpus,
+                memory,
+                ..request(nodes, 0, &[])
+            };
+            let found = never_fits(&asked, &all).map(|never| never.why);
+            match (never, &found) {
+                (None, None) => {}
+                (Some(part), Some(why)) if why.contains(part) => {}
+                _ => panic!("{nodes} {cpus} {memory}: {found:?}"),
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Inventory {
     pools: OrdMap<Arc<str>, u32>,
     /// By pool and model: how many nodes have exactly so many.
     devices: OrdMap<(Arc<str>, Arc<str>), Counts>,
+    /// By pool, processors and memory: how many nodes have exactly so much.
+    sizes: OrdMap<(Arc<str>, u32, u64), u32>,
 }
 
 impl Inventory {
@@ -35,6 +37,7 @@ impl Inventory {
         retired(old) == retired(new)
             && old.facts.pool == new.facts.pool
             && old.facts.devices == new.facts.devices
+            && (old.facts.cpus, old.facts.memory_bytes) == (new.facts.cpus, new.facts.memory_bytes)
     }
 
     /// Nodes of all pools.
@@ -45,6 +48,26 @@ impl Inventory {
     /// Nodes of the largest pool.
     pub fn largest_pool(&self) -> u32 {
         self.pools.values().copied().max().unwrap_or(0)
+    }
+
+    /// Nodes of the pool that has most of those with at least so many processors and so much memory.
+    pub fn nodes_with(&self, cpus: u32, memory: u64) -> u32 {
+        let mut pools: BTreeMap<&str, u32> = BTreeMap::new();
+        for ((pool, has_cpus, has_memory), nodes) in &self.sizes {
+            if *has_cpus >= cpus && *has_memory >= memory {
+                let count = pools.entry(pool).or_default();
+                *count = count.saturating_add(*nodes);
+            }
+        }
+        pools.values().copied().max().unwrap_or(0)
+    }
+
+    /// The most processors, and the most memory, of one node.
+    pub fn largest(&self) -> (u32, u64) {
+        let sizes = self.sizes.keys();
+        sizes.fold((0, 0), |(cpus, memory), (_, has_cpus, has_memory)| {
+            (cpus.max(*has_cpus), memory.max(*has_memory))
+        })
     }
 
     /// Each model of each pool, with how many nodes have exactly how many of it.
@@ -73,6 +96,8 @@ impl Inventory {
                 self.devices.insert(key, counts);
             }
         }
+        let size = (pool.clone(), node.facts.cpus, node.facts.memory_bytes);
+        set(&mut self.sizes, size, count);
         set(&mut self.pools, pool, count);
     }
 }

@@ -12,6 +12,10 @@ pub struct Request {
     pub gpus: u32,
     /// Ranks on each.
     pub ranks: u32,
+    /// Logical processors on each, 0: not asked for.
+    pub cpus: u32,
+    /// Memory on each, bytes, 0: not asked for.
+    pub memory: u64,
     /// Acceptable GPU types in lower case, in order of preference; empty: any.
     pub kinds: Vec<String>,
 }
@@ -32,6 +36,8 @@ impl Request {
             nodes: spec.nodes,
             gpus: spec.gpus,
             ranks: spec.ranks_per_node(),
+            cpus: spec.cpus.unwrap_or(0).saturating_mul(spec.ranks_per_node()),
+            memory: spec.mem.map_or(0, |mem| mem.times(spec.ranks_per_node())),
             kinds: spec.gpu.iter().map(|kind| kind.to_lowercase()).collect(),
         }
     }

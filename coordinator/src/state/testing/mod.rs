@@ -128,6 +128,7 @@ pub(crate) fn exit(rank: u32, code: i32, signal: i32, killed_by_us: bool) -> Hap
         code,
         signal,
         killed_by_us,
+        oom: None,
     })
 }
 
