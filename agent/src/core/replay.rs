@@ -218,7 +218,7 @@ fn note_event(attempt: &mut Attempt, what: Option<&agent_event::What>) {
     match what {
         Some(agent_event::What::RanksStarted(_)) => attempt.started = true,
         Some(agent_event::What::RankExited(exit)) => {
-            note_exit(attempt, exit.clone().into());
+            note_exit(attempt, (*exit).into());
         }
         Some(agent_event::What::AllocationEnded(_)) => attempt.ended = Some(0),
         Some(agent_event::What::CheckpointSealed(sealed)) => {
