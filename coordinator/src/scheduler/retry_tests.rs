@@ -104,7 +104,10 @@ fn a_node_that_failed_it_is_avoided() {
         nodes: vec!["a".into()],
     };
     let now_ms = cluster.now_ms;
-    assert_eq!(explain(&view(&cluster), job, now_ms), [reason.clone()]);
+    assert_eq!(
+        explain(&view(&cluster), job, now_ms),
+        std::slice::from_ref(&reason)
+    );
     assert_eq!(
         plan(&view(&cluster), now_ms).explanations.get(&job),
         Some(&reason)

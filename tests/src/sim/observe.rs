@@ -23,12 +23,12 @@ impl World {
                 }
                 self.observe_recall(before, applied);
             }
-            Body::DeclareNodeLost(lost) if lost.proof == LossProof::Witness => {
-                if applied.refusal().is_none() {
-                    self.marks.hit(Mark::WitnessLost);
-                    let checked = self.checkers.witnessed.lost(&lost.node, self.now);
-                    self.check(checked);
-                }
+            Body::DeclareNodeLost(lost)
+                if lost.proof == LossProof::Witness && applied.refusal().is_none() =>
+            {
+                self.marks.hit(Mark::WitnessLost);
+                let checked = self.checkers.witnessed.lost(&lost.node, self.now);
+                self.check(checked);
             }
             Body::RetryJobs(_) | Body::StartAttempts(_) => self.observe_again(before, applied),
             Body::AgentEvents(report) => self.observe_report(before, report, applied),
