@@ -1,5 +1,6 @@
 //! The number of processes where v1 counts them: a group for each keeper, which it enters before it has an attempt, and in which its ranks
 //! are born. To move somebody into a group costs the kernel many milliseconds, for which no rank should wait, and a bomb would be faster.
+//! Keepers that begin in quick succession share one.
 //!
 //! With v2 a rank is born in the one group that bounds everything, and nothing is done here.
 

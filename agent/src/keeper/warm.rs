@@ -30,6 +30,8 @@ use crate::cgroup::count;
 pub(crate) const DIR_BYTES_MAX: usize = 4_096;
 /// What the launcher hands over with a directory: its pipe, which becomes standard output, and the log, which becomes standard error.
 pub(crate) const DESCRIPTORS: usize = 2;
+/// After so long without an order it sees to a group for the next keeper, milliseconds.
+const REST_MS: u8 = 60;
 /// A word of its command line that means nothing: its room is where a keeper writes what it is, for people who look at processes.
 pub(crate) const ROOM: usize = 512;
 
@@ -54,12 +56,24 @@ pub fn run(mut terms: Terms) -> i32 {
     };
     let launcher = io::stdin();
     let mut keepers = BTreeMap::new();
+    // Somebody was born in the group in which processes are counted: the next ones should have another.
+    let mut used = false;
     loop {
         let mut fds = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(launcher.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let patience = if used {
+            PollTimeout::from(REST_MS)
+        } else {
+            PollTimeout::NONE
+        };
+        match poll(&mut fds, patience) {
+            Ok(0) => {
+                used = false;
+                move_on(&mut terms, &keepers);
+                continue;
+            }
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(error) => {
@@ -98,10 +112,7 @@ pub fn run(mut terms: Terms) -> i32 {
                 drop(order);
                 let count = terms.count.clone();
                 keepers.insert(child, Kept { attempt_dir, count });
-                // The next one is born in a group of its own: to enter one takes longer than an attempt should wait.
-                if let Err(error) = terms.enter_next() {
-                    tracing::error!(%error, "the processes of the next attempt are not counted on their own");
-                }
+                used = true;
             }
             Err(error) => answer(
                 launcher.as_fd(),
@@ -119,6 +130,18 @@ fn take_signals() -> io::Result<SignalFd> {
         &mask,
         SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
     )?)
+}
+
+/// The next keeper is born in a group of its own. To enter one holds all cgroups of the machine up for many milliseconds, which neither the
+/// attempt that was just begun nor one that is on its way should wait for: those that come in quick succession share a group and its bound.
+fn move_on(terms: &mut Terms, keepers: &BTreeMap<Pid, Kept>) {
+    let before = terms.count.clone();
+    if let Err(error) = terms.enter_next() {
+        tracing::error!(%error, "the processes of the next attempt are not counted on their own");
+    }
+    if !keepers.values().any(|kept| kept.count == before) {
+        count::remove(&terms.cgroups, &before);
+    }
 }
 
 /// A keeper that was forked.
