@@ -100,24 +100,47 @@ pub fn run(mut terms: Terms) -> i32 {
                 return 70;
             }
         };
-        // SAFETY: this process has one thread, so the child is whole: no lock is held by a thread that it lacks.
-        match unsafe { fork() } {
-            Ok(ForkResult::Child) => {
+        match fork_for(order, launcher.as_fd(), &terms) {
+            Forked::Keeper(order) => {
                 drop(signals);
                 return keep(order, &terms);
             }
-            Ok(ForkResult::Parent { child }) => {
-                answer(launcher.as_fd(), &child.to_string());
-                let attempt_dir = PathBuf::from(OsStr::from_bytes(&order.attempt_dir));
-                drop(order);
-                let count = terms.count.clone();
-                keepers.insert(child, Kept { attempt_dir, count });
+            Forked::Warm(child, kept) => {
+                keepers.insert(child, kept);
                 used = true;
             }
-            Err(error) => answer(
-                launcher.as_fd(),
+            Forked::None => {}
+        }
+    }
+}
+
+/// Who goes on after a fork.
+enum Forked {
+    /// The new process.
+    Keeper(Order),
+    /// This one, with a keeper more.
+    Warm(Pid, Kept),
+    /// This one; it could not be done, and the launcher knows.
+    None,
+}
+
+/// Forks a keeper and tells the launcher.
+fn fork_for(order: Order, launcher: BorrowedFd, terms: &Terms) -> Forked {
+    // SAFETY: this process has one thread, so the child is whole: no lock is held by a thread that it lacks.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => Forked::Keeper(order),
+        Ok(ForkResult::Parent { child }) => {
+            answer(launcher, &child.to_string());
+            let attempt_dir = PathBuf::from(OsStr::from_bytes(&order.attempt_dir));
+            let count = terms.count.clone();
+            Forked::Warm(child, Kept { attempt_dir, count })
+        }
+        Err(error) => {
+            answer(
+                launcher,
                 &format!("cannot start a keeper: {}", error.desc()),
-            ),
+            );
+            Forked::None
         }
     }
 }
