@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mlctl_blobs::{Store, StoreError};
 use mlctl_proto::PROTOCOL;
@@ -18,8 +19,10 @@ use tracing::info;
 
 use crate::bulk::{self, Bulk};
 use crate::config::{Config, ConfigError};
+use crate::core::Event;
+use crate::devices::dirt::Devices;
 use crate::dirs::Dirs;
-use crate::driver::{Context, Driver, INPUTS, recover};
+use crate::driver::{Context, Driver, INPUTS, Input, recover};
 use crate::inventory::{NoBootId, facts};
 use crate::journal::JournalError;
 use crate::link::{self, LinkConfig};
@@ -94,6 +97,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let (inputs, receiver) = mpsc::channel(INPUTS);
     let (leader_tx, leader) = watch::channel(None);
     let answering = answering();
+    let devices = Devices::new(&config.nvml_path, &facts.devices);
+    let dirty = devices.all_dirt().await;
     let link = LinkConfig {
         dialer,
         hello: hello(facts),
@@ -109,8 +114,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         leader: leader.clone(),
         inputs: inputs.clone(),
         bulk,
+        devices: Arc::new(devices),
     };
     let driver = Driver::start(&journal_id, recovered, context).await?;
+    // Before anything is heard of the cluster: nothing begins on a device that somebody else uses.
+    let seen = Event::DevicesSeen {
+        dirty,
+        clean: Vec::new(),
+    };
+    // The driver holds the other end.
+    let _ = inputs.send(Input::Core(seen)).await;
     let pushing = tokio::spawn(bulk::run(dirs, open, news, leader));
     let witnessed = answering.map(|one| tokio::spawn(one.serve_for_ever()));
     let linking = tokio::spawn(link::run(link, inputs, leader_tx, shutdown.clone()));

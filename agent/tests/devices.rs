@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use mlctl_agent::devices::dirt::Devices;
 use mlctl_agent::devices::probe::{Probe, probe};
+use mlctl_proto::persist::Device;
 
 static LIBRARY: LazyLock<PathBuf> = LazyLock::new(library);
 
@@ -52,6 +54,37 @@ fn look(state: &Path, text: &str) -> Probe {
     probe("n", LIBRARY.to_str().expect("UTF-8"), 4)
 }
 
+/// A process that is there counts, one that is not does not, and a device that does not answer is not called free.
+fn what_is_on_a_device(state: &Path, devices: &[Device]) {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let asked = Devices::new(LIBRARY.to_str().expect("UTF-8"), devices);
+    let uuids: Vec<String> = devices.iter().map(|one| one.uuid.clone()).collect();
+    let dirt = |text: &str| {
+        std::fs::write(state, text).expect("written");
+        runtime.block_on(asked.dirt(&uuids))
+    };
+    let own = std::process::id();
+    let gone = u32::MAX - 1;
+    let dirty = dirt(&format!("gpus 8\nproc 2 {own}\nproc 5 {gone}\n"));
+    assert_eq!((dirty.len(), &dirty[0].uuid), (1, &uuids[2]));
+    assert!(
+        dirty[0].why.starts_with(&format!("process {own} (")),
+        "{dirty:?}"
+    );
+    let lost = dirt("gpus 8\nlost 3\n");
+    assert_eq!((lost.len(), &lost[0].uuid), (1, &uuids[3]));
+    assert!(
+        lost[0].why.contains("does not say what is on it"),
+        "{lost:?}"
+    );
+    assert_eq!(dirt("gpus 8\n"), [], "it answers again");
+    std::fs::write(state, format!("gpus 8\nproc 2 {own}\n")).expect("written");
+    let begun = std::time::Instant::now();
+    let still = runtime.block_on(asked.settled(&uuids));
+    assert_eq!(still.len(), 1, "it was given its second");
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
+}
+
 /// One test, because the control file's name is in the environment of the process.
 #[test]
 fn devices_come_from_the_driver_and_one_lost_device_hides_no_other() {
@@ -90,6 +123,8 @@ fn devices_come_from_the_driver_and_one_lost_device_hides_no_other() {
         "{:?}",
         one_lost.errors
     );
+
+    what_is_on_a_device(&state, &whole.devices);
 
     let none = look(&state, "gpus 0\n");
     assert_eq!(

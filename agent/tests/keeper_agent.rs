@@ -112,9 +112,11 @@ async fn much_output_waits_for_nobody_and_is_capped() {
             rank.log_bytes <= 1_000_000 && rank.log_bytes > 930_000,
             "{rank:?}"
         );
-        assert_eq!(
-            rank.log_bytes + rank.log_rotated,
-            50_000_000 + frames * 13,
+        let whole = 50_000_000 + frames * 13;
+        let more = (rank.log_bytes + rank.log_rotated).checked_sub(whole);
+        // A writer that is held up in the middle of a line leaves that in two frames.
+        assert!(
+            more.is_some_and(|more| more % 13 == 0 && more < 130),
             "{rank:?}"
         );
         assert_eq!(rank.log_dropped, 0);

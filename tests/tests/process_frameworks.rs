@@ -70,11 +70,12 @@ fn trials(test: &str, framework: Framework, strike: Strike) {
         return trial(test, framework, 2, &[&[strike]]);
     }
     use Strike as S;
-    let all: [&[Strike]; 5] = [
+    let all: [&[Strike]; 6] = [
+        &[S::Rank],
         &[S::Keeper],
         &[S::Agents],
         &[S::Node],
-        &[S::Keeper, S::Agents, S::Node],
+        &[S::Rank, S::Agents, S::Node],
         &[S::Node, S::Node],
     ];
     for nodes in [2, 3] {
@@ -96,7 +97,7 @@ fn torch_by_env_ends_as_if_nothing_had_struck_its_ranks() {
     trials(
         "process_frameworks::torch_by_env_ends_as_if_nothing_had_struck_its_ranks",
         Framework::TorchEnv,
-        Strike::Keeper,
+        Strike::Rank,
     );
 }
 
@@ -114,7 +115,7 @@ fn mpich_ends_as_if_nothing_had_struck_its_ranks() {
     trials(
         "process_frameworks::mpich_ends_as_if_nothing_had_struck_its_ranks",
         Framework::Mpich,
-        Strike::Keeper,
+        Strike::Rank,
     );
 }
 
@@ -131,12 +132,12 @@ fn jax_ends_as_if_nothing_had_struck_its_ranks() {
 #[test]
 fn openmpi_5_ends_as_if_nothing_had_struck_its_ranks() {
     let test = "process_frameworks::openmpi_5_ends_as_if_nothing_had_struck_its_ranks";
-    trial(test, Framework::OpenMpi5, 2, &[&[Strike::Keeper]]);
+    trial(test, Framework::OpenMpi5, 2, &[&[Strike::Rank]]);
 }
 
 /// Of its wheel.
 #[test]
 fn intel_mpi_ends_as_if_nothing_had_struck_its_ranks() {
     let test = "process_frameworks::intel_mpi_ends_as_if_nothing_had_struck_its_ranks";
-    trial(test, Framework::IntelMpi, 2, &[&[Strike::Keeper]]);
+    trial(test, Framework::IntelMpi, 2, &[&[Strike::Rank]]);
 }

@@ -8,7 +8,8 @@ use mlctl_proto::limits::DETAIL_BYTES_MAX;
 use mlctl_proto::persist::{AttemptEnd, EndKind};
 use mlctl_proto::spec::Ranges;
 
-use super::types::{BoottimeMs, Phase, RankEnd, Record, Rendezvous, Start, Status, Stop};
+use super::record::Record;
+use super::types::{BoottimeMs, Phase, RankEnd, Rendezvous, Start, Status, Stop};
 use crate::witness::packet::ProbePort;
 
 /// What is known of the keeper.
@@ -46,6 +47,8 @@ pub(super) struct Attempt {
     /// The first rank that failed by itself.
     pub(super) first_failure: Option<RankEnd>,
     pub(super) launch_failed: Option<String>,
+    /// How it ended, while its devices are looked at.
+    pub(super) settling: Option<AttemptEnd>,
     /// The ticket of the journaled `AllocationEnded`.
     pub(super) ended: Option<u64>,
     pub(super) released: bool,
@@ -72,12 +75,18 @@ impl Attempt {
             exits: BTreeMap::new(),
             first_failure: None,
             launch_failed: None,
+            settling: None,
             ended: None,
             released: false,
             sealed: BTreeSet::new(),
             step_max: 0,
             tasks: Ranges::new(),
         }
+    }
+
+    /// Its keeper may speak about it.
+    pub(super) fn speaks(&self) -> bool {
+        self.ended.is_none() && self.keeper == Keeper::Connected
     }
 
     pub(super) fn phase(&self) -> Phase {

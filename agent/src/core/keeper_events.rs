@@ -10,8 +10,9 @@ use mlctl_proto::persist::{
 
 use super::Core;
 use super::attempt::{Attempt, Keeper, detail_text};
+use super::record::Record;
 use super::types::{
-    Action, BoottimeMs, CheckpointFound, KeeperStatus, Phase, RankEnd, Record, Rendezvous, ToLeader,
+    Action, BoottimeMs, CheckpointFound, KeeperStatus, Phase, RankEnd, Rendezvous, ToLeader,
 };
 use crate::tasks::TaskEnds;
 
@@ -59,7 +60,7 @@ impl Core {
     }
 
     /// Attempts whose beginning is on disk and that nothing older blocks are prepared now.
-    fn prepare_begun(&mut self) {
+    pub(super) fn prepare_begun(&mut self) {
         let waiting = self.attempts.iter().filter(|(_, attempt)| {
             attempt.keeper == Keeper::None
                 && attempt.ended.is_none()
@@ -67,7 +68,9 @@ impl Core {
         });
         let keys: Vec<Key> = waiting.map(|(key, _)| *key).collect();
         for key in keys {
-            let blocked = self.older_open(key).next().is_some();
+            let older = self.older_open(key).next().is_some();
+            let taken = |one: &Attempt| self.is_taken(&one.start);
+            let blocked = older || self.attempts.get(&key).is_some_and(taken);
             let Some(attempt) = self.attempts.get_mut(&key) else {
                 continue;
             };
@@ -226,7 +229,7 @@ impl Core {
             node: self.node.clone(),
             rank: None,
         };
-        self.close(key, end);
+        self.settle(key, end);
     }
 
     pub(super) fn on_ranks_started(&mut self, job: JobId, epoch: Epoch) {
@@ -293,8 +296,10 @@ impl Core {
     }
 
     pub(super) fn on_all_ranks_ended(&mut self, job: JobId, epoch: Epoch) {
-        if self.connected((job, epoch)).is_some() {
-            self.end_attempt((job, epoch));
+        let key = (job, epoch);
+        if let Some(attempt) = self.attempts.get(&key).filter(|a| a.speaks()) {
+            let end = attempt.end(&self.node);
+            self.settle(key, end);
         }
     }
 
@@ -322,9 +327,7 @@ impl Core {
 
     /// The attempt, if its keeper may speak about it.
     pub(super) fn connected(&mut self, key: Key) -> Option<&mut Attempt> {
-        self.attempts
-            .get_mut(&key)
-            .filter(|a| a.ended.is_none() && a.keeper == Keeper::Connected)
+        self.attempts.get_mut(&key).filter(|a| a.speaks())
     }
 
     /// Nothing of the attempt is left: write down how it ended.
@@ -335,7 +338,7 @@ impl Core {
         }
     }
 
-    fn close(&mut self, key: Key, end: AttemptEnd) {
+    pub(super) fn close(&mut self, key: Key, end: AttemptEnd) {
         let ticket = self.coming_ticket();
         if let Some(attempt) = self.attempts.get_mut(&key) {
             attempt.ended = Some(ticket);
@@ -351,12 +354,23 @@ impl Core {
 
     /// Numbers an event and journals it; it leaves when that is synced.
     pub(super) fn emit(&mut self, key: Key, what: agent_event::What) {
-        let event = AgentEvent {
+        self.number(AgentEvent {
             seq: 0,
             job: Some(key.0.into()),
             epoch: Some(key.1.into()),
             what: Some(what),
-        };
+        });
+    }
+
+    /// The same for what is of no attempt.
+    pub(super) fn emit_of_node(&mut self, what: agent_event::What) {
+        self.number(AgentEvent {
+            what: Some(what),
+            ..AgentEvent::default()
+        });
+    }
+
+    fn number(&mut self, event: AgentEvent) {
         let numbered = self.outbox.push(event, self.coming_ticket());
         self.records.push(Record::Event(numbered));
     }

@@ -9,9 +9,9 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::persist::{AllocationEnded, AttemptEnd, EndKind, agent_event};
 
 use super::attempt::{Attempt, Keeper, detail_text};
+use super::record::Record;
 use super::types::{
-    Action, BoottimeMs, LeaderHello, LeaderMessage, Phase, Record, Rendezvous, Start, Stop,
-    ToLeader,
+    Action, BoottimeMs, LeaderHello, LeaderMessage, Phase, Rendezvous, Start, Stop, ToLeader,
 };
 use super::{Core, Link, Mark};
 

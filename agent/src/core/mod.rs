@@ -9,15 +9,19 @@
 )]
 
 mod attempt;
+mod devices;
 mod keeper_events;
 mod leader_messages;
 mod leases;
 mod outbox;
+mod record;
 mod replay;
 mod types;
 
 #[cfg(test)]
 mod alone_tests;
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod lease_tests;
 #[cfg(test)]
@@ -34,14 +38,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::AGENT_REDIAL_MS;
 use mlctl_proto::mutants::{Mutant, planted};
+use mlctl_proto::persist::DirtyDevice;
 
 pub use crate::tasks::{TaskEnds, TaskGroup, Wave};
 use attempt::Attempt;
 use outbox::Outbox;
+pub use record::Record;
 pub use replay::{Closed, Recovered};
 pub use types::{
     Action, BoottimeMs, CheckpointFound, Event, Fence, KeeperStatus, LeaderHello, LeaderMessage,
-    Member, Phase, RankEnd, Record, Rendezvous, Start, Status, Stop, ToLeader,
+    Member, Phase, RankEnd, Rendezvous, Start, Status, Stop, ToLeader,
 };
 
 /// Heartbeats whose answers are still waited for; older ones are forgotten.
@@ -91,6 +97,8 @@ pub struct Core {
     confirmed_at: Option<BoottimeMs>,
     /// Answers to what this node had closed before, still unacknowledged: each is given once.
     refused: BTreeSet<(JobId, Epoch)>,
+    /// Devices that no attempt holds with something on them, by UUID, and what it is.
+    dirty: BTreeMap<String, String>,
     ticket: u64,
     synced: u64,
     records: Vec<Record>,
@@ -117,6 +125,7 @@ impl Core {
             },
             confirmed_at: None,
             refused: BTreeSet::new(),
+            dirty: recovered.dirty,
             ticket: 0,
             synced: 0,
             records: Vec::new(),
@@ -158,6 +167,10 @@ impl Core {
             Event::RankExited { job, epoch, exit } => self.on_rank_exited(job, epoch, exit),
             Event::TasksEnded { job, epoch, ends } => self.on_tasks_ended(job, epoch, &ends),
             Event::AllRanksEnded { job, epoch } => self.on_all_ranks_ended(job, epoch),
+            Event::DevicesChecked { job, epoch, dirty } => {
+                self.on_devices_checked((job, epoch), dirty)
+            }
+            Event::DevicesSeen { dirty, clean } => self.on_devices_seen(dirty, &clean),
             Event::Checkpoint(found) => self.on_checkpoint(found),
         }
         self.on_time(now);
@@ -199,6 +212,11 @@ impl Core {
             records.push(Record::Begun(attempt.start.clone()));
             records.push(attempt.reported());
         }
+        let dirty = self.dirty.iter().map(|(uuid, why)| DirtyDevice {
+            uuid: uuid.clone(),
+            why: why.clone(),
+        });
+        records.extend(dirty.map(Record::Dirty));
         records.extend(self.outbox.unacknowledged().cloned().map(Record::Event));
         records
     }

@@ -9,7 +9,8 @@ use mlctl_proto::persist::{AgentEvent, agent_event};
 
 use super::Mark;
 use super::attempt::Attempt;
-use super::types::{RankEnd, Record, Start};
+use super::record::Record;
+use super::types::{RankEnd, Start};
 use crate::checkpoints::rules::step_of;
 use crate::tasks::tasks_of;
 
@@ -32,6 +33,7 @@ pub struct Recovered {
     pub(super) marks: BTreeMap<JobId, Mark>,
     pub(super) attempts: BTreeMap<(JobId, Epoch), Attempt>,
     pub(super) events: Vec<AgentEvent>,
+    pub(super) dirty: BTreeMap<String, String>,
     gap: bool,
 }
 
@@ -46,6 +48,7 @@ impl Recovered {
             marks: BTreeMap::new(),
             attempts: BTreeMap::new(),
             events: Vec::new(),
+            dirty: BTreeMap::new(),
             gap: false,
         }
     }
@@ -150,6 +153,7 @@ impl Recovered {
                     attempt.tasks = tasks;
                 }
             }
+            Record::Dirty(device) => drop(self.dirty.insert(device.uuid, device.why)),
             Record::Event(event) => self.take_event(event),
         }
     }
@@ -168,7 +172,23 @@ impl Recovered {
         {
             note_event(attempt, event.what.as_ref());
         }
+        self.note_devices(event.what.as_ref());
         self.events.push(event);
+    }
+
+    fn note_devices(&mut self, what: Option<&agent_event::What>) {
+        match what {
+            Some(agent_event::What::DevicesDirty(found)) => {
+                let devices = found.devices.iter();
+                let known = devices.map(|one| (one.uuid.clone(), one.why.clone()));
+                self.dirty.extend(known);
+            }
+            Some(agent_event::What::DevicesClean(clean)) => {
+                let uuids = clean.uuids.iter();
+                uuids.for_each(|uuid| drop(self.dirty.remove(uuid)));
+            }
+            _ => {}
+        }
     }
 
     /// Drops what the cluster has acknowledged, and the attempts whose end is among it.
@@ -228,6 +248,6 @@ fn note_event(attempt: &mut Attempt, what: Option<&agent_event::What>) {
         Some(agent_event::What::TasksEnded(ended)) => {
             attempt.tasks = attempt.tasks.union(&tasks_of(ended));
         }
-        None => {}
+        Some(agent_event::What::DevicesDirty(_) | agent_event::What::DevicesClean(_)) | None => {}
     }
 }

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::persist::{AgentEvent, EndKind, OomKill, RankExited};
-use mlctl_proto::spec::Ranges;
+use mlctl_proto::persist::{AgentEvent, DirtyDevice, EndKind, OomKill, RankExited};
 use mlctl_proto::units::Oom;
 
+use super::record::Record;
 use crate::tasks::{TaskEnds, Wave};
 
 use crate::witness::packet::ProbePort;
@@ -411,6 +411,22 @@ pub enum Event {
         /// The attempt.
         epoch: Epoch,
     },
+    /// The devices of an attempt whose processes are gone were looked at.
+    DevicesChecked {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Those of them with something on them.
+        dirty: Vec<DirtyDevice>,
+    },
+    /// Devices were looked at beside any attempt.
+    DevicesSeen {
+        /// Something is on these.
+        dirty: Vec<DirtyDevice>,
+        /// Nothing is on these, by UUID.
+        clean: Vec<String>,
+    },
     /// A checkpoint directory has its final name.
     Checkpoint(CheckpointFound),
 }
@@ -509,6 +525,15 @@ pub enum Action {
         /// Between TERM and KILL.
         grace_ms: u32,
     },
+    /// See whether something is on devices of an attempt that has ended: [`Event::DevicesChecked`], within seconds.
+    CheckDevices {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Which.
+        uuids: Vec<String>,
+    },
     /// The end is journaled: the keeper may go.
     ReleaseKeeper {
         /// The job.
@@ -523,52 +548,4 @@ pub enum Action {
         /// The attempt.
         epoch: Epoch,
     },
-}
-
-/// One thing that the journal keeps.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Record {
-    /// Highest incarnation of the cluster seen.
-    Incarnation(u32),
-    /// Highest leader term seen.
-    Term(u64),
-    /// Events up to here are acknowledged.
-    Acknowledged(u64),
-    /// An attempt begins. Also the highest epoch of its job.
-    Begun(Arc<Start>),
-    /// An attempt that never begins here.
-    Tombstone {
-        /// The job.
-        job: JobId,
-        /// The attempt.
-        epoch: Epoch,
-    },
-    /// Highest epoch of a job, from a journal written anew.
-    Mark {
-        /// The job.
-        job: JobId,
-        /// Its highest epoch here.
-        epoch: Epoch,
-        /// Highest step sealed by earlier attempts.
-        step_floor: u64,
-    },
-    /// What an open attempt has reported so far, from a journal written anew.
-    Reported {
-        /// The job.
-        job: JobId,
-        /// The attempt.
-        epoch: Epoch,
-        /// `RanksStarted` was reported.
-        started: bool,
-        /// Ranks whose end was reported.
-        exits: Vec<RankEnd>,
-        /// `AllocationEnded` was reported.
-        ended: bool,
-        /// Names of checkpoints that were reported.
-        sealed: Vec<String>,
-        /// Tasks whose end was reported.
-        tasks: Ranges,
-    },
-    /// A numbered event.
-    Event(AgentEvent),
 }

@@ -6,7 +6,7 @@ mod keepers;
 mod prepare;
 mod restart;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ use crate::boottime;
 use crate::bulk::Bulk;
 use crate::config::Config;
 use crate::core::{Action, Core, Event, Recovered, Start};
+use crate::devices::dirt::Devices;
+use crate::devices::watch::look;
 use crate::dirs::Dirs;
 use crate::failpoint;
 use crate::journal::{Journal, JournalError};
@@ -65,6 +67,7 @@ pub(crate) struct Context {
     pub(crate) leader: watch::Receiver<Option<Leader>>,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) bulk: Bulk,
+    pub(crate) devices: Arc<Devices>,
 }
 
 impl Context {
@@ -81,6 +84,8 @@ pub(crate) struct Driver {
     context: Arc<Context>,
     outgoing: Option<mpsc::Sender<Outgoing>>,
     attempts: BTreeMap<(JobId, Epoch), mpsc::Sender<Order>>,
+    /// What the core calls dirty.
+    dirty: watch::Sender<BTreeSet<String>>,
 }
 
 impl Driver {
@@ -102,7 +107,10 @@ impl Driver {
             context,
             outgoing: None,
             attempts: BTreeMap::new(),
+            dirty: watch::Sender::new(BTreeSet::new()),
         };
+        driver.name_dirty();
+        driver.look_at_devices();
         driver.execute_all(actions).await?;
         Ok(driver)
     }
@@ -156,12 +164,33 @@ impl Driver {
             };
             let actions = self.core.step(boottime::now(), event);
             self.execute_all(actions).await?;
+            self.name_dirty();
             if self.journal.is_large() {
                 self.journal.rewrite(self.core.records()).await?;
             }
         }
         self.journal.close().await;
         Ok(())
+    }
+
+    /// Looks at devices until this driver ends.
+    fn look_at_devices(&self) {
+        let (context, dirty) = (self.context.clone(), self.dirty.subscribe());
+        tokio::spawn(async move {
+            let devices = context.devices.clone();
+            look(devices, dirty, |event| context.tell(event)).await;
+        });
+    }
+
+    fn name_dirty(&self) {
+        let core = self.core.dirty();
+        self.dirty.send_if_modified(|named| {
+            let changed = named.len() != core.len() || !named.iter().eq(self.core.dirty());
+            if changed {
+                *named = core.cloned().collect();
+            }
+            changed
+        });
     }
 
     async fn execute_all(&mut self, actions: Vec<Action>) -> Result<(), JournalError> {
@@ -213,6 +242,9 @@ impl Driver {
             } => {
                 failpoint::hit("stop.ordered");
                 self.order((job, epoch), Order::Stop { grace_ms });
+            }
+            Action::CheckDevices { job, epoch, uuids } => {
+                tokio::spawn(check_devices(self.context.clone(), (job, epoch), uuids));
             }
             Action::ReleaseKeeper { job, epoch } => {
                 failpoint::hit("release.ordered");
@@ -280,6 +312,17 @@ async fn probe(context: Arc<Context>, question: Question) {
         // Without a driver the agent is ending.
         let _ = context.inputs.send(Input::Probed(result)).await;
     }
+}
+
+/// Says what is left on the devices of an attempt.
+async fn check_devices(context: Arc<Context>, (job, epoch): (JobId, Epoch), uuids: Vec<String>) {
+    let dirty = context.devices.settled(&uuids).await;
+    for device in &dirty {
+        warn!(%job, %epoch, device.uuid, device.why, "a device is still in use after the end of its job");
+    }
+    context
+        .tell(Event::DevicesChecked { job, epoch, dirty })
+        .await;
 }
 
 fn give((job, epoch): (JobId, Epoch), orders: &mpsc::Sender<Order>, order: Order) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, IdError, JobId};
-use mlctl_proto::persist::{AgentEvent, Id, PackedRanges, RankExited};
+use mlctl_proto::persist::{AgentEvent, DirtyDevice, Id, PackedRanges, RankExited};
 use mlctl_proto::spec::{Ranges, RangesError};
 use prost::Message;
 
@@ -20,6 +20,7 @@ const TOMBSTONE: u8 = 5;
 const MARK: u8 = 6;
 const REPORTED: u8 = 7;
 const EVENT: u8 = 8;
+const DIRTY: u8 = 9;
 
 /// The first record of every journal.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -134,6 +135,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
             };
             payload(REPORTED, &reported)
         }
+        Record::Dirty(device) => payload(DIRTY, device),
         Record::Event(event) => payload(EVENT, event),
     }
 }
@@ -169,6 +171,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Entry, CodecError> {
             }
         }
         REPORTED => decode_reported(Message::decode(body)?)?,
+        DIRTY => Record::Dirty(DirtyDevice::decode(body)?),
         EVENT => Record::Event(AgentEvent::decode(body)?),
         unknown => return Err(CodecError::Kind(Some(unknown))),
     };
@@ -250,6 +253,10 @@ mod tests {
                 sealed: vec!["a-1".into()],
                 tasks: Ranges::span(3, 70),
             },
+            Record::Dirty(DirtyDevice {
+                uuid: "u".into(),
+                why: "w".into(),
+            }),
             Record::Event(AgentEvent {
                 seq: 4,
                 job: Some(job.into()),

@@ -2,7 +2,8 @@
 use std::collections::BTreeSet;
 
 use mlctl_proto::api::{
-    Attempt, CancelReply, Checkpoint, Job, LogLine, Node, Outcome, Retries, RetryReply, WhyReply,
+    Attempt, CancelReply, Checkpoint, Device, Job, LogLine, Node, Outcome, Retries, RetryReply,
+    WhyReply,
 };
 use serde_json::{Value, json};
 
@@ -77,12 +78,16 @@ fn job(job: &Job) -> Value {
     })
 }
 
+fn device(device: &Device) -> Value {
+    let dirty = Some(&device.dirty).filter(|why| !why.is_empty());
+    json!({
+        "uuid": device.uuid, "model": device.model, "memory_bytes": device.memory_bytes, "simulated": device.simulated,
+        "job": device.job, "dirty": dirty,
+    })
+}
+
 fn node(node: &Node) -> Value {
-    let devices: Vec<Value> = node
-        .devices
-        .iter()
-        .map(|d| json!({ "uuid": d.uuid, "model": d.model, "memory_bytes": d.memory_bytes, "simulated": d.simulated, "job": d.job }))
-        .collect();
+    let devices: Vec<Value> = node.devices.iter().map(device).collect();
     json!({
         "name": node.name, "state": node.state, "liveness": node.liveness, "admin": node.admin, "health": node.health,
         "power": node.power, "devices": devices, "gpus_used": node.gpus_used, "cpus": node.cpus,

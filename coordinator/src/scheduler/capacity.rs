@@ -19,11 +19,11 @@ impl<'a> Slot<'a> {
         let mut free: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for device in &node.facts.devices {
             let list = free.entry(&device.model).or_default();
-            if view
+            let held = view
                 .state
                 .device_holder(&node.facts.name, &device.uuid)
-                .is_none()
-            {
+                .is_some();
+            if !held && node.dirt_on(&device.uuid).is_none() {
                 list.push(&device.uuid);
             }
         }

@@ -22,9 +22,8 @@ fn fits_anywhere(view: &ClusterView, job: JobId) -> bool {
     let mut domains: BTreeMap<(&str, &str), u32> = BTreeMap::new();
     for node in nodes {
         let free = node.facts.devices.iter().filter(|one| {
-            view.state
-                .device_holder(&node.facts.name, &one.uuid)
-                .is_none()
+            let held = view.state.device_holder(&node.facts.name, &one.uuid);
+            held.is_none() && node.dirt_on(&one.uuid).is_none()
         });
         let free: Vec<&str> = free
             .map(|device| device.model.as_str())

@@ -5,8 +5,8 @@ use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
 use super::shape::{Domain, Shape, need};
-use crate::state::rules::{Request, kinds_text, never_fits};
-use crate::state::view::{Admin, ClusterView, HoldReason, Job, Liveness, Node};
+use crate::state::rules::{Request, fits_kind, kinds_text, never_fits};
+use crate::state::view::{Admin, ClusterView, Device, HoldReason, Job, Liveness, Node};
 
 /// Names of nodes that one reason lists.
 const NAMES_MAX: usize = 8;
@@ -48,6 +48,15 @@ pub enum Reason {
         with_room: u32,
         /// GPUs that are free in all.
         free: u64,
+    },
+    /// Devices that it could take are still in use although no job holds them.
+    Cleaning {
+        /// How many.
+        devices: u64,
+        /// On some of these nodes.
+        nodes: Vec<String>,
+        /// What is on the first of them.
+        why: String,
     },
     /// Too few nodes have room for its ranks.
     CpuOrMemory {
@@ -122,6 +131,7 @@ impl Reason {
             Self::JobsAhead { .. } => "JobsAhead",
             Self::InsufficientGpus { .. } => "InsufficientGpus",
             Self::Fragmented { .. } => "Fragmented",
+            Self::Cleaning { .. } => "Cleaning",
             Self::CpuOrMemory { .. } | Self::HolderFull { gpus: 0, .. } => "CpuOrMemory",
             Self::NodeUnhealthy { .. } => "NodeUnhealthy",
             Self::NodeDrained { .. } => "NodeDrained",
@@ -171,6 +181,11 @@ impl fmt::Display for Reason {
                     "{free} free, but {nodes} with {gpus} of one model each needed, {with_room} free"
                 )
             }
+            Self::Cleaning {
+                devices,
+                nodes,
+                why,
+            } => f.write_str(&cleaning(*devices, nodes, why)),
             Self::CpuOrMemory {
                 nodes,
                 ranks,
@@ -198,6 +213,12 @@ impl fmt::Display for Reason {
             }
         }
     }
+}
+
+fn cleaning(devices: u64, nodes: &[String], why: &str) -> String {
+    let are = if devices == 1 { "is" } else { "are" };
+    let (gpus, nodes) = (many(devices, "GPU"), nodes.join(", "));
+    format!("{gpus} on {nodes} {are} still in use by what is no job's: {why}")
 }
 
 fn silent(nodes: &[String], policy: OnDisconnect) -> String {
@@ -303,8 +324,12 @@ pub(super) struct Inventory<'a> {
     view: &'a ClusterView,
     /// Nodes that take work.
     usable: Shape<'a>,
+    /// The same without devices that are dirty.
+    clean: Shape<'a>,
     /// All of them, whatever their state.
     all: Shape<'a>,
+    /// Nodes that take work and have such devices.
+    dirty: Vec<&'a Node>,
     unhealthy: Vec<&'a Node>,
     closed: Vec<&'a Node>,
 }
@@ -314,7 +339,9 @@ impl<'a> Inventory<'a> {
         let mut inventory = Self {
             view,
             usable: Shape::default(),
+            clean: Shape::default(),
             all: Shape::default(),
+            dirty: Vec::new(),
             unhealthy: Vec::new(),
             closed: Vec::new(),
         };
@@ -323,8 +350,15 @@ impl<'a> Inventory<'a> {
             for (domain, count) in idle(node) {
                 inventory.all.add(domain, count);
                 if usable {
+                    let dirty = dirt(node).filter(|one| one.model == domain.model).count();
                     inventory.usable.add(domain, count);
+                    inventory
+                        .clean
+                        .add(domain, count.saturating_sub(dirty as u32));
                 }
+            }
+            if usable && !node.dirty.is_empty() {
+                inventory.dirty.push(node);
             }
             if !usable {
                 let list = if unhealthy(view, node) {
@@ -377,11 +411,36 @@ impl<'a> Inventory<'a> {
                 })
             });
         reasons.extend(out);
+        if let Some(reason) = self.cleaning(request) {
+            // If it would fit on an idle cluster but for them, they lead.
+            let alone = self.usable.fits(request) && !self.clean.fits(request);
+            reasons.insert(if alone { 0 } else { reasons.len() }, reason);
+        }
         // If even an idle cluster of what takes work were too small, what is out leads.
         if !self.usable.fits(request) && reasons.len() > 1 {
             reasons.rotate_left(1);
         }
         reasons
+    }
+
+    /// Devices that suit a request and are dirty.
+    fn cleaning(&self, request: &Request) -> Option<Reason> {
+        let suits = |device: &&Device| request.gpus > 0 && fits_kind(request, &device.model);
+        let (mut devices, mut nodes, mut why) = (0, Vec::new(), None);
+        for node in &self.dirty {
+            let on_node = dirt(node).filter(suits);
+            let found: Vec<&Device> = on_node.collect();
+            let first = found.first().and_then(|device| node.dirt_on(&device.uuid));
+            devices += found.len() as u64;
+            nodes.extend(first.map(|_| node.facts.name.clone()));
+            why = why.or(first);
+        }
+        nodes.truncate(NAMES_MAX);
+        why.map(|why| Reason::Cleaning {
+            devices,
+            nodes,
+            why: why.to_owned(),
+        })
     }
 
     fn never(&self, request: &Request) -> Option<Reason> {
@@ -473,6 +532,12 @@ fn idle(node: &Node) -> Vec<(Domain<'_>, u32)> {
         }
     }
     found
+}
+
+/// Devices of a node that no job may take although none holds them.
+fn dirt(node: &Node) -> impl Iterator<Item = &Device> {
+    let devices = node.facts.devices.iter();
+    devices.filter(|device| node.dirt_on(&device.uuid).is_some())
 }
 
 /// The first few nodes that would help a request if they took work.

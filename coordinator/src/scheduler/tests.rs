@@ -5,7 +5,8 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::spec::JobSpec;
 
 use super::*;
-use crate::state::records::{Admin, Node, Reply};
+use crate::state::commands::DeviceNews;
+use crate::state::records::{Admin, DirtyDevice, Node, Reply};
 use crate::state::testing::{Cluster, node, spec};
 
 fn view(cluster: &Cluster) -> ClusterView {
@@ -406,4 +407,27 @@ fn a_very_large_plan_is_made_in_parts() {
         (first.starts.len() + second.starts.len(), second.next),
         (300, None)
     );
+}
+
+#[test]
+fn a_dirty_device_is_waited_for_only_by_those_who_need_it() {
+    let mut cluster = Cluster::new();
+    cluster.register(&h100("a", 2));
+    cluster.register(&a100("b", 1));
+    let dirty = DirtyDevice {
+        uuid: "a-0".into(),
+        why: "process 7 (python)".into(),
+    };
+    cluster.news("a", DeviceNews::Dirty(vec![dirty]));
+    let both = cluster.submitted_spec("ann", &of(&["h100"], 1, 2));
+    cluster.submitted_spec("ann", &of(&["h100"], 1, 1));
+    cluster.submitted_spec("ann", &of(&["a100"], 1, 1));
+    assert_eq!(shown(&cluster), ["Cleaning", "a", "b"]);
+    let why = explain(&view(&cluster), both, 0);
+    assert_eq!(
+        why[0].to_string(),
+        "1 GPU on a is still in use by what is no job's: process 7 (python)"
+    );
+    cluster.news("a", DeviceNews::Clean(vec!["a-0".into()]));
+    assert_eq!(shown(&cluster)[0], "a");
 }

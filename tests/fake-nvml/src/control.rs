@@ -9,6 +9,8 @@ pub(crate) struct Control {
     pub(crate) gpus: u32,
     pub(crate) lost: BTreeSet<u32>,
     pub(crate) broken: bool,
+    /// Device and process.
+    pub(crate) processes: BTreeSet<(u32, u32)>,
 }
 
 impl Control {
@@ -22,14 +24,16 @@ impl Control {
         let mut control = Self::default();
         for line in text.lines() {
             let mut words = line.split_whitespace();
-            let (word, number) = (
-                words.next(),
-                words.next().and_then(|number| number.parse().ok()),
-            );
-            match (word, number) {
+            let word = words.next();
+            let mut number = || words.next().and_then(|number| number.parse().ok());
+            match (word, number()) {
                 (Some("gpus"), Some(gpus)) => control.gpus = gpus,
                 (Some("lost"), Some(index)) => {
                     control.lost.insert(index);
+                }
+                (Some("proc"), Some(index)) => {
+                    let process = number().map(|pid| (index, pid));
+                    control.processes.extend(process);
                 }
                 (Some("broken"), _) => control.broken = true,
                 _ => {}
@@ -45,13 +49,14 @@ mod tests {
 
     #[test]
     fn the_file_is_read_as_it_is_documented() {
-        let control = Control::parse("gpus 8\nlost 3\nlost x\nnonsense\nlost 5");
+        let control = Control::parse("gpus 8\nlost 3\nlost x\nnonsense\nlost 5\nproc 1 77\nproc 1");
         assert_eq!(
             control,
             Control {
                 gpus: 8,
                 lost: [3, 5].into(),
-                broken: false
+                broken: false,
+                processes: [(1, 77)].into(),
             }
         );
         assert_eq!(

@@ -1,11 +1,12 @@
 //! A driver library for tests: answers NVML calls from the control file that `$FAKE_NVML_STATE` names. Never shipped.
 //! Does NOT keep state of its own: the file is read again on every call, so a test changes it under a running program.
 //!
-//! Lines of the file: `gpus N` (how many devices), `lost I` (device I has fallen off the bus), `broken` (the driver does not start).
+//! Lines of the file: `gpus N` (how many devices), `lost I` (device I has fallen off the bus), `proc I P` (process P, as long as it is
+//! there, uses device I), `broken` (the driver does not start).
 
 mod control;
 
-use std::ffi::{c_char, c_uint, c_ulonglong, c_void};
+use std::ffi::{CStr, c_char, c_uint, c_ulonglong, c_void};
 
 use control::Control;
 
@@ -15,6 +16,7 @@ type Code = c_uint;
 const SUCCESS: Code = 0;
 const UNINITIALIZED: Code = 1;
 const INVALID_ARGUMENT: Code = 2;
+const NOT_FOUND: Code = 6;
 const INSUFFICIENT_SIZE: Code = 7;
 const GPU_IS_LOST: Code = 15;
 
@@ -62,6 +64,15 @@ pub struct Pci {
 pub struct Utilization {
     gpu: c_uint,
     memory: c_uint,
+}
+
+/// `nvmlProcessInfo_t`.
+#[repr(C)]
+pub struct Process {
+    pid: c_uint,
+    used_memory: c_ulonglong,
+    gpu_instance: c_uint,
+    compute_instance: c_uint,
 }
 
 /// A device handle: its index plus one, so that null is none.
@@ -115,6 +126,15 @@ fn put_text(text: &str, to: *mut c_char, length: c_uint) -> Result<(), Code> {
     Ok(())
 }
 
+/// The text that a caller gives, without its end.
+fn text_at<'a>(text: *const c_char) -> Result<&'a [u8], Code> {
+    if text.is_null() {
+        return Err(INVALID_ARGUMENT);
+    }
+    // SAFETY: not null, and the C interface promises a text with its end that lives as long as the call.
+    Ok(unsafe { CStr::from_ptr(text) }.to_bytes())
+}
+
 fn fixed<const N: usize>(text: &str) -> [c_char; N] {
     let mut out = [0; N];
     let bytes = text.bytes().take(N - 1);
@@ -164,11 +184,65 @@ pub extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, handle: *mut Hand
     code(reachable(index).and_then(|()| put(handle, made)))
 }
 
+/// A handle by UUID, if the device answers.
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, handle: *mut Handle) -> Code {
+    let place = text_at(uuid).map(|wanted| {
+        let is = |index: &u32| wanted == uuid_of(*index).as_bytes();
+        (0..Control::read().gpus).find(is)
+    });
+    match place {
+        Ok(Some(index)) => nvmlDeviceGetHandleByIndex_v2(index, handle),
+        Ok(None) => NOT_FOUND,
+        Err(code) => code,
+    }
+}
+
+/// The processes that use the device: how many if the room is too small, as the real one does.
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
+    handle: Handle,
+    count: *mut c_uint,
+    to: *mut Process,
+) -> Code {
+    code(answering(handle).and_then(|index| put_processes(index, count, to)))
+}
+
+fn put_processes(index: u32, count: *mut c_uint, to: *mut Process) -> Result<(), Code> {
+    let there = |pid: &u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let all = Control::read().processes;
+    let on_device = all.into_iter().filter(|(device, _)| *device == index);
+    let pids: Vec<u32> = on_device.map(|(_, pid)| pid).filter(there).collect();
+    if count.is_null() {
+        return Err(INVALID_ARGUMENT);
+    }
+    // SAFETY: not null, and the C interface promises a number there.
+    let room = unsafe { count.read() } as usize;
+    put(count, pids.len() as c_uint)?;
+    if room < pids.len() {
+        return Err(INSUFFICIENT_SIZE);
+    }
+    for (place, pid) in pids.into_iter().enumerate() {
+        let process = Process {
+            pid,
+            used_memory: 1 << 30,
+            gpu_instance: c_uint::MAX,
+            compute_instance: c_uint::MAX,
+        };
+        // SAFETY: the caller says that there is room for `room` of them, and `place` is below.
+        put(unsafe { to.add(place) }, process)?;
+    }
+    Ok(())
+}
+
 /// The device's UUID.
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetUUID(handle: Handle, to: *mut c_char, length: c_uint) -> Code {
-    let uuid = |index| format!("GPU-fa4e0000-0000-4000-8000-{index:012x}");
-    code(answering(handle).and_then(|index| put_text(&uuid(index), to, length)))
+    code(answering(handle).and_then(|index| put_text(&uuid_of(index), to, length)))
+}
+
+fn uuid_of(index: u32) -> String {
+    format!("GPU-fa4e0000-0000-4000-8000-{index:012x}")
 }
 
 /// The device's model.

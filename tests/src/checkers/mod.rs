@@ -77,7 +77,11 @@ pub struct Checkers {
     pub liveness: Liveness,
 }
 
-fn ensure(holds: bool, property: &'static str, what: impl FnOnce() -> String) -> Checked {
+pub(crate) fn ensure(
+    holds: bool,
+    property: &'static str,
+    what: impl FnOnce() -> String,
+) -> Checked {
     if holds {
         Ok(())
     } else {

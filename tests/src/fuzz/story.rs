@@ -3,11 +3,12 @@
 
 use mlctl_coordinator::state::commands::{
     AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeSettings, DeclareNodeLost,
-    Happening, IdempotencyKey, LossProof, Placement, RegisterNode, RetryJobs, SetNodeLiveness,
-    StartAttempt, StartAttempts, SubmitJob, TasksEnded,
+    DeviceNews, Happening, IdempotencyKey, LossProof, News, Placement, RegisterNode, RetryJobs,
+    SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, TasksEnded,
 };
 use mlctl_coordinator::state::records::{
-    Actor, Device, End, EndKind, Liveness, NodeFacts, RankExit, Retention, TaskGroup, Timers, Wave,
+    Actor, Device, DirtyDevice, End, EndKind, Liveness, NodeFacts, RankExit, Retention, TaskGroup,
+    Timers, Wave,
 };
 use mlctl_coordinator::state::{Body, Command, State, codec};
 use mlctl_proto::ids::{Epoch, JobId};
@@ -51,7 +52,13 @@ pub(super) fn commands() -> Vec<Command> {
         ),
     );
     tell(&system, reported("b", 1, vec![running(2)]));
-    tell(&system, reported("c", 1, vec![running(2), exit(2, 1)]));
+    tell(&system, devices("c", 1, dirty("c-1")));
+    tell(
+        &system,
+        devices("c", 2, DeviceNews::Clean(vec!["c-1".into()])),
+    );
+    tell(&system, devices("c", 3, dirty("c-0")));
+    tell(&system, reported("c", 4, vec![running(2), exit(2, 1)]));
     let jobs = vec![JobId::new(1, 5)];
     tell(&ann, Body::CancelJobs(CancelJobs { jobs }));
     tell(&ann, changed());
@@ -84,7 +91,7 @@ pub(super) fn encoded() -> Vec<Vec<u8>> {
 }
 
 /// How many commands of the story lie before its middle.
-pub(super) const MIDDLE: usize = 19;
+pub(super) const MIDDLE: usize = 22;
 
 /// The state in the middle of the story: jobs of every kind, two of them running.
 pub(super) fn state() -> State {
@@ -242,17 +249,32 @@ fn tasks(job: u64) -> (u64, Happening) {
 }
 
 fn reported(node: &str, first: u64, what: Vec<(u64, Happening)>) -> Body {
-    let event = |(seq, (job, what)): (u64, (u64, Happening))| AgentEvent {
-        seq,
-        job: JobId::new(1, job),
-        epoch: Epoch::new(1, 1),
-        what,
+    let event = |(seq, (job, what)): (u64, (u64, Happening))| {
+        let (job, epoch) = (JobId::new(1, job), Epoch::new(1, 1));
+        let news = News::OfAttempt { job, epoch, what };
+        AgentEvent { seq, news }
     };
     Body::AgentEvents(AgentEvents {
         node: node.into(),
         journal_id: format!("journal-{node}"),
         events: (first..).zip(what).map(event).collect(),
     })
+}
+
+fn devices(node: &str, seq: u64, news: DeviceNews) -> Body {
+    let news = News::OfDevices(news);
+    Body::AgentEvents(AgentEvents {
+        node: node.into(),
+        journal_id: format!("journal-{node}"),
+        events: vec![AgentEvent { seq, news }],
+    })
+}
+
+fn dirty(uuid: &str) -> DeviceNews {
+    DeviceNews::Dirty(vec![DirtyDevice {
+        uuid: uuid.into(),
+        why: "process 7 (python)".into(),
+    }])
 }
 
 fn sealed(job: u64) -> (u64, Happening) {

@@ -247,7 +247,7 @@ impl Training {
         let spec = format!(
             "name = '{framework:?}'\nnodes = {}\ncode = '.'\nenv = {{ {} }}\n\
              command = ['{python}', '{}', '--steps', '{STEPS}', '--min-step-ms', '{step_ms}']\n{}\
-             [checkpoint]\ndir = 'ckpt'\n",
+             [checkpoint]\ndir = 'ckpt'\n[retry]\nmax = 5\n",
             self.nodes,
             variables.collect::<Vec<_>>().join(", "),
             framework.script(),

@@ -35,6 +35,8 @@ pub(super) struct Laid {
 #[derive(Debug)]
 pub(super) struct Keeper {
     ranks: Vec<u32>,
+    /// By UUID.
+    pub(super) devices: Vec<String>,
     first_node: bool,
     started: bool,
     stopping: bool,
@@ -71,8 +73,10 @@ impl Keeper {
             }
             _ => (first..first + each).collect(),
         };
+        let own = start.members.get(start.node_rank as usize);
         Self {
             ranks,
+            devices: own.map_or(Vec::new(), |member| member.devices.clone()),
             waiting,
             tasks: agent::TaskEnds::default(),
             first_node: start.node_rank == 0,
@@ -502,6 +506,7 @@ impl World {
         self.crash_agent(who, true);
         let node = &mut self.nodes[who];
         node.boot += 1;
+        node.stuck.clear();
         (node.paused_until, node.frozen_until) = (0, 0);
         let (name, keepers) = (node.name.clone(), std::mem::take(&mut node.keepers));
         for key in keepers.into_keys() {

@@ -70,6 +70,8 @@ marks! {
     HeldReleased = "held job let go",
     /// A job started again after a back-off.
     StartedLate = "start after a back-off",
+    /// Something was on a device after its job.
+    DeviceDirty = "device dirty after its job",
     /// A power cut of all coordinators and all nodes at once.
     WholePowerCut = "whole-cluster power cut",
 }

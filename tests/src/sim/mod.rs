@@ -9,6 +9,7 @@ mod client;
 mod clocks;
 mod coordinator;
 mod course;
+mod devices;
 mod dice;
 mod disk;
 mod faults;

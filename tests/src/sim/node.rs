@@ -49,6 +49,8 @@ pub(super) struct Node {
     pub(super) away_until: u64,
     /// The last checkpoint that was told of: which journal, which event.
     announced: (u64, u64),
+    /// Devices with something on them, and until when.
+    pub(super) stuck: BTreeMap<String, u64>,
 }
 
 /// A running agent.
@@ -58,12 +60,27 @@ pub(super) struct Agent {
     /// When the leader answered the hello on this stream.
     pub(super) greeted_at: Option<u64>,
     tick_at: Option<u64>,
+    /// A look at dirty devices is on its way.
+    looking: bool,
 }
 
 impl Agent {
     /// Everything that its journal must hold.
     pub(super) fn records(&self) -> Vec<agent::Record> {
         self.core.records()
+    }
+
+    /// Dirty devices have to be looked at, and nobody does yet.
+    pub(super) fn wants_look(&mut self) -> bool {
+        let wants = self.core.dirty().len() > 0 && !self.looking;
+        self.looking |= wants;
+        wants
+    }
+
+    /// The dirty devices, which are looked at now.
+    pub(super) fn looks(&mut self) -> Vec<String> {
+        self.looking = false;
+        self.core.dirty().cloned().collect()
     }
 }
 
@@ -86,6 +103,7 @@ impl Node {
             frozen_until: 0,
             away_until: 0,
             announced: (0, 0),
+            stuck: BTreeMap::new(),
         }
     }
 
@@ -153,12 +171,14 @@ impl World {
             stream: None,
             greeted_at: None,
             tick_at: None,
+            looking: false,
         });
         let at = Process {
             who,
             life: node.life,
         };
         self.after(10, Event::Dial(at));
+        self.first_look(who);
         self.act(who, actions);
     }
 
@@ -238,6 +258,7 @@ impl World {
             self.act_once(who, action);
         }
         let at = self.process(who);
+        self.look_later(at);
         let Some(agent) = self.agent(at) else {
             return;
         };
@@ -288,6 +309,7 @@ impl World {
                 let (node, key) = (&self.nodes[who], (start.job, start.epoch));
                 let checked = journaled::prepares(&node.name, key, &node.durable);
                 self.check(checked);
+                self.check_free(who, &start);
                 let delay = self.dice.between(3, 80);
                 self.after(delay, Event::SpawnKeeper(at, start));
             }
@@ -310,6 +332,9 @@ impl World {
                 grace_ms,
             } => {
                 self.keeper_stop(who, (job, epoch), grace_ms.into());
+            }
+            agent::Action::CheckDevices { job, epoch, uuids } => {
+                self.check_devices(who, (job, epoch), &uuids)
             }
             agent::Action::ReleaseKeeper { job, epoch } => self.keeper_release(who, (job, epoch)),
             agent::Action::Closed { .. } => {}

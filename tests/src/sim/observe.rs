@@ -1,7 +1,7 @@
 //! Rare paths as they show in what is committed: seen once, on the member that applies an entry first.
 //! Does NOT judge, but for one thing: one key of a client makes one job (I9).
 
-use mlctl_coordinator::state::commands::{AgentEvents, Command, LossProof};
+use mlctl_coordinator::state::commands::{AgentEvents, Command, LossProof, News};
 use mlctl_coordinator::state::records::Reply;
 use mlctl_coordinator::state::{Applied, Body, Changed, Effect, State};
 use mlctl_proto::errors::Code;
@@ -92,13 +92,16 @@ impl World {
             return;
         };
         for event in report.events.iter().filter(|one| one.seq > node.event_mark) {
-            let job = before.job(event.job);
+            let News::OfAttempt { job: id, epoch, .. } = &event.news else {
+                continue;
+            };
+            let job = before.job(*id);
             // Waves of an array are beside each other.
             let single = job.filter(|job| job.array.is_none());
-            if single.is_some_and(|job| job.epoch() > Some(event.epoch)) {
+            if single.is_some_and(|job| job.epoch() > Some(*epoch)) {
                 self.marks.hit(Mark::StaleEpoch);
             }
-            let counted = applied.changed.contains(&Changed::Job(event.job));
+            let counted = applied.changed.contains(&Changed::Job(*id));
             if !counted && event.seq <= up_to {
                 self.marks.hit(Mark::EventRefused);
             }

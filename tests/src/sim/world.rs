@@ -65,6 +65,7 @@ pub(super) enum Event {
     JournalSynced(Process, u64),
     SpawnKeeper(Process, Arc<agent::Start>),
     Adopt(Process, Arc<agent::Start>),
+    Look(Process),
     RankEnds(RankEnding),
     FenceDue(FenceLook),
     Ask(Asking),
@@ -276,6 +277,7 @@ impl World {
             | Event::HelloLate(at, _)
             | Event::JournalSynced(at, _)
             | Event::SpawnKeeper(at, _)
+            | Event::Look(at)
             | Event::Adopt(at, _) => agent(at.who),
             Event::Ask(asking) => agent(asking.at.who),
             Event::RankEnds(ending) => self.nodes[ending.node].frozen_until,
@@ -302,6 +304,7 @@ impl World {
             Event::JournalSynced(at, ticket) => self.on_journal_synced(at, ticket),
             Event::SpawnKeeper(at, start) => self.on_spawn_keeper(at, &start),
             Event::Adopt(at, start) => self.on_adopt(at, &start),
+            Event::Look(at) => self.on_look(at),
             Event::RankEnds(ending) => self.on_rank_ends(ending),
             Event::FenceDue(look) => self.on_fence_due(look),
             Event::Ask(asking) => self.on_ask(asking),

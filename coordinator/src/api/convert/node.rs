@@ -2,7 +2,7 @@
 use mlctl_proto::api;
 
 use crate::state::State;
-use crate::state::records::{Admin, Device, Health, Isolation, Liveness, Node, Power};
+use crate::state::records::{Admin, Device, DirtyDevice, Health, Isolation, Liveness, Node, Power};
 
 /// A node with what it holds.
 pub fn node(state: &State, node: &Node) -> api::Node {
@@ -10,7 +10,7 @@ pub fn node(state: &State, node: &Node) -> api::Node {
     let devices: Vec<api::Device> = facts
         .devices
         .iter()
-        .map(|found| device(state, &facts.name, found))
+        .map(|found| device(state, node, found))
         .collect();
     let mut jobs: Vec<_> = state
         .open_allocations_on(&facts.name)
@@ -19,6 +19,8 @@ pub fn node(state: &State, node: &Node) -> api::Node {
         .collect();
     jobs.dedup();
     let mut reasons = facts.device_errors.clone();
+    let in_use = |one: &DirtyDevice| format!("{} is still in use: {}", one.uuid, one.why);
+    reasons.extend(node.dirty.iter().map(in_use));
     if let Health::Unhealthy(why) = &node.health {
         reasons.extend(why.iter().cloned());
     }
@@ -55,14 +57,15 @@ pub fn node(state: &State, node: &Node) -> api::Node {
     }
 }
 
-fn device(state: &State, node: &str, device: &Device) -> api::Device {
-    let holder = state.device_holder(node, &device.uuid);
+fn device(state: &State, node: &Node, device: &Device) -> api::Device {
+    let holder = state.device_holder(&node.facts.name, &device.uuid);
     api::Device {
         uuid: device.uuid.clone(),
         model: device.model.clone(),
         memory_bytes: device.memory_bytes,
         simulated: device.simulated,
         job: holder.map_or(String::new(), |(job, _)| job.to_string()),
+        dirty: node.dirt_on(&device.uuid).unwrap_or_default().to_owned(),
     }
 }
 
@@ -141,6 +144,7 @@ mod tests {
             health: Health::Ok,
             power: Power::On,
             since_ms: 0,
+            dirty: Vec::new(),
         };
         let sick = Health::Unhealthy(vec!["XID 79".into()]);
         for (node, want) in [

@@ -4,12 +4,37 @@ use mlctl_proto::persist::{self, agent_event::What};
 
 use super::array::{decode_tasks_ended, encode_tasks_ended};
 use super::attempt::{decode_end, decode_exit, encode_end, encode_exit};
+use super::node::{decode_dirty, encode_dirty};
 use super::{CodecError, bad_id, missing};
-use crate::state::commands::{AgentEvent, Happening};
+use crate::state::commands::{AgentEvent, DeviceNews, Happening, News};
 
 /// An event for the log.
 pub fn encode_event(event: &AgentEvent) -> persist::AgentEvent {
-    let what = match &event.what {
+    let (of, what) = match &event.news {
+        News::OfAttempt { job, epoch, what } => (Some((*job, *epoch)), encode_happening(what)),
+        News::OfDevices(news) => (None, encode_news(news)),
+    };
+    persist::AgentEvent {
+        seq: event.seq,
+        job: of.map(|(job, _)| job.into()),
+        epoch: of.map(|(_, epoch)| epoch.into()),
+        what: Some(what),
+    }
+}
+
+fn encode_news(news: &DeviceNews) -> What {
+    match news {
+        DeviceNews::Dirty(devices) => What::DevicesDirty(persist::DevicesDirty {
+            devices: devices.iter().map(encode_dirty).collect(),
+        }),
+        DeviceNews::Clean(uuids) => What::DevicesClean(persist::DevicesClean {
+            uuids: uuids.clone(),
+        }),
+    }
+}
+
+fn encode_happening(what: &Happening) -> What {
+    match what {
         Happening::RanksStarted => What::RanksStarted(persist::RanksStarted {}),
         Happening::RankExited(exit) => What::RankExited(encode_exit(exit)),
         Happening::AllocationEnded(end) => What::AllocationEnded(persist::AllocationEnded {
@@ -22,19 +47,23 @@ pub fn encode_event(event: &AgentEvent) -> persist::AgentEvent {
                 step: *step,
             })
         }
-    };
-    persist::AgentEvent {
-        seq: event.seq,
-        job: Some(event.job.into()),
-        epoch: Some(event.epoch.into()),
-        what: Some(what),
     }
 }
 
 /// The reverse of [`encode_event`]. What an agent reports is read here too, before it is proposed.
 pub fn decode_event(event: persist::AgentEvent) -> Result<AgentEvent, CodecError> {
     let name = "an agent's event";
+    let seq = event.seq;
+    let of_devices = |news| {
+        let news = News::OfDevices(news);
+        Ok(AgentEvent { seq, news })
+    };
     let what = match event.what.ok_or_else(|| missing(name, "content"))? {
+        What::DevicesDirty(dirty) => {
+            let devices = dirty.devices.into_iter().map(decode_dirty);
+            return of_devices(DeviceNews::Dirty(devices.collect()));
+        }
+        What::DevicesClean(clean) => return of_devices(DeviceNews::Clean(clean.uuids)),
         What::RanksStarted(_) => Happening::RanksStarted,
         What::RankExited(exit) => Happening::RankExited(decode_exit(exit)),
         What::AllocationEnded(ended) => {
@@ -46,10 +75,10 @@ pub fn decode_event(event: persist::AgentEvent) -> Result<AgentEvent, CodecError
             step: sealed.step,
         },
     };
-    Ok(AgentEvent {
-        seq: event.seq,
+    let news = News::OfAttempt {
         job: JobId::try_from(event.job).map_err(bad_id(name))?,
         epoch: Epoch::try_from(event.epoch).map_err(bad_id(name))?,
         what,
-    })
+    };
+    Ok(AgentEvent { seq, news })
 }

@@ -10,7 +10,7 @@ use super::{
     CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, known_version, message, missing, unknown,
 };
 use crate::state::records::{
-    Addresses, Admin, Device, Health, Isolation, Liveness, Node, NodeFacts, Power,
+    Addresses, Admin, Device, DirtyDevice, Health, Isolation, Liveness, Node, NodeFacts, Power,
 };
 
 impl Record for Node {
@@ -46,6 +46,7 @@ impl Record for Node {
             power: self.power.number(),
             health_reasons: reasons,
             since_ms: self.since_ms,
+            dirty: self.dirty.iter().map(encode_dirty).collect(),
         }
         .encode_to_vec()
     }
@@ -68,7 +69,24 @@ impl Record for Node {
             health,
             power: Power::from_number(record.power)?,
             since_ms: record.since_ms,
+            dirty: record.dirty.into_iter().map(decode_dirty).collect(),
         })
+    }
+}
+
+/// A dirty device.
+pub fn encode_dirty(device: &DirtyDevice) -> persist::DirtyDevice {
+    persist::DirtyDevice {
+        uuid: device.uuid.clone(),
+        why: device.why.clone(),
+    }
+}
+
+/// The reverse of [`encode_dirty`].
+pub fn decode_dirty(device: persist::DirtyDevice) -> DirtyDevice {
+    DirtyDevice {
+        uuid: device.uuid,
+        why: device.why,
     }
 }
 

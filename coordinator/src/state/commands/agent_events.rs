@@ -11,7 +11,7 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::spec::Ranges;
 
 use super::current::Current;
-use super::{Context, in_doubt, waves};
+use super::{Context, DeviceNews, in_doubt, waves};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{
@@ -35,12 +35,31 @@ pub struct AgentEvents {
 pub struct AgentEvent {
     /// From 1, per journal.
     pub seq: u64,
-    /// Its job.
-    pub job: JobId,
-    /// Its attempt.
-    pub epoch: Epoch,
     /// What happened.
-    pub what: Happening,
+    pub news: News,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The node's part of an attempt.
+    OfAttempt {
+        /// Its job.
+        job: JobId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// What happened.
+        what: Happening,
+    },
+    /// The node's devices.
+    OfDevices(DeviceNews),
+}
+
+/// News of one attempt.
+pub(super) struct Report<'a> {
+    pub(super) job: JobId,
+    pub(super) epoch: Epoch,
+    pub(super) what: &'a Happening,
 }
 
 /// What may happen to an allocation.
@@ -91,20 +110,29 @@ impl AgentEvents {
             return Err(Refusal::new(Code::Conflict, why));
         }
         let mut mark = self.check_numbers(node.event_mark)?;
+        let mut dirty = node.dirty.clone();
         for event in self
             .events
             .iter()
             .filter(|event| event.seq > node.event_mark)
         {
-            let stale = || Current::load(change, event.job, event.epoch, context.now_ms).is_none();
+            let (job, epoch, what) = match &event.news {
+                News::OfAttempt { job, epoch, what } => (*job, *epoch, what),
+                News::OfDevices(news) => {
+                    dirty = news.apply(change, dirty);
+                    continue;
+                }
+            };
+            let stale = || Current::load(change, job, epoch, context.now_ms).is_none();
             if planted(Mutant::RefusedEventNotAcknowledged) && stale() {
                 mark = node.event_mark;
             }
-            event.apply(change, &node, context)?;
+            Report { job, epoch, what }.apply(change, &node, context)?;
         }
-        // No event changes the node's own row: the copy taken above is still the newest.
+        // No news of an attempt changes the node's own row: the copy taken above is still the newest.
         change.put_node(Node {
             event_mark: mark,
+            dirty,
             ..node
         });
         change.effect(Effect::EventsApplied {
@@ -142,8 +170,8 @@ impl AgentEvents {
     }
 }
 
-impl AgentEvent {
-    /// Applies one event, or passes over it when it is stale: of an unknown job, another epoch or boot, a node that is not in
+impl Report<'_> {
+    /// Applies it, or passes over it when it is stale: of an unknown job, another epoch or boot, a node that is not in
     /// the gang, an allocation that has ended.
     fn apply(&self, change: &mut Change, node: &Node, context: &Context) -> Result<(), Refusal> {
         let array = |job: &Arc<Job>| job.array.is_some();
@@ -164,7 +192,7 @@ impl AgentEvent {
         let Some(position) = current.position(&node.facts.name).filter(own) else {
             return Ok(());
         };
-        if let Happening::CheckpointSealed { name, step } = &self.what {
+        if let Happening::CheckpointSealed { name, step } = self.what {
             return seal(
                 change,
                 current.job,
@@ -177,7 +205,7 @@ impl AgentEvent {
         if current.attempt.allocations[position].phase == AllocationPhase::Ended {
             return Ok(());
         }
-        match &self.what {
+        match self.what {
             Happening::RanksStarted => current.started(change, position)?,
             Happening::RankExited(exit) => rank_exited(&mut current, change, position, exit)?,
             Happening::AllocationEnded(end) => {
@@ -196,7 +224,7 @@ impl AgentEvent {
 
     /// Of an attempt that is not the current one only the end counts, and only while it holds something: it was dropped.
     fn apply_to_dropped(&self, change: &mut Change, node: &Node, context: &Context) {
-        let Happening::AllocationEnded(end) = &self.what else {
+        let Happening::AllocationEnded(end) = self.what else {
             return;
         };
         let Some(attempt) = change.attempt(self.job, self.epoch) else {

@@ -202,15 +202,15 @@ fn a_restarted_job_keeps_its_place_in_the_queue() {
     assert_eq!(order, [job, later]);
 }
 
+fn event(seq: u64, job: JobId, epoch: Epoch, what: Happening) -> AgentEvent {
+    let news = News::OfAttempt { job, epoch, what };
+    AgentEvent { seq, news }
+}
+
 #[test]
 fn numbers_are_contiguous() {
     let (mut cluster, job, epoch) = gang();
-    let event = |seq, what| AgentEvent {
-        seq,
-        job,
-        epoch,
-        what,
-    };
+    let event = |seq, what| event(seq, job, epoch, what);
     let started = || Happening::RanksStarted;
     for events in [
         vec![event(2, started())],
@@ -240,21 +240,10 @@ fn numbers_are_contiguous() {
 #[test]
 fn repeats_are_skipped_and_the_mark_moves_over_refused_words() {
     let (mut cluster, job, epoch) = gang();
-    let event = |seq, what| AgentEvent {
-        seq,
-        job,
-        epoch,
-        what,
-    };
     let started = || Happening::RanksStarted;
-    let unknown = AgentEvent {
-        job: JobId::new(1, 77),
-        ..event(1, started())
-    };
-    let future = AgentEvent {
-        epoch: Epoch::new(1, 2),
-        ..event(2, started())
-    };
+    let unknown = event(1, JobId::new(1, 77), epoch, started());
+    let future = event(2, job, Epoch::new(1, 2), started());
+    let event = |seq, what| event(seq, job, epoch, what);
     cluster.report("a", vec![unknown, future, event(3, started())]);
     assert_eq!(mark(&cluster, "a"), 3);
     assert_eq!(
@@ -299,12 +288,7 @@ fn repeats_are_skipped_and_the_mark_moves_over_refused_words() {
 #[test]
 fn another_journal_and_other_speakers_are_refused() {
     let (mut cluster, job, epoch) = gang();
-    let events = vec![AgentEvent {
-        seq: 1,
-        job,
-        epoch,
-        what: Happening::RanksStarted,
-    }];
+    let events = vec![event(1, job, epoch, Happening::RanksStarted)];
     let report = |node: &str, journal: &str| {
         Body::AgentEvents(AgentEvents {
             node: node.into(),

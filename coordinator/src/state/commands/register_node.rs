@@ -13,7 +13,7 @@ use crate::state::change::Change;
 use crate::state::records::{Admin, Health, Liveness, Node, NodeFacts, Power, Reply};
 
 /// Devices of one node, MIG instances included.
-const DEVICES_MAX: usize = 1_024;
+pub(super) const DEVICES_MAX: usize = 1_024;
 /// Labels, capabilities and device errors of one node, each.
 const LIST_MAX: usize = 1_024;
 
@@ -71,6 +71,7 @@ impl RegisterNode {
                 health: Health::Ok,
                 power: Power::On,
                 since_ms: context.now_ms,
+                dirty: Vec::new(),
             };
         };
         Node {
@@ -81,6 +82,12 @@ impl RegisterNode {
                 node.event_mark
             } else {
                 0
+            },
+            // So is what is on its devices; an agent with another one looks for itself.
+            dirty: if node.journal_id == self.journal_id {
+                node.dirty
+            } else {
+                Vec::new()
             },
             since_ms: if node.liveness == Liveness::Ready {
                 node.since_ms

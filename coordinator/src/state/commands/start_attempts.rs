@@ -222,6 +222,10 @@ pub(super) fn check_placement<'a>(
                 clip(uuid)
             ));
         }
+        if let Some(why) = node.dirt_on(uuid) {
+            let uuid = clip(uuid);
+            return Err(format!("device {uuid} of {name} is still in use: {why}"));
+        }
         if !fits_kind(request, &device.model) {
             return Err(format!(
                 "device {} of {name} is not of a type that the job takes",

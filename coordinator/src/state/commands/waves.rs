@@ -6,7 +6,7 @@ use mlctl_proto::limits::{RANKS_PER_NODE_MAX, WAVE_TASKS_MAX};
 use mlctl_proto::spec::Ranges;
 use mlctl_proto::units::UtcMs;
 
-use super::agent_events::{AgentEvent, Happening, TasksEnded};
+use super::agent_events::{Happening, Report, TasksEnded};
 use super::start_attempts::{StartAttempt, check_placement};
 use super::{Context, LossProof, kept};
 use crate::state::change::Change;
@@ -81,7 +81,7 @@ fn open_waves(state: &State, job: JobId) -> impl Iterator<Item = &std::sync::Arc
 /// Applies an agent's event of an array job, or passes over it when it is stale.
 pub(super) fn event(
     change: &mut Change,
-    event: &AgentEvent,
+    event: &Report,
     node: &Node,
     context: &Context,
 ) -> Result<(), Refusal> {
@@ -97,7 +97,7 @@ pub(super) fn event(
     else {
         return Ok(());
     };
-    match &event.what {
+    match event.what {
         Happening::RanksStarted => current.started()?,
         Happening::TasksEnded(ended) => {
             current.started()?;

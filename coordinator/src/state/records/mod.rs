@@ -11,6 +11,8 @@ pub use array::{Array, TaskFailure, TaskGroup, Wave};
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
 pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
 pub use job::{Checkpoint, Job, JobState, Spec};
-pub use node::{Addresses, Admin, Device, Health, Isolation, Liveness, Node, NodeFacts, Power};
+pub use node::{
+    Addresses, Admin, Device, DirtyDevice, Health, Isolation, Liveness, Node, NodeFacts, Power,
+};
 pub use retry::{ExcludedNode, HoldReason, Lineage, Retries};
 pub use settings::{Actor, Idempotency, Reply, RequestKey, Settings, Team, Timers};

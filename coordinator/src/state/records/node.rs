@@ -128,6 +128,15 @@ pub enum Power {
     WakeFailed,
 }
 
+/// A device that no job holds, with something on it all the same. It is given to nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirtyDevice {
+    /// Which.
+    pub uuid: String,
+    /// What is on it, for people.
+    pub why: String,
+}
+
 /// A machine of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -147,6 +156,8 @@ pub struct Node {
     pub power: Power,
     /// When `liveness` last changed.
     pub since_ms: UtcMs,
+    /// By UUID, as the agent of `journal_id` said.
+    pub dirty: Vec<DirtyDevice>,
 }
 
 impl Node {
@@ -156,5 +167,11 @@ impl Node {
             && self.admin == Admin::Open
             && self.health == Health::Ok
             && self.power == Power::On
+    }
+
+    /// What is on a device although no job holds it.
+    pub fn dirt_on(&self, uuid: &str) -> Option<&str> {
+        let device = self.dirty.iter().find(|device| device.uuid == uuid);
+        device.map(|device| device.why.as_str())
     }
 }

@@ -8,8 +8,9 @@ use mlctl_proto::spec::{ArraySpec, JobSpec, Ranges};
 
 use super::codec::{decode_command, encode_command};
 use super::commands::{
-    AgentEvent, AgentEvents, Bootstrap, DeclareNodeLost, Happening, IdempotencyKey, LossProof,
-    Placement, RegisterNode, SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, TasksEnded,
+    AgentEvent, AgentEvents, Bootstrap, DeclareNodeLost, DeviceNews, Happening, IdempotencyKey,
+    LossProof, News, Placement, RegisterNode, SetNodeLiveness, StartAttempt, StartAttempts,
+    SubmitJob, TasksEnded,
 };
 use super::invariants::{check, check_step};
 use super::records::{
@@ -89,6 +90,7 @@ pub(crate) fn node(name: &str, gpus: u32, model: &str) -> Node {
         health: Health::Ok,
         power: Power::On,
         since_ms: 0,
+        dirty: Vec::new(),
     }
 }
 
@@ -339,14 +341,18 @@ impl Cluster {
 
     /// The next event of a node's journal.
     pub fn event(&mut self, node: &str, job: JobId, epoch: Epoch, what: Happening) -> Applied {
+        self.said(node, News::OfAttempt { job, epoch, what })
+    }
+
+    /// The next event of a node's journal: of its devices.
+    pub fn news(&mut self, node: &str, news: DeviceNews) -> Applied {
+        self.said(node, News::OfDevices(news))
+    }
+
+    fn said(&mut self, node: &str, news: News) -> Applied {
         let seq = self.seqs.entry(node.into()).or_default();
         *seq += 1;
-        let event = AgentEvent {
-            seq: *seq,
-            job,
-            epoch,
-            what,
-        };
+        let event = AgentEvent { seq: *seq, news };
         self.report(node, vec![event])
     }
 

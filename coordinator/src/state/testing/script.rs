@@ -7,10 +7,10 @@ use proptest::prelude::{Strategy, any};
 use super::{Cluster, ended, exit, node, person, sealed, spec, system};
 use crate::state::Body;
 use crate::state::commands::{
-    ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, Happening, LossProof, RetryJobs,
-    SetNodeLiveness, SupersedeAttempt, TasksEnded,
+    ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, DeviceNews, Happening, LossProof,
+    RetryJobs, SetNodeLiveness, SupersedeAttempt, TasksEnded,
 };
-use crate::state::records::{Attempt, EndKind, Liveness, TaskGroup};
+use crate::state::records::{Attempt, DirtyDevice, EndKind, Liveness, TaskGroup};
 
 /// One step of a history.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +80,7 @@ impl Step {
                 let most = u32::from(b) % 8;
                 cluster.run(system(), Body::ArchiveJobs(ArchiveJobs { most }));
             }
+            15 if a % 3 == 1 => dirt(cluster, name, c),
             _ if a.is_multiple_of(7) => {
                 let few = ChangeSettings {
                     keep_finished: Some(1 + u32::from(b) % 4),
@@ -142,6 +143,18 @@ fn silence(cluster: &mut Cluster, name: &str, c: u8) {
         liveness,
     };
     cluster.run(system(), Body::SetNodeLiveness(set));
+}
+
+/// Something is found on a device, or nothing any more.
+fn dirt(cluster: &mut Cluster, name: &str, a: u8) {
+    let uuid = format!("{name}-{}", a % 2);
+    let news = if a.is_multiple_of(3) {
+        let why = "process 7 (python)".to_owned();
+        DeviceNews::Dirty(vec![DirtyDevice { uuid, why }])
+    } else {
+        DeviceNews::Clean(vec![uuid])
+    };
+    cluster.news(name, news);
 }
 
 fn lose(cluster: &mut Cluster, name: &str, c: u8) {

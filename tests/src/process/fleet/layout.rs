@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use mlctl_runtime::config::{ContextFile, write_private};
 use mlctl_runtime::identity::Ca;
 
+use super::driver::{self, DRIVER};
 use crate::process::disk::Disk;
 use crate::process::netns::Net;
 
@@ -18,6 +19,8 @@ pub struct Plan {
     pub nodes: usize,
     /// Simulated GPUs of each node.
     pub gpus: u32,
+    /// GPUs of each node that a driver shows, instead of simulated ones; 0: no driver.
+    pub driver_gpus: u32,
     /// Each daemon's machine is a network namespace; else all is on loopback.
     pub hosts: bool,
     /// Each coordinator's data is on a disk of its own with so many MiB, whose power can be cut.
@@ -40,6 +43,7 @@ impl Default for Plan {
         Self {
             nodes: 2,
             gpus: 0,
+            driver_gpus: 0,
             hosts: false,
             disk_mib: None,
             node_timeout_ms: 3_000,
@@ -192,7 +196,14 @@ fn agent(root: &Path, plan: &Plan, members: &[Member], name: &str, address: &str
         home.join("boot_id"),
         plan.gpus
     );
-    write(&home.join("agent.toml"), &text);
+    let driver = match plan.driver_gpus {
+        0 => String::new(),
+        gpus => {
+            write(&home.join(DRIVER), &format!("gpus {gpus}\n"));
+            format!("nvml_path = {:?}\n", driver::library())
+        }
+    };
+    write(&home.join("agent.toml"), &(text + &driver));
 }
 
 fn write(path: &Path, text: &str) {

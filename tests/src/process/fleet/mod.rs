@@ -4,6 +4,7 @@
 //! Coordinators are c1 to c3, nodes n1, n2, …; a node's daemons are its agent, called as the node, and its launcher, `n1-launcher`.
 //! A daemon dies with the thread that started it: only the test's own thread starts daemons.
 
+mod driver;
 mod installed;
 mod jobs;
 mod layout;
@@ -26,6 +27,7 @@ use super::netns::{self, Net};
 use super::{binary, home, machine, tool, until};
 use crate::tidy::skips::skip;
 
+use driver::DRIVER;
 pub use installed::Build;
 use installed::Installed;
 use layout::Layout;
@@ -181,6 +183,9 @@ impl Fleet {
         }
         if let (Some(library), "coordinator") = (&self.layout.preload, role) {
             command.env("LD_PRELOAD", library);
+        }
+        if role == "agent" {
+            command.env("FAKE_NVML_STATE", self.home(host).join(DRIVER));
         }
         if let (Some(failpoint), "agent") = (&self.armed, role) {
             command.env("MLCTL_FAILPOINT", failpoint);
