@@ -20,7 +20,7 @@ use crate::bulk::{self, Bulk};
 use crate::config::{Config, ConfigError};
 use crate::dirs::Dirs;
 use crate::driver::{Context, Driver, INPUTS, recover};
-use crate::inventory::{NoBootId, facts};
+use crate::inventory::{Inventory, NoBootId, inventory};
 use crate::journal::JournalError;
 use crate::link::{self, LinkConfig};
 use crate::witness::answer::Answering;
@@ -81,7 +81,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let dirs = Dirs::new(config.data_dir.clone());
     let _lock = lock(&dirs)?;
     let dialer = dialer(&config)?;
-    let facts = facts(&config).await?;
+    let Inventory { facts, topology } = inventory(&config).await?;
     greet(&facts);
     let store = Store::open(dirs.blobs())?;
     let (journal_id, recovered) = recover(&dirs)?;
@@ -104,6 +104,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let context = Context {
         program: std::env::current_exe().map_err(RunError::Program)?,
         config,
+        topology,
         dirs: dirs.clone(),
         store,
         leader: leader.clone(),

@@ -3,3 +3,4 @@
 
 mod nvml;
 pub mod probe;
+pub mod topology;

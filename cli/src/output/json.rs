@@ -81,7 +81,7 @@ fn node(node: &Node) -> Value {
     let devices: Vec<Value> = node
         .devices
         .iter()
-        .map(|d| json!({ "uuid": d.uuid, "model": d.model, "memory_bytes": d.memory_bytes, "simulated": d.simulated, "job": d.job }))
+        .map(|d| json!({ "uuid": d.uuid, "model": d.model, "memory_bytes": d.memory_bytes, "simulated": d.simulated, "job": d.job, "numa_node": d.numa_node }))
         .collect();
     json!({
         "name": node.name, "state": node.state, "liveness": node.liveness, "admin": node.admin, "health": node.health,

@@ -63,6 +63,7 @@ fn device(state: &State, node: &str, device: &Device) -> api::Device {
         memory_bytes: device.memory_bytes,
         simulated: device.simulated,
         job: holder.map_or(String::new(), |(job, _)| job.to_string()),
+        numa_node: device.numa_node,
     }
 }
 

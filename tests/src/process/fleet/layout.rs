@@ -32,6 +32,10 @@ pub struct Plan {
     pub preload: Option<PathBuf>,
     /// Jobs that are over and stay in the coordinators' memory.
     pub keep_finished: u32,
+    /// More lines of each agent's configuration.
+    pub agent_toml: String,
+    /// More variables of each agent.
+    pub agent_env: Vec<(&'static str, PathBuf)>,
 }
 
 impl Default for Plan {
@@ -47,6 +51,8 @@ impl Default for Plan {
             fence_ms: (2_400, 300),
             preload: None,
             keep_finished: 1_000,
+            agent_toml: String::new(),
+            agent_env: Vec::new(),
         }
     }
 }
@@ -72,6 +78,7 @@ pub(super) struct Layout {
     pub(super) nodes: Vec<String>,
     pub(super) context: ContextFile,
     pub(super) preload: Option<PathBuf>,
+    pub(super) agent_env: Vec<(&'static str, PathBuf)>,
 }
 
 /// Lays out a fleet in `root`, an empty directory.
@@ -126,6 +133,7 @@ pub(super) fn lay_out(root: &Path, plan: &Plan) -> Layout {
         nodes,
         context,
         preload: plan.preload.clone(),
+        agent_env: plan.agent_env.clone(),
     }
 }
 
@@ -186,11 +194,12 @@ fn agent(root: &Path, plan: &Plan, members: &[Member], name: &str, address: &str
     let coordinators: Vec<&str> = members.iter().map(|one| one.address.as_str()).collect();
     write(&home.join("boot_id"), &format!("{name}-1\n"));
     let text = format!(
-        "name = {name:?}\ndata_dir = {:?}\nidentity = {:?}\ncoordinators = {coordinators:?}\nrank_address = {address:?}\nboot_id_file = {:?}\nsimulated_gpus = {}\n",
+        "name = {name:?}\ndata_dir = {:?}\nidentity = {:?}\ncoordinators = {coordinators:?}\nrank_address = {address:?}\nboot_id_file = {:?}\nsimulated_gpus = {}\n{}",
         home.join("data"),
         home.join("identity"),
         home.join("boot_id"),
-        plan.gpus
+        plan.gpus,
+        plan.agent_toml
     );
     write(&home.join("agent.toml"), &text);
 }

@@ -185,6 +185,14 @@ impl Fleet {
         if let (Some(failpoint), "agent") = (&self.armed, role) {
             command.env("MLCTL_FAILPOINT", failpoint);
         }
+        if role == "agent" {
+            command.envs(
+                self.layout
+                    .agent_env
+                    .iter()
+                    .map(|(key, value)| (key, value)),
+            );
+        }
         command
             .args([role, "--config"])
             .arg(config)

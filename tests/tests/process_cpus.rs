@@ -1,0 +1,107 @@
+//! Ranks run on the processors near their devices: real agents, keepers and ranks on a machine whose driver and NUMA nodes are made up.
+//! Does NOT need a GPU, but two processors.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use mlctl_proto::spec::Ranges;
+use mlctl_tests::process::binary;
+use mlctl_tests::process::fleet::{Fleet, Plan};
+use mlctl_tests::tidy::skips::skip;
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(30);
+/// What a rank says of where it may run.
+const SAYS: &str = "while read key list; do if [ $key = Cpus_allowed_list: ]; then echo rank $RANK on $list; fi; done </proc/self/status";
+
+/// The processors that this test may use.
+fn own() -> Ranges {
+    let status = fs::read_to_string("/proc/self/status").expect("on Linux");
+    let mut lines = status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    Ranges::parse(list.unwrap_or_default().trim(), u32::MAX).expect("a list")
+}
+
+/// A view of a machine with two NUMA nodes of one processor each, with the first GPU at the one and the second at the other. Nobody knows
+/// where the third is.
+fn made_up(root: &Path, [zero, one]: [&str; 2]) {
+    let write = |name: &str, text: &str| {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, text).expect("written");
+    };
+    // The fake driver counts buses from 1.
+    for (bus, node) in [(1, "0"), (2, "1"), (3, "-1")] {
+        write(&format!("bus/pci/devices/0000:0{bus}:00.0/numa_node"), node);
+    }
+    write("devices/system/node/node0/cpulist", &format!("{zero}\n"));
+    write("devices/system/node/node1/cpulist", &format!("{one}\n"));
+}
+
+/// Where the ranks of a job of these words said that they may run, sorted.
+fn said(fleet: &Fleet, words: &[&str]) -> Vec<String> {
+    let job = fleet.submit(&[&["--no-code"], words].concat());
+    let ended = fleet.ended(&job, SOON);
+    assert_eq!(ended.state(), "Completed", "{:#}", ended.0);
+    let lines = fleet.lines(&job);
+    let places = lines.iter().filter_map(|line| line.split_once("] rank "));
+    let mut places: Vec<String> = places.map(|(_, place)| place.to_owned()).collect();
+    places.sort();
+    places
+}
+
+#[test]
+fn ranks_run_on_the_processors_near_their_gpus() {
+    let test = "process_cpus::ranks_run_on_the_processors_near_their_gpus";
+    let own = own();
+    let cpus: Vec<String> = own.iter().map(|cpu| cpu.to_string()).collect();
+    let [zero, one, ..] = cpus.as_slice() else {
+        return skip(test, "only one processor may be used here");
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    made_up(dir.path(), [zero, one]);
+    let state = dir.path().join("driver");
+    fs::write(&state, "gpus 3\n").expect("written");
+    let library = binary::fake_driver().unwrap_or_else(|why| panic!("{why}"));
+    let fleet = Fleet::start(&Plan {
+        nodes: 1,
+        agent_toml: format!("nvml_path = {library:?}\nsysfs_path = {:?}\n", dir.path()),
+        agent_env: vec![("FAKE_NVML_STATE", state)],
+        ..Plan::default()
+    });
+
+    let nodes = fleet.mlctl(&["nodes", "-o", "json"]).json();
+    let devices = nodes["nodes"][0]["devices"].as_array().expect("devices");
+    let numa: Vec<&Value> = devices.iter().map(|device| &device["numa_node"]).collect();
+    assert_eq!(numa, [&json!(0), &json!(1), &Value::Null], "{nodes}");
+
+    let all = own.to_string();
+    let runs = |words: &[&str]| said(&fleet, &[words, &["--", "sh", "-c", SAYS]].concat());
+    let on = |places: &[(u32, &str)]| -> Vec<String> {
+        let places = places
+            .iter()
+            .map(|(rank, list)| format!("{rank} on {list}"));
+        places.collect()
+    };
+    // Each rank has its own GPU: one is here, one there, of the third nobody knows.
+    assert_eq!(
+        runs(&["--launcher", "python", "--gpus", "3"]),
+        on(&[(0, zero), (1, one), (2, &all)])
+    );
+    // GPUs are given from the first on.
+    assert_eq!(runs(&["--gpus", "1"]), on(&[(0, zero)]));
+    // What is near both is all there is.
+    assert_eq!(runs(&["--gpus", "2"]), on(&[(0, &all)]));
+    assert_eq!(runs(&[]), on(&[(0, &all)]));
+    // Each task of an array has its own GPU.
+    let mut want = on(&[(0, zero), (0, one), (0, &all)]);
+    want.sort();
+    assert_eq!(runs(&["--gpus", "1", "--array", "3"]), want);
+    // A job may decline.
+    let spec = dir.path().join("job.toml");
+    let text = format!("command = ['sh', '-c', '''{SAYS}''']\ngpus = 1\ncpu_bind = 'none'\n");
+    fs::write(&spec, text).expect("written");
+    let spec = spec.to_str().expect("UTF-8");
+    assert_eq!(said(&fleet, &[spec]), on(&[(0, &all)]));
+}
