@@ -8,13 +8,26 @@ use mlctl_proto::spec::Ranges;
 /// Above every number of a processor: kernels are built for 8,192 at most.
 const CPU_MAX: u32 = 65_535;
 
+/// Words of a set of all of them.
+const WORDS: usize = ((CPU_MAX + 1) / libc::c_ulong::BITS) as usize;
+
 /// One bit for each processor, as many words as the highest needs: no kernel's own limit is one of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mask(Vec<libc::c_ulong>);
 
 impl Mask {
-    /// `None`: there are none, and nothing is bound.
+    /// Those of them that this process may use itself: whoever bound the launcher bound what comes from it. `None`: there are none to bind to.
     pub(super) fn of(cpus: &Ranges) -> Option<Self> {
+        let mut mask = Self::all_of(cpus)?;
+        let own = own();
+        mask.0
+            .iter_mut()
+            .zip(&own)
+            .for_each(|(word, own)| *word &= own);
+        Some(mask)
+    }
+
+    fn all_of(cpus: &Ranges) -> Option<Self> {
         let known = cpus.and(&Ranges::span(0, CPU_MAX));
         let (bits, last) = (libc::c_ulong::BITS, known.last()?);
         let mut words = vec![0; (last / bits) as usize + 1];
@@ -43,13 +56,27 @@ impl Mask {
     }
 }
 
+/// What this process may use; all, should the kernel not tell.
+fn own() -> Vec<libc::c_ulong> {
+    let mut words: Vec<libc::c_ulong> = vec![0; WORDS];
+    // SAFETY: the kernel writes at most so many bytes at that place; both are those of one vector that outlives the call.
+    let told = unsafe {
+        let bytes = size_of_val(words.as_slice());
+        libc::sched_getaffinity(0, bytes, words.as_mut_ptr().cast())
+    };
+    match told {
+        0 => words,
+        _ => vec![libc::c_ulong::MAX; WORDS],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn mask(cpus: &str) -> Option<Vec<libc::c_ulong>> {
         let cpus = Ranges::parse(cpus, u32::MAX).expect("a list");
-        Mask::of(&cpus).map(|mask| mask.0)
+        Mask::all_of(&cpus).map(|mask| mask.0)
     }
 
     #[test]
@@ -62,6 +89,14 @@ mod tests {
         // No file makes us ask for memory without end.
         assert_eq!(mask("4294967295"), None);
         assert_eq!(mask("65535-4294967295").expect("one").len(), 1_024);
+    }
+
+    #[test]
+    fn nobody_is_bound_to_more_than_the_keeper_may_use() {
+        let own = own();
+        let all = Mask::of(&Ranges::span(0, CPU_MAX)).expect("a mask");
+        assert_eq!(all.0, own);
+        assert!(own.iter().any(|word| *word > 0), "this test runs somewhere");
     }
 
     #[test]

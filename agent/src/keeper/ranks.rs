@@ -162,7 +162,7 @@ pub(super) fn say_unbound(what: &str, number: u32, cpus: &Ranges, why: &io::Erro
         number,
         %cpus,
         %why,
-        "it is not bound to the processors near its devices and runs on all: have some of them gone offline?"
+        "it is not bound to the processors near its devices and runs on all: they are offline, or the launcher may not use them"
     );
 }
 
