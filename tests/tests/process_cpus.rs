@@ -6,9 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use mlctl_proto::spec::Ranges;
-use mlctl_tests::process::binary;
 use mlctl_tests::process::fleet::{Fleet, Plan};
+use mlctl_tests::process::{binary, list};
 use mlctl_tests::tidy::skips::skip;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -39,69 +41,140 @@ fn made_up(root: &Path, [zero, one]: [&str; 2]) {
     write("devices/system/node/node1/cpulist", &format!("{one}\n"));
 }
 
-/// Where the ranks of a job of these words said that they may run, sorted.
-fn said(fleet: &Fleet, words: &[&str]) -> Vec<String> {
-    let job = fleet.submit(&[&["--no-code"], words].concat());
-    let ended = fleet.ended(&job, SOON);
-    assert_eq!(ended.state(), "Completed", "{:#}", ended.0);
-    let lines = fleet.lines(&job);
-    let places = lines.iter().filter_map(|line| line.split_once("] rank "));
-    let mut places: Vec<String> = places.map(|(_, place)| place.to_owned()).collect();
-    places.sort();
-    places
+/// A fleet of one node with the made-up machine.
+struct Made {
+    fleet: Fleet,
+    /// The processor near the first GPU.
+    zero: String,
+    /// The one near the second.
+    one: String,
+    /// All that this test may use, as a rank would say it.
+    all: String,
+    dir: tempfile::TempDir,
+}
+
+impl Made {
+    /// `None`, said loudly, where `test` cannot run.
+    fn start(test: &str) -> Option<Self> {
+        let own = own();
+        let cpus: Vec<String> = own.iter().map(|cpu| cpu.to_string()).collect();
+        let [zero, one, ..] = cpus.as_slice() else {
+            skip(test, "only one processor may be used here");
+            return None;
+        };
+        let dir = tempfile::tempdir().expect("a directory");
+        made_up(dir.path(), [zero, one]);
+        let state = dir.path().join("driver");
+        fs::write(&state, "gpus 3\n").expect("written");
+        let library = binary::fake_driver().unwrap_or_else(|why| panic!("{why}"));
+        let fleet = Fleet::start(&Plan {
+            nodes: 1,
+            agent_toml: format!("nvml_path = {library:?}\nsysfs_path = {:?}\n", dir.path()),
+            agent_env: vec![("FAKE_NVML_STATE", state)],
+            ..Plan::default()
+        });
+        Some(Self {
+            fleet,
+            zero: zero.clone(),
+            one: one.clone(),
+            all: own.to_string(),
+            dir,
+        })
+    }
+
+    /// Where the ranks of a job with these words of `mlctl submit` said that they may run, sorted.
+    fn runs(&self, words: &[&str]) -> Vec<String> {
+        self.said(&[words, &["--", "sh", "-c", SAYS]].concat())
+    }
+
+    /// The same of one whose command is in `words`.
+    fn said(&self, words: &[&str]) -> Vec<String> {
+        let job = self.fleet.submit(&[&["--no-code"], words].concat());
+        let ended = self.fleet.ended(&job, SOON);
+        assert_eq!(ended.state(), "Completed", "{:#}", ended.0);
+        let lines = self.fleet.lines(&job);
+        let places = lines.iter().filter_map(|line| line.split_once("] rank "));
+        let mut places: Vec<String> = places.map(|(_, place)| place.to_owned()).collect();
+        places.sort();
+        places
+    }
+}
+
+/// Ranks and where they run.
+fn on(places: &[(u32, &str)]) -> Vec<String> {
+    let places = places
+        .iter()
+        .map(|(rank, list)| format!("{rank} on {list}"));
+    places.collect()
 }
 
 #[test]
 fn ranks_run_on_the_processors_near_their_gpus() {
     let test = "process_cpus::ranks_run_on_the_processors_near_their_gpus";
-    let own = own();
-    let cpus: Vec<String> = own.iter().map(|cpu| cpu.to_string()).collect();
-    let [zero, one, ..] = cpus.as_slice() else {
-        return skip(test, "only one processor may be used here");
+    let Some(made) = Made::start(test) else {
+        return;
     };
-    let dir = tempfile::tempdir().expect("a directory");
-    made_up(dir.path(), [zero, one]);
-    let state = dir.path().join("driver");
-    fs::write(&state, "gpus 3\n").expect("written");
-    let library = binary::fake_driver().unwrap_or_else(|why| panic!("{why}"));
-    let fleet = Fleet::start(&Plan {
-        nodes: 1,
-        agent_toml: format!("nvml_path = {library:?}\nsysfs_path = {:?}\n", dir.path()),
-        agent_env: vec![("FAKE_NVML_STATE", state)],
-        ..Plan::default()
-    });
-
-    let nodes = fleet.mlctl(&["nodes", "-o", "json"]).json();
-    let devices = nodes["nodes"][0]["devices"].as_array().expect("devices");
+    let (zero, one, all) = (&*made.zero, &*made.one, &*made.all);
+    let nodes = made.fleet.mlctl(&["nodes", "-o", "json"]).json();
+    let devices = list(&nodes["nodes"][0]["devices"]);
     let numa: Vec<&Value> = devices.iter().map(|device| &device["numa_node"]).collect();
     assert_eq!(numa, [&json!(0), &json!(1), &Value::Null], "{nodes}");
 
-    let all = own.to_string();
-    let runs = |words: &[&str]| said(&fleet, &[words, &["--", "sh", "-c", SAYS]].concat());
-    let on = |places: &[(u32, &str)]| -> Vec<String> {
-        let places = places
-            .iter()
-            .map(|(rank, list)| format!("{rank} on {list}"));
-        places.collect()
-    };
     // Each rank has its own GPU: one is here, one there, of the third nobody knows.
     assert_eq!(
-        runs(&["--launcher", "python", "--gpus", "3"]),
-        on(&[(0, zero), (1, one), (2, &all)])
+        made.runs(&["--launcher", "python", "--gpus", "3"]),
+        on(&[(0, zero), (1, one), (2, all)])
     );
     // GPUs are given from the first on.
-    assert_eq!(runs(&["--gpus", "1"]), on(&[(0, zero)]));
+    assert_eq!(made.runs(&["--gpus", "1"]), on(&[(0, zero)]));
     // What is near both is all there is.
-    assert_eq!(runs(&["--gpus", "2"]), on(&[(0, &all)]));
-    assert_eq!(runs(&[]), on(&[(0, &all)]));
+    assert_eq!(made.runs(&["--gpus", "2"]), on(&[(0, all)]));
+    assert_eq!(made.runs(&[]), on(&[(0, all)]));
     // Each task of an array has its own GPU.
-    let mut want = on(&[(0, zero), (0, one), (0, &all)]);
+    let mut want = on(&[(0, zero), (0, one), (0, all)]);
     want.sort();
-    assert_eq!(runs(&["--gpus", "1", "--array", "3"]), want);
+    assert_eq!(made.runs(&["--gpus", "1", "--array", "3"]), want);
     // A job may decline.
-    let spec = dir.path().join("job.toml");
+    let spec = made.dir.path().join("job.toml");
     let text = format!("command = ['sh', '-c', '''{SAYS}''']\ngpus = 1\ncpu_bind = 'none'\n");
     fs::write(&spec, text).expect("written");
     let spec = spec.to_str().expect("UTF-8");
-    assert_eq!(said(&fleet, &[spec]), on(&[(0, &all)]));
+    assert_eq!(made.said(&[spec]), on(&[(0, all)]));
+    let planned = |words: &[&str]| {
+        let words = [&["submit", "--dry-run", "--no-code"], words].concat();
+        let plan = made.fleet.mlctl(&words).expect(0).stdout;
+        plan.contains("processors near its GPUs, decided by the node")
+    };
+    assert!(planned(&["--gpus", "1", "--", "true"]));
+    assert!(!planned(&["--", "true"]) && !planned(&[spec]));
+}
+
+#[test]
+fn whoever_binds_the_launcher_binds_all_that_comes_from_it() {
+    let test = "process_cpus::whoever_binds_the_launcher_binds_all_that_comes_from_it";
+    let Some(mut made) = Made::start(test) else {
+        return;
+    };
+    let mut set = CpuSet::new();
+    set.set(made.zero.parse().expect("a number"))
+        .expect("below 1,024");
+    made.fleet.kill(&["n1-launcher"]);
+    // What a thread starts is bound as it is itself.
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this).expect("ours");
+    sched_setaffinity(this, &set).expect("ours");
+    made.fleet.start_one("n1-launcher");
+    sched_setaffinity(this, &before).expect("ours");
+    let zero = &*made.zero;
+    assert_eq!(
+        made.runs(&["--launcher", "python", "--gpus", "3"]),
+        on(&[(0, zero), (1, zero), (2, zero)])
+    );
+    // The job runs, and its keeper says what it could not do.
+    let log = made.fleet.home("n1").join("data/jobs/1/1/keeper.log");
+    let log = fs::read_to_string(log).expect("the keeper's log");
+    let unbound = log.lines().filter(|line| line.contains("not bound"));
+    let unbound: Vec<&str> = unbound.collect();
+    assert_eq!(unbound.len(), 1, "{log}");
+    assert!(unbound[0].contains("number=1"), "{log}");
 }
