@@ -64,6 +64,9 @@ pub struct Config {
     /// The NVML library; empty: where the system finds it.
     #[serde(default)]
     pub nvml_path: String,
+    /// Where the kernel shows devices and NUMA nodes; another place where the agent runs in a container that has the host's there.
+    #[serde(default = "default_sysfs_path")]
+    pub sysfs_path: PathBuf,
     /// RDMA devices that jobs may use, such as `mlx5_0`; empty: all.
     #[serde(default)]
     pub rdma_devices: Vec<String>,
@@ -136,6 +139,10 @@ fn default_pool() -> String {
 
 fn default_pids_max() -> u64 {
     32_768
+}
+
+fn default_sysfs_path() -> PathBuf {
+    "/sys".into()
 }
 
 fn default_boot_id_file() -> PathBuf {

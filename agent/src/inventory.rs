@@ -1,4 +1,4 @@
-//! What this node is: the facts of every hello. Read once at start.
+//! What this node is: the facts of every hello, and where its devices and processors are. Read once at start.
 //! Does NOT watch for changes; a changed fact is seen when the agent starts again.
 
 use std::path::Path;
@@ -12,7 +12,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
 use crate::devices::probe::probe;
+use crate::devices::topology;
 use crate::dirs::Dirs;
+use crate::launch::cpus::Topology;
 use crate::launcher::client::{self as launcher, LauncherError};
 use crate::launcher::protocol::Level;
 
@@ -24,19 +26,30 @@ pub struct NoBootId {
     source: io::Error,
 }
 
+/// What a node is.
+#[derive(Debug)]
+pub struct Inventory {
+    /// What the cluster is told.
+    pub facts: NodeFacts,
+    /// What launch plans are made from.
+    pub topology: Topology,
+}
+
 /// Takes the inventory.
 ///
 /// # Errors
 /// When one boot cannot be told from another: then loss could not be proven.
-pub async fn facts(config: &Config) -> Result<NodeFacts, NoBootId> {
+pub async fn inventory(config: &Config) -> Result<Inventory, NoBootId> {
     let (isolation, missing) = isolation(&Dirs::new(&config.data_dir)).await;
-    let probe = probe(&config.name, &config.nvml_path, config.simulated_gpus);
+    let mut probe = probe(&config.name, &config.nvml_path, config.simulated_gpus);
+    let status = Path::new(topology::STATUS);
+    let topology = topology::read(&config.sysfs_path, status, &mut probe.devices);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let mut labels = config.labels.clone();
     if let Some(kernel) = one_line(Path::new("/proc/sys/kernel/osrelease")) {
         labels.entry("kernel".into()).or_insert(kernel);
     }
-    Ok(NodeFacts {
+    let facts = NodeFacts {
         name: config.name.clone(),
         boot_id: boot_id(&config.boot_id_file)?,
         machine_id: one_line(Path::new("/etc/machine-id")).unwrap_or_default(),
@@ -58,7 +71,8 @@ pub async fn facts(config: &Config) -> Result<NodeFacts, NoBootId> {
         isolation: isolation.into(),
         isolation_missing: missing,
         device_errors: probe.errors,
-    })
+    };
+    Ok(Inventory { facts, topology })
 }
 
 /// What the launcher says, which may just be starting. The longest a start of the agent waits for it.

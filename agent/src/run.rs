@@ -23,7 +23,7 @@ use crate::core::Event;
 use crate::devices::dirt::Devices;
 use crate::dirs::Dirs;
 use crate::driver::{Context, Driver, INPUTS, Input, recover};
-use crate::inventory::{NoBootId, facts};
+use crate::inventory::{Inventory, NoBootId, inventory};
 use crate::journal::JournalError;
 use crate::link::{self, LinkConfig};
 use crate::witness::answer::Answering;
@@ -84,7 +84,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let dirs = Dirs::new(config.data_dir.clone());
     let _lock = lock(&dirs)?;
     let dialer = dialer(&config)?;
-    let facts = facts(&config).await?;
+    let Inventory { facts, topology } = inventory(&config).await?;
     greet(&facts);
     let store = Store::open(dirs.blobs())?;
     let (journal_id, recovered) = recover(&dirs)?;
@@ -109,6 +109,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let context = Context {
         program: std::env::current_exe().map_err(RunError::Program)?,
         config,
+        topology,
         dirs: dirs.clone(),
         store,
         leader: leader.clone(),

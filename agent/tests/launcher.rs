@@ -13,6 +13,7 @@ use mlctl_agent::keeper::client::connect;
 use mlctl_agent::keeper::protocol::{Phase, ToKeeper};
 use mlctl_agent::keeper::sweep::kill_leftovers;
 use mlctl_agent::launcher::client::{LauncherError, ping, start_keeper};
+use mlctl_proto::spec::Ranges;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use processes::{
@@ -160,6 +161,26 @@ async fn keepers_outlive_the_launcher_and_are_reaped_by_it() {
     );
     agent.sender.send(ToKeeper::Release).await.expect("sent");
     assert!(dies(&pid.to_string()).await);
+}
+
+/// Processors that went offline after the agent had read which there are.
+#[tokio::test]
+async fn a_rank_that_cannot_be_bound_runs_and_the_log_says_so() {
+    let mut launcher = Launcher::start(&program(), "").await;
+    let dir = launcher.attempt("1/1", "exit 3");
+    let mut bound = plan(&dir, &["exit 3"]);
+    bound.ranks[0].cpus = Ranges::span(60_000, 60_003);
+    write_plan(&dir, &bound);
+    launcher.keeper(&dir).await;
+    let mut agent = connect(&dir).await.expect("connected");
+    agent.sender.send(go()).await.expect("sent");
+    let (exits, failed) = to_the_end(&mut agent.receiver).await;
+    assert_eq!((exits, failed), (vec![exit(0, 3, 0, false)], None));
+    agent.sender.send(ToKeeper::Release).await.expect("sent");
+    let log = std::fs::read_to_string(dir.join("keeper.log")).expect("a log");
+    for word in ["not bound", "60000-60003", "Invalid argument"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
 }
 
 #[tokio::test]

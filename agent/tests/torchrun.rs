@@ -9,6 +9,7 @@ use std::process::Command;
 
 use mlctl_agent::keeper::client::Connection;
 use mlctl_agent::keeper::protocol::ToKeeper;
+use mlctl_agent::launch::cpus::Topology;
 use mlctl_agent::launch::{Interpreters, LaunchPlan, Member, Request, plan, port};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::{JobSpec, LaunchMethod};
@@ -66,6 +67,7 @@ fn request(node_rank: u32, dir: &Path, fail: bool) -> Request {
         network: None,
         node_env: BTreeMap::new(),
         rdma: Vec::new(),
+        topology: Topology::default(),
         program: "/usr/bin/true".into(),
         user: None,
         allow_root: true,

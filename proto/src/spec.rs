@@ -2,6 +2,7 @@
 //! Knows no cluster: whether anything could ever run it is the scheduler's question.
 mod array;
 mod command;
+mod cpu_bind;
 mod disconnect;
 mod parse;
 mod ranges;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use array::ArraySpec;
 pub use command::{Argv, CommandError};
+pub use cpu_bind::CpuBind;
 pub use disconnect::OnDisconnect;
 pub use parse::{SpecError, parse_json, parse_toml};
 pub use ranges::{Ranges, RangesError};
@@ -150,6 +152,9 @@ pub struct JobSpec {
     /// Logical processors per rank; absent: as many as there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,
+    /// On which processors ranks with devices run.
+    #[serde(default, skip_serializing_if = "CpuBind::is_default")]
+    pub cpu_bind: CpuBind,
     /// Memory per rank; absent: as much as there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mem: Option<Bytes>,
@@ -184,6 +189,7 @@ impl JobSpec {
             on_disconnect: OnDisconnect::Replace,
             array: None,
             cpus: None,
+            cpu_bind: CpuBind::Near,
             mem: None,
             shm: None,
             retry: None,

@@ -4,4 +4,5 @@
 pub mod dirt;
 mod nvml;
 pub mod probe;
+pub mod topology;
 pub(crate) mod watch;

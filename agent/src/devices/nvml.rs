@@ -105,5 +105,7 @@ fn device(nvml: &Nvml, index: u32) -> Result<Device, NvmlError> {
         memory_bytes: device.memory_info()?.total,
         pci_bus_id: device.pci_info()?.bus_id,
         simulated: false,
+        // See `topology`: the driver tells it only of GPUs that are NUMA nodes themselves, and then not whose processors are near.
+        numa_node: None,
     })
 }

@@ -45,6 +45,7 @@ fn pretend(node: &str, count: u32) -> Vec<Device> {
         memory_bytes: SIMULATED_MEMORY,
         pci_bus_id: String::new(),
         simulated: true,
+        numa_node: None,
     };
     (0..count).map(device).collect()
 }

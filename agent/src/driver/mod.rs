@@ -27,6 +27,7 @@ use crate::devices::watch::look;
 use crate::dirs::Dirs;
 use crate::failpoint;
 use crate::journal::{Journal, JournalError};
+use crate::launch::cpus::Topology;
 use crate::link::{Leader, Outgoing, Relay};
 use crate::witness::{Question, ask};
 use attempt::Order;
@@ -62,6 +63,8 @@ pub(crate) struct Context {
     /// This program's path.
     pub(crate) program: PathBuf,
     pub(crate) config: Config,
+    /// Where the devices and the processors are; read when the agent starts.
+    pub(crate) topology: Topology,
     pub(crate) dirs: Dirs,
     pub(crate) store: Store,
     pub(crate) leader: watch::Receiver<Option<Leader>>,

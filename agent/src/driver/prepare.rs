@@ -269,6 +269,7 @@ fn request(
         rdma: active_ports(Path::new(rdma::DEVICES), &context.config.rdma_devices),
         network: interface.as_ref().and_then(|found| found.network.clone()),
         interface: interface.map(|found| found.name),
+        topology: context.topology.clone(),
         program: text(context.program.clone()),
         user: user.map(|user| user.name),
         allow_root: start.allow_root,

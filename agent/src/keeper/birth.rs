@@ -13,6 +13,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
 
 use super::child::{Setup, enter};
+use super::mask::Mask;
 use crate::cgroup::Entry;
 
 /// `struct clone_args` up to the part that names a cgroup.
@@ -42,6 +43,8 @@ pub(super) struct Program {
     pub(super) argv: Vec<CString>,
     pub(super) env: Vec<CString>,
     pub(super) work_dir: CString,
+    /// What it is bound to; `None`: to nothing.
+    pub(super) cpus: Option<Mask>,
 }
 
 /// A started process.
@@ -50,6 +53,8 @@ pub(super) struct Started {
     pub(super) pid: Pid,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
+    /// Why it is not bound to its processors, although it should be.
+    pub(super) unbound: Option<io::Error>,
 }
 
 /// Everything that the child needs, made before there is one: it may not allocate.
@@ -91,19 +96,24 @@ pub(super) fn spawn(image: &Program, setup: &Setup, entry: Option<&Entry>) -> io
     }
     drop((null, out, err, told));
     let pid = Pid::from_raw(pid);
-    let mut word = [0; 4];
+    let (mut trouble, mut word) = (File::from(trouble), [0; 4]);
+    let mut unbound = None;
     // Closed by exec, or by death.
-    match File::from(trouble).read_exact(&mut word) {
-        Ok(()) => {
-            let _ = waitpid(pid, None);
-            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(word)))
+    while trouble.read_exact(&mut word).is_ok() {
+        match i32::from_ne_bytes(word) {
+            code @ ..0 => unbound = Some(io::Error::from_raw_os_error(-code)),
+            code => {
+                let _ = waitpid(pid, None);
+                return Err(io::Error::from_raw_os_error(code));
+            }
         }
-        Err(_) => Ok(Started {
-            pid,
-            stdout,
-            stderr,
-        }),
     }
+    Ok(Started {
+        pid,
+        stdout,
+        stderr,
+        unbound,
+    })
 }
 
 /// A child of this thread. Second: it was born in the group.
@@ -139,12 +149,16 @@ fn fork_into(group: Option<RawFd>) -> io::Result<(libc::pid_t, bool)> {
 /// In the child: becomes the program, or tells why not and ends.
 fn begin(birth: &Birth<'_>, born: bool) -> ! {
     let Err(error) = become_program(birth, born);
-    let word = error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes();
-    // SAFETY: four bytes that live on the stack; then the end, without a word to anything of the parent that lies in our memory.
-    unsafe {
-        libc::write(birth.trouble, word.as_ptr().cast(), word.len());
-        libc::_exit(127)
-    }
+    tell(birth, error.raw_os_error().unwrap_or(libc::EINVAL));
+    // SAFETY: the end, without a word to anything of the parent that lies in our memory.
+    unsafe { libc::_exit(127) }
+}
+
+/// In the child: why it cannot become its program; a negative one: why it is not bound, and goes on.
+fn tell(birth: &Birth<'_>, code: i32) {
+    let word = code.to_ne_bytes();
+    // SAFETY: four bytes that live on the stack.
+    unsafe { libc::write(birth.trouble, word.as_ptr().cast(), word.len()) };
 }
 
 fn become_program(birth: &Birth<'_>, born: bool) -> io::Result<Infallible> {
@@ -155,6 +169,10 @@ fn become_program(birth: &Birth<'_>, born: bool) -> io::Result<Infallible> {
         }
     }
     move_in(birth.setup, birth.entry, born)?;
+    // After the groups: to enter one gives a process all the processors of that one.
+    if let Some(Err(error)) = birth.image.cpus.as_ref().map(Mask::bind) {
+        tell(birth, -error.raw_os_error().unwrap_or(libc::EINVAL));
+    }
     // SAFETY: a text that ends in NUL.
     if unsafe { libc::chdir(birth.image.work_dir.as_ptr()) } < 0 {
         return Err(io::Error::last_os_error());
@@ -190,6 +208,7 @@ pub(super) fn move_in(setup: &Setup, entry: Option<&Entry>, born: bool) -> io::R
 
 #[cfg(test)]
 mod tests {
+    use mlctl_proto::spec::Ranges;
     use nix::unistd::getpid;
 
     use super::*;
@@ -204,6 +223,7 @@ mod tests {
             argv: ["sh", "-c", script].map(c).into(),
             env: vec![c("A=1")],
             work_dir: c("/"),
+            cpus: None,
         }
     }
 
@@ -216,6 +236,34 @@ mod tests {
         assert_eq!(text(started.stdout), "/\n1\n");
         assert_eq!(text(started.stderr), "e\n");
         waitpid(started.pid, None).expect("a child of ours");
+    }
+
+    #[test]
+    fn what_cannot_be_bound_runs_all_the_same_and_that_is_told() {
+        let setup = Setup::of(getpid());
+        let bound = |cpus: &str| {
+            let mut image = image("grep Cpus_allowed_list /proc/self/status");
+            image.cpus = Mask::of(&Ranges::parse(cpus, u32::MAX).expect("a list"));
+            let started = spawn(&image, &setup, None).expect("started");
+            let text = io::read_to_string(File::from(started.stdout)).expect("text");
+            waitpid(started.pid, None).expect("a child of ours");
+            let list = text.split_whitespace().last().unwrap_or_default();
+            (
+                list.to_owned(),
+                started.unbound.map(|why| why.raw_os_error()),
+            )
+        };
+        let own = std::fs::read_to_string("/proc/self/status").expect("text");
+        let own = own
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let own = own.expect("on Linux").trim();
+        let first = Ranges::parse(own, u32::MAX).expect("a list").first();
+        let first = first.expect("we run on one").to_string();
+        assert_eq!(bound(&first), (first.clone(), None));
+        // What is there of it counts.
+        assert_eq!(bound(&format!("{first},60000")), (first, None));
+        assert_eq!(bound("60000"), (own.to_owned(), Some(Some(libc::EINVAL))));
     }
 
     #[test]

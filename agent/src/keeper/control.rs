@@ -382,6 +382,9 @@ impl Keeper {
         )?;
         // The process is ours from here on, whatever happens to its pipes.
         rank.pid = Some(started.pid);
+        if let Some(why) = &started.unbound {
+            ranks::say_unbound("rank", planned.rank, &planned.cpus, why);
+        }
         let pipe = |fd, stderr| {
             Stream::new(fd, stderr)
                 .map_err(|e| format!("cannot read the output of rank {}: {e}", planned.rank))

@@ -17,6 +17,7 @@ mod descendants;
 mod exits;
 pub mod fence;
 mod lines;
+mod mask;
 mod mpi;
 mod output;
 pub mod protocol;

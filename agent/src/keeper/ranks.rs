@@ -11,12 +11,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mlctl_proto::spec::Ranges;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Uid, User, geteuid, getgrouplist, getpid};
 
 pub(super) use super::birth::Started;
 use super::birth::{Program, spawn};
 use super::child::{Identity, Setup};
+use super::mask::Mask;
 use super::spawn::Image;
 use super::terms::Terms;
 use crate::cgroup::Entry;
@@ -112,6 +114,7 @@ fn image_of(
         argv: argv.collect::<Option<_>>()?,
         env: env.collect::<Option<_>>()?,
         work_dir: path(work_dir)?,
+        cpus: Mask::of(&rank.cpus),
     })
 }
 
@@ -144,7 +147,23 @@ pub(super) fn image(
         argv: words.collect::<Result<_, _>>()?,
         dir: text(plan.work_dir.as_bytes())?,
         env: slots.collect::<Result<_, _>>()?,
+        cpus: array
+            .slots
+            .iter()
+            .map(|slot| Mask::of(&slot.cpus))
+            .collect(),
     })
+}
+
+/// Says that a process runs on all processors although it should not.
+pub(super) fn say_unbound(what: &str, number: u32, cpus: &Ranges, why: &io::Error) {
+    tracing::warn!(
+        what,
+        number,
+        %cpus,
+        %why,
+        "it is not bound to the processors near its devices and runs on all: they are offline, or the launcher may not use them"
+    );
 }
 
 /// Why a task did not start although its program was there.
@@ -324,6 +343,7 @@ mod tests {
             argv: vec![program.into()],
             env,
             devices: Vec::new(),
+            cpus: Ranges::new(),
         }
     }
 

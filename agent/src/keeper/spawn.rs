@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::birth::move_in;
 use super::child::{Setup, enter};
+use super::mask::Mask;
 use super::ranks::Started;
 use crate::cgroup::Entry;
 
@@ -26,6 +27,8 @@ pub(super) struct Image {
     pub(super) dir: CString,
     /// `KEY=VALUE`, for each slot.
     pub(super) env: Vec<Vec<CString>>,
+    /// What it is bound to in each slot; `None`: to nothing.
+    pub(super) cpus: Vec<Option<Mask>>,
 }
 
 /// What the new process reads, and where it leaves word of why it could not become its program.
@@ -37,7 +40,10 @@ struct Birth<'a> {
     stdio: [RawFd; 3],
     setup: &'a Setup,
     entry: Option<&'a Entry>,
+    cpus: Option<&'a Mask>,
     error: i32,
+    /// Why it is not bound, although it should be; 0: it is.
+    unbound: i32,
 }
 
 /// Starts processes.
@@ -88,7 +94,9 @@ impl Spawner {
             stdio: [self.null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
             setup,
             entry,
+            cpus: self.image.cpus.get(slot).and_then(Option::as_ref),
             error: 0,
+            unbound: 0,
         };
         let top = self.stack.as_mut_ptr_range().end;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
@@ -101,6 +109,8 @@ impl Spawner {
         }
         // SAFETY: the child wrote it, if at all, before we woke up; the compiler does not know of that.
         let error = unsafe { ptr::read_volatile(&raw const birth.error) };
+        // SAFETY: the same.
+        let unbound = unsafe { ptr::read_volatile(&raw const birth.unbound) };
         if error != 0 {
             let mut status = 0;
             // SAFETY: `status` outlives the call and is the one integer that it writes. The child has ended and is ours.
@@ -111,6 +121,7 @@ impl Spawner {
             pid: Pid::from_raw(pid),
             stdout: OwnedFd::from(stdout),
             stderr: OwnedFd::from(stderr),
+            unbound: (unbound != 0).then(|| io::Error::from_raw_os_error(unbound)),
         })
     }
 }
@@ -136,7 +147,7 @@ extern "C" fn born(birth: *mut libc::c_void) -> libc::c_int {
 }
 
 /// Returns only with why not.
-fn become_program(birth: &Birth) -> io::Error {
+fn become_program(birth: &mut Birth) -> io::Error {
     for (target, fd) in (0..).zip(birth.stdio) {
         // SAFETY: two integers.
         if unsafe { libc::dup2(fd, target) } == -1 {
@@ -145,6 +156,12 @@ fn become_program(birth: &Birth) -> io::Error {
     }
     if let Err(error) = move_in(birth.setup, birth.entry, false) {
         return error;
+    }
+    // After the groups: to enter one gives a process all the processors of that one.
+    if let Some(Err(error)) = birth.cpus.map(Mask::bind) {
+        let code = error.raw_os_error().unwrap_or(libc::EINVAL);
+        // SAFETY: our parent reads it when it wakes up.
+        unsafe { ptr::write_volatile(&raw mut birth.unbound, code) };
     }
     // SAFETY: a text that ends with a null byte and outlives the call.
     if unsafe { libc::chdir(birth.dir) } == -1 {
@@ -179,6 +196,7 @@ mod tests {
             argv: words.iter().map(|word| text(word)).collect(),
             dir: text("/"),
             env: vec![vec![text("A=1")], vec![text("A=2")]],
+            cpus: Vec::new(),
         }
     }
 
@@ -202,6 +220,19 @@ mod tests {
                 .start(slot, &[text("B=7")], &setup(), None)
                 .expect("started");
             assert_eq!(end_of(started), (says.to_owned(), 3));
+        }
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_bound_runs_all_the_same() {
+        let mut bound = image("/bin/sh", &["sh", "-c", "exit 3"]);
+        bound.cpus = vec![None, Mask::of(&mlctl_proto::spec::Ranges::one(60_000))];
+        let mut spawner = Spawner::new(bound).expect("null");
+        for (slot, why) in [(0, None), (1, Some(libc::EINVAL)), (2, None)] {
+            let mut started = spawner.start(slot, &[], &setup(), None).expect("started");
+            let unbound = started.unbound.take();
+            assert_eq!(unbound.and_then(|error| error.raw_os_error()), why);
+            assert_eq!(end_of(started).1, 3);
         }
     }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use mlctl_proto::spec::{Compat, Ranges};
 use serde::{Deserialize, Serialize};
 
+use super::cpus;
 use super::environment::{Variables, visible_devices};
 use super::plan::Request;
 
@@ -39,18 +40,26 @@ pub struct SlotPlan {
     /// Variables beside those that all tasks have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: Variables,
+    /// The processors near its devices, to which its tasks are bound; empty: to none.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    pub cpus: Ranges,
 }
 
 /// The array's part of a plan.
 pub(super) fn plan(request: &Request) -> Option<ArrayPlan> {
     let wave = request.wave.as_ref()?;
-    let slot = |slot: u32| {
-        let devices = slot_devices(request, slot);
+    let devices: Vec<_> = (0..wave.slots)
+        .map(|slot| slot_devices(request, slot))
+        .collect();
+    let each: Vec<&[String]> = devices.iter().map(Vec::as_slice).collect();
+    let cpus = cpus::sets(&request.topology, &request.spec, &each, 1);
+    let slot = |(devices, cpus): (Vec<String>, Ranges)| {
         let visible = visible_devices(&devices).filter(|_| !devices.is_empty());
         let env = visible.map(|visible| ("CUDA_VISIBLE_DEVICES".to_owned(), visible));
         SlotPlan {
             env: env.into_iter().collect(),
             devices,
+            cpus,
         }
     };
     let mut index_variables = vec!["MLCTL_ARRAY_INDEX".to_owned()];
@@ -59,7 +68,7 @@ pub(super) fn plan(request: &Request) -> Option<ArrayPlan> {
     }
     Some(ArrayPlan {
         tasks: wave.tasks.clone(),
-        slots: (0..wave.slots).map(slot).collect(),
+        slots: devices.into_iter().zip(cpus).map(slot).collect(),
         job: request.job.to_string(),
         index_variables,
     })

@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::{LOG_BYTES_PER_RANK_MAX, STOP_GRACE_MS};
-use mlctl_proto::spec::{JobSpec, LaunchMethod, SpecError};
+use mlctl_proto::spec::{JobSpec, LaunchMethod, Ranges, SpecError};
 use serde::{Deserialize, Serialize};
 
 use super::array::{self, ArrayPlan};
+use super::cpus::{self, Topology};
 use super::environment;
 use super::mpi::{self, MpiPlan};
 use crate::tasks::Wave;
@@ -91,6 +92,8 @@ pub struct Request {
     pub network: Option<String>,
     /// RDMA ports that can be used, as `device:port`.
     pub rdma: Vec<String>,
+    /// Where this node's devices and processors are, as far as it is known.
+    pub topology: Topology,
     /// The path of this program, absolute: what launch agents run.
     pub program: String,
     /// The user that ranks run as; `None`: the keeper's own.
@@ -115,6 +118,9 @@ pub struct RankPlan {
     pub env: BTreeMap<String, String>,
     /// UUIDs of its devices.
     pub devices: Vec<String>,
+    /// The processors near them, to which it is bound; empty: to none. Of an array each slot has its own.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    pub cpus: Ranges,
 }
 
 /// A file that must be there before the ranks start.
@@ -249,9 +255,13 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
         LaunchMethod::Exec | LaunchMethod::Python | LaunchMethod::Jax => per_node,
     };
     let argv = argv(request)?;
+    let devices: Vec<_> = (0..processes)
+        .map(|local_rank| devices_of(request, local_rank))
+        .collect();
+    let cpus = cpus_of(request, &devices, per_node / processes);
     let ranks = (0..processes)
-        .map(|local_rank| {
-            let devices = devices_of(request, local_rank);
+        .zip(devices.into_iter().zip(cpus))
+        .map(|(local_rank, (devices, cpus))| {
             let rank = request.node_rank * per_node + local_rank;
             let env = environment::of_rank(request, rank, local_rank, &devices);
             RankPlan {
@@ -260,6 +270,7 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
                 argv: argv.clone(),
                 env,
                 devices,
+                cpus,
             }
         })
         .collect();
@@ -401,6 +412,15 @@ fn devices_of(request: &Request, local_rank: u32) -> Vec<String> {
     all.get(share).unwrap_or_default().to_vec()
 }
 
+/// The processors of each process that `plan` names; of an array its slots have them.
+fn cpus_of(request: &Request, devices: &[Vec<String>], ranks: u32) -> Vec<Ranges> {
+    if request.wave.is_some() {
+        return vec![Ranges::new(); devices.len()];
+    }
+    let devices: Vec<&[String]> = devices.iter().map(Vec::as_slice).collect();
+    cpus::sets(&request.topology, &request.spec, &devices, ranks)
+}
+
 fn argv(request: &Request) -> Result<Vec<String>, PlanError> {
     let (spec, interpreters) = (&request.spec, &request.interpreters);
     let command = &spec.command.0;
@@ -454,4 +474,4 @@ fn is_python(program: &str) -> bool {
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -4,7 +4,22 @@ use mlctl_proto::spec::{Compat, MpiSpec};
 
 use super::*;
 
-fn request(launcher: LaunchMethod, nodes: u32, gpus: u32, command: &[&str]) -> Request {
+/// A machine with two sockets and two GPUs on each, of which every node of the gang is one.
+fn two_sockets() -> Topology {
+    let cpus = |list| mlctl_proto::spec::Ranges::parse(list, 1_000).expect("a list");
+    let device = |at: u32| (format!("GPU-{}{}", at / 4, at % 4), at % 4 / 2);
+    Topology {
+        nodes: [(0, cpus("0-27,56-83")), (1, cpus("28-55,84-111"))].into(),
+        devices: (0..8).map(device).collect(),
+    }
+}
+
+pub(in crate::launch) fn request(
+    launcher: LaunchMethod,
+    nodes: u32,
+    gpus: u32,
+    command: &[&str],
+) -> Request {
     let mut spec = JobSpec::new(command.iter().map(|word| (*word).to_owned()).collect());
     spec.launcher = launcher;
     spec.nodes = nodes;
@@ -40,6 +55,7 @@ fn request(launcher: LaunchMethod, nodes: u32, gpus: u32, command: &[&str]) -> R
         interface: Some(text("eth1")),
         network: Some(text("10.0.0.0/24")),
         rdma: vec![text("mlx5_0:1"), text("mlx5_1:1")],
+        topology: two_sockets(),
         program: text("/usr/local/bin/mlctl"),
         user: None,
         allow_root: false,

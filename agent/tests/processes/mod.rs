@@ -15,7 +15,7 @@ use mlctl_agent::keeper::terms::{Terms, VARIABLE};
 use mlctl_agent::launch::plan::PLAN_VERSION;
 use mlctl_agent::launch::{LaunchPlan, RankPlan};
 use mlctl_proto::logs::{PARTIAL, STDERR, decode};
-use mlctl_proto::spec::LaunchMethod;
+use mlctl_proto::spec::{LaunchMethod, Ranges};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::mpsc::Receiver;
@@ -71,6 +71,7 @@ pub fn plan(dir: &Path, scripts: &[&str]) -> LaunchPlan {
             argv: vec!["sh".into(), "-c".into(), (*script).into()],
             env,
             devices: Vec::new(),
+            cpus: Ranges::new(),
         }
     };
     let path = |name: &str| dir.join(name).to_str().expect("UTF-8").to_owned();

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use mlctl_agent::core::Wave;
+use mlctl_agent::launch::cpus::Topology;
 use mlctl_agent::launch::{Interpreters, LaunchPlan, Member, Request, plan};
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::JobSpec;
+use mlctl_proto::spec::{CpuBind, JobSpec};
 use mlctl_proto::units::bytes_text;
 use serde_json::json;
 
@@ -24,8 +25,11 @@ pub fn run(args: &SubmitArgs, output: &dyn Output) -> Result<u8, Failure> {
         .map(|node_rank| plan(&request(&spec, node_rank)))
         .collect();
     let plans = plans.map_err(|error| Failure::usage(error.to_string()))?;
-    let text: Vec<String> = plans.iter().map(|plan| shown(plan, &plans)).collect();
-    let note = "stand-ins: NODE-*, GPU-*, /DATA and job 0; MASTER_ADDR and MASTER_PORT are known when every node is ready; whether a node fits was not asked";
+    let bound = binding(&spec);
+    let text: Vec<String> = (plans.iter())
+        .map(|plan| shown(plan, &plans, bound))
+        .collect();
+    let note = "stand-ins: NODE-*, GPU-*, /DATA and job 0; MASTER_ADDR and MASTER_PORT are known when every node is ready; which processors are near its GPUs each node knows; whether a node fits was not asked";
     let text = text.join("\n\n");
     output.value(&json!({ "v": 1, "plans": plans, "note": note }), &text);
     output.note(note);
@@ -67,6 +71,7 @@ fn request(spec: &JobSpec, node_rank: u32) -> Request {
         interface: None,
         network: None,
         rdma: Vec::new(),
+        topology: Topology::default(),
         program: format!("{DATA}/mlctl"),
         user: None,
         allow_root: false,
@@ -85,8 +90,14 @@ fn bounds(plan: &LaunchPlan) -> Option<String> {
     (!all.is_empty()).then(|| format!("  at most {} together", all.join(", ")))
 }
 
+/// On which processors the ranks run. Which these are depends on the devices that they are given, and only their node knows.
+fn binding(spec: &JobSpec) -> Option<&'static str> {
+    let bound = spec.gpus > 0 && spec.cpu_bind == CpuBind::Near;
+    bound.then_some("  on the processors near its GPUs, decided by the node (`cpu_bind`)")
+}
+
 /// A plan for people. Variables that each process of the node has alike are listed once.
-fn shown(plan: &LaunchPlan, all: &[LaunchPlan]) -> String {
+fn shown(plan: &LaunchPlan, all: &[LaunchPlan], bound: Option<&str>) -> String {
     let mut lines = vec![format!(
         "node {} of {}: {} process(es), launcher {}",
         plan.node_rank,
@@ -95,6 +106,7 @@ fn shown(plan: &LaunchPlan, all: &[LaunchPlan]) -> String {
         plan.method.word()
     )];
     lines.extend(bounds(plan));
+    lines.extend(bound.map(str::to_owned));
     let common = |key: &str, value: &str| {
         let mut others = plan.ranks.iter();
         others.all(|rank| rank.env.get(key).is_some_and(|other| other == value))

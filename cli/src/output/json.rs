@@ -82,7 +82,7 @@ fn device(device: &Device) -> Value {
     let dirty = Some(&device.dirty).filter(|why| !why.is_empty());
     json!({
         "uuid": device.uuid, "model": device.model, "memory_bytes": device.memory_bytes, "simulated": device.simulated,
-        "job": device.job, "dirty": dirty,
+        "job": device.job, "dirty": dirty, "numa_node": device.numa_node,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Texts to specs. An unknown key is an error that guesses what was meant; so is a key that a later release will bring.
 use super::resources::check_amount;
-use super::{JobSpec, LaunchMethod, OnDisconnect};
+use super::{CpuBind, JobSpec, LaunchMethod, OnDisconnect};
 use crate::errors::{Code, Refusal};
 use crate::limits::SPEC_BYTES_MAX;
 
@@ -42,7 +42,7 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "name",
     "nodes",
     "gpus",
@@ -58,6 +58,7 @@ const KEYS: [&str; 18] = [
     "on_disconnect",
     "array",
     "cpus",
+    "cpu_bind",
     "mem",
     "shm",
     "retry",
@@ -146,6 +147,9 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
     if let Some(value) = table.get("on_disconnect") {
         let words = OnDisconnect::ALL.map(|(_, word)| word);
         check_word("on_disconnect", value, &words)?;
+    }
+    if let Some(value) = table.get("cpu_bind") {
+        check_word("cpu_bind", value, &CpuBind::ALL.map(|(_, word)| word))?;
     }
     if let Some(value) = table.get("array") {
         super::array::check_value(value)?;

@@ -55,6 +55,17 @@ fn refused(text: &str, says: &str) {
 }
 
 #[test]
+fn where_ranks_run_is_the_users_choice() {
+    let spec = |line: &str| parse_toml(&format!("command = ['a']\n{line}")).expect("good");
+    assert_eq!(spec("cpu_bind = 'none'").cpu_bind, CpuBind::None);
+    assert_ne!(spec("cpu_bind = 'none'").hash(), spec("").hash());
+    // The default goes unsaid: the same spec has the same name in every release.
+    assert_eq!(spec("cpu_bind = 'near'").hash(), spec("").hash());
+    let again = parse_json(&spec("cpu_bind = 'none'").canonical_json()).expect("parses");
+    assert_eq!(again, spec("cpu_bind = 'none'"));
+}
+
+#[test]
 fn what_silence_means_is_the_users_choice() {
     for (policy, word) in OnDisconnect::ALL {
         let text = format!("command = ['a']\non_disconnect = '{word}'");
@@ -155,6 +166,8 @@ fn hostile_amounts_are_refused() {
         "command = 'a'\ncpus = 64\nranks = 65",
         "no node has more than 4096",
     );
+    refused("command = 'a'\ncpu_bind = 'nera'", "did you mean `near`?");
+    refused("command = 'a'\ncpu_bind = true", "use one of near, none");
     refused("command = 'a'\nmem = 16", "needs a text such as");
     refused("command = 'a'\nmem = '16GB'", "`mem` is \"16GB\"");
     refused("command = 'a'\nmem = '0GiB'", "at least 4MiB");

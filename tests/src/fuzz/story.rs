@@ -157,6 +157,7 @@ fn registered(name: &str) -> Body {
         memory_bytes: 1 << 30,
         pci_bus_id: String::new(),
         simulated: true,
+        numa_node: None,
     };
     let facts = NodeFacts {
         name: name.into(),

@@ -20,6 +20,21 @@ pub fn under_test() -> Result<PathBuf, String> {
     accept(std::env::var_os("MLCTL_BIN"), root)
 }
 
+/// The driver library for tests, which is built into the same folder.
+///
+/// # Errors
+/// As [`under_test`], or when it is not there.
+pub fn fake_driver() -> Result<PathBuf, String> {
+    let library = under_test()?.with_file_name("libfake_nvml.so");
+    modified(&library).map_err(|why| {
+        format!(
+            "{}: {why}; {REMEDY}, with --workspace for this one",
+            library.display()
+        )
+    })?;
+    Ok(library)
+}
+
 fn accept(named: Option<OsString>, root: &Path) -> Result<PathBuf, String> {
     let Some(named) = named.filter(|name| !name.is_empty()) else {
         return Err(format!(

@@ -116,6 +116,7 @@ impl Node {
             memory_bytes: 1 << 30,
             pci_bus_id: String::new(),
             simulated: true,
+            numa_node: None,
         };
         NodeFacts {
             name: self.name.clone(),

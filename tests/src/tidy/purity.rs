@@ -83,6 +83,7 @@ pub const PURE: &[Pure] = &[
     pure("agent/src/core", &["thiserror"]),
     pure("agent/src/tasks", &["serde"]),
     pure("agent/src/launch/array", &["serde"]),
+    pure("agent/src/launch/cpus", &[]),
     pure("agent/src/launch/plan", &["serde", "thiserror"]),
     pure("agent/src/launch/environment", &["thiserror"]),
     pure("agent/src/launch/mpi", &["serde"]),

@@ -10,7 +10,7 @@ use super::super::array::Tasks;
 use super::super::clock;
 use super::super::output::{Log, Stream, log_path};
 use super::super::protocol::{FromKeeper, Phase};
-use super::super::ranks::{explain_start, image};
+use super::super::ranks::{explain_start, image, say_unbound};
 use super::super::spawn::Spawner;
 use super::{Keeper, Rank};
 use crate::launch::LaunchPlan;
@@ -23,6 +23,8 @@ pub(in crate::keeper) struct Array {
     plan: ArrayPlan,
     /// Made when the tasks may start.
     spawner: Option<Spawner>,
+    /// It was said that a task is not bound: once is enough for thousands of them.
+    unbound: bool,
 }
 
 impl Array {
@@ -35,6 +37,7 @@ impl Array {
             tasks,
             plan: array.clone(),
             spawner: None,
+            unbound: false,
         };
         Some((array, slots))
     }
@@ -109,6 +112,11 @@ impl Keeper {
             }
             Err(error) => return Err(explain_start(&self.plan, &error)),
         };
+        if let (Some(why), Some(planned)) = (&started.unbound, array.plan.slots.get(at))
+            && !std::mem::replace(&mut array.unbound, true)
+        {
+            say_unbound("task", index, &planned.cpus, why);
+        }
         let mut slot = idle(&self.plan, index);
         slot.pid = Some(started.pid);
         let stream = |fd, stderr| {

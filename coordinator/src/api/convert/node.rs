@@ -66,6 +66,7 @@ fn device(state: &State, node: &Node, device: &Device) -> api::Device {
         simulated: device.simulated,
         job: holder.map_or(String::new(), |(job, _)| job.to_string()),
         dirty: node.dirt_on(&device.uuid).unwrap_or_default().to_owned(),
+        numa_node: device.numa_node,
     }
 }
 

@@ -99,6 +99,7 @@ pub fn encode_facts(facts: &NodeFacts) -> persist::NodeFacts {
         memory_bytes: device.memory_bytes,
         pci_bus_id: device.pci_bus_id.clone(),
         simulated: device.simulated,
+        numa_node: device.numa_node,
     };
     persist::NodeFacts {
         name: facts.name.clone(),
@@ -134,6 +135,7 @@ pub fn decode_facts(facts: persist::NodeFacts) -> Result<NodeFacts, CodecError> 
         memory_bytes: device.memory_bytes,
         pci_bus_id: device.pci_bus_id,
         simulated: device.simulated,
+        numa_node: device.numa_node,
     };
     Ok(NodeFacts {
         name: facts.name,

@@ -29,6 +29,8 @@ pub struct Device {
     pub pci_bus_id: String,
     /// Configured, not found.
     pub simulated: bool,
+    /// Whose processors and memory are near it, if known.
+    pub numa_node: Option<u32>,
 }
 
 /// How well a node separates jobs.

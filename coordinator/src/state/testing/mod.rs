@@ -72,6 +72,7 @@ pub(crate) fn node(name: &str, gpus: u32, model: &str) -> Node {
         memory_bytes: 1 << 30,
         pci_bus_id: String::new(),
         simulated: model == "SIM",
+        numa_node: (index % 2 == 0).then_some(index),
     };
     let facts = NodeFacts {
         name: name.into(),

@@ -1,28 +1,10 @@
 //! The driver of nodes that have one: the library of `tests/fake-nvml`, steered by a file in the node's home.
 //! Does NOT know what agents make of it.
 
-use std::path::PathBuf;
-
 use super::Fleet;
-use crate::process::binary;
 
 /// The file that says what the driver shows, in a node's home.
 pub(super) const DRIVER: &str = "driver";
-
-/// The library, beside the binary under test.
-///
-/// # Panics
-/// When it is not there.
-pub(super) fn library() -> PathBuf {
-    let binary = binary::under_test().unwrap_or_else(|why| panic!("{why}"));
-    let library = binary.with_file_name("libfake_nvml.so");
-    assert!(
-        library.exists(),
-        "{}: no such file; `cargo build --profile checked` makes it with the binary",
-        library.display()
-    );
-    library
-}
 
 impl Fleet {
     /// What the driver of a node shows from now on, in the words of `tests/fake-nvml`.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use mlctl_runtime::config::{ContextFile, write_private};
 use mlctl_runtime::identity::Ca;
 
-use super::driver::{self, DRIVER};
+use super::driver::DRIVER;
+use crate::process::binary;
 use crate::process::disk::Disk;
 use crate::process::netns::Net;
 
@@ -35,6 +36,8 @@ pub struct Plan {
     pub preload: Option<PathBuf>,
     /// Jobs that are over and stay in the coordinators' memory.
     pub keep_finished: u32,
+    /// More lines of each agent's configuration.
+    pub agent_toml: String,
 }
 
 impl Default for Plan {
@@ -51,6 +54,7 @@ impl Default for Plan {
             fence_ms: (2_400, 300),
             preload: None,
             keep_finished: 1_000,
+            agent_toml: String::new(),
         }
     }
 }
@@ -190,17 +194,19 @@ fn agent(root: &Path, plan: &Plan, members: &[Member], name: &str, address: &str
     let coordinators: Vec<&str> = members.iter().map(|one| one.address.as_str()).collect();
     write(&home.join("boot_id"), &format!("{name}-1\n"));
     let text = format!(
-        "name = {name:?}\ndata_dir = {:?}\nidentity = {:?}\ncoordinators = {coordinators:?}\nrank_address = {address:?}\nboot_id_file = {:?}\nsimulated_gpus = {}\n",
+        "name = {name:?}\ndata_dir = {:?}\nidentity = {:?}\ncoordinators = {coordinators:?}\nrank_address = {address:?}\nboot_id_file = {:?}\nsimulated_gpus = {}\n{}",
         home.join("data"),
         home.join("identity"),
         home.join("boot_id"),
-        plan.gpus
+        plan.gpus,
+        plan.agent_toml
     );
     let driver = match plan.driver_gpus {
         0 => String::new(),
         gpus => {
             write(&home.join(DRIVER), &format!("gpus {gpus}\n"));
-            format!("nvml_path = {:?}\n", driver::library())
+            let library = binary::fake_driver().unwrap_or_else(|why| panic!("{why}"));
+            format!("nvml_path = {library:?}\n")
         }
     };
     write(&home.join("agent.toml"), &(text + &driver));
