@@ -93,5 +93,10 @@ impl Beneath {
 /// Makes a file that is not there yet, readable and writable by its owner.
 pub(super) fn create_at(dir: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?)
+    Ok(rustix::fs::openat(
+        dir,
+        name,
+        flags,
+        Mode::RUSR | Mode::WUSR,
+    )?)
 }

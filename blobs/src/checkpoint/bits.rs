@@ -95,7 +95,10 @@ mod tests {
             assert_eq!(bits.count() as usize, bits.iter().count());
             let back = Bits::from_bytes(bits.as_bytes(), length);
             assert_eq!(back.as_ref(), Some(&bits));
-            assert_eq!(Bits::from_bytes(&[bits.as_bytes(), &[0]].concat(), length), None);
+            assert_eq!(
+                Bits::from_bytes(&[bits.as_bytes(), &[0]].concat(), length),
+                None
+            );
         }
         assert_eq!(Bits::from_bytes(&[0b0100_0000], 6), None);
         assert!(Bits::from_bytes(&[0b0010_0000], 6).is_some_and(|bits| bits.get(5)));

@@ -100,10 +100,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
 }
 
 fn put_runs(out: &mut Vec<u8>, content: &Content) {
-    for run in content
-        .chunks
-        .chunk_by(|a, b| (*a == HOLE) == (*b == HOLE))
-    {
+    for run in content.chunks.chunk_by(|a, b| (*a == HOLE) == (*b == HOLE)) {
         let count = run.len() as u32;
         if run[0] == HOLE {
             out.extend_from_slice(&(count | HOLES).to_le_bytes());
@@ -175,7 +172,9 @@ impl<'a> Reader<'a> {
             let run = self.u32()?;
             let (hole, length) = (run & HOLES != 0, (run & !HOLES) as usize);
             if length == 0 || length as u64 > count - chunks.len() as u64 || before == Some(hole) {
-                return Err(CheckpointError::Format("a run of chunks is not as it must be"));
+                return Err(CheckpointError::Format(
+                    "a run of chunks is not as it must be",
+                ));
             }
             before = Some(hole);
             if hole {

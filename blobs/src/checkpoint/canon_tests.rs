@@ -47,17 +47,29 @@ fn refused(bytes: &[u8]) -> String {
 #[test]
 fn the_format_does_not_change_by_accident() {
     let id = BlobId::of(&sample().encode().expect("small")).to_string();
-    assert_eq!(id, "GOLDEN");
+    assert_eq!(
+        id,
+        "0ea317077d6563faa5a24c6e1c1b40e44e64ee1f08283440629f22bb2aa51a85"
+    );
     let content = sample().contents()[0].id.to_string();
-    assert_eq!(content, "GOLDEN2");
+    assert_eq!(
+        content,
+        "4612d08c7f800e18505f73f7a26219c94f239d58dbdedd7a2850bff146c9783d"
+    );
 }
 
 #[test]
 fn a_manifest_knows_its_chunks() {
     let manifest = sample();
-    assert_eq!((manifest.chunks(), manifest.bytes()), (8, 5 * CHUNK_BYTES + 1 + 70_000 + 65_636));
+    assert_eq!(
+        (manifest.chunks(), manifest.bytes()),
+        (8, 5 * CHUNK_BYTES + 1 + 70_000 + 65_636)
+    );
     let places: Vec<_> = (0..9).map(|number| manifest.chunk(number)).collect();
-    assert_eq!(places[5..], [Some((0, 5)), Some((1, 0)), Some((2, 0)), None]);
+    assert_eq!(
+        places[5..],
+        [Some((0, 5)), Some((1, 0)), Some((2, 0)), None]
+    );
     assert_eq!(manifest.contents()[0].span(5), (5 * CHUNK_BYTES, 1));
     assert_eq!(manifest.contents()[0].data_bytes(), 3 * CHUNK_BYTES);
     assert_eq!(manifest.pack().map(|pack| pack.size), Some(65_636));
@@ -90,22 +102,36 @@ fn unsound_entries_are_refused() {
         (vec![file("a", 0), file("a", 0)], "twice"),
         (vec![file("a", 0), directory("a")], "twice"),
         (vec![file("a", 0), file("a/b", 0)], "not lie in a directory"),
-        (vec![link("a", "b"), file("a/b", 0)], "not lie in a directory"),
+        (
+            vec![link("a", "b"), file("a/b", 0)],
+            "not lie in a directory",
+        ),
         (vec![file("a/b", 0)], "not lie in a directory"),
-        (vec![directory("a"), directory("a.b"), file("a/c/d", 0)], "not lie in a directory"),
+        (
+            vec![directory("a"), directory("a.b"), file("a/c/d", 0)],
+            "not lie in a directory",
+        ),
         (vec![link("a", "/etc")], "absolute"),
         (vec![link("a", "../b")], "leaves"),
         (vec![mode(0o4755)], "nine"),
         (vec![mode(0o100_644)], "nine"),
         (vec![entry("a", Kind::Same { entry: 0 })], "no earlier file"),
-        (vec![directory("a"), entry("b", Kind::Same { entry: 0 })], "no earlier file"),
-        (vec![entry("a", Kind::Same { entry: 1 }), file("b", 0)], "no earlier file"),
+        (
+            vec![directory("a"), entry("b", Kind::Same { entry: 0 })],
+            "no earlier file",
+        ),
+        (
+            vec![entry("a", Kind::Same { entry: 1 }), file("b", 0)],
+            "no earlier file",
+        ),
         (vec![file("a", CHUNKS_MAX * CHUNK_BYTES + 1)], "16 TiB"),
         (vec![file("a", u64::MAX)], "16 TiB"),
         (vec![file("a", u64::MAX), file("b", u64::MAX)], "16 TiB"),
         (vec![file("a", 100)], "lacks contents"),
     ] {
-        let error = Manifest::new(0o755, entries, vec![]).expect_err(why).to_string();
+        let error = Manifest::new(0o755, entries, vec![])
+            .expect_err(why)
+            .to_string();
         assert!(error.contains(why), "{error}");
     }
     assert!(Manifest::new(0o1755, vec![], vec![]).is_err());
@@ -145,7 +171,10 @@ fn there_is_one_spelling() {
         &[u32::MAX],
         &[2, 2 | HOLES],
     ] {
-        assert!(refused(&spelt(1, runs)).contains("run of chunks"), "{runs:?}");
+        assert!(
+            refused(&spelt(1, runs)).contains("run of chunks"),
+            "{runs:?}"
+        );
     }
     let mut zero = spelt(1, &[3]);
     let length = zero.len();

@@ -53,7 +53,9 @@ pub(super) fn read_small(path: &Path, max: usize) -> Result<Vec<u8>, CheckpointE
 }
 
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(ZEROS.len()).all(|part| part == &ZEROS[..part.len()])
+    bytes
+        .chunks(ZEROS.len())
+        .all(|part| part == &ZEROS[..part.len()])
 }
 
 /// Writes `bytes` at `at` in a file that is a hole there; pages of zeros stay holes.

@@ -32,10 +32,8 @@ pub(super) fn step(step: Step) -> io::Result<()> {
     let passed = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
     if kill && passed == number {
         // Nothing of this process runs after it: no buffer is flushed, nothing is dropped.
-        let _ = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         std::process::abort();
     }
     if !kill && passed >= number {

@@ -8,8 +8,9 @@ use super::disk::{self, next_data};
 use super::error::{CheckpointError, io};
 use super::hash::name_of;
 use super::limits::CHUNK_BYTES;
-use super::manifest::{Content, HOLE};
+use super::manifest::{Content, HOLE, Manifest};
 use super::receive::Receive;
+use super::store::read_manifest;
 use crate::BlobId;
 
 impl Receive {
@@ -24,11 +25,21 @@ impl Receive {
                 self.fill_from(&path, content, &mut buffer)?;
             }
         }
+        self.fill_from_kept(&self.manifest, &mut buffer)?;
         for id in near {
             if self.missing() == 0 {
                 break;
             }
-            self.fill_from_near(id, &mut buffer)?;
+            let store = &self.store;
+            for path in [
+                store.held_path(id),
+                store.incoming_path(id).join("manifest"),
+            ] {
+                // A neighbour that went away, or cannot be read, helps nobody.
+                if let Ok(bytes) = read_manifest(&path, id) {
+                    self.fill_from_kept(&Manifest::decode(&bytes)?, &mut buffer)?;
+                }
+            }
         }
         Ok(())
     }
@@ -55,14 +66,12 @@ impl Receive {
         Ok(())
     }
 
-    /// Chunks of a held checkpoint, wherever in it they are.
-    fn fill_from_near(&self, id: &BlobId, buffer: &mut [u8]) -> Result<(), CheckpointError> {
-        let manifest = match self.store.manifest(id) {
-            Ok(manifest) => manifest,
-            // A neighbour that went away, or cannot be read, helps nobody.
-            Err(CheckpointError::NotHeld { .. } | CheckpointError::Format(_)) => return Ok(()),
-            Err(error) => return Err(error),
-        };
+    /// Chunks that lie in kept contents of `manifest`, wherever in it they are.
+    fn fill_from_kept(
+        &self,
+        manifest: &Manifest,
+        buffer: &mut [u8],
+    ) -> Result<(), CheckpointError> {
         for content in manifest.contents() {
             let wanted = |chunk: &BlobId| *chunk != HOLE && self.lacks(chunk);
             let path = self.store.inner.objects.path(&content.id);

@@ -34,7 +34,11 @@ pub(super) fn hash(sources: &[Source], threads: usize) -> Result<Vec<Hashes>, Ch
     let mut spans = Vec::new();
     for (number, source) in sources.iter().enumerate() {
         let chunks = source.size.div_ceil(CHUNK_BYTES);
-        spans.extend((0..chunks).step_by(SPAN_CHUNKS as usize).map(|at| (number, at)));
+        spans.extend(
+            (0..chunks)
+                .step_by(SPAN_CHUNKS as usize)
+                .map(|at| (number, at)),
+        );
     }
     let next = AtomicUsize::new(0);
     let work = || {

@@ -125,13 +125,17 @@ impl Manifest {
         check_entries(&entries)?;
         let (places, sizes) = layout(&entries)?;
         if sizes.len() != chunks.len() {
-            return Err(CheckpointError::Format("it lacks contents, or has too many"));
+            return Err(CheckpointError::Format(
+                "it lacks contents, or has too many",
+            ));
         }
         let mut contents = Vec::new();
         let mut first = 0;
         for (size, chunks) in sizes.into_iter().zip(chunks) {
             if chunks.len() as u64 != size.div_ceil(CHUNK_BYTES) {
-                return Err(CheckpointError::Format("a content has not the chunks of its size"));
+                return Err(CheckpointError::Format(
+                    "a content has not the chunks of its size",
+                ));
             }
             let content = Content::new(size, chunks, first);
             first += content.chunks.len() as u32;
@@ -225,7 +229,10 @@ fn check_entries(entries: &[Entry]) -> Result<(), CheckpointError> {
         if let Some((parent, _)) = path.rsplit_once('/')
             && !directories.contains(parent)
         {
-            return Err(bad_path(path, "does not lie in a directory of the checkpoint"));
+            return Err(bad_path(
+                path,
+                "does not lie in a directory of the checkpoint",
+            ));
         }
         match &entry.kind {
             Kind::Directory { mode } => {

@@ -25,7 +25,9 @@ pub(super) fn target_fault(path: &str, target: &str) -> Option<&'static str> {
         return Some("is a link to nowhere");
     }
     if target.starts_with('/') {
-        return Some("is an absolute link: only relative ones inside the checkpoint can move with it");
+        return Some(
+            "is an absolute link: only relative ones inside the checkpoint can move with it",
+        );
     }
     let depth = path.matches('/').count();
     let (mut up, mut down) = (0, false);
@@ -82,7 +84,11 @@ mod tests {
             ("last", "a/..", false),
             ("last", "x\0", false),
         ] {
-            assert_eq!(target_fault(path, target).is_none(), good, "{path} -> {target}");
+            assert_eq!(
+                target_fault(path, target).is_none(),
+                good,
+                "{path} -> {target}"
+            );
         }
     }
 }

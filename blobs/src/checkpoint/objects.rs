@@ -4,6 +4,7 @@
 //! A stamp need not survive a power cut: without one the bytes are hashed again.
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::disk;
 use super::error::{CheckpointError, io};
@@ -11,6 +12,9 @@ use super::hash::{Source, hash};
 use super::manifest::Content;
 use super::stamp::Stamp;
 use crate::BlobId;
+
+/// How long a directory that is in use is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// The folder of contents.
 pub(super) struct Objects {
@@ -178,18 +182,25 @@ impl Objects {
     }
 }
 
-/// The error for a directory that is in use.
+/// Takes the directory for this process. Waits a moment: while somebody who had it starts a program, that has the lock as well.
 pub(super) fn lock(dir: &Path) -> Result<File, CheckpointError> {
     use rustix::fs::FlockOperation::NonBlockingLockExclusive;
     let path = dir.join("lock");
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
     let file = options.open(&path).map_err(io("open", &path))?;
-    match rustix::fs::flock(&file, NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(CheckpointError::Busy {
-            what: dir.display().to_string(),
-        }),
-        Err(error) => Err(io("lock", &path)(error)),
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let what = dir.display().to_string();
+                return Err(CheckpointError::Busy { what });
+            }
+            Err(error) => return Err(io("lock", &path)(error)),
+        }
     }
 }

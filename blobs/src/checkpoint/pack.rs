@@ -43,7 +43,8 @@ impl PackWriter {
         let Some(file) = self.file else {
             return Ok(None);
         };
-        file.set_len(self.written).map_err(io("write", &self.path))?;
+        file.set_len(self.written)
+            .map_err(io("write", &self.path))?;
         let stamp = Stamp::of(&file).map_err(io("look at", &self.path))?;
         Ok(Some((self.path, stamp)))
     }

@@ -40,6 +40,8 @@ struct Progress {
     dirty: BTreeSet<usize>,
     unsynced: u64,
     noted: Instant,
+    /// A sync failed: what is on the disk has to be found out anew.
+    failed: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,6 +102,7 @@ impl CheckpointStore {
                 dirty: BTreeSet::new(),
                 unsynced: 0,
                 noted: Instant::now(),
+                failed: false,
             }),
             noting: Mutex::new(()),
             manifest,
@@ -179,7 +182,8 @@ impl Receive {
         }
         let due = {
             let progress = lock(&self.progress);
-            progress.unsynced >= self.step
+            progress.failed
+                || progress.unsynced >= self.step
                 || (progress.unsynced > 0 && progress.noted.elapsed() >= PERSIST_AFTER)
         };
         if due { self.persist() } else { Ok(()) }
@@ -208,20 +212,26 @@ impl Receive {
     /// Syncs what was written and notes it. Done by itself every 256 MiB and, when something is written, every two seconds.
     ///
     /// # Errors
-    /// When the disk fails. What could not be synced is wanted again: after a failed sync nobody knows what is on the disk.
+    /// When the disk fails. After a failed sync nobody knows what is on the disk: that content is thrown away, nothing more is taken,
+    /// and [`CheckpointStore::receive`] begins again with what is left.
     pub fn persist(&self) -> Result<(), CheckpointError> {
         let _one = lock(&self.noting);
         let (have, dirty) = {
             let mut progress = lock(&self.progress);
+            if progress.failed {
+                let source =
+                    std::io::Error::other("a sync failed before; begin to receive it again");
+                return Err(io("go on in", &self.dir)(source));
+            }
             progress.unsynced = 0;
             progress.noted = Instant::now();
             (progress.have.clone(), std::mem::take(&mut progress.dirty))
         };
-        for (done, content) in dirty.iter().enumerate() {
+        for content in &dirty {
             if let Err(error) = self.sync_content(*content) {
-                let mut progress = lock(&self.progress);
-                progress.dirty.extend(dirty.iter().skip(done + 1));
-                self.forget(&mut progress.have, *content);
+                lock(&self.progress).failed = true;
+                // What was noted of it goes first, then the bytes.
+                disk::remove_file(&self.dir.join("bitmap"))?;
                 disk::remove_file(&self.content_path(*content))?;
                 return Err(error);
             }

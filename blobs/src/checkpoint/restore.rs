@@ -207,7 +207,13 @@ fn link_within(
 ) -> io::Result<()> {
     let (from, from_name) = firsts.parent(first)?;
     let (to, to_name) = tree.parent(path)?;
-    Ok(rustix::fs::linkat(from, from_name, to, to_name, AtFlags::empty())?)
+    Ok(rustix::fs::linkat(
+        from,
+        from_name,
+        to,
+        to_name,
+        AtFlags::empty(),
+    )?)
 }
 
 struct Layout<'a> {
@@ -292,7 +298,9 @@ impl Layout<'_> {
         if let (Place::Pack(at), Some(pack)) = (place, self.manifest.pack()) {
             let file = match &self.pack {
                 Some(file) => file,
-                None => self.pack.insert(self.store.inner.objects.open_file(&pack.id)?),
+                None => self
+                    .pack
+                    .insert(self.store.inner.objects.open_file(&pack.id)?),
             };
             let mut bytes = [0; PACKED_BYTES_MAX as usize];
             let bytes = &mut bytes[..size as usize];

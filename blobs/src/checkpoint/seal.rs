@@ -108,9 +108,9 @@ fn gather(
         let from = root.join(&entry.path);
         let changed = || CheckpointError::Changed { path: from.clone() };
         let mut file = tree.read(&entry.path);
-        let file = file.as_mut().map_err(|error| {
-            lost(root, &entry.path, "open")(std::io::Error::from(error.kind()))
-        })?;
+        let file = file
+            .as_mut()
+            .map_err(|error| lost(root, &entry.path, "open")(std::io::Error::from(error.kind())))?;
         let stamp = |file: &File| Stamp::of(file).map_err(io("look at", &from));
         let before = stamp(file)?;
         if before.size != size {
@@ -127,7 +127,9 @@ fn gather(
             continue;
         }
         let path = work.join(asides.len().to_string());
-        let (dir, name) = tree.parent(&entry.path).map_err(lost(root, &entry.path, "open"))?;
+        let (dir, name) = tree
+            .parent(&entry.path)
+            .map_err(lost(root, &entry.path, "open"))?;
         let name = Path::new(name);
         let how = sharing.bring(file, Spot { dir, name }, Spot::at(&path), true)?;
         let aside = disk::open(&path)?;
@@ -159,10 +161,7 @@ fn gather(
 }
 
 /// Hashes all of them, and again those whose inode changed meanwhile, until each was hashed while it stood still.
-fn hash_asides(
-    asides: &mut [Aside],
-    threads: usize,
-) -> Result<Vec<Vec<BlobId>>, CheckpointError> {
+fn hash_asides(asides: &mut [Aside], threads: usize) -> Result<Vec<Vec<BlobId>>, CheckpointError> {
     let mut chunks: Vec<Option<Hashes>> = vec![None; asides.len()];
     let mut todo: Vec<usize> = (0..asides.len()).collect();
     for _ in 0..ROUNDS {

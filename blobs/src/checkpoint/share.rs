@@ -90,7 +90,8 @@ impl Sharing {
                 }
                 Err(_) => self.no_clone.store(true, Ordering::Relaxed),
             }
-            rustix::fs::unlinkat(to.dir, to.name, AtFlags::empty()).map_err(io("remove", to.name))?;
+            rustix::fs::unlinkat(to.dir, to.name, AtFlags::empty())
+                .map_err(io("remove", to.name))?;
         }
         if link && !self.no_link.load(Ordering::Relaxed) {
             match rustix::fs::linkat(from.dir, from.name, to.dir, to.name, AtFlags::empty()) {

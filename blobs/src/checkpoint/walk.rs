@@ -41,7 +41,7 @@ impl Listing {
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                     todo.push(path.clone());
                 }
-                found.push((path, stat));
+                found.push((path, Looked::from(&stat)));
                 if found.len() > ENTRIES_MAX {
                     return Err(CheckpointError::TooLarge);
                 }
@@ -49,7 +49,7 @@ impl Listing {
         }
         found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let root_stat = rustix::fs::fstat(tree.dir("").map_err(io("open", root))?);
-        let mode = permissions(&root_stat.map_err(io("look at", root))?);
+        let mode = Looked::from(&root_stat.map_err(io("look at", root))?).permissions();
         let mut inodes = BTreeMap::new();
         let mut entries = Vec::with_capacity(found.len());
         for (path, stat) in found {
@@ -93,38 +93,60 @@ fn change_of(tree: &mut Beneath, path: &str) -> io::Result<(i64, u64)> {
     Ok((stat.st_mtime, stat.st_mtime_nsec))
 }
 
-fn permissions(stat: &Stat) -> u16 {
-    (stat.st_mode & 0o777) as u16
+/// What is needed of a file's inode: there may be a million of them.
+struct Looked {
+    mode: u32,
+    names: u32,
+    inode: (u64, u64),
+    size: u64,
+}
+
+impl Looked {
+    fn permissions(&self) -> u16 {
+        (self.mode & 0o777) as u16
+    }
+}
+
+impl From<&Stat> for Looked {
+    fn from(stat: &Stat) -> Self {
+        Self {
+            mode: stat.st_mode,
+            // Whether there is more than one is all that counts.
+            names: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+            inode: (stat.st_dev, stat.st_ino),
+            size: stat.st_size.unsigned_abs(),
+        }
+    }
 }
 
 fn kind_of(
     tree: &mut Beneath,
     root: &Path,
     path: &str,
-    stat: &Stat,
+    stat: &Looked,
     number: u32,
     inodes: &mut BTreeMap<(u64, u64), u32>,
 ) -> Result<Kind, CheckpointError> {
     if let Some(why) = path_fault(path) {
         return Err(bad_path(path, why));
     }
-    let mode = permissions(stat);
-    match FileType::from_raw_mode(stat.st_mode) {
+    let mode = stat.permissions();
+    match FileType::from_raw_mode(stat.mode) {
         FileType::Directory => Ok(Kind::Directory { mode }),
         FileType::RegularFile => {
-            if stat.st_nlink > 1 {
-                let first = *inodes.entry((stat.st_dev, stat.st_ino)).or_insert(number);
+            if stat.names > 1 {
+                let first = *inodes.entry(stat.inode).or_insert(number);
                 if first != number {
                     return Ok(Kind::Same { entry: first });
                 }
             }
-            let size = stat.st_size as u64;
+            let size = stat.size;
             Ok(Kind::File { mode, size })
         }
         FileType::Symlink => {
-            let read = tree.parent(path).and_then(|(dir, name)| {
-                Ok(rustix::fs::readlinkat(dir, name, Vec::new())?)
-            });
+            let read = tree
+                .parent(path)
+                .and_then(|(dir, name)| Ok(rustix::fs::readlinkat(dir, name, Vec::new())?));
             let target = read.map_err(lost(root, path, "read link"))?.into_string();
             let target = target.map_err(|_| bad_path(path, "leads to a name that is not UTF-8"))?;
             match target_fault(path, &target) {

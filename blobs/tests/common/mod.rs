@@ -19,7 +19,14 @@ pub fn open(dir: &Path) -> CheckpointStore {
 
 pub fn open_limited(dir: &Path, limit_bytes: u64) -> CheckpointStore {
     let threads = 2;
-    CheckpointStore::open(dir, Options { limit_bytes, threads }).expect("the store opens")
+    CheckpointStore::open(
+        dir,
+        Options {
+            limit_bytes,
+            threads,
+        },
+    )
+    .expect("the store opens")
 }
 
 /// Bytes that no other seed gives, and that hold no zeros to speak of.
@@ -50,7 +57,11 @@ pub fn chmod(root: &Path, name: &str, mode: u32) {
 pub fn write_everything(root: &Path, seed: u64) {
     write(root, "model.safetensors", &noise(seed, 9 * MIB + 17));
     write(root, "optimizer/shard-0.bin", &noise(seed + 1, 4 * MIB));
-    write(root, "optimizer/shard-1.bin", &noise(seed + 2, 64 * 1024 + 1));
+    write(
+        root,
+        "optimizer/shard-1.bin",
+        &noise(seed + 2, 64 * 1024 + 1),
+    );
     write(root, "optimizer/exact.bin", &noise(seed + 3, 64 * 1024));
     write(root, "trainer_state.json", b"{\"step\": 9}");
     write(root, "empty", b"");
@@ -62,7 +73,9 @@ pub fn write_everything(root: &Path, seed: u64) {
     let sparse = fs::File::create(root.join("sparse.bin")).expect("made");
     sparse.set_len(50 << 20).expect("made");
     use std::os::unix::fs::FileExt;
-    sparse.write_all_at(b"in the middle", 21 << 20).expect("written");
+    sparse
+        .write_all_at(b"in the middle", 21 << 20)
+        .expect("written");
     symlink("optimizer", root.join("last")).expect("linked");
     symlink("../model.safetensors", root.join("optimizer/up")).expect("linked");
     fs::hard_link(root.join("model.safetensors"), root.join("twin")).expect("linked");
@@ -91,7 +104,11 @@ pub fn look(root: &Path) -> BTreeMap<String, String> {
 fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(dir).expect("listed") {
         let path = entry.expect("listed").path();
-        let name = path.strip_prefix(root).expect("inside").to_str().expect("UTF-8");
+        let name = path
+            .strip_prefix(root)
+            .expect("inside")
+            .to_str()
+            .expect("UTF-8");
         let meta = fs::symlink_metadata(&path).expect("there");
         let mode = meta.mode() & 0o777;
         let text = if meta.is_symlink() {
@@ -113,7 +130,9 @@ pub fn disk_bytes(root: &Path) -> u64 {
     let meta = fs::symlink_metadata(root).expect("there");
     let inside = if meta.is_dir() {
         let entries = fs::read_dir(root).expect("listed");
-        entries.map(|e| disk_bytes(&e.expect("listed").path())).sum()
+        entries
+            .map(|e| disk_bytes(&e.expect("listed").path()))
+            .sum()
     } else {
         0
     };
@@ -147,7 +166,11 @@ pub fn contents(store: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for part in fs::read_dir(store.join("objects")).expect("listed") {
         for entry in fs::read_dir(part.expect("listed").path()).expect("listed") {
-            let name = entry.expect("listed").file_name().into_string().expect("UTF-8");
+            let name = entry
+                .expect("listed")
+                .file_name()
+                .into_string()
+                .expect("UTF-8");
             if !name.ends_with(".stamp") {
                 names.push(name);
             }
