@@ -15,7 +15,6 @@ use std::process::{Command, Output};
 use common::*;
 use mlctl_blobs::BlobId;
 use mlctl_blobs::checkpoint::{CheckpointError, CheckpointStore, Restore};
-use tempfile::tempdir;
 
 /// Where a child works; without it a test of this file is not a child.
 const BASE: &str = "MLCTL_BLOBS_TEST_BASE";
@@ -130,15 +129,10 @@ fn judge(base: &Path) {
 
 /// Runs `work` with a fault at step 1, 2, … in a fresh place each, until it comes to its end without meeting it. `judge` sees each.
 fn at_every_step(kind: &str, ended: impl Fn(&Output) -> bool) -> usize {
-    // A kill loses nothing that was written, so memory is as good as a disk here, and syncs it at once.
-    let memory = Path::new("/dev/shm");
-    let place = Some(memory)
-        .filter(|dir| dir.is_dir())
-        .map_or_else(std::env::temp_dir, Path::to_owned);
-    let prepared = tempfile::tempdir_in(&place).expect("dir");
+    let prepared = scratch();
     prepare(prepared.path());
     for step in 1.. {
-        let dir = tempfile::tempdir_in(&place).expect("dir");
+        let dir = scratch();
         let base = dir.path().join("base");
         let copied = Command::new("cp")
             .arg("-a")
@@ -161,7 +155,7 @@ fn at_every_step(kind: &str, ended: impl Fn(&Output) -> bool) -> usize {
 
 #[test]
 fn a_child_works() {
-    let dir = tempdir().expect("dir");
+    let dir = scratch();
     match std::env::var_os(BASE) {
         Some(base) => work(Path::new(&base)).expect("works"),
         None => {
@@ -193,7 +187,7 @@ fn a_full_disk_at_any_write() {
 #[test]
 fn killed_while_the_store_is_made() {
     for step in [1, 2, 5, 100, 261] {
-        let dir = tempdir().expect("dir");
+        let dir = scratch();
         prepare(dir.path());
         fs::remove_dir_all(dir.path().join("store")).expect("removed");
         let output = child("a_child_works", dir.path(), &format!("kill:{step}"));
@@ -237,7 +231,7 @@ fn after_a_kill_at_most_a_twentieth_comes_again() {
     if let Some(base) = std::env::var_os(BASE) {
         return receive_noting(Path::new(&base));
     }
-    let dir = tempdir().expect("dir");
+    let dir = scratch();
     let base = dir.path();
     let source = base.join("src");
     let bytes: Vec<u8> = (0..CHUNKS)

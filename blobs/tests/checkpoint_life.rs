@@ -336,3 +336,84 @@ fn one_process_at_a_time() {
     drop(store);
     open(dir.path());
 }
+
+#[test]
+fn a_directory_that_is_being_written_is_not_sealed() {
+    let dir = tempdir().expect("dir");
+    let at = |name: &str| dir.path().join(name);
+    write(&at("a"), "w", &noise(1, 5 * MIB));
+    let store = open(&at("store"));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let changed = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use std::os::unix::fs::FileExt;
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .open(at("a/w"))
+                .expect("opened");
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                file.write_all_at(b"more", 9).expect("written");
+            }
+        });
+        let changed = (0..50).find_map(|_| store.seal(&at("a")).err());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        changed
+    });
+    assert!(
+        matches!(changed, Some(CheckpointError::Changed { .. })),
+        "{changed:?}"
+    );
+    assert_eq!(
+        fs::read_dir(at("store/sealing")).expect("listed").count(),
+        0
+    );
+}
+
+#[test]
+fn a_rotation_meanwhile_gives_all_or_nothing() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name);
+    let store = open(&at("store"));
+    let mut sealed = 0;
+    for round in 0..24_u64 {
+        for number in 0..20 {
+            write(
+                &at("a"),
+                &format!("d/{number}"),
+                &noise(round * 100 + number, 70_000),
+            );
+        }
+        let before = look(&at("a"));
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // It was listed when the first file has its second name.
+                let waited = std::time::Instant::now();
+                while !begun(&at("store/sealing")) && waited.elapsed().as_secs() < 10 {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(std::time::Duration::from_micros(round * round * 100));
+                fs::remove_dir_all(at("a")).expect("rotated away");
+            });
+            store.seal(&at("a"))
+        });
+        match result {
+            Ok(done) => {
+                sealed += 1;
+                store
+                    .restore(&done.id, &at("out"), Restore::default())
+                    .expect("restored");
+                assert_eq!(look(&at("out")), before);
+                fs::remove_dir_all(at("out")).expect("removed");
+            }
+            Err(CheckpointError::Changed { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(sealed > 0, "the last ones had time enough");
+    assert_eq!(store.held().len(), sealed);
+}
+
+fn begun(sealing: &std::path::Path) -> bool {
+    let works = fs::read_dir(sealing).expect("listed").flatten();
+    works.into_iter().any(|work| work.path().join("0").exists())
+}

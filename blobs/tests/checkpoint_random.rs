@@ -10,7 +10,6 @@ use std::path::Path;
 use common::*;
 use mlctl_blobs::checkpoint::Restore;
 use proptest::prelude::*;
-use tempfile::tempdir;
 
 #[derive(Debug, Clone)]
 enum Thing {
@@ -104,7 +103,7 @@ proptest! {
         order in any::<u64>(),
         stops in prop::collection::vec(0..100_u32, 0..4),
     ) {
-        let dir = tempdir().expect("dir");
+        let dir = scratch();
         let at = |name: &str| dir.path().join(name);
         make(&at("a"), &things);
         make(&at("b"), &[things, more].concat());

@@ -1,5 +1,5 @@
-//! Places where a process that is told so is killed, or finds the disk full, for the tests that do it everywhere: `MLCTL_BLOBS_FAULT=kill:7`
-//! dies as by `kill -9` before the seventh change of the disk, `full:7` fails the seventh write and every later one.
+//! Places where a process that is told so is killed, or finds the disk full, for the tests that do it everywhere: `kill:7` in
+//! `MLCTL_BLOBS_FAULT` dies as by `kill -9` before the seventh change of the disk, `full:7` fails the seventh write and every later one.
 //! Only builds with debug assertions listen; in the others a step is nothing at all. Does NOT know what is tested.
 use std::io;
 

@@ -1,4 +1,5 @@
-//! Writes the pack: the bytes of all small files, one behind the other, in one file. Does NOT keep a table of them: it follows from the manifest.
+//! Writes the pack: the bytes of all small files, one behind the other, in one file.
+//! Does NOT keep a table of them: it follows from the manifest.
 use std::fs::File;
 use std::path::PathBuf;
 

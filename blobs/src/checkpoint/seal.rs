@@ -3,7 +3,7 @@
 //!
 //! If a file changes on the way the seal fails and leaves nothing: the directory was not finished, and can be sealed again later.
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::beneath::Beneath;
@@ -59,6 +59,9 @@ impl Drop for Work {
 impl CheckpointStore {
     /// Seals `dir`, which nobody may write any more, and holds it. The directory itself stays as it is.
     ///
+    /// The caller has to know that `dir` is complete when this begins: what was removed before it is listed is not missed. What is
+    /// removed or written while its files get their second names is noticed; after that it may go.
+    ///
     /// # Errors
     /// [`CheckpointError::Changed`] when it is still being written, [`CheckpointError::Path`] for what no checkpoint holds,
     /// [`CheckpointError::NoRoom`] above the limit. Nothing of it is kept then.
@@ -106,58 +109,67 @@ fn gather(
             continue;
         };
         let from = root.join(&entry.path);
-        let changed = || CheckpointError::Changed { path: from.clone() };
-        let mut file = tree.read(&entry.path);
-        let file = file
-            .as_mut()
-            .map_err(|error| lost(root, &entry.path, "open")(std::io::Error::from(error.kind())))?;
-        let stamp = |file: &File| Stamp::of(file).map_err(io("look at", &from));
-        let before = stamp(file)?;
+        let opened = tree.read(&entry.path);
+        let file = opened.map_err(lost(root, &entry.path, "open"))?;
+        let before = Stamp::of(&file).map_err(io("look at", &from))?;
         if before.size != size {
-            return Err(changed());
+            return Err(CheckpointError::Changed { path: from });
         }
         if size <= PACKED_BYTES_MAX {
-            let mut bytes = Vec::with_capacity(size as usize);
-            let mut upto = file.take(size + 1);
-            upto.read_to_end(&mut bytes).map_err(io("read", &from))?;
-            if bytes.len() as u64 != size || stamp(file)? != before {
-                return Err(changed());
-            }
-            pack.push(&bytes)?;
+            pack.push(&small_bytes(&file, &from, before)?)?;
             continue;
         }
-        let path = work.join(asides.len().to_string());
-        let (dir, name) = tree
-            .parent(&entry.path)
-            .map_err(lost(root, &entry.path, "open"))?;
+        let parent = tree.parent(&entry.path);
+        let (dir, name) = parent.map_err(lost(root, &entry.path, "open"))?;
         let name = Path::new(name);
-        let how = sharing.bring(file, Spot { dir, name }, Spot::at(&path), true)?;
-        let aside = disk::open(&path)?;
-        let stamp_aside = Stamp::of(&aside).map_err(io("look at", &path))?;
+        let path = work.join(asides.len().to_string());
+        let how = match sharing.bring(&file, Spot { dir, name }, Spot::at(&path), true) {
+            // It was rotated away just now.
+            Err(CheckpointError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Err(CheckpointError::Changed { path: from });
+            }
+            other => other?,
+        };
+        let stamp = Stamp::of(&disk::open(&path)?).map_err(io("look at", &path))?;
         let same = match how {
             // The name that was linked may have been given to another file since it was opened.
-            How::Linked => stamp_aside.same_bytes(&before),
-            How::Cloned | How::Copied => stamp(file)?.same_bytes(&before),
+            How::Linked => stamp,
+            How::Cloned | How::Copied => Stamp::of(&file).map_err(io("look at", &from))?,
         };
-        if !same || stamp_aside.size != size {
-            return Err(changed());
+        if !same.same_bytes(&before) || stamp.size != size {
+            return Err(CheckpointError::Changed { path: from });
         }
         asides.push(Aside {
             path,
             from,
-            stamp: stamp_aside,
+            stamp,
             how,
         });
     }
     if let Some((path, stamp)) = pack.finish()? {
+        let (from, how) = (root.to_owned(), How::Copied);
         asides.push(Aside {
-            from: root.to_owned(),
             path,
+            from,
             stamp,
-            how: How::Copied,
+            how,
         });
     }
     Ok(asides)
+}
+
+/// All bytes of a small file that stood still while they were read.
+fn small_bytes(file: &File, from: &Path, before: Stamp) -> Result<Vec<u8>, CheckpointError> {
+    let mut bytes = Vec::with_capacity(before.size as usize);
+    let mut upto = file.take(before.size + 1);
+    upto.read_to_end(&mut bytes).map_err(io("read", from))?;
+    let after = Stamp::of(file).map_err(io("look at", from))?;
+    if bytes.len() as u64 == before.size && after.same_bytes(&before) {
+        Ok(bytes)
+    } else {
+        let path = from.to_owned();
+        Err(CheckpointError::Changed { path })
+    }
 }
 
 /// Hashes all of them, and again those whose inode changed meanwhile, until each was hashed while it stood still.

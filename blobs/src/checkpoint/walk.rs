@@ -27,7 +27,7 @@ impl Listing {
         let mut todo = vec![String::new()];
         while let Some(folder) = todo.pop() {
             let looked = || io("list", &root.join(&folder));
-            let changed = change_of(tree, &folder).map_err(looked())?;
+            let changed = change_of(tree, &folder).map_err(lost(root, &folder, "list"))?;
             let names = tree.names(&folder).map_err(looked())?;
             let names = names.map_err(|name| bad_path(&name, "is a name that is not UTF-8"))?;
             directories.push((folder.clone(), changed));
@@ -90,6 +90,10 @@ pub(super) fn lost(
 
 fn change_of(tree: &mut Beneath, path: &str) -> io::Result<(i64, u64)> {
     let stat = rustix::fs::fstat(tree.dir(path)?)?;
+    if stat.st_nlink == 0 {
+        // Open, but removed.
+        return Err(io::ErrorKind::NotFound.into());
+    }
     Ok((stat.st_mtime, stat.st_mtime_nsec))
 }
 
