@@ -21,6 +21,16 @@ impl BlobId {
     pub fn from_hash(hash: blake3::Hash) -> Self {
         Self(*hash.as_bytes())
     }
+
+    /// The id that these 32 bytes are.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes, as they stand in encodings.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl fmt::Display for BlobId {

@@ -1,8 +1,10 @@
-//! Content-addressed bytes on disk: code, inputs, and what nodes hand to one another, named by BLAKE3.
+//! Content-addressed bytes on disk: code, inputs, checkpoints, and what nodes hand to one another, named by BLAKE3.
 //!
-//! Stores and verifies; knows no network, no job and no cluster. Chunked transfer between nodes is not here yet.
+//! Stores and verifies; knows no network, no job and no cluster. Whoever moves chunks between nodes calls [`checkpoint`].
 #![forbid(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+pub mod checkpoint;
 pub mod code;
 mod id;
 mod store;
