@@ -3,4 +3,5 @@
 
 pub mod leftovers;
 pub mod rules;
+pub mod seal;
 pub mod watch;
