@@ -242,7 +242,7 @@ fn request(
     let resume = made
         .or_else(|| checkpoints.clone())
         .map(|path| path.join(&start.resume_from))
-        .filter(|path| !start.resume_from.is_empty() && path.is_dir());
+        .filter(|path| !start.resume_from.is_empty() && path.exists());
     let members = start.members.iter().map(|member| Member {
         node: member.node.clone(),
         rank_address: member.rank_address.clone(),
