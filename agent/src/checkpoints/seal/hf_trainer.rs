@@ -37,6 +37,15 @@ pub(super) fn judge(listing: &Listing, facts: &Facts) -> Option<Ruling> {
     Some(check(listing, facts).map(|step| Proof { step }))
 }
 
+/// Whether it is the trainer's beyond its name, which others use too: what it writes first, or nothing yet.
+pub(super) fn began(listing: &Listing) -> bool {
+    let first = |entry: &Entry| {
+        let texts = ["config.json", "adapter_config.json", "training_args.bin"];
+        texts.contains(&entry.name()) || of_the_save(entry)
+    };
+    listing.entries.is_empty() || listing.top().any(first)
+}
+
 fn check(listing: &Listing, facts: &Facts) -> Result<Option<u64>, Why> {
     safetensors::check(listing)?;
     let archives = listing

@@ -216,6 +216,22 @@ pub fn judge(listing: &Listing, facts: &Facts) -> Verdict {
     }
 }
 
+/// Why no time will complete what a library began here; `None`: it is complete, or nobody knows, or its library cannot be told for sure.
+pub fn left_half(listing: &Listing, facts: &Facts) -> Option<Why> {
+    if renamed::named_last(listing) {
+        // Copied and renamed as a whole: the times of its files say nothing.
+        return None;
+    }
+    match judge(listing, facts) {
+        Verdict::Unfinished { by, why } if why.is_half() => match by {
+            By::Orbax | By::Dcp => Some(why),
+            By::HfTrainer => hf_trainer::began(listing).then_some(why),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 fn judge_directory(listing: &Listing, facts: &Facts) -> Verdict {
     match explicit::judge(listing, facts) {
         Some(Ok(commit)) => {

@@ -11,7 +11,7 @@ pub(super) fn judge(listing: &Listing, facts: &Facts) -> Option<Ruling> {
 
 /// Nobody saw the rename, but the directory shows it: its own status changed after the last name in it was made and after the last
 /// change inside. Where something is written in place both times of the directory are the same.
-fn named_last(listing: &Listing) -> bool {
+pub(super) fn named_last(listing: &Listing) -> bool {
     let own = listing.root.mark;
     let inside = listing
         .entries

@@ -395,6 +395,23 @@ fn hugging_face_trainer_beyond_the_recordings() {
 }
 
 #[test]
+fn what_was_renamed_is_never_left_half() {
+    let killed = Facts {
+        life: Life::EndedBadly,
+        ..facts()
+    };
+    let mut listing = directory("step-5", &[("__0_0.distcp", 3)]);
+    let missing = Some(Why::Missing(".metadata".into()));
+    assert_eq!(left_half(&listing, &killed), missing);
+    listing.root.mark.ctime_ns = 6;
+    assert_eq!(left_half(&listing, &killed), None);
+    let own = directory("checkpoint-5", &[("weights", 1)]);
+    assert_eq!(left_half(&own, &killed), None);
+    let quiet = directory("step-5", &[]);
+    assert_eq!(left_half(&quiet, &killed), None);
+}
+
+#[test]
 fn orbax_without_a_file_of_success() {
     let mut listing = directory(
         "10",
