@@ -3,6 +3,7 @@
 mod array;
 mod command;
 mod disconnect;
+mod keep;
 mod parse;
 mod ranges;
 mod resources;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use array::ArraySpec;
 pub use command::{Argv, CommandError};
 pub use disconnect::OnDisconnect;
+pub use keep::{KeepBest, KeepEvery};
 pub use parse::{SpecError, parse_json, parse_toml};
 pub use ranges::{Ranges, RangesError};
 pub use resources::Bytes;
