@@ -53,8 +53,10 @@ impl Follow {
         let mut looker = Looker::new(dir, terms);
         let looking = spawn_blocking(move || {
             looker.find();
-            let look = |looker: &mut Looker| looker.look(Vec::new(), Life::Running, true);
-            let news = rescan.then(|| look(&mut looker)).unwrap_or_default();
+            let mut news = Vec::new();
+            if rescan {
+                news = looker.look(Vec::new(), Life::Running, true);
+            }
             (looker, news)
         });
         let (looker, news) = looking.await?;
