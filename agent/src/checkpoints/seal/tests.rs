@@ -345,6 +345,19 @@ fn hugging_face_trainer_beyond_the_recordings() {
     assert!(
         matches!(judge(&only, &killed), Verdict::Sealed(sealed) if (sealed.by, sealed.step) == (By::HfTrainer, 5))
     );
+    // The model is being written over: what is left of the save before says nothing of it.
+    let over = [
+        ("model.safetensors", 9),
+        ("rng_state.pth", 1),
+        ("trainer_state.json", 2),
+    ];
+    let over = trainer("checkpoint-5", &over);
+    unfinished(&over, &facts(), &Why::Stale("model.safetensors".into()));
+    let renamed = Facts {
+        renamed: true,
+        ..facts()
+    };
+    sealed(&over, &renamed, By::HfTrainer);
     // DeepSpeed's optimizer lies below.
     let deep = [("global_step5/a", 1), ("trainer_state.json", 2)];
     unfinished(
