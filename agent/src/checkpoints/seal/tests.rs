@@ -325,14 +325,16 @@ fn distributed_checkpoints_below_and_beside() {
     unfinished(&listing, &killed, &Why::Missing("__1_0.distcp".into()));
 }
 
+/// What the trainer wrote, with a `trainer_state.json` that can be read.
+fn trainer(name: &str, files: &[(&str, i64)]) -> Listing {
+    let mut listing = directory(name, files);
+    let state = Content::Whole(b"{\"global_step\": 5}".to_vec());
+    write(&mut listing, "trainer_state.json", state);
+    listing
+}
+
 #[test]
 fn hugging_face_trainer_beyond_the_recordings() {
-    let state = || Content::Whole(b"{\"global_step\": 5}".to_vec());
-    let trainer = |name: &str, files: &[(&str, i64)]| {
-        let mut listing = directory(name, files);
-        write(&mut listing, "trainer_state.json", state());
-        listing
-    };
     let killed = Facts {
         life: Life::EndedBadly,
         ..facts()
@@ -378,6 +380,10 @@ fn hugging_face_trainer_beyond_the_recordings() {
         ..facts()
     };
     unfinished(&trainer("checkpoint-5", &more), &fresh, &Why::Fresh);
+}
+
+#[test]
+fn a_name_or_a_random_state_alone_is_no_whole_of_hugging_face_trainer() {
     // Another node has the state; this one's ranks saved theirs.
     let second = directory("checkpoint-5", &[("rng_state_1.pth", 1)]);
     let two = Facts {
