@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
+use super::look::{listing, names};
 use super::rules::is_leftover;
+use super::seal::{Facts, Life, Why, Writers, left_half};
 
 /// Where unfinished directories go, inside the checkpoint directory.
 pub const ASIDE: &str = ".mlctl-incomplete";
@@ -26,12 +29,47 @@ pub fn set_aside(dir: &Path) -> io::Result<usize> {
         let Some(text) = name.to_str().filter(|text| is_leftover(text)) else {
             continue;
         };
-        let aside = dir.join(ASIDE);
-        fs::create_dir_all(&aside)?;
-        // The same name may have been left more than once.
-        let unique = format!("{text}.{:08x}", rand::random::<u32>());
-        fs::rename(entry.path(), aside.join(unique))?;
+        move_aside(dir, text)?;
         moved += 1;
+    }
+    Ok(moved)
+}
+
+fn move_aside(dir: &Path, name: &str) -> io::Result<()> {
+    let aside = dir.join(ASIDE);
+    fs::create_dir_all(&aside)?;
+    // The same name may have been left more than once.
+    let unique = format!("{name}.{:08x}", rand::random::<u32>());
+    fs::rename(dir.join(name), aside.join(unique))
+}
+
+/// Moves what a library began under its final name and did not finish, as far as the files themselves show it, and returns the names with
+/// what they lack. `keep` stays, whatever it is. Only for jobs of one node: of several a part may be whole without the file that
+/// completes it. `ranks` are those of the job.
+///
+/// # Errors
+/// When one cannot be moved.
+pub fn set_aside_half(dir: &Path, ranks: Range<u32>, keep: &str) -> io::Result<Vec<(String, Why)>> {
+    let facts = Facts {
+        writers: Writers::Nobody,
+        quiet_ms: 0,
+        life: Life::EndedBadly,
+        renamed: false,
+        committed: None,
+        marker_elsewhere: false,
+        ranks,
+        nodes: 1,
+        before: None,
+    };
+    let mut moved = Vec::new();
+    for name in names(dir).into_iter().filter(|name| name != keep) {
+        let Ok(found) = listing(dir, &name, true) else {
+            continue;
+        };
+        if let Some(why) = left_half(&found, &facts) {
+            move_aside(dir, &name)?;
+            moved.push((name, why));
+        }
     }
     Ok(moved)
 }
@@ -39,6 +77,41 @@ pub fn set_aside(dir: &Path) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_library_did_not_finish_goes_and_ones_own_stays() {
+        let dir = tempfile::tempdir().expect("dir");
+        let make = |names: &[&str]| {
+            for name in names {
+                let path = dir.path().join(name);
+                fs::create_dir_all(path.parent().expect("below")).expect("made");
+                fs::write(path, b"{\"global_step\": 5}").expect("written");
+            }
+        };
+        make(&[
+            "checkpoint-5/config.json",
+            "checkpoint-5/trainer_state.json",
+            "checkpoint-6/config.json",
+            "checkpoint-7/weights",
+            "checkpoint-8/rng_state.pth",
+            "step-9/__0_0.distcp",
+            "step-10/model",
+        ]);
+        let moved = set_aside_half(dir.path(), 0..1, "checkpoint-8").expect("moved");
+        let expected = [
+            ("checkpoint-6", "trainer_state.json"),
+            ("step-9", ".metadata"),
+        ];
+        let expected = expected.map(|(name, file)| (name.to_owned(), Why::Missing(file.into())));
+        assert_eq!(moved, expected);
+        assert_eq!(names(dir.path()).len(), 4);
+        let aside = fs::read_dir(dir.path().join(ASIDE)).expect("made");
+        assert_eq!(aside.count(), 2);
+        assert_eq!(
+            set_aside_half(&dir.path().join("absent"), 0..1, "").expect("fine"),
+            []
+        );
+    }
 
     #[test]
     fn leftovers_go_and_the_rest_stays() {

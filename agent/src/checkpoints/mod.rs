@@ -1,6 +1,10 @@
-//! Checkpoints of the jobs on this node: which directories are complete, seeing them become so, putting leftovers aside.
+//! Checkpoints of the jobs on this node: which are complete, seeing them become so, putting leftovers aside.
 //! Does NOT hash or copy them yet: they stay on this node, and the cluster knows who holds them.
 
+pub mod follow;
 pub mod leftovers;
+pub mod look;
 pub mod rules;
+pub mod seal;
+pub mod track;
 pub mod watch;

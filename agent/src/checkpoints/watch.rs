@@ -1,9 +1,9 @@
-//! Sees checkpoint directories get their final name: inotify on the job's checkpoint directory, and a look at what is there.
-//! Does NOT decide what has been reported already; the core does.
+//! Sees names appear in the job's checkpoint directory, by inotify.
+//! Does NOT look at what is there, nor into what it sees.
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::AsyncReadExt;
@@ -18,11 +18,18 @@ const HEAD: usize = 16;
 /// The largest event: its head and the longest name with its end.
 const EVENT_BYTES_MAX: usize = HEAD + 256;
 
+/// What a watch hears of.
+const WATCHED: AddWatchFlags = AddWatchFlags::IN_MOVED_TO
+    .union(AddWatchFlags::IN_CREATE)
+    .union(AddWatchFlags::IN_ONLYDIR);
+
 /// What a watch saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    /// A directory got this final name just now.
+    /// A directory or file got this final name just now.
     Renamed(String),
+    /// Something was made under this final name just now.
+    Made(String),
     /// The kernel dropped events: look at everything again.
     Overflow,
 }
@@ -32,7 +39,6 @@ pub enum Seen {
 pub struct Watch {
     /// To the runtime an inotify descriptor is a pipe that only we read.
     events: Receiver,
-    dir: PathBuf,
     buffer: Vec<u8>,
 }
 
@@ -43,11 +49,10 @@ impl Watch {
     /// When the kernel refuses, for instance because too many watches are open.
     pub fn new(dir: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        inotify.add_watch(dir, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR)?;
+        inotify.add_watch(dir, WATCHED)?;
         let events = Receiver::from_owned_fd_unchecked(inotify.as_fd().try_clone_to_owned()?)?;
         Ok(Self {
             events,
-            dir: dir.to_owned(),
             buffer: vec![0; BUFFER_BYTES],
         })
     }
@@ -59,36 +64,59 @@ impl Watch {
     pub async fn next(&mut self) -> io::Result<Vec<Seen>> {
         loop {
             let read = self.events.read(&mut self.buffer).await?;
-            // A full buffer may have left events behind that wake nobody any more.
-            let mut seen = if read + EVENT_BYTES_MAX > BUFFER_BYTES {
-                vec![Seen::Overflow]
-            } else {
-                Vec::new()
-            };
-            for (mask, name) in events(&self.buffer[..read]) {
-                if mask.contains(AddWatchFlags::IN_IGNORED) {
-                    return Err(io::Error::new(
-                        io::ErrorKind::NotFound,
-                        "the checkpoint directory is gone",
-                    ));
-                }
-                seen.extend(self.judge(mask, name));
-            }
+            let seen = self.seen(read)?;
             if !seen.is_empty() {
                 return Ok(seen);
             }
         }
     }
 
-    fn judge(&self, mask: AddWatchFlags, name: &[u8]) -> Option<Seen> {
-        if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            return Some(Seen::Overflow);
+    /// What the kernel has already put by, without waiting.
+    ///
+    /// # Errors
+    /// When the watch is broken: the directory is gone.
+    pub fn waiting(&mut self) -> io::Result<Vec<Seen>> {
+        let mut all = Vec::new();
+        loop {
+            match nix::unistd::read(self.events.as_fd(), &mut self.buffer) {
+                Ok(read) => all.extend(self.seen(read)?),
+                Err(nix::errno::Errno::EAGAIN) => return Ok(all),
+                Err(error) => return Err(error.into()),
+            }
         }
-        let name = std::str::from_utf8(name).ok()?;
-        let directory = mask.contains(AddWatchFlags::IN_ISDIR);
-        (directory && is_final(name) && self.dir.join(name).is_dir())
-            .then(|| Seen::Renamed(name.to_owned()))
     }
+
+    fn seen(&self, read: usize) -> io::Result<Vec<Seen>> {
+        // A full buffer may have left events behind that wake nobody any more.
+        let mut seen = if read + EVENT_BYTES_MAX > BUFFER_BYTES {
+            vec![Seen::Overflow]
+        } else {
+            Vec::new()
+        };
+        for (mask, name) in events(&self.buffer[..read]) {
+            if mask.contains(AddWatchFlags::IN_IGNORED) {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "the checkpoint directory is gone",
+                ));
+            }
+            seen.extend(judge(mask, name));
+        }
+        Ok(seen)
+    }
+}
+
+fn judge(mask: AddWatchFlags, name: &[u8]) -> Option<Seen> {
+    if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+        return Some(Seen::Overflow);
+    }
+    let name = std::str::from_utf8(name).ok()?;
+    let seen = if mask.contains(AddWatchFlags::IN_MOVED_TO) {
+        Seen::Renamed
+    } else {
+        Seen::Made
+    };
+    is_final(name).then(|| seen(name.to_owned()))
 }
 
 /// The mask and the name of every event in `bytes`.
@@ -106,18 +134,6 @@ fn events(mut bytes: &[u8]) -> Vec<(AddWatchFlags, &[u8])> {
     found
 }
 
-/// The directories in `dir` that have final names, in order of name. A missing `dir` has none.
-pub fn scan(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let mut names: Vec<String> = directories
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| is_final(name))
-        .collect();
-    names.sort_unstable();
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +141,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test]
-    async fn only_a_directory_with_a_final_name_is_seen() {
+    async fn only_final_names_are_seen() {
         let dir = tempfile::tempdir().expect("dir");
         let path = |name: &str| dir.path().join(name);
         fs::create_dir(path("step-1")).expect("made");
@@ -136,12 +152,18 @@ mod tests {
         fs::write(path("file.tmp"), b"x").expect("written");
         fs::rename(path("file.tmp"), path("file-3")).expect("renamed");
         fs::rename(path("b.partial"), path("step-2")).expect("renamed");
-        let seen = tokio::time::timeout(Duration::from_secs(10), watch.next())
-            .await
-            .expect("seen")
-            .expect("watching");
-        assert_eq!(seen, [Seen::Renamed("step-2".into())]);
-        assert_eq!(scan(dir.path()), ["made-in-place-9", "step-1", "step-2"]);
+        let name = |name: &str| name.to_owned();
+        let seen = [
+            Seen::Made(name("made-in-place-9")),
+            Seen::Renamed(name("file-3")),
+            Seen::Renamed(name("step-2")),
+        ];
+        assert_eq!(watch.waiting().expect("watching"), seen);
+        assert_eq!(watch.waiting().expect("watching"), []);
+        fs::create_dir(path("step-3")).expect("made");
+        let next = tokio::time::timeout(Duration::from_secs(10), watch.next());
+        let next = next.await.expect("seen").expect("watching");
+        assert_eq!(next, [Seen::Made(name("step-3"))]);
     }
 
     #[tokio::test]
@@ -155,7 +177,7 @@ mod tests {
             .await
             .expect("seen");
         assert!(ended.is_err());
-        assert!(Watch::new(&gone).is_err() && scan(&gone).is_empty());
+        assert!(Watch::new(&gone).is_err());
     }
 
     #[test]

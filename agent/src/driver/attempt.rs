@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{Instrument, info_span, warn};
 
+use super::checkpoints::Checkpoints;
 use super::{Context, keepers, prepare};
-use crate::checkpoints::rules::step_of;
-use crate::checkpoints::watch::{Seen, Watch, scan};
-use crate::core::{BoottimeMs, CheckpointFound, Event, Rendezvous, Start};
+use crate::checkpoints::seal::Life;
+use crate::core::{BoottimeMs, Event, Rendezvous, Start};
 use crate::failpoint;
 use crate::keeper::protocol::Remote;
 use crate::launch::port::PortLease;
@@ -54,6 +54,7 @@ pub(super) struct Task {
     /// Held until the ranks start.
     pub(super) lease: Option<PortLease>,
     pub(super) master_port: u16,
+    pub(super) checkpoints: Checkpoints,
 }
 
 impl Task {
@@ -65,9 +66,9 @@ impl Task {
         self.context.tell(event).await;
     }
 
-    /// Reports every complete checkpoint directory that is there; the core knows which are news.
-    pub(super) async fn report_checkpoints(&self) {
-        report_checkpoints(&self.context, self.key()).await;
+    /// Reports every complete checkpoint that is there now that all ranks have ended; the core knows which are news.
+    pub(super) async fn report_checkpoints(&self, life: Life) {
+        self.checkpoints.end(&self.context, &self.start, life).await;
     }
 }
 
@@ -86,6 +87,7 @@ pub(super) async fn begin(context: Arc<Context>, start: Arc<Start>, orders: mpsc
         orders,
         lease: None,
         master_port: 0,
+        checkpoints: Checkpoints::default(),
     };
     async move {
         match task.prepare().await {
@@ -98,9 +100,8 @@ pub(super) async fn begin(context: Arc<Context>, start: Arc<Start>, orders: mpsc
                     master_port: task.master_port,
                 })
                 .await;
-                let watching = watch_checkpoints(&task, false).await;
+                task.checkpoints = Checkpoints::follow(&task.context, &task.start, false).await;
                 keepers::own(task, connection).await;
-                watching.abort();
             }
             Err(why) => {
                 let (job, epoch) = task.key();
@@ -147,78 +148,25 @@ async fn cancelled(orders: &mut mpsc::Receiver<Order>) {
 pub(super) async fn adopt(context: Arc<Context>, start: Arc<Start>, orders: mpsc::Receiver<Order>) {
     let (job, epoch) = (start.job, start.epoch);
     let master_port = prepare::noted_port(&context.dirs.attempt(job, epoch));
-    let task = Task {
+    let mut task = Task {
         context,
         start,
         orders,
         lease: None,
         master_port,
+        checkpoints: Checkpoints::default(),
     };
     match keepers::find_or_start(&task.context, job, epoch).await {
         keepers::Found::Alive(connection) => {
-            let watching = watch_checkpoints(&task, true).await;
+            task.checkpoints = Checkpoints::follow(&task.context, &task.start, true).await;
             failpoint::hit("adopt.connected");
             keepers::report_status(&task, &connection.status).await;
             keepers::own(task, connection).await;
-            watching.abort();
         }
         keepers::Found::Gone => {
-            task.report_checkpoints().await;
+            task.report_checkpoints(Life::EndedBadly).await;
             keepers::report_loss(&task).await;
         }
         keepers::Found::NeverStarted => task.tell(Event::KeeperNeverStarted { job, epoch }).await,
     }
-}
-
-/// Watches the job's checkpoint directory for this attempt; with `rescan` what is there already is reported first.
-async fn watch_checkpoints(task: &Task, rescan: bool) -> tokio::task::JoinHandle<()> {
-    let (context, key) = (task.context.clone(), task.key());
-    let watch = Watch::new(&context.dirs.checkpoints(key.0));
-    if rescan {
-        report_checkpoints(&context, key).await;
-    }
-    tokio::spawn(async move {
-        let mut watch = match watch {
-            Ok(watch) => watch,
-            Err(error) => {
-                warn!(job = %key.0, %error, "checkpoints cannot be watched; they are found when the attempt ends");
-                return;
-            }
-        };
-        loop {
-            match watch.next().await {
-                Ok(seen) => {
-                    for seen in seen {
-                        match seen {
-                            Seen::Renamed(name) => report(&context, key, name, false).await,
-                            Seen::Overflow => report_checkpoints(&context, key).await,
-                        }
-                    }
-                }
-                Err(error) => {
-                    warn!(job = %key.0, %error, "checkpoints are not watched any more");
-                    return;
-                }
-            }
-        }
-    })
-}
-
-async fn report_checkpoints(context: &Context, key: (JobId, Epoch)) {
-    for name in scan(&context.dirs.checkpoints(key.0)) {
-        report(context, key, name, true).await;
-    }
-}
-
-async fn report(context: &Context, (job, epoch): (JobId, Epoch), name: String, by_rescan: bool) {
-    let step = step_of(&name);
-    context
-        .tell(Event::Checkpoint(CheckpointFound {
-            job,
-            epoch,
-            name,
-            step,
-            by_rescan,
-        }))
-        .await;
 }

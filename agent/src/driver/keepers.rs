@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::attempt::{Order, Task};
 use super::{Context, Input};
 use crate::bulk::{self, LogNews};
+use crate::checkpoints::seal::Life;
 use crate::core::{Event, KeeperStatus, RankEnd};
 use crate::failpoint;
 use crate::keeper::client::{Connection, KeeperError, connect};
@@ -179,7 +180,7 @@ async fn again(task: &Task, ended: bool) -> Option<Connection> {
         Found::Alive(connection) => Some(connection),
         Found::Gone | Found::NeverStarted => {
             if !ended {
-                task.report_checkpoints().await;
+                task.report_checkpoints(Life::EndedBadly).await;
                 report_loss(task).await;
             }
             None
@@ -225,12 +226,12 @@ async fn heard(task: &Task, message: FromKeeper) {
             launch_failed,
         } => {
             failpoint::hit("ranks.ended");
-            // What was renamed last may still wait in the kernel.
-            task.report_checkpoints().await;
+            let failed = exits.iter().any(is_failure);
+            let life = life_after(failed || launch_failed.is_some());
+            task.report_checkpoints(life).await;
             if let Some(why) = launch_failed {
                 task.tell(Event::LaunchFailed { job, epoch, why }).await;
             }
-            let failed = exits.iter().any(|exit| exit.code != 0 || exit.signal != 0);
             for exit in exits {
                 task.tell(Event::RankExited {
                     job,
@@ -247,6 +248,18 @@ async fn heard(task: &Task, message: FromKeeper) {
         }
         FromKeeper::Remote { to, what } => relay(task, to, &what).await,
         FromKeeper::Refused { why } => debug!(%job, %epoch, why, "the keeper refused an order"),
+    }
+}
+
+fn is_failure(exit: &Exit) -> bool {
+    exit.code != 0 || exit.signal != 0
+}
+
+fn life_after(failed: bool) -> Life {
+    if failed {
+        Life::EndedBadly
+    } else {
+        Life::EndedWell
     }
 }
 
@@ -307,7 +320,9 @@ pub(super) async fn report_status(task: &Task, status: &Status) {
         .await;
     }
     if status.all_ended() {
-        task.report_checkpoints().await;
+        let failed = status.exits().iter().any(is_failure);
+        let life = life_after(failed || status.launch_failed.is_some());
+        task.report_checkpoints(life).await;
     }
     let status = KeeperStatus {
         started: status.started,

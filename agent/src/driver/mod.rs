@@ -2,6 +2,7 @@
 //! Does NOT decide: that is `core`.
 
 mod attempt;
+mod checkpoints;
 mod keepers;
 mod prepare;
 mod restart;

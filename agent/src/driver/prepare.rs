@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::Context;
-use crate::checkpoints::leftovers::set_aside;
+use crate::checkpoints::leftovers::{set_aside, set_aside_half};
 use crate::code::{self, FetchError};
 use crate::core::Start;
 use crate::failpoint;
@@ -89,7 +89,7 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
     let spec = parse_json(&start.spec)?;
     let dirs = &context.dirs;
     let work = dirs.work(start.job, start.epoch);
-    make_folders(context, start)?;
+    make_folders(context, start, &spec)?;
     failpoint::hit("prepare.folders");
     if !start.code_manifest.is_empty() {
         fetch_code(context, &start.code_manifest, &work).await?;
@@ -154,7 +154,7 @@ fn peer_of(start: &Start) -> Option<String> {
     member.map(|member| member.rank_address.clone())
 }
 
-fn make_folders(context: &Context, start: &Start) -> Result<(), PrepareError> {
+fn make_folders(context: &Context, start: &Start, spec: &JobSpec) -> Result<(), PrepareError> {
     let dirs = &context.dirs;
     let folder = dirs.attempt(start.job, start.epoch);
     // An interrupted preparation: nothing of it ever ran.
@@ -172,6 +172,13 @@ fn make_folders(context: &Context, start: &Start) -> Result<(), PrepareError> {
         .map_err(failed("set aside unfinished checkpoints in", &checkpoints))?;
     if moved > 0 {
         info!(job = %start.job, moved, "unfinished checkpoints of an earlier attempt were set aside");
+    }
+    if spec.nodes == 1 {
+        let half = set_aside_half(&checkpoints, 0..spec.ranks_per_node(), &start.resume_from)
+            .map_err(failed("set aside half a checkpoint in", &checkpoints))?;
+        for (name, why) in half {
+            info!(job = %start.job, name, %why, "a checkpoint that an earlier attempt did not finish was set aside");
+        }
     }
     Ok(())
 }
@@ -242,7 +249,7 @@ fn request(
     let resume = made
         .or_else(|| checkpoints.clone())
         .map(|path| path.join(&start.resume_from))
-        .filter(|path| !start.resume_from.is_empty() && path.is_dir());
+        .filter(|path| !start.resume_from.is_empty() && path.exists());
     let members = start.members.iter().map(|member| Member {
         node: member.node.clone(),
         rank_address: member.rank_address.clone(),

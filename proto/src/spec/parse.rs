@@ -67,7 +67,7 @@ const CHECKPOINT_KEYS: [&str; 1] = ["dir"];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 const RETRY_KEYS: [&str; 2] = ["max", "on"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 16] = [
+const PLANNED: [&str; 19] = [
     "time",
     "total_time",
     "team",
@@ -82,6 +82,9 @@ const PLANNED: [&str; 16] = [
     "keep_every",
     "keep_best",
     "upload",
+    "bandwidth",
+    "tier",
+    "shared",
     "torchrun",
     "environment",
 ];

@@ -97,6 +97,21 @@ fn typos_are_explained() {
         "`checkpoint.dri`; did you mean `dir`?",
     );
     refused("command = 'a'\ntime = '12h'", "not support it yet");
+    for planned in [
+        "replicas = 1",
+        "keep_last = 3",
+        "keep_every = '6h'",
+        "keep_best = 'val_loss:min:1'",
+        "upload = 's3://a/b'",
+        "bandwidth = 'auto'",
+        "tier = 'ram'",
+        "shared = true",
+    ] {
+        refused(
+            &format!("command = 'a'\n[checkpoint]\ndir = 'c'\n{planned}"),
+            "not support it yet",
+        );
+    }
     refused("nodes = 1", "`command` is missing");
 }
 

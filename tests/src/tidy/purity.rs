@@ -96,6 +96,8 @@ pub const PURE: &[Pure] = &[
     pure("agent/src/keeper/remote", &[]),
     pure("agent/src/witness/packet", &["blake3", "serde"]),
     pure("agent/src/checkpoints/rules", &["thiserror"]),
+    pure("agent/src/checkpoints/seal", &["serde_json", "thiserror"]),
+    pure("agent/src/checkpoints/track", &[]),
     later("agent/src/checkpoints/manifest"),
     later("agent/src/devices/health"),
     later("agent/src/power/idle"),

@@ -1,0 +1,319 @@
+//! Follows the checkpoints of one attempt: what the watch sees and a look now and then go into the tracker, its news come out.
+//! Does NOT report to anybody, and does NOT decide what is complete.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::sleep;
+
+use super::look::{listing, names, writers};
+use super::seal::Life;
+use super::track::{News, Terms, Tracker};
+use super::watch::{Seen, Watch};
+
+/// Between two looks while something may become complete.
+const SOON: Duration = Duration::from_millis(500);
+/// Between two looks for what was written to after it was complete.
+const SELDOM: Duration = Duration::from_secs(10);
+
+/// Why an attempt's checkpoints are not followed any more.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The watch.
+    #[error(transparent)]
+    Watch(#[from] io::Error),
+    /// A look at the disk.
+    #[error("a task of the agent died: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// The checkpoints of one attempt.
+#[derive(Debug)]
+pub struct Follow {
+    watch: Watch,
+    /// `None` only while it looks.
+    looker: Option<Looker>,
+}
+
+impl Follow {
+    /// Begins to follow those in `dir`, which must be there. With `rescan` what is there already brings news; else only what happens from
+    /// now on, until [`Follow::end`]. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for instance because too many watches are open.
+    pub async fn begin(
+        dir: &Path,
+        terms: Terms,
+        rescan: bool,
+    ) -> Result<(Self, Vec<News>), FollowError> {
+        let watch = Watch::new(dir)?;
+        let mut looker = Looker::new(dir, terms);
+        let looking = spawn_blocking(move || {
+            looker.find();
+            let mut news = Vec::new();
+            if rescan {
+                news = looker.look(Vec::new(), Life::Running, true);
+            }
+            (looker, news)
+        });
+        let (looker, news) = looking.await?;
+        let looker = Some(looker);
+        Ok((Self { watch, looker }, news))
+    }
+
+    /// Waits until there is something to look at. It may be dropped before, and nothing is lost.
+    ///
+    /// # Errors
+    /// When the directory is gone.
+    pub async fn wait(&mut self) -> Result<Vec<Seen>, FollowError> {
+        let expects = self.looker.as_ref().is_some_and(Looker::expects);
+        let pause = if expects { SOON } else { SELDOM };
+        tokio::select! {
+            seen = self.watch.next() => Ok(seen?),
+            () = sleep(pause) => Ok(Vec::new()),
+        }
+    }
+
+    /// Looks at what was seen, and at what may have become complete. Not to be dropped before it is done.
+    ///
+    /// # Errors
+    /// When the task that looks dies.
+    pub async fn look(&mut self, seen: Vec<Seen>) -> Result<Vec<News>, FollowError> {
+        self.look_at(seen, Life::Running, false).await
+    }
+
+    /// A last look after all ranks have ended like that. Not to be dropped before it is done.
+    ///
+    /// # Errors
+    /// When the task that looks dies.
+    pub async fn end(&mut self, life: Life) -> Result<Vec<News>, FollowError> {
+        // What was renamed last may still wait in the kernel. If the watch is broken the look has to do.
+        let seen = self.watch.waiting().unwrap_or_default();
+        self.look_at(seen, life, true).await
+    }
+
+    async fn look_at(
+        &mut self,
+        seen: Vec<Seen>,
+        life: Life,
+        all: bool,
+    ) -> Result<Vec<News>, FollowError> {
+        let Some(mut looker) = self.looker.take() else {
+            return Ok(Vec::new());
+        };
+        let looking = spawn_blocking(move || {
+            let news = looker.look(seen, life, all);
+            (looker, news)
+        });
+        let (looker, news) = looking.await?;
+        self.looker = Some(looker);
+        Ok(news)
+    }
+}
+
+/// A look at checkpoints of which nobody watched the attempt end.
+pub fn look_once(dir: &Path, terms: Terms, life: Life) -> Vec<News> {
+    let mut looker = Looker::new(dir, terms);
+    looker.find();
+    looker.look(Vec::new(), life, true)
+}
+
+/// When the attempt began whose `file` was written then; 0: nobody knows.
+pub fn began_ns(file: &Path) -> i64 {
+    let found = std::fs::metadata(file).ok();
+    found.map_or(0, |found| {
+        let seconds = found.mtime().saturating_mul(1_000_000_000);
+        seconds.saturating_add(found.mtime_nsec())
+    })
+}
+
+#[derive(Debug)]
+struct Looker {
+    dir: PathBuf,
+    tracker: Tracker,
+    since: Instant,
+}
+
+impl Looker {
+    fn new(dir: &Path, terms: Terms) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            tracker: Tracker::new(terms),
+            since: Instant::now(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn expects(&self) -> bool {
+        self.tracker.expects(self.now_ms())
+    }
+
+    /// Takes in what is there.
+    fn find(&mut self) {
+        let now_ms = self.now_ms();
+        for name in names(&self.dir) {
+            if let Ok(found) = listing(&self.dir, &name, false) {
+                self.tracker.found(now_ms, &found);
+            }
+        }
+    }
+
+    /// Looks at what was seen and at everything that may bring news; with `all` at everything.
+    fn look(&mut self, seen: Vec<Seen>, life: Life, all: bool) -> Vec<News> {
+        let now_ms = self.now_ms();
+        let names = names(&self.dir);
+        self.tracker.keep(&names);
+        for seen in seen {
+            // What has gone since is not looked at; the others are, whatever was seen of them.
+            if let Seen::Renamed(name) = seen
+                && let Ok(found) = listing(&self.dir, &name, false)
+                && names.contains(&name)
+            {
+                self.tracker.renamed(now_ms, &found);
+            }
+        }
+        let mut news = Vec::new();
+        for name in names {
+            let Ok(found) = listing(&self.dir, &name, false) else {
+                continue;
+            };
+            if !all && !self.tracker.is_news(&name, &found.fingerprint()) {
+                continue;
+            }
+            if let Ok(found) = listing(&self.dir, &name, true) {
+                let writers = || writers(&self.dir, &found);
+                news.extend(self.tracker.look(now_ms, &found, life, writers));
+            }
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoints::seal::By;
+    use std::fs;
+
+    const TERMS: Terms = Terms {
+        ranks: 0..1,
+        nodes: 1,
+        began_ns: 0,
+    };
+
+    fn sealed(news: Vec<News>) -> Vec<(String, By, bool)> {
+        let sealed = news.into_iter().filter_map(|news| match news {
+            News::Sealed {
+                name,
+                by,
+                by_rescan,
+                ..
+            } => Some((name, by, by_rescan)),
+            News::Rewritten { .. } | News::Unfinished { .. } => None,
+        });
+        sealed.collect()
+    }
+
+    async fn next(follow: &mut Follow) -> Vec<News> {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            let seen = follow.wait().await.expect("watched");
+            let news = follow.look(seen).await.expect("looked");
+            if !news.is_empty() {
+                return news;
+            }
+        }
+        panic!("no news");
+    }
+
+    #[tokio::test]
+    async fn a_rename_is_news_at_once_and_quiet_takes_its_time() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("step-1")).expect("made");
+        let (mut follow, news) = Follow::begin(dir.path(), TERMS, false)
+            .await
+            .expect("begun");
+        assert_eq!(news, []);
+        let begun = Instant::now();
+        fs::create_dir(path("a.tmp")).expect("made");
+        fs::rename(path("a.tmp"), path("step-2")).expect("renamed");
+        let one = |name: &str, by| vec![(name.to_owned(), by, false)];
+        assert_eq!(sealed(next(&mut follow).await), one("step-2", By::Rename));
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begun.elapsed()
+        );
+        fs::create_dir(path("step-3")).expect("made");
+        fs::write(path("step-3/a"), b"x").expect("written");
+        let written = Instant::now();
+        assert_eq!(sealed(next(&mut follow).await), one("step-3", By::Quiet));
+        assert!(
+            written.elapsed() >= Duration::from_secs(2),
+            "{:?}",
+            written.elapsed()
+        );
+        // Just before the end: renamed, and made in place.
+        fs::create_dir(path("b.tmp")).expect("made");
+        fs::rename(path("b.tmp"), path("step-4")).expect("renamed");
+        fs::create_dir(path("step-5")).expect("made");
+        fs::write(path("step-5/a"), b"x").expect("written");
+        assert_eq!(
+            sealed(follow.end(Life::EndedBadly).await.expect("looked")),
+            one("step-4", By::Rename)
+        );
+        assert_eq!(
+            sealed(follow.end(Life::EndedWell).await.expect("looked")),
+            one("step-5", By::Quiet)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_rewrite_is_noticed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = |name: &str| dir.path().join(name);
+        let (mut follow, _) = Follow::begin(dir.path(), TERMS, false)
+            .await
+            .expect("begun");
+        fs::create_dir(path("a.tmp")).expect("made");
+        fs::write(path("a.tmp/w"), b"one").expect("written");
+        fs::rename(path("a.tmp"), path("step-2")).expect("renamed");
+        assert_eq!(sealed(next(&mut follow).await).len(), 1);
+        fs::write(path("step-2/w"), b"two").expect("written");
+        let rewritten = News::Rewritten {
+            name: "step-2".into(),
+            file: "w".into(),
+        };
+        let news = next(&mut follow).await;
+        assert!(news.contains(&rewritten), "{news:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_news_only_if_asked_for() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("a.tmp")).expect("made");
+        fs::write(path("a.tmp/w"), b"one").expect("written");
+        // The clock of a file system is coarse.
+        std::thread::sleep(Duration::from_millis(30));
+        fs::rename(path("a.tmp"), path("step-2")).expect("renamed");
+        fs::create_dir(path("step-3")).expect("made");
+        fs::write(path("step-3/w"), b"one").expect("written");
+        let (_, news) = Follow::begin(dir.path(), TERMS, true).await.expect("begun");
+        let expected = [("step-2".to_owned(), By::Rename, true)];
+        assert_eq!(sealed(news), expected);
+        assert_eq!(
+            sealed(look_once(dir.path(), TERMS, Life::EndedBadly)),
+            expected
+        );
+        let gone = Follow::begin(&path("gone"), TERMS, true).await;
+        assert!(gone.is_err());
+    }
+}

@@ -1,0 +1,345 @@
+//! The checkpoints of one attempt over time: since when each is quiet, which have been reported, which were written to afterwards.
+//! Pure: time and listings come in, news go out. Does NOT look at the disk.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::seal::listing::{Entry, Fingerprint, Listing};
+use super::seal::{By, Facts, Life, Verdict, Why, Writers, judge};
+
+/// What has not become complete in so long is looked at seldom, milliseconds.
+const PATIENCE_MS: u64 = 60_000;
+
+/// What is known of an attempt.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The ranks of this node.
+    pub ranks: Range<u32>,
+    /// Nodes of the job.
+    pub nodes: u32,
+    /// When the attempt began, by the clock of the file system, nanoseconds; 0: nobody knows.
+    pub began_ns: i64,
+}
+
+/// Something to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// A checkpoint is complete.
+    Sealed {
+        /// Its name.
+        name: String,
+        /// Its step, 0 if nothing tells.
+        step: u64,
+        /// By which rule.
+        by: By,
+        /// It lay there already when we first looked.
+        by_rescan: bool,
+    },
+    /// A file of a complete checkpoint was written to, replaced, added or removed.
+    Rewritten {
+        /// The checkpoint.
+        name: String,
+        /// The file.
+        file: String,
+    },
+    /// Something is not complete, and nothing has happened to it for a long time, or its attempt has ended.
+    Unfinished {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: Why,
+    },
+}
+
+/// One name in the checkpoint directory.
+#[derive(Debug)]
+struct One {
+    now: Fingerprint,
+    since_ms: u64,
+    /// It lay there when we first looked, and has not changed.
+    found: bool,
+    /// It is of an attempt before this one, and has not changed.
+    old: bool,
+    /// What was there before this attempt, where it writes over it.
+    before: Option<Fingerprint>,
+    renamed: bool,
+    sealed: bool,
+    /// That it is not complete was told.
+    told: bool,
+}
+
+/// The checkpoints of one attempt.
+#[derive(Debug)]
+pub struct Tracker {
+    terms: Terms,
+    ones: BTreeMap<String, One>,
+}
+
+impl Tracker {
+    /// Of an attempt on these terms.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            ones: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what lies there when the watch begins. Nothing is judged yet.
+    pub fn found(&mut self, now_ms: u64, listing: &Listing) {
+        let one = self.take(now_ms, listing);
+        one.found = true;
+    }
+
+    /// `name` was just made by a rename: whatever had that name before is gone.
+    pub fn renamed(&mut self, now_ms: u64, listing: &Listing) {
+        let had = self.ones.remove(&listing.name);
+        let one = self.take(now_ms, listing);
+        one.renamed = true;
+        one.old = false;
+        // An empty one has nothing that could differ.
+        one.sealed = had.is_some_and(|had| had.renamed && had.sealed && had.now == one.now);
+    }
+
+    /// Whether a look at this name, which looked like this, could bring news. One that is of an earlier attempt brings none.
+    pub fn is_news(&self, name: &str, print: &Fingerprint) -> bool {
+        let known = self.ones.get(name);
+        known.is_none_or(|one| one.now != *print || !one.sealed && !one.old)
+    }
+
+    /// Looks at one. `writers` is asked only if everything else says that it is complete.
+    pub fn look(
+        &mut self,
+        now_ms: u64,
+        listing: &Listing,
+        life: Life,
+        writers: impl FnOnce() -> Writers,
+    ) -> Vec<News> {
+        let (ranks, nodes) = (self.terms.ranks.clone(), self.terms.nodes);
+        let was = self.ones.get(&listing.name).filter(|one| one.sealed);
+        let was = was.map(|one| one.now.clone());
+        let one = self.take(now_ms, listing);
+        if one.sealed {
+            return Vec::new();
+        }
+        let mut news = Vec::new();
+        let name = || listing.name.clone();
+        if let Some(file) = was.as_ref().and_then(|was| was.changed(&one.now)) {
+            let file = file.to_owned();
+            news.push(News::Rewritten { name: name(), file });
+        }
+        let mut facts = Facts {
+            writers: Writers::Nobody,
+            quiet_ms: now_ms.saturating_sub(one.since_ms),
+            life: if one.old { Life::EndedBadly } else { life },
+            renamed: one.renamed,
+            committed: None,
+            marker_elsewhere: false,
+            ranks,
+            nodes,
+            before: one.before.clone(),
+        };
+        let mut verdict = judge(listing, &facts);
+        if facts.life == Life::Running && matches!(verdict, Verdict::Sealed(_)) {
+            facts.writers = writers();
+            verdict = judge(listing, &facts);
+        }
+        let waited = life != Life::Running || facts.quiet_ms >= PATIENCE_MS;
+        match verdict {
+            Verdict::Sealed(sealed) => {
+                one.sealed = true;
+                news.push(News::Sealed {
+                    name: name(),
+                    step: sealed.step,
+                    by: sealed.by,
+                    by_rescan: one.found,
+                });
+            }
+            Verdict::Unfinished { why, .. } if waited && !one.told && !one.old => {
+                one.told = true;
+                news.push(News::Unfinished { name: name(), why });
+            }
+            Verdict::Unfinished { .. } | Verdict::NotACheckpoint => {}
+        }
+        news
+    }
+
+    /// Forgets what is not there any more.
+    pub fn keep(&mut self, names: &[String]) {
+        let there: BTreeSet<&String> = names.iter().collect();
+        self.ones.retain(|name, _| there.contains(name));
+    }
+
+    /// Whether something may become complete soon.
+    pub fn expects(&self, now_ms: u64) -> bool {
+        let soon = |one: &One| now_ms.saturating_sub(one.since_ms) < PATIENCE_MS;
+        self.ones
+            .values()
+            .any(|one| !one.sealed && !one.old && soon(one))
+    }
+
+    fn take(&mut self, now_ms: u64, listing: &Listing) -> &mut One {
+        let now = listing.fingerprint();
+        let old = newest(listing) < self.terms.began_ns;
+        let one = self.ones.entry(listing.name.clone());
+        let one = one.or_insert_with(|| One {
+            now: now.clone(),
+            since_ms: now_ms,
+            found: false,
+            old,
+            before: None,
+            renamed: false,
+            sealed: false,
+            told: false,
+        });
+        if one.now != now {
+            let then = std::mem::replace(&mut one.now, now);
+            if one.old {
+                one.before = Some(then);
+            }
+            one.since_ms = now_ms;
+            (one.found, one.old, one.sealed, one.told) = (false, false, false, false);
+            // What is written after the rename was not meant by it.
+            one.renamed = false;
+        }
+        one
+    }
+}
+
+/// When something of it last changed.
+fn newest(listing: &Listing) -> i64 {
+    let time = |entry: &Entry| entry.mark.ctime_ns;
+    let inside = listing.entries.iter().map(time).max();
+    time(&listing.root).max(inside.unwrap_or(i64::MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoints::seal::QUIET_MS;
+    use crate::checkpoints::seal::listing::{Content, Kind, Mark};
+
+    fn entry(path: &str, kind: Kind, time: i64) -> Entry {
+        Entry {
+            path: path.into(),
+            kind,
+            size: if kind == Kind::File { 9 } else { 0 },
+            mark: Mark {
+                mtime_ns: time,
+                ctime_ns: time,
+                inode: 1,
+            },
+            content: Content::Unread,
+        }
+    }
+
+    fn step_5(time: i64) -> Listing {
+        Listing {
+            name: "step-5".into(),
+            root: entry("", Kind::Dir, time),
+            entries: vec![entry("a", Kind::File, time)],
+            cut: false,
+        }
+    }
+
+    fn tracker() -> Tracker {
+        Tracker::new(Terms {
+            ranks: 0..1,
+            nodes: 1,
+            began_ns: 100,
+        })
+    }
+
+    fn look(tracker: &mut Tracker, now_ms: u64, time: i64) -> Vec<News> {
+        tracker.look(now_ms, &step_5(time), Life::Running, || Writers::Nobody)
+    }
+
+    fn sealed(by: By, by_rescan: bool) -> Vec<News> {
+        let (name, step) = ("step-5".into(), 5);
+        vec![News::Sealed {
+            name,
+            step,
+            by,
+            by_rescan,
+        }]
+    }
+
+    #[test]
+    fn one_written_in_place_is_complete_after_a_while_and_told_once() {
+        let mut tracker = tracker();
+        assert_eq!(look(&mut tracker, 0, 200), []);
+        assert_eq!(look(&mut tracker, 1_000, 201), []);
+        assert_eq!(look(&mut tracker, 1_000 + QUIET_MS - 1, 201), []);
+        assert!(tracker.expects(1_000 + QUIET_MS));
+        let written = || Writers::Somebody;
+        let news = tracker.look(9_000, &step_5(201), Life::Running, written);
+        assert_eq!(news, [], "somebody writes");
+        assert_eq!(look(&mut tracker, 9_001, 201), sealed(By::Quiet, false));
+        assert_eq!(look(&mut tracker, 20_000, 201), []);
+        assert!(!tracker.expects(20_000) && !tracker.is_news("step-5", &step_5(201).fingerprint()));
+    }
+
+    #[test]
+    fn a_rewrite_is_told_and_judged_anew() {
+        let mut tracker = tracker();
+        tracker.renamed(0, &step_5(200));
+        assert_eq!(look(&mut tracker, 0, 200), sealed(By::Rename, false));
+        assert!(tracker.is_news("step-5", &step_5(300).fingerprint()));
+        let rewritten = News::Rewritten {
+            name: "step-5".into(),
+            file: "a".into(),
+        };
+        assert_eq!(look(&mut tracker, 5_000, 300), [rewritten]);
+        assert_eq!(
+            look(&mut tracker, 5_000 + QUIET_MS, 300),
+            sealed(By::Quiet, false)
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_attempt_left_is_not_complete_because_it_is_quiet() {
+        let mut tracker = tracker();
+        tracker.found(0, &step_5(50));
+        assert!(!tracker.expects(0) && !tracker.is_news("step-5", &step_5(50).fingerprint()));
+        let end = |tracker: &mut Tracker, time| {
+            tracker.look(90_000, &step_5(time), Life::EndedWell, || Writers::Nobody)
+        };
+        assert_eq!(end(&mut tracker, 50), []);
+        // Written over by this one.
+        assert_eq!(look(&mut tracker, 95_000, 200), []);
+        assert_eq!(end(&mut tracker, 200), sealed(By::Quiet, false));
+        // This attempt's own, found after the agent came back.
+        let mut tracker = self::tracker();
+        tracker.found(0, &step_5(150));
+        assert_eq!(look(&mut tracker, QUIET_MS, 150), sealed(By::Quiet, true));
+    }
+
+    #[test]
+    fn what_stays_unfinished_is_told_once() {
+        let mut tracker = tracker();
+        let failed = |tracker: &mut Tracker, now_ms| {
+            tracker.look(now_ms, &step_5(200), Life::EndedBadly, || Writers::Nobody)
+        };
+        let told = vec![News::Unfinished {
+            name: "step-5".into(),
+            why: Why::Unseen,
+        }];
+        assert_eq!(failed(&mut tracker, 0), told);
+        assert_eq!(failed(&mut tracker, 1), []);
+        tracker.keep(&[]);
+        assert_eq!(failed(&mut tracker, 2), told);
+        let unknown = |tracker: &mut Tracker, now_ms| {
+            tracker.look(now_ms, &step_5(300), Life::Running, || Writers::Unknown)
+        };
+        assert_eq!(unknown(&mut tracker, 3), []);
+        let why = Why::Unknown;
+        let name = "step-5".into();
+        let told = [News::Unfinished { name, why }];
+        assert_eq!(unknown(&mut tracker, 3 + PATIENCE_MS), told);
+        assert!(!tracker.expects(3 + PATIENCE_MS));
+    }
+}
