@@ -293,8 +293,10 @@ fn every_rank_has_the_users_variables_without_dash_x() {
         let id = fleet.submit(&["spec/job.toml"]);
         let job = fleet.ended(&id, PATIENCE);
         let mut lines = fleet.lines(&id);
-        lines.sort();
         assert_eq!(job.state(), "Completed", "{mpirun}: {lines:#?}");
+        // Open MPI says so when one of the agents that it starts is quicker than itself.
+        lines.retain(|line| !line.contains("plm:rsh: Warning: setpgid"));
+        lines.sort();
         let mut wanted: Vec<String> = (job.nodes().iter())
             .map(|node| format!("[0] good  day from {node}"))
             .collect();
@@ -311,7 +313,8 @@ fn hydra_connects_back_to_the_first_node() {
     let Some((fleet, path)) = fleet(name, &["mpiexec.mpich", "hydra_pmi_proxy"]) else {
         return;
     };
-    let script = r"tr '\\0' ' ' < /proc/$PPID/cmdline; echo";
+    // In one piece: three ranks write to one pipe.
+    let script = r#"echo \"$(tr '\\0' ' ' < /proc/$PPID/cmdline)\""#;
     let spec = format!(
         "launcher = 'mpi'\nnodes = 3\ncommand = ['sh', '-c', \"{script}\"]\nenv = {{ {} }}\n[mpi]\nmpirun = 'mpiexec.mpich'\n",
         path.replace('=', " = '") + "'"
