@@ -15,7 +15,9 @@ use crate::users::{Mode, Users};
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Python with a few threads needs more than a handful.
-const PIDS_LEAST: u64 = 64;
+pub(crate) const PIDS_LEAST: u64 = 64;
+/// And the most that nobody asked for.
+pub(crate) const PIDS_MOST: u64 = 32_768;
 
 /// What an agent is told at start.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -58,9 +60,10 @@ pub struct Config {
     /// Ranks have a `/tmp` and a `/dev/shm` of their own. Default: where they do not run as the agent's own user.
     #[serde(default)]
     pub private_tmp: Option<bool>,
-    /// Processes and threads that one attempt may have on this node.
-    #[serde(default = "default_pids_max")]
-    pub pids_max: u64,
+    /// Processes and threads that one attempt may have on this node. Default: half of what the machine can have, and no more than
+    /// [`PIDS_MOST`].
+    #[serde(default)]
+    pub pids_max: Option<u64>,
     /// The NVML library; empty: where the system finds it.
     #[serde(default)]
     pub nvml_path: String,
@@ -135,10 +138,6 @@ pub enum ConfigError {
 
 fn default_pool() -> String {
     "default".into()
-}
-
-fn default_pids_max() -> u64 {
-    32_768
 }
 
 fn default_sysfs_path() -> PathBuf {
@@ -241,7 +240,7 @@ impl Config {
                 "counts for nothing beside `mode = \"job_user\"`: write `mode = \"map\"` or `mode = \"owner\"`",
             );
         }
-        if self.pids_max < PIDS_LEAST {
+        if self.pids_max.is_some_and(|most| most < PIDS_LEAST) {
             return wrong(
                 "pids_max",
                 &format!("is below {PIDS_LEAST}: no training would start"),

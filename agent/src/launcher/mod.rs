@@ -10,12 +10,12 @@ mod server;
 mod start;
 mod warm;
 
-use std::io;
 use std::path::PathBuf;
+use std::{fs, io};
 
 pub use server::run;
 
-use crate::config::Config;
+use crate::config::{Config, PIDS_LEAST, PIDS_MOST};
 use crate::users::Users;
 
 /// The launcher's socket in the agent's data directory.
@@ -44,9 +44,16 @@ impl LauncherConfig {
             job_user: config.job_user.clone(),
             users: config.users.clone(),
             private_tmp: config.private_tmp(),
-            pids_max: config.pids_max,
+            pids_max: config.pids_max.unwrap_or_else(half_of_the_machine),
         }
     }
+}
+
+/// A job that runs wild must leave the machine enough to be ended with: half of the numbers that there are for processes.
+fn half_of_the_machine() -> u64 {
+    let text = fs::read_to_string("/proc/sys/kernel/pid_max");
+    let most: Option<u64> = text.ok().and_then(|text| text.trim().parse().ok());
+    most.map_or(PIDS_MOST, |most| (most / 2).clamp(PIDS_LEAST, PIDS_MOST))
 }
 
 /// Why a launcher cannot run.

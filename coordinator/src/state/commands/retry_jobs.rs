@@ -86,8 +86,19 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
         uses: spec.uses.saturating_add(1),
         ..Spec::clone(&spec)
     })?;
+    // Each field is named: a new one has to be decided upon, here as at a submit.
     change.put_job(Job {
         id,
+        name: over.name.clone(),
+        owner_id: over.owner_id.clone(),
+        owner_name: over.owner_name.clone(),
+        team: over.team.clone(),
+        spec_hash: over.spec_hash,
+        code_manifest: over.code_manifest.clone(),
+        code_bytes: over.code_bytes,
+        traceparent: over.traceparent.clone(),
+        submitter_uid: over.submitter_uid,
+        on_disconnect: over.on_disconnect,
         state: JobState::Pending,
         submitted_ms: context.now_ms,
         started_ms: 0,
@@ -103,7 +114,6 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
         retries: Retries::default(),
         lineage: Some(lineage(over)),
         array: array.as_ref().map(Array::new).map(Arc::new),
-        ..over.clone()
     });
     change.queued();
     Ok(id)
