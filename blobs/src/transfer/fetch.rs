@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 use super::error::LinkError;
 use super::link::{Link, say, unexpected};
 use super::protocol::{BadFrame, Frame};
+use super::totals::Counters;
 use super::work::{Next, Work};
 use crate::checkpoint::{CheckpointError, Receive};
 
@@ -34,6 +35,7 @@ pub struct Came {
 /// A checkpoint that several lanes fetch together.
 pub(super) struct Fetching {
     receive: Receive,
+    counters: Arc<Counters>,
     state: Mutex<State>,
     /// Chunks went back, for those who have nothing to do.
     more: Notify,
@@ -51,11 +53,12 @@ struct State {
 }
 
 impl Fetching {
-    pub(super) fn new(receive: Receive) -> Self {
+    pub(super) fn new(receive: Receive, counters: Arc<Counters>) -> Self {
         let work = Work::new(&receive.want());
         let over = work.left() == 0;
         Self {
             receive,
+            counters,
             state: Mutex::new(State {
                 work,
                 came: Came::default(),
@@ -128,6 +131,7 @@ impl Fetching {
     /// Verifies and writes a chunk. False when its lane must end.
     fn write(&self, holder: usize, lane: usize, index: u32, bytes: &[u8]) -> bool {
         let written = self.receive.write(index, bytes);
+        self.counters.received(bytes.len());
         let mut state = self.state();
         state.came.bytes += bytes.len() as u64;
         match written {
@@ -137,6 +141,7 @@ impl Fetching {
                     *state.from.entry(holder).or_default() += bytes.len() as u64;
                 } else {
                     state.came.twice += 1;
+                    self.counters.twice();
                 }
                 if state.work.left() == 0 {
                     self.over.send_replace(true);
@@ -145,6 +150,7 @@ impl Fetching {
             }
             Err(CheckpointError::WrongChunk { .. }) => {
                 state.came.wrong += 1;
+                self.counters.wrong();
                 state.work.ban(holder);
                 false
             }
@@ -249,13 +255,15 @@ async fn run(
             fetching.ban(holder);
             return Err(BadFrame("a chunk has not the length that it must have").into());
         }
+        // One chunk is written while the next comes; what follows waits in the connection.
+        let Ok(place) = chunk.reserve().await else {
+            // The writer has ended and says why.
+            return Ok(());
+        };
         let mut bytes = spares.try_recv().unwrap_or_default();
         bytes.resize(length, 0);
         link.from.fill(&mut bytes).await?;
-        if chunk.send((index, bytes)).await.is_err() {
-            // The writer has ended and says why.
-            return Ok(());
-        }
+        place.send((index, bytes));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The end of a lane that has the chunks: answers what it is asked for, in order. The disk is read on a thread of its own, one chunk ahead.
 //! Memory: four chunks a lane, and what the connection's window holds. Does NOT ask who may read: that is settled before.
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::error::LinkError;
 use super::link::{Inlet, Link, Outlet, PIECE_BYTES, say, unexpected};
 use super::pacer::Pacer;
 use super::protocol::Frame;
+use super::totals::Counters;
 use crate::BlobId;
 use crate::checkpoint::{CheckpointError, CheckpointStore, Reader};
 
@@ -19,11 +21,18 @@ const ASKED_MAX: usize = 32;
 /// One that asks for nothing for so long has gone.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a node has sent.
+/// Where what is sent is counted: for this transfer, and for the node.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub(super) bytes: AtomicU64,
-    pub(super) chunks: AtomicU64,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Sent {
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counters.sent(bytes);
+    }
 }
 
 enum Ask {
@@ -129,7 +138,6 @@ async fn send(
                 let bytes = all.len() as u32;
                 say(to.as_mut(), &Frame::Chunk { index, bytes }).await?;
                 put_all(to.as_mut(), all, pacer.as_ref(), Some(sent)).await?;
-                sent.chunks.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -151,7 +159,7 @@ pub(super) async fn put_all(
         }
         to.put(piece).await?;
         if let Some(sent) = sent {
-            sent.bytes.fetch_add(length as u64, Ordering::Relaxed);
+            sent.add(length);
         }
     }
     Ok(())

@@ -23,6 +23,7 @@ mod sessions;
 mod take;
 mod tcp;
 mod tls;
+mod totals;
 mod work;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use push::{Push, Pushed};
 pub use quiet::quiet_runtime;
 pub use serve::Server;
 pub use tls::{Identify, Tls};
+pub use totals::Totals;
 
 use crate::BlobId;
 use crate::checkpoint::CheckpointStore;
@@ -83,6 +85,7 @@ struct Inner {
     pacer: Pacer,
     options: Options,
     sessions: Sessions,
+    counters: Arc<totals::Counters>,
 }
 
 impl Node {
@@ -101,9 +104,22 @@ impl Node {
             pacer,
             options,
             sessions: Sessions::default(),
+            counters: Arc::default(),
         };
         Self {
             inner: Arc::new(inner),
+        }
+    }
+
+    /// What it has sent and received since it was made.
+    pub fn totals(&self) -> Totals {
+        self.inner.counters.totals()
+    }
+
+    fn sent(&self) -> give::Sent {
+        give::Sent {
+            counters: self.inner.counters.clone(),
+            ..give::Sent::default()
         }
     }
 

@@ -83,7 +83,7 @@ impl Node {
             let receive = begin.map_err(|e| TransferError::Local(e.to_string()))??;
             if let Some(receive) = receive {
                 pulled.wanted_bytes = receive.want_bytes();
-                let fetching = Arc::new(Fetching::new(receive));
+                let fetching = Arc::new(Fetching::new(receive, self.inner.counters.clone()));
                 let fetched = holders
                     .fetch(&fetching, first, link, pulled.wanted_bytes)
                     .await;

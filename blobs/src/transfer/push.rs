@@ -69,7 +69,7 @@ impl Node {
         if let Some(want) = want.map_err(|error| error.of(&to.node))? {
             pushed.lanes = want.lanes;
             (pushed.wanted_chunks, pushed.wanted_bytes) = (want.chunks, want.bytes);
-            let sent = Arc::new(Sent::default());
+            let sent = Arc::new(self.sent());
             let lanes = self.lanes(to, push, link.way, &want, &sent);
             verdict(&mut link.from, &id, &to.node, lanes).await?;
             pushed.sent_bytes = sent.bytes.load(Ordering::Relaxed);

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::error::{LinkError, TransferError};
-use super::give::{Sent, give};
+use super::give::give;
 use super::link::{Link, unexpected};
 use super::protocol::{Frame, Refusal};
 use super::take::{Offer, take};
@@ -183,5 +183,5 @@ async fn lend(node: &Node, mut link: Link, id: BlobId, urgent: bool) -> Result<(
     }
     link.say(&Frame::Opened).await?;
     let pacer = (!urgent).then(|| node.inner.pacer.clone());
-    give(link, node.inner.store.clone(), id, pacer, &Sent::default()).await
+    give(link, node.inner.store.clone(), id, pacer, &node.sent()).await
 }

@@ -60,7 +60,7 @@ async fn taken(node: &Node, link: &mut Link, mut offer: Offer) -> Result<(), Lin
         return Ok(());
     };
     let bytes = receive.want_bytes();
-    let fetching = Arc::new(Fetching::new(receive));
+    let fetching = Arc::new(Fetching::new(receive, node.inner.counters.clone()));
     let lanes = node.lanes_for(bytes);
     session.admit(lanes);
     let want = Frame::Want {
