@@ -53,6 +53,11 @@ pub struct Pulled {
 type Opened = (usize, Result<Link, TransferError>);
 type Ended = (usize, Result<(), LinkError>);
 
+type Asked = (usize, Result<(Link, Vec<u8>), LinkError>);
+
+/// A holder that has not given the manifest after so long is not the only one that is asked.
+const MANIFEST_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The holders of one pull.
 struct Holders<'a> {
     node: &'a Node,
@@ -165,28 +170,44 @@ impl<'a> Holders<'a> {
         }
     }
 
-    /// The manifest from the first holder that has the right one.
+    /// The manifest from the first holder that gives the right one. A holder that is slow to do so is not waited for.
     async fn manifest(&mut self) -> Result<(usize, Link, Vec<u8>), TransferError> {
-        while let Some((holder, mut link)) = self.opened().await {
-            let id = self.pull.id;
-            let got = async {
-                link.say(&Frame::Get).await?;
-                let Frame::Manifest { bytes } = link.from.frame().await? else {
-                    return unexpected();
-                };
-                let manifest = link.from.bytes(bytes as usize).await?;
-                if BlobId::of(&manifest) == id {
-                    Ok(manifest)
-                } else {
-                    Err(BadFrame("its manifest is not the one that was asked for").into())
-                }
+        let mut asking: JoinSet<Asked> = JoinSet::new();
+        let mut asked = Vec::new();
+        let id = self.pull.id;
+        loop {
+            let patience = if asking.is_empty() {
+                Duration::ZERO
+            } else {
+                MANIFEST_PATIENCE
             };
-            match got.await {
-                Ok(manifest) => return Ok((holder, link, manifest)),
-                Err(error) => self.drop_holder(holder, &error),
+            tokio::select! {
+                biased;
+                Some(got) = asking.join_next() => match got {
+                    Ok((holder, Ok((link, manifest)))) => {
+                        for other in asked.into_iter().filter(|other| *other != holder) {
+                            self.lane(other, self.sources[other].way);
+                        }
+                        return Ok((holder, link, manifest));
+                    }
+                    Ok((holder, Err(error))) => {
+                        asked.retain(|other| *other != holder);
+                        self.drop_holder(holder, &error);
+                    }
+                    Err(error) => tracing::error!(%error, "a task failed"),
+                },
+                Some((holder, link)) = self.opened_after(patience) => {
+                    asked.push(holder);
+                    asking.spawn(async move { (holder, manifest(link, id).await) });
+                }
+                else => return Err(self.none_left(0)),
             }
         }
-        Err(self.none_left(0))
+    }
+
+    async fn opened_after(&mut self, patience: Duration) -> Option<(usize, Link)> {
+        tokio::time::sleep(patience).await;
+        self.opened().await
     }
 
     /// Until all is written, or no holder is left.
@@ -210,6 +231,9 @@ impl<'a> Holders<'a> {
                 let fetching = fetching.clone();
                 lanes.spawn(async move { (holder, fetch(fetching, holder, link).await) });
             }
+            if lanes.is_empty() && self.opening.is_empty() && fetching.left() > 0 {
+                break Err(self.none_left(fetching.left()));
+            }
             tokio::select! {
                 biased;
                 () = fetching.over() => break Ok(()),
@@ -219,7 +243,6 @@ impl<'a> Holders<'a> {
                     Err(error) => tracing::error!(%error, "a task failed"),
                 },
                 opened = self.opened(), if !self.opening.is_empty() => next = opened,
-                else => break Err(self.none_left(fetching.left())),
             }
         };
         fetching.stop();
@@ -246,5 +269,19 @@ impl<'a> Holders<'a> {
             left,
             why: each.join("; "),
         }
+    }
+}
+
+/// Asks for the manifest and compares it with its name.
+async fn manifest(mut link: Link, id: BlobId) -> Result<(Link, Vec<u8>), LinkError> {
+    link.say(&Frame::Get).await?;
+    let Frame::Manifest { bytes } = link.from.frame().await? else {
+        return unexpected();
+    };
+    let manifest = link.from.bytes(bytes as usize).await?;
+    if BlobId::of(&manifest) == id {
+        Ok((link, manifest))
+    } else {
+        Err(BadFrame("its manifest is not the one that was asked for").into())
     }
 }

@@ -66,7 +66,8 @@ impl Node {
             wall: Duration::ZERO,
         };
         let want = offer(&mut link, push, manifest).await;
-        if let Some(want) = want.map_err(|error| error.of(&to.node))? {
+        if let Some(mut want) = want.map_err(|error| error.of(&to.node))? {
+            want.lanes = want.lanes.min(self.lanes_for(want.bytes));
             pushed.lanes = want.lanes;
             (pushed.wanted_chunks, pushed.wanted_bytes) = (want.chunks, want.bytes);
             let sent = Arc::new(self.sent());

@@ -8,11 +8,15 @@ use std::sync::Arc;
 
 use mlctl_blobs::BlobId;
 use mlctl_blobs::checkpoint::CheckpointStore;
+use mlctl_blobs::transfer::protocol::{Frame, PREFIX_BYTES, frame_bytes};
 use mlctl_blobs::transfer::{Authority, Node, Options, Pacer, Peer, Rate, Tls};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What every test node is asked for as a TLS server.
 pub const SERVER_NAME: &str = "node.test";
@@ -136,4 +140,85 @@ pub fn here() -> SocketAddr {
 pub fn peer(node: &str, address: SocketAddr) -> Peer {
     let node = node.to_owned();
     Peer { node, address }
+}
+
+/// A link over TCP that says whatever a test wants.
+pub struct Raw(Box<dyn Both>);
+
+/// What a link consists of.
+pub trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
+
+const ALPN: &[u8] = b"mlctl-blobs";
+
+impl Raw {
+    /// Connects as node `name`.
+    pub async fn dial(pki: &Path, name: &str, address: SocketAddr) -> Self {
+        let (mut client, _) = configs(pki, name);
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        let tcp = TcpStream::connect(address).await.expect("connected");
+        let asked = ServerName::try_from(SERVER_NAME).expect("a name");
+        let connector = TlsConnector::from(Arc::new(client));
+        let stream = connector.connect(asked, tcp).await.expect("believed");
+        Self(Box::new(stream))
+    }
+
+    /// Serves as node `name`: each link goes to `serve`. UDP is not answered.
+    pub async fn serve<F>(
+        pki: &Path,
+        name: &str,
+        serve: impl Fn(Raw) -> F + Send + 'static,
+    ) -> SocketAddr
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (_, mut server) = configs(pki, name);
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let listener = TcpListener::bind(here()).await.expect("bound");
+        let address = listener.local_addr().expect("known");
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                if let Ok(stream) = acceptor.accept(tcp).await {
+                    tokio::spawn(serve(Self(Box::new(stream))));
+                }
+            }
+        });
+        address
+    }
+
+    pub async fn put(&mut self, bytes: &[u8]) {
+        // The other end may have had enough of us.
+        let _ = self.0.write_all(bytes).await;
+        let _ = self.0.flush().await;
+    }
+
+    pub async fn say(&mut self, frame: &Frame) {
+        self.put(&frame.encode()).await;
+    }
+
+    pub async fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).await.ok()?;
+        Some(bytes)
+    }
+
+    /// The next frame; `None` at the end.
+    pub async fn hear(&mut self) -> Option<Frame> {
+        let mut prefix = [0; PREFIX_BYTES];
+        self.0.read_exact(&mut prefix).await.ok()?;
+        let body = self.bytes(frame_bytes(prefix).expect("a frame")).await?;
+        Some(Frame::decode(&body).expect("a frame"))
+    }
+
+    /// The next frame that says something.
+    pub async fn hear_news(&mut self) -> Option<Frame> {
+        loop {
+            match self.hear().await {
+                Some(Frame::Still { .. }) => {}
+                other => return other,
+            }
+        }
+    }
 }
