@@ -320,6 +320,16 @@ async fn hostile_control_streams_do_no_harm() {
         }
         assert_eq!(raw.hear_news().await, None, "{seed}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn false_manifests_and_senders_that_hang_up_do_no_harm() {
+    let place = place();
+    let server = node(&place.pki, "b", &place.b)
+        .serve(here(), true)
+        .await
+        .expect("serves");
+    let dial = || Raw::dial(&place.pki, "c", server.address());
     // A manifest that is not the offered one, and one that is but is none.
     let garbage = noise(5, 1_000);
     for id in [place.id, BlobId::of(&garbage)] {
@@ -339,22 +349,6 @@ async fn hostile_control_streams_do_no_harm() {
     raw.put(&manifest).await;
     assert!(matches!(raw.hear_news().await, Some(Frame::Want { .. })));
     drop(raw);
-    // What does not exist is not served, and what is not held is said.
-    let holder = node(&place.pki, "a", &place.a)
-        .serve(here(), true)
-        .await
-        .expect("serves");
-    let mut raw = Raw::dial(&place.pki, "c", holder.address()).await;
-    raw.put(&hello()).await;
-    let open = |id| Frame::Open { id, urgent: true };
-    raw.say(&open(place.id)).await;
-    assert_eq!(raw.hear().await, Some(Frame::Opened));
-    raw.say(&Frame::Fetch { index: u32::MAX }).await;
-    assert_eq!(raw.hear().await, Some(Frame::Lack { index: u32::MAX }));
-    let mut raw = Raw::dial(&place.pki, "c", holder.address()).await;
-    raw.put(&hello()).await;
-    raw.say(&open(BlobId::of(b"nobody has it"))).await;
-    assert_eq!(refusal(raw.hear().await), Refusal::NotHeld);
     // After all that it serves as before.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let push = Push {
@@ -374,4 +368,24 @@ async fn hostile_control_streams_do_no_harm() {
         .await
         .expect("pushed");
     place.b.verify(&place.id).expect("whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_said_at_once() {
+    let place = place();
+    let holder = node(&place.pki, "a", &place.a)
+        .serve(here(), true)
+        .await
+        .expect("serves");
+    let mut raw = Raw::dial(&place.pki, "c", holder.address()).await;
+    raw.put(&hello()).await;
+    let open = |id| Frame::Open { id, urgent: true };
+    raw.say(&open(place.id)).await;
+    assert_eq!(raw.hear().await, Some(Frame::Opened));
+    raw.say(&Frame::Fetch { index: u32::MAX }).await;
+    assert_eq!(raw.hear().await, Some(Frame::Lack { index: u32::MAX }));
+    let mut raw = Raw::dial(&place.pki, "c", holder.address()).await;
+    raw.put(&hello()).await;
+    raw.say(&open(BlobId::of(b"nobody has it"))).await;
+    assert_eq!(refusal(raw.hear().await), Refusal::NotHeld);
 }

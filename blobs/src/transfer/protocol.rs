@@ -252,7 +252,7 @@ impl Frame {
                 out.push(15);
                 out.push(*why as u8);
                 let end = text.floor_char_boundary(TEXT_BYTES_MAX);
-                out.extend_from_slice(text[..end].as_bytes());
+                out.extend_from_slice(&text.as_bytes()[..end]);
             }
         }
     }
