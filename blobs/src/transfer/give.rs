@@ -1,5 +1,5 @@
 //! The end of a lane that has the chunks: answers what it is asked for, in order. The disk is read on a thread of its own, one chunk ahead.
-//! Memory: four chunks a lane, and what the connection's window holds. Does NOT ask who may read: that is settled before.
+//! Memory: three chunks a lane, and those of which the connection's window holds a part. Does NOT ask who may read: that is settled before.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! The receiving end of a push: judges an offer, says what is wanted, fetches it over the lanes that join, and acknowledges when it is
 //! held. Says all the while that it is still at it. Does NOT dial: the sender does.
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -10,7 +11,7 @@ use super::Node;
 use super::blocking;
 use super::error::LinkError;
 use super::fetch::{Fetching, fetch};
-use super::link::{Inlet, Link, Outlet, TICK, say, unexpected};
+use super::link::{Inlet, Link, Outlet, STALL, TICK, say, unexpected};
 use super::protocol::{Frame, Refusal};
 use super::sessions::Session;
 use crate::BlobId;
@@ -87,6 +88,7 @@ async fn lanes_fetch(
 ) -> Result<(), LinkError> {
     let mut lanes = JoinSet::new();
     let mut tick = interval(TICK);
+    let mut alone = Instant::now();
     let (from, to) = (&mut link.from, &mut link.to);
     let gone = silence(from);
     tokio::pin!(gone);
@@ -105,6 +107,12 @@ async fn lanes_fetch(
                 Err(error) => break Err(std::io::Error::other(error).into()),
             },
             _ = tick.tick() => {
+                if !lanes.is_empty() {
+                    alone = Instant::now();
+                } else if alone.elapsed() > STALL {
+                    // A link that was cut without a word looks like this.
+                    break Err(LinkError::Stalled(STALL.as_secs()));
+                }
                 let chunks = fetching.left();
                 if let Err(error) = say(to.as_mut(), &Frame::Still { chunks }).await {
                     break Err(error);
