@@ -159,7 +159,7 @@ async fn a_pull_takes_from_all_and_one_that_goes_away_loses_its_part() {
             &place.pki(),
             name,
             store,
-            Rate::Fixed(60 << 20),
+            Rate::Fixed(40 << 20),
             Arc::new(Open),
         )
     };
@@ -173,7 +173,7 @@ async fn a_pull_takes_from_all_and_one_that_goes_away_loses_its_part() {
     };
     let pulling = third.pull(&holders, &not_urgent);
     let leaving = async {
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
         drop(second);
     };
     let (pulled, ()) = tokio::join!(pulling, leaving);
@@ -364,7 +364,7 @@ async fn a_large_one_goes_over_several_connections() {
     let (a, b) = (place.store("a"), place.store("b"));
     let source = place.path().join("source");
     for part in 0..2 {
-        write(&source, &format!("part-{part}"), &noise(part, 330 * MIB));
+        write(&source, &format!("part-{part}"), &noise(part, 390 * MIB));
     }
     let id = a.seal(&source).expect("sealed").id;
     fs::remove_dir_all(&source).expect("removed");
@@ -377,6 +377,6 @@ async fn a_large_one_goes_over_several_connections() {
         .push(&peer("b", server.address()), &push(id))
         .await
         .expect("pushed");
-    assert_eq!((pushed.lanes, pushed.sent_bytes), (2, 660 << 20));
+    assert_eq!((pushed.lanes, pushed.sent_bytes), (2, 780 << 20));
     b.verify(&id).expect("whole");
 }

@@ -46,7 +46,7 @@ use crate::checkpoint::CheckpointStore;
 use sessions::Sessions;
 
 /// A connection is worth so many bytes: what is on its way when a node is killed stays below a twentieth of it.
-const LANE_BYTES: u64 = 320 << 20;
+const LANE_BYTES: u64 = 384 << 20;
 
 /// Who may do what here. Asked with names that certificates have proven, before anything is read; must not block.
 pub trait Authority: Send + Sync + 'static {
