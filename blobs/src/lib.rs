@@ -1,6 +1,6 @@
 //! Content-addressed bytes on disk: code, inputs, checkpoints, and what nodes hand to one another, named by BLAKE3.
 //!
-//! Stores and verifies; knows no network, no job and no cluster. Whoever moves chunks between nodes calls [`checkpoint`].
+//! Stores, verifies and moves; knows no job and no cluster. [`transfer`] alone knows a network, and is told who may read what.
 #![forbid(unsafe_code)]
 
 #[cfg(target_os = "linux")]
@@ -8,6 +8,8 @@ pub mod checkpoint;
 pub mod code;
 mod id;
 mod store;
+#[cfg(target_os = "linux")]
+pub mod transfer;
 
 pub use id::{BlobId, BlobIdError};
 pub use store::{Incoming, Store, StoreError};

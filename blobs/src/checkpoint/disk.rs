@@ -93,6 +93,13 @@ pub(super) fn forget(file: &File) {
     let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }
 
+/// The same for `length` bytes from `at`.
+pub(super) fn forget_part(file: &File, at: u64, length: usize) {
+    if let Some(length) = std::num::NonZeroU64::new(length as u64) {
+        let _ = rustix::fs::fadvise(file, at, Some(length), rustix::fs::Advice::DontNeed);
+    }
+}
+
 pub(super) fn sync(file: &File, path: &Path) -> Done {
     step(Step::Other)
         .and_then(|()| file.sync_all())

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use super::disk;
 use super::error::{CheckpointError, io};
 use super::hash::name_of;
 use super::manifest::Manifest;
@@ -68,6 +69,8 @@ impl Reader {
                 return Err(CheckpointError::Changed { path });
             }
         }
+        // It goes to another node once: what trainers read is worth more room in memory.
+        disk::forget_part(&file, at, length);
         self.open = Some((number, file, stamp));
         Ok(())
     }

@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod net;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
