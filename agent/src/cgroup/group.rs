@@ -19,6 +19,8 @@ use super::{Base, Bounds, Oom};
 const PERIOD_US: u64 = 100_000;
 /// Rounds over a group whose processes are killed one by one, or moved one by one.
 const ROUNDS: u32 = 20;
+/// Rounds until what was killed is gone: a second, for on a busy machine the dying wait for their turn. What is left then waits for a device.
+const DYING: u32 = 500;
 /// Between two of them.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -263,9 +265,9 @@ impl Group {
             .any(|dir| members(dir).is_ok_and(|members| !members.is_empty()))
     }
 
-    /// Kills until nothing is left, for a short while. Is nothing left?
+    /// Kills until nothing is left, for a second at most. Is nothing left?
     pub fn end(&self) -> bool {
-        for _ in 0..ROUNDS {
+        for _ in 0..DYING {
             if !self.is_populated() {
                 return true;
             }

@@ -4,6 +4,11 @@
 //! `auto` begins with a quarter of its cap. Each report that training is *busy* (its steps take longer than usual, or the network is full)
 //! halves the rate, each that it is not adds a sixteenth of the cap: the transfer takes what is free and gives way within a report.
 //! When nobody has reported for [`SILENCE_MS`] nobody trains here, and the cap alone counts.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
 
 /// Without reports for so long nobody trains, milliseconds.
 pub const SILENCE_MS: u64 = 30_000;

@@ -9,6 +9,12 @@
 //! pull   each lane      Open ▷  ◁ Opened | ◁ Refused,  Get ▷ ◁ Manifest bytes,  Fetch… ▷  ◁ Chunk bytes | ◁ Lack …  Done ▷
 //! ```
 //! Frame: length:u32 of what follows it, kind:u8, then fields, little-endian, nothing left over.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
+
 use crate::BlobId;
 use crate::checkpoint::{CHUNK_BYTES, MANIFEST_BYTES_MAX};
 

@@ -1,5 +1,11 @@
 //! Which lane fetches which chunk: runs of neighbours for each, what nobody has begun goes from a lane that has much to one that has none,
 //! and what another holder has kept waiting is asked for a second time. Pure: time comes in. Does NOT move bytes.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::checkpoint::Bits;

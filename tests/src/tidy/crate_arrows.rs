@@ -38,6 +38,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("raft", &["mlctl-coordinator"]),
     ("raft-engine", &["mlctl-coordinator"]),
     ("nvml-wrapper", &["mlctl-agent"]),
+    ("quinn", &["mlctl-blobs"]),
 ];
 
 /// Checks `cargo metadata --no-deps`.
