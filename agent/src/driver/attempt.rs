@@ -100,7 +100,6 @@ pub(super) async fn begin(context: Arc<Context>, start: Arc<Start>, orders: mpsc
                     master_port: task.master_port,
                 })
                 .await;
-                task.checkpoints = Checkpoints::follow(&task.context, &task.start, false).await;
                 keepers::own(task, connection).await;
             }
             Err(why) => {
@@ -126,10 +125,14 @@ impl Task {
         };
         self.master_port = laid.lease.as_ref().map_or(0, PortLease::port);
         self.lease = laid.lease;
-        // From here on a keeper may be there: no giving up half way.
-        keepers::start(&self.context, self.start.job, self.start.epoch)
-            .await
-            .map_err(|error| error.to_string())
+        // From here on a keeper may be there: no giving up half way. What lies in the checkpoint directory before any rank runs is
+        // looked at meanwhile.
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let starting = keepers::start(&self.context, job, epoch);
+        let following = Checkpoints::follow(&self.context, &self.start, false);
+        let (connection, checkpoints) = tokio::join!(starting, following);
+        self.checkpoints = checkpoints;
+        connection.map_err(|error| error.to_string())
     }
 }
 

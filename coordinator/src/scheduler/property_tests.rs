@@ -68,7 +68,7 @@ proptest! {
         }
         let after = ClusterView::new(cluster.state.clone(), heard(&cluster));
         // With the command time went on, so that a back-off may be over.
-        let waited = |job| matches!(first.explanations.get(job), Some(Reason::RetryBackoff { .. }));
+        let waited = |job: &JobId| matches!(first.explanations.get(job), Some(Reason::RetryBackoff { .. }));
         let late = plan(&after, 0).starts.into_iter().filter(|start| !waited(&start.job));
         prop_assert_eq!(late.collect::<Vec<_>>(), vec![], "what fits was started at once");
         for job in after.state.pending() {
