@@ -74,7 +74,7 @@ proptest! {
         for job in after.state.pending() {
             let waits_for_holder = matches!(resume(&after.state, job), Resume::From(_));
             let failed = job.retries.backs_off(after.state.now_ms()) || !job.retries.excluded.is_empty();
-            let waits = waits_for_holder || failed || after.state.ends_attempt(job.id);
+            let waits = waits_for_holder || failed || waited(&job.id) || after.state.ends_attempt(job.id);
             prop_assert!(waits || !fits_anywhere(&after, job.id), "job {} fits: {:?}", job.id, explain(&after, job.id, 0));
         }
     }

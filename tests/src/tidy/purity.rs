@@ -82,7 +82,7 @@ pub const PURE: &[Pure] = &[
     pure("coordinator/src/vitals/admission", &[]),
     Pure {
         place: "blobs/src/transfer/protocol",
-        crates: &[],
+        crates: &["thiserror"],
         also: &["crate::BlobId", "crate::checkpoint"],
         later: false,
     },
