@@ -4,15 +4,12 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::net::*;
-use common::*;
 use mlctl_blobs::BlobId;
-use mlctl_blobs::checkpoint::CheckpointStore;
 use mlctl_blobs::transfer::{Node, Push, TransferError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,32 +63,10 @@ async fn pass_on(
     }
 }
 
-struct Place {
-    _dir: tempfile::TempDir,
-    pki: PathBuf,
-    a: CheckpointStore,
-    b: CheckpointStore,
-    id: BlobId,
-}
-
 const BYTES: u64 = 48 << 20;
 
-fn place() -> Place {
-    let dir = scratch();
-    let pki = dir.path().join("pki");
-    make_pki(&pki, &["a", "b"]);
-    let source = dir.path().join("source");
-    write(&source, "w", &noise(1, BYTES as usize));
-    let a = open(&dir.path().join("a"));
-    let id = a.seal(&source).expect("sealed").id;
-    let b = open(&dir.path().join("b"));
-    Place {
-        _dir: dir,
-        pki,
-        a,
-        b,
-        id,
-    }
+fn place() -> Pair {
+    pair(BYTES, &["a", "b"])
 }
 
 async fn push(sender: &Node, to: SocketAddr, id: BlobId) -> Result<u64, TransferError> {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,32 +43,10 @@ const LIES: [Lie; 10] = [
     Lie::NotAsked,
 ];
 
-struct Place {
-    _dir: tempfile::TempDir,
-    pki: PathBuf,
-    a: CheckpointStore,
-    b: CheckpointStore,
-    id: BlobId,
-}
-
 const BYTES: u64 = 32 << 20;
 
-fn place() -> Place {
-    let dir = scratch();
-    let pki = dir.path().join("pki");
-    make_pki(&pki, &["a", "b", "c"]);
-    let source = dir.path().join("source");
-    write(&source, "w", &noise(1, BYTES as usize));
-    let a = open(&dir.path().join("a"));
-    let id = a.seal(&source).expect("sealed").id;
-    let b = open(&dir.path().join("b"));
-    Place {
-        _dir: dir,
-        pki,
-        a,
-        b,
-        id,
-    }
+fn place() -> Pair {
+    pair(BYTES, &["a", "b", "c"])
 }
 
 /// A holder that lies.
@@ -144,7 +122,7 @@ fn pull(id: BlobId) -> Pull {
     }
 }
 
-async fn pull_with(lie: Lie, honest: bool) -> (Place, Result<Pulled, TransferError>) {
+async fn pull_with(lie: Lie, honest: bool) -> (Pair, Result<Pulled, TransferError>) {
     let place = place();
     let address = liar(&place.pki, "c", place.a.clone(), place.id, lie).await;
     let mut holders = vec![peer("c", address)];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mlctl_blobs::BlobId;
@@ -17,6 +17,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::{noise, open, scratch, write};
 
 /// What every test node is asked for as a TLS server.
 pub const SERVER_NAME: &str = "node.test";
@@ -220,5 +222,34 @@ impl Raw {
                 other => return other,
             }
         }
+    }
+}
+
+/// Two stores, one of which holds a checkpoint of one file.
+pub struct Pair {
+    _dir: tempfile::TempDir,
+    pub pki: PathBuf,
+    pub a: CheckpointStore,
+    pub b: CheckpointStore,
+    /// What `a` holds.
+    pub id: BlobId,
+}
+
+/// A pair whose checkpoint has so many bytes, and certificates for these nodes.
+pub fn pair(bytes: u64, nodes: &[&str]) -> Pair {
+    let dir = scratch();
+    let pki = dir.path().join("pki");
+    make_pki(&pki, nodes);
+    let source = dir.path().join("source");
+    write(&source, "w", &noise(1, bytes as usize));
+    let a = open(&dir.path().join("a"));
+    let id = a.seal(&source).expect("sealed").id;
+    let b = open(&dir.path().join("b"));
+    Pair {
+        _dir: dir,
+        pki,
+        a,
+        b,
+        id,
     }
 }
