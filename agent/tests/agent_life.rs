@@ -144,7 +144,7 @@ fn id(counter: u64) -> Option<Id> {
 
 fn start(job: u64, epoch: u64, script: &str) -> StartAllocation {
     let mut spec = JobSpec::new(vec!["sh".into(), "-c".into(), script.into()]);
-    spec.checkpoint = Some(CheckpointSpec { dir: "ckpt".into() });
+    spec.checkpoint = Some(CheckpointSpec::in_dir("ckpt"));
     let member = Member {
         node: "n1".into(),
         rank_address: "127.0.0.11".into(),

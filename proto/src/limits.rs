@@ -100,6 +100,8 @@ pub const CLIENT_TRY_MS: u64 = 4_000;
 pub const AGENT_REDIAL_MS: u64 = 15_000;
 /// A job does not start again for at most this long while word of a checkpoint of its last attempt is on its way.
 pub const SALVAGE_MS: u64 = 30_000;
+/// Copies of a checkpoint beside the one on the node that made it.
+pub const CHECKPOINT_REPLICAS_MAX: u32 = 8;
 /// From the commit of a start until every node of the gang must be ready, milliseconds.
 pub const GANG_READY_MS: u64 = 120_000;
 /// A trainer gets this long between TERM and KILL when its gang ends, milliseconds.

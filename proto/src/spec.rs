@@ -1,6 +1,7 @@
 //! The job spec: what a user asks for. Parsed from TOML or JSON, checked, and turned into canonical JSON whose hash names it.
 //! Knows no cluster: whether anything could ever run it is the scheduler's question.
 mod array;
+mod checkpoint;
 mod command;
 mod cpu_bind;
 mod disconnect;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use array::ArraySpec;
+pub use checkpoint::{Bandwidth, CheckpointSpec};
 pub use command::{Argv, CommandError};
 pub use cpu_bind::CpuBind;
 pub use disconnect::OnDisconnect;
@@ -96,14 +98,6 @@ impl Default for MpiSpec {
 
 fn mpirun() -> String {
     "mpirun".into()
-}
-
-/// Where a job keeps its checkpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckpointSpec {
-    /// A directory relative to the job's working directory. `$MLCTL_CHECKPOINT_DIR` names it absolutely.
-    pub dir: String,
 }
 
 /// What a user asks for. Counts are per job (`nodes`) or per node (`gpus`, `ranks`).
@@ -359,7 +353,7 @@ impl JobSpec {
             }
         }
         if let Some(checkpoint) = &self.checkpoint {
-            check_inside("checkpoint.dir", &checkpoint.dir)?;
+            checkpoint.check()?;
         }
         Ok(())
     }

@@ -73,12 +73,12 @@ const KINDS: [Kind; 8] = [
         nodes: 2,
         ..kind("gang", "count 400 4; exit 0", 400, 0)
     },
-    // The other one is ended when it fails.
+    // The other one is ended when it fails. It has said its lines by then: the word to go reaches it only when its agent lives.
     Kind {
         nodes: 2,
         ..kind(
             "broken gang",
-            "count 20 10; [ $RANK = 1 ] && { sleep 0.5; exit 9; }; sleep 1000",
+            "count 20 10; [ $RANK = 1 ] || { mkdir $MARKS/$MLCTL_JOB.said; sleep 1000; }; until [ -d $MARKS/$MLCTL_JOB.said ]; do sleep 0.02; done; exit 9",
             20,
             9,
         )

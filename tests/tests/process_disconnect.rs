@@ -242,7 +242,7 @@ fn a_replaced_attempt_is_stopped_when_its_node_is_back_and_says_nothing_that_cou
     };
     let work = fleet.work();
     let mut spec = watched(OnDisconnect::Replace, 1, &work);
-    spec.checkpoint = Some(CheckpointSpec { dir: "ckpt".into() });
+    spec.checkpoint = Some(CheckpointSpec::in_dir("ckpt"));
     let job = submit(&fleet, &spec);
     let first = ranks_of(&work, 1, 1, SOON);
     unplug(&fleet, &first[0].node);

@@ -31,7 +31,7 @@ fn spec(command: Vec<String>, launcher: LaunchMethod) -> JobSpec {
     let mut spec = JobSpec::new(command);
     spec.nodes = 2;
     spec.launcher = launcher;
-    spec.checkpoint = Some(CheckpointSpec { dir: "ckpt".into() });
+    spec.checkpoint = Some(CheckpointSpec::in_dir("ckpt"));
     spec
 }
 

@@ -1,6 +1,8 @@
 //! Which checkpoints are to be kept, as it is written: every so many steps or hours, and the best by a metric.
-//! Does NOT choose, and no spec takes these words yet: nothing removes checkpoints.
+//! Does NOT choose.
 use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::parse::did_you_mean;
 
@@ -114,6 +116,42 @@ impl fmt::Display for KeepBest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = if self.least { "min" } else { "max" };
         write!(f, "{}:{way}:{}", self.metric, self.count)
+    }
+}
+
+impl Serialize for KeepEvery {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeepEvery {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        /// `keep_every = 500` means steps.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Steps(u64),
+            Text(String),
+        }
+        let text = match Written::deserialize(from)? {
+            Written::Steps(steps) => steps.to_string(),
+            Written::Text(text) => text,
+        };
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for KeepBest {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeepBest {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }
 

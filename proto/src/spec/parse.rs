@@ -63,11 +63,18 @@ const KEYS: [&str; 19] = [
     "shm",
     "retry",
 ];
-const CHECKPOINT_KEYS: [&str; 1] = ["dir"];
+const CHECKPOINT_KEYS: [&str; 6] = [
+    "dir",
+    "replicas",
+    "keep_last",
+    "keep_every",
+    "keep_best",
+    "bandwidth",
+];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 const RETRY_KEYS: [&str; 2] = ["max", "on"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 19] = [
+const PLANNED: [&str; 14] = [
     "time",
     "total_time",
     "team",
@@ -77,12 +84,7 @@ const PLANNED: [&str; 19] = [
     "secrets",
     "disk",
     "licenses",
-    "replicas",
-    "keep_last",
-    "keep_every",
-    "keep_best",
     "upload",
-    "bandwidth",
     "tier",
     "shared",
     "torchrun",
@@ -157,6 +159,9 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
     if let Some(value) = table.get("array") {
         super::array::check_value(value)?;
     }
+    if let Some(checkpoint) = table.get("checkpoint").and_then(|value| value.as_object()) {
+        super::checkpoint::check_table(checkpoint)?;
+    }
     if let Some(retry) = table.get("retry").and_then(|value| value.as_object()) {
         super::retry::check_table(retry)?;
     }
@@ -210,7 +215,7 @@ pub(super) fn did_you_mean(word: &str, known: &[&str]) -> String {
     }
 }
 
-fn check_count(key: &str, value: &serde_json::Value) -> Result<(), SpecError> {
+pub(super) fn check_count(key: &str, value: &serde_json::Value) -> Result<(), SpecError> {
     if value
         .as_u64()
         .is_some_and(|count| u32::try_from(count).is_ok())

@@ -1,0 +1,190 @@
+//! `[checkpoint]`: where a job keeps its checkpoints, how many copies other nodes hold, which ones stay, and how fast copies may move.
+//! Does NOT choose what to keep: the coordinator's rules do.
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Bytes, KeepBest, KeepEvery, SpecError};
+use crate::limits::CHECKPOINT_REPLICAS_MAX;
+
+/// Where a job keeps its checkpoints, and what becomes of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSpec {
+    /// A directory relative to the job's working directory. `$MLCTL_CHECKPOINT_DIR` names it absolutely.
+    #[serde(default = "dir")]
+    pub dir: String,
+    /// Nodes that hold a copy beside the one that made it, 0 to [`CHECKPOINT_REPLICAS_MAX`].
+    #[serde(default = "replicas", skip_serializing_if = "is_default_replicas")]
+    pub replicas: u32,
+    /// So many of the newest stay; absent, and no other rule: [`CheckpointSpec::KEEP_LAST`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_last: Option<u32>,
+    /// These stay although newer ones are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<KeepEvery>,
+    /// So do these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<KeepBest>,
+    /// How fast copies may leave or reach a node.
+    #[serde(default, skip_serializing_if = "Bandwidth::is_default")]
+    pub bandwidth: Bandwidth,
+}
+
+fn dir() -> String {
+    "checkpoints".into()
+}
+
+fn replicas() -> u32 {
+    CheckpointSpec::REPLICAS
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
+fn is_default_replicas(replicas: &u32) -> bool {
+    *replicas == CheckpointSpec::REPLICAS
+}
+
+impl Default for CheckpointSpec {
+    fn default() -> Self {
+        Self {
+            dir: dir(),
+            replicas: Self::REPLICAS,
+            keep_last: None,
+            keep_every: None,
+            keep_best: None,
+            bandwidth: Bandwidth::Auto,
+        }
+    }
+}
+
+impl CheckpointSpec {
+    /// Copies on other nodes unless a spec says otherwise, also of jobs without `[checkpoint]`.
+    pub const REPLICAS: u32 = 1;
+    /// So many of the newest checkpoints stay where no rule is given.
+    pub const KEEP_LAST: u32 = 3;
+
+    /// In `dir`, and everything else by default.
+    pub fn in_dir(dir: &str) -> Self {
+        Self {
+            dir: dir.into(),
+            ..Self::default()
+        }
+    }
+
+    /// So many of the newest stay.
+    pub fn newest_kept(&self) -> u32 {
+        let other = self.keep_every.is_some() || self.keep_best.is_some();
+        let default = if other { 1 } else { Self::KEEP_LAST };
+        self.keep_last.unwrap_or(default)
+    }
+
+    pub(super) fn check(&self) -> Result<(), SpecError> {
+        super::check_inside("checkpoint.dir", &self.dir)?;
+        super::range(
+            "checkpoint.replicas",
+            self.replicas,
+            0,
+            CHECKPOINT_REPLICAS_MAX,
+        )?;
+        let last = self.keep_last.unwrap_or(1);
+        super::range("checkpoint.keep_last", last, 1, 1_000_000)
+    }
+}
+
+/// How fast copies of a job's checkpoints may move between two nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bandwidth {
+    /// As fast as training does not suffer.
+    #[default]
+    Auto,
+    /// As fast as it goes.
+    Full,
+    /// At most so many bytes a second.
+    Limit(Bytes),
+}
+
+impl Bandwidth {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl FromStr for Bandwidth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "full" => return Ok(Self::Full),
+            _ => {}
+        }
+        let amount = text.strip_suffix("/s").and_then(|text| text.parse().ok());
+        match amount {
+            Some(Bytes(bytes)) if bytes >= 1 << 16 => Ok(Self::Limit(Bytes(bytes))),
+            Some(_) => Err("is too little; use at least \"64KiB/s\"".into()),
+            None => Err(format!(
+                "is \"{}\"; use \"auto\", \"full\" or an amount such as \"200MiB/s\"",
+                crate::ids::clip(text)
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Bandwidth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Full => f.write_str("full"),
+            Self::Limit(bytes) => write!(f, "{bytes}/s"),
+        }
+    }
+}
+
+impl Serialize for Bandwidth {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bandwidth {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Says of a value that cannot be read which key it has: serde would not.
+pub(super) fn check_table(
+    table: &serde_json::Map<String, serde_json::Value>,
+) -> Result<(), SpecError> {
+    let texts: [(&str, fn(&str) -> Result<(), String>); 3] = [
+        ("keep_every", |text| KeepEvery::parse(text).map(drop)),
+        ("keep_best", |text| KeepBest::parse(text).map(drop)),
+        ("bandwidth", |text| text.parse::<Bandwidth>().map(drop)),
+    ];
+    for (key, parse) in texts {
+        let Some(value) = table.get(key) else {
+            continue;
+        };
+        let parsed = match value {
+            serde_json::Value::String(text) => parse(text),
+            // `keep_every = 500`
+            serde_json::Value::Number(number) if key == "keep_every" => parse(&number.to_string()),
+            _ => Err("needs a text".into()),
+        };
+        parsed.map_err(|why| SpecError::Value {
+            key: format!("checkpoint.{key}"),
+            why,
+        })?;
+    }
+    for key in ["replicas", "keep_last"] {
+        if let Some(value) = table.get(key) {
+            super::parse::check_count(&format!("checkpoint.{key}"), value)?;
+        }
+    }
+    Ok(())
+}
