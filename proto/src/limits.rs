@@ -55,7 +55,7 @@ pub const RELAY_BYTES_MAX: usize = 512 * 1024;
 /// One sentence for people inside a record, bytes.
 pub const DETAIL_BYTES_MAX: usize = 1_024;
 /// Checkpoints remembered per job; older ones are forgotten, the newest never.
-pub const CHECKPOINTS_PER_JOB_MAX: usize = 16;
+pub const CHECKPOINTS_PER_JOB_MAX: usize = 64;
 /// Bytes of log kept per rank and attempt: its beginning and its newest part; what lies between goes and the gap is shown.
 pub const LOG_BYTES_PER_RANK_MAX: u64 = LOG_HEAD_BYTES + LOG_TAIL_BYTES;
 /// Bytes kept from the beginning of a rank's log.

@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Answers;
 use super::auth::node;
 use super::convert;
+use crate::leader::copies::Word;
 use crate::leader::witness::Targets;
 use crate::leader::{Connected, Input, Order, Port, step};
 use crate::shared::{CallError, Shared};
@@ -104,6 +105,7 @@ struct Hello {
     facts: NodeFacts,
     journal_id: String,
     reports: Vec<crate::leader::Report>,
+    data_port: u16,
 }
 
 impl Session {
@@ -234,6 +236,7 @@ impl Session {
             facts,
             journal_id: hello.journal_id,
             reports,
+            data_port: convert::agent::port(hello.data_port)?,
         })
     }
 
@@ -275,6 +278,7 @@ impl Session {
             id: self.id,
             facts: hello.facts,
             journal_id: hello.journal_id,
+            data_port: hello.data_port,
         };
         let connected = Connected {
             link,
@@ -357,6 +361,9 @@ impl Session {
         if let Some(agent_message::What::Heartbeat(heartbeat)) = &said.what {
             self.targets(port, convert::agent::targets(heartbeat), targets)
                 .await?;
+            if let Some(space) = &heartbeat.space {
+                self.copies(port, convert::copies::room(space)).await?;
+            }
         }
         let input = match said.what {
             Some(agent_message::What::Heartbeat(heartbeat)) => Input::Heartbeat {
@@ -375,6 +382,16 @@ impl Session {
                 link,
                 relay: convert::agent::relay(relay)?,
             },
+            Some(agent_message::What::Inventory(inventory)) => {
+                let word = convert::copies::inventory(inventory)?;
+                return self.copies(port, word).await;
+            }
+            Some(agent_message::What::Ask(ask)) => {
+                return self.copies(port, convert::copies::ask(ask)?).await;
+            }
+            Some(agent_message::What::Pushed(pushed)) => {
+                return self.copies(port, convert::copies::pushed(pushed)?).await;
+            }
             Some(agent_message::What::Ready(ready)) => Input::Ready {
                 node,
                 link,
@@ -398,6 +415,12 @@ impl Session {
             // A message of a later release.
             None => return Ok(()),
         };
+        port.inputs.send(input).await.map_err(|_| Over::Moved)
+    }
+
+    async fn copies(&self, port: &Port, word: Word) -> Result<(), Over> {
+        let (node, link) = (self.node.clone(), self.id);
+        let input = Input::Copies { node, link, word };
         port.inputs.send(input).await.map_err(|_| Over::Moved)
     }
 

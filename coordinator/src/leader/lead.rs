@@ -123,6 +123,7 @@ impl Lead {
             },
             Input::Probed { node, link, answer } => Event::Probed { node, link, answer },
             Input::Relay { node, link, relay } => Event::Relay { node, link, relay },
+            Input::Copies { node, link, word } => Event::Copies { node, link, word },
             Input::Ready { node, link, report } => Event::Ready { node, link, report },
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! All of it is soft and starts anew with every term. What decides lies in `step` and what it is made of (`liveness`,
 //! `leases`, `gang`, `reconcile`, `orders`, `pace`), which are pure; `lead` is the loop that feeds it. Nothing here is replicated state.
+pub mod copies;
 pub mod gang;
 mod lead;
 pub mod leases;
@@ -79,6 +80,15 @@ pub enum Input {
         link: u64,
         /// For whom, and what.
         relay: Relay,
+    },
+    /// It speaks of parts of checkpoints.
+    Copies {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// What it says.
+        word: copies::Word,
     },
     /// It is ready for its part of a gang.
     Ready {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::OnDisconnect;
 
+use super::copies::{CopyOrder, RestoreOrder};
 use super::gang::Key;
 use super::witness::Target;
 use crate::state::State;
@@ -50,6 +51,8 @@ pub enum Order {
     Relay(Relay),
     /// Find out whether anybody on a silent node answers.
     Probe(Box<ProbeOrder>),
+    /// About parts of checkpoints.
+    Copies(Box<CopyOrder>),
     /// Its events up to here are applied.
     Applied {
         /// Their highest number.
@@ -111,6 +114,8 @@ pub struct StartOrder {
     pub resume_from: String,
     /// Whose checkpoint that is, if not its own job's.
     pub resume_job: Option<JobId>,
+    /// What that checkpoint is made of and who has it; `None`: only its directory on nodes that have one.
+    pub restore: Option<RestoreOrder>,
     /// Whether the cluster lets jobs run as root.
     pub allow_root: bool,
     /// The gang is this node, and no attempt before it is in doubt: there is nothing to wait for once the node is ready.
@@ -166,6 +171,7 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
         node_rank: u32::try_from(node_rank).ok()?,
         resume_from: attempt.resume_from.clone(),
         resume_job: attempt.resume_job,
+        restore: None,
         allow_root: state.settings().is_some_and(|settings| settings.allow_root),
         alone: attempt.allocations.len() == 1 && state.in_doubt(job.id).is_none(),
         wave: attempt.wave.clone(),

@@ -11,7 +11,7 @@ use super::reasons::{Inventory, Reason, excluded_reason, holder_reason};
 use super::shape::Shape;
 use super::waves;
 use crate::state::rules::{Request, Resume, all_of, excluded, living_holders, resume};
-use crate::state::view::{Checkpoint, ClusterView, Job, JobState, StartAttempt};
+use crate::state::view::{Checkpoint, ClusterView, Job, JobState, Part, StartAttempt};
 
 /// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
 const NAMED_MAX: usize = 16_384;
@@ -243,6 +243,9 @@ impl<'a> Planner<'a> {
             if let Some(choice) = self.on_holder(checkpoint, request, &out) {
                 return Verdict::Starts(choice, checkpoint.name.clone());
             }
+            if self.can_be_brought(checkpoint) {
+                return Verdict::Starts(anywhere, checkpoint.name.clone());
+            }
             // A holder that takes work but was not heard yet says hello soon, or falls silent for good: an older checkpoint
             // would throw work away.
             if self.unheard_holder(checkpoint) {
@@ -265,11 +268,15 @@ impl<'a> Planner<'a> {
         holders.find_map(|holder| self.capacity.find(request, Some(holder), out))
     }
 
+    /// Every part of it lies, sealed, on a node that answers.
+    fn can_be_brought(&self, checkpoint: &Checkpoint) -> bool {
+        let answers = |part: &Part| part.holders.iter().any(|one| self.view.heard.contains(one));
+        checkpoint.is_portable() && checkpoint.filled().all(answers)
+    }
+
     fn unheard_holder(&self, checkpoint: &Checkpoint) -> bool {
-        let mut nodes = checkpoint
-            .holders
-            .iter()
-            .filter_map(|holder| self.view.state.node(holder));
+        let holders = checkpoint.holders().into_iter();
+        let mut nodes = holders.filter_map(|holder| self.view.state.node(holder));
         nodes.any(|node| node.schedulable() && !self.view.usable(node))
     }
 

@@ -1,6 +1,7 @@
 //! What is true of every state, and of every step from one state to a later one. Checked by tests and simulators after each
 //! apply; apply itself does not rely on these checks.
 mod arrays;
+mod checkpoints;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -296,12 +297,6 @@ fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
     );
     let over = job.state.terminal();
     let epochs = attempts().map(|attempt| attempt.epoch.counter);
-    let sorted = job
-        .checkpoints
-        .windows(2)
-        .all(|pair| pair[0].epoch <= pair[1].epoch);
-    let mut checkpoints = job.checkpoints.iter();
-    let held = checkpoints.all(|one| !one.holders.is_empty() && Some(one.epoch) <= job.epoch());
     for (holds, rule) in [
         (
             stands == active,
@@ -325,7 +320,7 @@ fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
             "a job is Stopping exactly while its attempt is",
         ),
         (
-            sorted && held,
+            checkpoints::sound(job),
             "checkpoints are in order, of epochs that were, and held",
         ),
     ] {
@@ -503,18 +498,7 @@ fn check_job_step(old: &Job, new: &Job, found: &mut Vec<Violation>) {
         "what became of a task stays as it is",
         id,
     );
-    let closed_epochs = |job: &Job, before: Option<Epoch>| -> Vec<_> {
-        job.checkpoints
-            .iter()
-            .filter(|one| Some(one.epoch) < before)
-            .cloned()
-            .collect()
-    };
-    let (was, is) = (
-        closed_epochs(old, old.epoch()),
-        closed_epochs(new, old.epoch()),
-    );
-    let kept = is.iter().all(|checkpoint| was.contains(checkpoint));
+    let kept = checkpoints::only_let_go(old, new);
     require(
         found,
         kept,

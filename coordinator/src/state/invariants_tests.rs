@@ -61,7 +61,7 @@ fn each_rule_of_a_job_can_fail() {
     broken_job("a job's spec", |job| job.spec_hash = [9; 32]);
     broken_job("a job is Stopping", |job| job.state = JobState::Stopping);
     broken_job("checkpoints are in order", |job| {
-        job.checkpoints[0].holders.clear()
+        job.checkpoints[0].parts.clear()
     });
     broken_job("a job is Held", |job| {
         job.retries.hold = Some(HoldReason::SuspectedPoison)

@@ -38,7 +38,7 @@ pub use digest::Digest;
 pub use transition::legal;
 
 use records::{
-    Attempt, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, Reply, Segment,
+    Attempt, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey, Reply, Segment,
     Settings, Spec, Team,
 };
 use rules::{Inventory, Request};
@@ -108,6 +108,18 @@ pub enum Effect {
         journal_id: String,
         /// The node's event mark.
         up_to: u64,
+    },
+    /// Have `node` forget parts of checkpoints, which do not count any more.
+    Forget {
+        /// The node.
+        node: String,
+        /// Which.
+        parts: Vec<PartKey>,
+    },
+    /// Checkpoints of this job, or who holds them, have changed: copies may be due.
+    Checkpoints {
+        /// The job.
+        job: JobId,
     },
     /// The scheduler's answer may differ now, also for jobs that it left waiting.
     Replan,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Bytes, KeepBest, KeepEvery, SpecError};
-use crate::limits::CHECKPOINT_REPLICAS_MAX;
+use crate::limits::{CHECKPOINT_REPLICAS_MAX, CHECKPOINTS_PER_JOB_MAX};
 
 /// Where a job keeps its checkpoints, and what becomes of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +91,8 @@ impl CheckpointSpec {
             CHECKPOINT_REPLICAS_MAX,
         )?;
         let last = self.keep_last.unwrap_or(1);
-        super::range("checkpoint.keep_last", last, 1, 1_000_000)
+        let most = u32::try_from(CHECKPOINTS_PER_JOB_MAX).unwrap_or(u32::MAX);
+        super::range("checkpoint.keep_last", last, 1, most)
     }
 }
 

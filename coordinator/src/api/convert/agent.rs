@@ -152,11 +152,15 @@ pub fn key(
     ))
 }
 
-fn port(port: u32) -> Result<u16, Refusal> {
+/// A port, or 0.
+///
+/// # Errors
+/// When it is none.
+pub fn port(port: u32) -> Result<u16, Refusal> {
     u16::try_from(port).map_err(|_| bad("a port above 65535"))
 }
 
-fn bad(what: &str) -> Refusal {
+pub(super) fn bad(what: &str) -> Refusal {
     Refusal::new(
         Code::BadRequest,
         format!("this agent sent what this release does not know: {what}"),
@@ -222,6 +226,7 @@ pub fn order(order: Order, traceparent: Option<String>) -> wire::leader_message:
             body: relay.body,
         }),
         Order::Probe(order) => What::Probe(probe(*order)),
+        Order::Copies(order) => super::copies::order(*order),
         Order::Applied { up_to } => What::EventsApplied(wire::EventsApplied { up_to }),
     }
 }
@@ -255,6 +260,7 @@ fn start(order: StartOrder, traceparent: Option<String>) -> wire::StartAllocatio
         wave: order.wave.as_ref().map(encode_planned),
         array_count: order.array_count,
         resume_job: order.resume_job.map(Into::into),
+        restore: order.restore.map(super::copies::restore),
     }
 }
 

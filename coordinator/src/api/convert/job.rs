@@ -10,7 +10,9 @@ use crate::scheduler::Reason;
 use crate::state::State;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Checkpoint, End, ExcludedNode, HoldReason, Job, JobState,
+    ManifestId, Part,
 };
+use crate::state::rules::{checkpoint_rules, living_copies};
 
 /// A job without its attempts and checkpoints: for lists.
 pub fn summary(
@@ -82,7 +84,7 @@ pub fn job(state: &State, job: &Job, reasons: &BTreeMap<JobId, Reason>, now_ms: 
         .map(|record| attempt(state, record));
     api::Job {
         attempts: attempts.collect(),
-        checkpoints: job.checkpoints.iter().map(checkpoint).collect(),
+        checkpoints: checkpoints(state, job),
         array: array::whole(state, job),
         ..summary(state, job, reasons, now_ms)
     }
@@ -152,13 +154,43 @@ fn allocation(allocation: &Allocation) -> api::Allocation {
     }
 }
 
-fn checkpoint(checkpoint: &Checkpoint) -> api::Checkpoint {
+/// Those that are whole; of others nobody need know.
+fn checkpoints(state: &State, job: &Job) -> Vec<api::Checkpoint> {
+    let listed = || job.checkpoints.iter().filter(|one| one.is_whole());
+    if listed().next().is_none() {
+        return Vec::new();
+    }
+    let wanted = checkpoint_rules(state, job).replicas;
+    listed().map(|one| checkpoint(state, one, wanted)).collect()
+}
+
+fn checkpoint(state: &State, checkpoint: &Checkpoint, wanted: u32) -> api::Checkpoint {
+    let holders = checkpoint.holders().into_iter();
+    let durability = match checkpoint.is_portable() {
+        true => format!("{}/{wanted}", living_copies(state, checkpoint)),
+        false => "local".to_owned(),
+    };
     api::Checkpoint {
         name: checkpoint.name.clone(),
         step: checkpoint.step,
-        holders: checkpoint.holders.clone(),
-        durability: "local".to_owned(),
+        holders: holders.map(str::to_owned).collect(),
+        durability,
         sealed_ms: checkpoint.sealed_ms,
         attempt: checkpoint.epoch.counter,
+        bytes: checkpoint.bytes(),
+        pinned: checkpoint.pinned,
+        metric: checkpoint.metric,
+        save_ms: checkpoint.save_ms,
+        parts: checkpoint.parts.iter().map(part).collect(),
+    }
+}
+
+fn part(part: &Part) -> api::CheckpointPart {
+    let hex = |bytes: ManifestId| blake3::Hash::from_bytes(bytes).to_hex().to_string();
+    api::CheckpointPart {
+        index: part.index,
+        manifest: part.manifest.map(hex).unwrap_or_default(),
+        bytes: part.bytes,
+        holders: part.holders.clone(),
     }
 }

@@ -2,6 +2,7 @@
 use mlctl_proto::limits::GANG_READY_MS;
 
 use super::{Note, Term, Why};
+use crate::leader::copies::{CopyOrder, restore, restore_ms};
 use crate::leader::gang::{Go, Key, Report};
 use crate::leader::liveness::Mono;
 use crate::leader::orders::{self, Order};
@@ -56,6 +57,11 @@ impl Term {
                     self.tell(&node, Order::Applied { up_to });
                 }
             }
+            Effect::Forget { node, parts } => {
+                let order = CopyOrder::Forget(parts);
+                self.tell(&node, Order::Copies(Box::new(order)));
+            }
+            Effect::Checkpoints { job } => self.copies.touch(job),
             Effect::Replan => self.planning.want(),
             Effect::Queued => self.planning.want_for_one(),
         }
@@ -90,7 +96,10 @@ impl Term {
             let order = orders::launch_failed(key, "its gang was not ready in time");
             return self.tell(node, order);
         }
-        if let Some(order) = orders::start(state, node, key.0, key.1) {
+        if let Some(mut order) = orders::start(state, node, key.0, key.1) {
+            if let Order::Start(start) = &mut order {
+                start.restore = restore(&self.copies, state, key.0, key.1);
+            }
             self.tell(node, order);
         }
     }
@@ -101,7 +110,7 @@ impl Term {
             return;
         };
         if attempt.running_ms == 0 && !attempt.stopping && !attempt.closed() {
-            let deadline = now + GANG_READY_MS;
+            let deadline = now + GANG_READY_MS + restore_ms(state, key);
             self.gangs.watch(key, orders::nodes(attempt), deadline);
         }
     }
@@ -151,7 +160,7 @@ impl Term {
         let Some(attempt) = state.attempt(key.0, key.1) else {
             return;
         };
-        let why = format!("not ready within {} s: {missing}", GANG_READY_MS / 1_000);
+        let why = format!("not ready in time: {missing}");
         for node in orders::nodes(attempt) {
             self.tell(&node, orders::launch_failed(key, &why));
         }

@@ -21,6 +21,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::copies::{Copies, Told, Word};
 use super::gang::{Gangs, Key, Report};
 use super::leases::{Leases, Waiting};
 use super::liveness::{Judge, Mono};
@@ -48,6 +49,8 @@ pub struct Link {
     pub facts: NodeFacts,
     /// Its events are numbered within this journal.
     pub journal_id: String,
+    /// Where it takes and gives parts of checkpoints, 0: nowhere.
+    pub data_port: u16,
 }
 
 /// What happens to a leader.
@@ -106,6 +109,15 @@ pub enum Event {
         link: u64,
         /// What it says.
         answer: Testimony,
+    },
+    /// A node speaks of parts of checkpoints.
+    Copies {
+        /// The node.
+        node: String,
+        /// Which of its streams.
+        link: u64,
+        /// What it says.
+        word: Word,
     },
     /// A node is ready for its part of a gang.
     Ready {
@@ -272,6 +284,7 @@ pub struct Term {
     /// Successors that are about to take over.
     superseding: BTreeSet<Key>,
     salvage: Salvage,
+    copies: Copies,
     witnesses: Witnesses,
     /// How long a node that a witness heard is not asked for again.
     node_timeout_ms: u64,
@@ -294,6 +307,7 @@ impl Term {
             moving: BTreeSet::new(),
             superseding: BTreeSet::new(),
             salvage: Salvage::new(timers),
+            copies: Copies::new(state),
             witnesses: Witnesses::default(),
             node_timeout_ms: u64::from(timers.node_timeout_ms),
             named: BTreeSet::new(),
@@ -308,6 +322,7 @@ impl Term {
             self.leases.due(),
             self.planning.next(),
             self.salvage.next(),
+            self.copies.next(),
             self.witnesses.next(),
         ];
         let others = others.into_iter().flatten();
@@ -326,6 +341,12 @@ impl Term {
                 seq,
                 reports,
             } => self.heartbeat(now, state, Waiting { node, link, seq }, &reports),
+            Event::Copies { node, link, word } => {
+                if self.is_current(&node, link) {
+                    let told = self.copies.said(now, state, &node, word);
+                    self.tell_all(told);
+                }
+            }
             Event::Ready { node, link, report } => self.ready(now, state, &node, link, &report),
             Event::Relay { node, link, relay } => self.relay(state, &node, link, relay),
             Event::Targets {
@@ -363,9 +384,12 @@ impl Term {
         if self.salvage.next().is_some_and(|at| at <= now) {
             self.planning.want();
         }
+        let told = self.copies.look(now, state);
+        self.tell_all(told);
         if self.planning.begin(now) {
             let heard = self.links.keys().cloned().collect();
-            let (salvaging, notes) = self.salvage.held(now, state);
+            let incomplete = self.copies.incomplete(state);
+            let (salvaging, notes) = self.salvage.held(now, state, &incomplete);
             self.out.push(Output::Plan { heard, salvaging });
             self.out.extend(notes.into_iter().map(Output::Note));
         }
@@ -388,6 +412,12 @@ impl Term {
                 link: link.id,
                 order,
             });
+        }
+    }
+
+    fn tell_all(&mut self, told: Vec<Told>) {
+        for (node, order) in told {
+            self.tell(&node, Order::Copies(Box::new(order)));
         }
     }
 

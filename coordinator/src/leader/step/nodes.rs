@@ -23,6 +23,8 @@ impl Term {
         self.witnesses.heard(&node);
         self.gangs.unheard(&node);
         self.salvage.said(&node, reports);
+        let host = link.facts.addresses.data.clone();
+        self.copies.connected(state, &node, &host, link.data_port);
         if let Some(old) = self.links.insert(node.clone(), link) {
             self.out.push(Output::Close { link: old.id });
         }
@@ -39,6 +41,7 @@ impl Term {
     pub(super) fn gone(&mut self, node: &str, link: u64) {
         if self.is_current(node, link) {
             self.links.remove(node);
+            self.copies.gone(node);
             self.gangs.unheard(node);
             self.unsalvage(node);
             self.note(Note::Disconnected { node: node.into() });
@@ -101,6 +104,7 @@ impl Term {
             Why::Axis(node) => {
                 self.moving.remove(&node);
                 if carried {
+                    self.copies.touch_all(state);
                     self.fell_silent(now, state, &node);
                 } else {
                     self.judge.again_at(now + AGAIN_MS);
@@ -114,6 +118,7 @@ impl Term {
     pub(super) fn close_all(&mut self) {
         for link in std::mem::take(&mut self.links).into_values() {
             self.salvage.said(&link.facts.name, &[]);
+            self.copies.gone(&link.facts.name);
             self.out.push(Output::Close { link: link.id });
         }
         self.planning.want();

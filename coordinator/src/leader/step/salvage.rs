@@ -62,8 +62,18 @@ impl Salvage {
     }
 
     /// The jobs that shall not start yet, and what people should read.
-    pub(super) fn held(&mut self, now: Mono, state: &State) -> (BTreeSet<JobId>, Vec<Note>) {
-        let wanted = wanted(&self.moving, state);
+    /// `incomplete`: parts of checkpoints are missing that these nodes can still give.
+    pub(super) fn held(
+        &mut self,
+        now: Mono,
+        state: &State,
+        incomplete: &BTreeMap<Key, Vec<String>>,
+    ) -> (BTreeSet<JobId>, Vec<Note>) {
+        let mut wanted = wanted(&self.moving, state);
+        for (key, nodes) in incomplete {
+            let nodes = nodes.iter().map(String::as_str);
+            wanted.entry(*key).or_default().extend(nodes);
+        }
         let (mut held, mut notes) = (BTreeSet::new(), Vec::new());
         self.waits.retain(|key, wait| {
             let stays = wanted.contains_key(key);

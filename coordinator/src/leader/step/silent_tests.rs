@@ -37,6 +37,7 @@ impl Bench {
                 id: number,
                 facts: known.facts,
                 journal_id: known.journal_id,
+                data_port: 0,
             });
             let reports = vec![];
             bench.on(Event::Connected { link, reports });

@@ -50,6 +50,7 @@ impl Leader {
             id: self.links,
             facts: known.facts,
             journal_id: known.journal_id,
+            data_port: 0,
         });
         (self.links, self.on(Event::Connected { link, reports }))
     }
@@ -224,7 +225,7 @@ fn a_gang_that_takes_too_long_is_ended_everywhere() {
     let told = orders(&outputs);
     assert_eq!(told.len(), 2);
     for (_, order) in told {
-        assert!(matches!(order, Order::Stop { why, .. } if why.contains("not ready within")));
+        assert!(matches!(order, Order::Stop { why, .. } if why.contains("not ready in time")));
     }
     assert!(outputs.iter().any(
         |output| matches!(output, Output::Note(Note::NotReady { missing, .. }) if missing == "a")

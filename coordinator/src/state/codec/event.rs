@@ -4,6 +4,7 @@ use mlctl_proto::persist::{self, agent_event::What};
 
 use super::array::{decode_tasks_ended, encode_tasks_ended};
 use super::attempt::{decode_end, decode_exit, encode_end, encode_exit};
+use super::checkpoint::{decode_held, decode_lost, decode_sealed, encode_copy, encode_sealed};
 use super::node::{decode_dirty, encode_dirty};
 use super::{CodecError, bad_id, missing};
 use crate::state::commands::{AgentEvent, DeviceNews, Happening, News};
@@ -12,6 +13,7 @@ use crate::state::commands::{AgentEvent, DeviceNews, Happening, News};
 pub fn encode_event(event: &AgentEvent) -> persist::AgentEvent {
     let (of, what) = match &event.news {
         News::OfAttempt { job, epoch, what } => (Some((*job, *epoch)), encode_happening(what)),
+        News::OfCopy { job, epoch, what } => (Some((*job, *epoch)), encode_copy(what)),
         News::OfDevices(news) => (None, encode_news(news)),
     };
     persist::AgentEvent {
@@ -41,12 +43,7 @@ fn encode_happening(what: &Happening) -> What {
             end: Some(encode_end(end)),
         }),
         Happening::TasksEnded(ended) => What::TasksEnded(encode_tasks_ended(ended)),
-        Happening::CheckpointSealed { name, step } => {
-            What::CheckpointSealed(persist::CheckpointSealed {
-                name: name.clone(),
-                step: *step,
-            })
-        }
+        Happening::CheckpointSealed(sealed) => What::CheckpointSealed(encode_sealed(sealed)),
     }
 }
 
@@ -56,6 +53,13 @@ pub fn decode_event(event: persist::AgentEvent) -> Result<AgentEvent, CodecError
     let seq = event.seq;
     let of_devices = |news| {
         let news = News::OfDevices(news);
+        Ok(AgentEvent { seq, news })
+    };
+    let id = || JobId::try_from(event.job).map_err(bad_id(name));
+    let epoch = || Epoch::try_from(event.epoch).map_err(bad_id(name));
+    let of_copy = |what| {
+        let (job, epoch) = (id()?, epoch()?);
+        let news = News::OfCopy { job, epoch, what };
         Ok(AgentEvent { seq, news })
     };
     let what = match event.what.ok_or_else(|| missing(name, "content"))? {
@@ -70,14 +74,13 @@ pub fn decode_event(event: persist::AgentEvent) -> Result<AgentEvent, CodecError
             Happening::AllocationEnded(decode_end(ended.end.ok_or_else(|| missing(name, "end"))?)?)
         }
         What::TasksEnded(ended) => Happening::TasksEnded(decode_tasks_ended(ended)?),
-        What::CheckpointSealed(sealed) => Happening::CheckpointSealed {
-            name: sealed.name,
-            step: sealed.step,
-        },
+        What::CheckpointSealed(sealed) => Happening::CheckpointSealed(decode_sealed(sealed)?),
+        What::CopyHeld(held) => return of_copy(decode_held(held)?),
+        What::CopyLost(lost) => return of_copy(decode_lost(lost)?),
     };
     let news = News::OfAttempt {
-        job: JobId::try_from(event.job).map_err(bad_id(name))?,
-        epoch: Epoch::try_from(event.epoch).map_err(bad_id(name))?,
+        job: id()?,
+        epoch: epoch()?,
         what,
     };
     Ok(AgentEvent { seq, news })

@@ -1,20 +1,21 @@
-//! Jobs, their specs and their checkpoints as bytes.
+//! Jobs and their specs as bytes.
 use std::sync::Arc;
 
-use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::ids::JobId;
 use mlctl_proto::persist;
 use mlctl_proto::spec::OnDisconnect;
 use prost::Message;
 
 use super::array::{decode_array, encode_array};
 use super::attempt::{decode_end, encode_end};
+use super::checkpoint::{decode_checkpoint, encode_checkpoint};
 use super::retry::{decode_lineage, decode_retries, encode_lineage, encode_retries};
 use super::words::Word;
 use super::{
     CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
     unknown,
 };
-use crate::state::records::{Checkpoint, Job, JobState, Spec};
+use crate::state::records::{Job, JobState, Spec};
 
 impl Record for Spec {
     const TABLE: u8 = 4;
@@ -146,26 +147,4 @@ fn disconnect_of(number: i32) -> Result<OnDisconnect, CodecError> {
         Ok(persist::OnDisconnect::Hold) => Ok(OnDisconnect::Hold),
         Err(_) => Err(unknown("on_disconnect", number)),
     }
-}
-
-pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> persist::CheckpointRecord {
-    persist::CheckpointRecord {
-        epoch: Some(checkpoint.epoch.into()),
-        name: checkpoint.name.clone(),
-        step: checkpoint.step,
-        holders: checkpoint.holders.clone(),
-        sealed_ms: checkpoint.sealed_ms,
-    }
-}
-
-pub(super) fn decode_checkpoint(
-    record: persist::CheckpointRecord,
-) -> Result<Checkpoint, CodecError> {
-    Ok(Checkpoint {
-        epoch: Epoch::try_from(record.epoch).map_err(bad_id("a checkpoint"))?,
-        name: record.name,
-        step: record.step,
-        holders: record.holders,
-        sealed_ms: record.sealed_ms,
-    })
 }

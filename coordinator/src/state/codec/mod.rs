@@ -2,6 +2,7 @@
 //! skipped: an unknown version, an unknown word of a closed set, a missing field. Reads arbitrary bytes without a panic.
 mod array;
 mod attempt;
+mod checkpoint;
 mod command;
 mod event;
 mod history;
@@ -17,6 +18,7 @@ use mlctl_proto::ids::IdError;
 use prost::Message;
 
 pub use array::encode_planned;
+pub use checkpoint::encode_sealed;
 pub use command::{COMMAND_BYTES_MAX, decode_command, encode_command};
 pub use event::{decode_event, encode_event};
 pub use history::{decode_archived, encode_archived};

@@ -2,7 +2,7 @@
 use mlctl_proto::ids::JobId;
 use mlctl_proto::persist;
 
-use super::job::{decode_checkpoint, encode_checkpoint};
+use super::checkpoint::{decode_checkpoint, encode_checkpoint};
 use super::words::Word;
 use super::{CodecError, bad_id};
 use crate::state::records::{EndKind, ExcludedNode, HoldReason, Lineage, Retries};

@@ -4,20 +4,17 @@ use std::sync::Arc;
 
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::limits::{
-    CHECKPOINTS_PER_JOB_MAX, DETAIL_BYTES_MAX, EVENTS_PER_BATCH_MAX, RANKS_PER_NODE_MAX,
-};
+use mlctl_proto::limits::{DETAIL_BYTES_MAX, EVENTS_PER_BATCH_MAX, RANKS_PER_NODE_MAX};
 use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::spec::Ranges;
 
 use super::current::Current;
-use super::{Context, DeviceNews, in_doubt, waves};
+use super::{Context, CopyNews, DeviceNews, SealedPart, checkpoints, in_doubt, waves};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{
-    AllocationPhase, Checkpoint, End, Job, JobState, Liveness, Node, RankExit, Reply, TaskGroup,
+    AllocationPhase, End, Job, Liveness, Node, RankExit, Reply, TaskGroup,
 };
-use crate::state::rules::checkpoint_name_is_legal;
 
 /// A report of one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +48,15 @@ pub enum News {
         /// What happened.
         what: Happening,
     },
+    /// A copy of a checkpoint that the node holds or held.
+    OfCopy {
+        /// The job that made it.
+        job: JobId,
+        /// The attempt that made it.
+        epoch: Epoch,
+        /// What happened.
+        what: CopyNews,
+    },
     /// The node's devices.
     OfDevices(DeviceNews),
 }
@@ -73,13 +79,8 @@ pub enum Happening {
     AllocationEnded(End),
     /// Tasks of a wave ended by themselves.
     TasksEnded(TasksEnded),
-    /// A checkpoint got its final name.
-    CheckpointSealed {
-        /// Of its directory.
-        name: String,
-        /// The trailing number of the name, 0 if none.
-        step: u64,
-    },
+    /// The node's part of a checkpoint is complete.
+    CheckpointSealed(SealedPart),
 }
 
 /// How tasks of a wave ended.
@@ -118,6 +119,10 @@ impl AgentEvents {
         {
             let (job, epoch, what) = match &event.news {
                 News::OfAttempt { job, epoch, what } => (*job, *epoch, what),
+                News::OfCopy { job, epoch, what } => {
+                    what.apply(change, (*job, *epoch), (&node, context));
+                    continue;
+                }
                 News::OfDevices(news) => {
                     dirty = news.apply(change, dirty);
                     continue;
@@ -192,15 +197,10 @@ impl Report<'_> {
         let Some(position) = current.position(&node.facts.name).filter(own) else {
             return Ok(());
         };
-        if let Happening::CheckpointSealed { name, step } = self.what {
-            return seal(
-                change,
-                current.job,
-                self.epoch,
-                (name, *step),
-                node,
-                context,
-            );
+        if let Happening::CheckpointSealed(sealed) = self.what {
+            let place = (self.epoch, position);
+            checkpoints::seal(change, current.job, place, sealed, (node, context));
+            return Ok(());
         }
         if current.attempt.allocations[position].phase == AllocationPhase::Ended {
             return Ok(());
@@ -216,7 +216,7 @@ impl Report<'_> {
                 };
                 current.end_allocation(change, position, end)?;
             }
-            Happening::TasksEnded(_) | Happening::CheckpointSealed { .. } => {}
+            Happening::TasksEnded(_) | Happening::CheckpointSealed(_) => {}
         }
         current.store(change);
         Ok(())
@@ -271,61 +271,6 @@ fn rank_exited(
         current.stop(change, exit.as_end(&node), Some(position))?;
     }
     Ok(())
-}
-
-/// Records a checkpoint, or one more holder of it. Accepted until the next epoch starts, also while this one ends.
-fn seal(
-    change: &mut Change,
-    mut job: Job,
-    epoch: Epoch,
-    (name, step): (&str, u64),
-    node: &Node,
-    context: &Context,
-) -> Result<(), Refusal> {
-    if !checkpoint_name_is_legal(name) {
-        return Ok(());
-    }
-    // Who seals a checkpoint runs, whatever was said of it before.
-    if (change.state().in_doubt(job.id)).is_some_and(|older| older.epoch < epoch) {
-        in_doubt::close(change, &mut job, context.now_ms, "its successor runs");
-    }
-    let holder = &node.facts.name;
-    let list = &mut job.checkpoints;
-    match list
-        .iter_mut()
-        .find(|one| one.epoch == epoch && one.name == name)
-    {
-        Some(known) if known.holders.contains(holder) => return Ok(()),
-        Some(known) => known.holders.push(holder.clone()),
-        None => {
-            let new = Checkpoint {
-                epoch,
-                name: name.into(),
-                step,
-                holders: vec![holder.clone()],
-                sealed_ms: context.now_ms,
-            };
-            list.insert(place(list, &new), new);
-        }
-    }
-    if list.len() > CHECKPOINTS_PER_JOB_MAX {
-        list.remove(0);
-    }
-    if job.state == JobState::Pending {
-        change.replan();
-    }
-    change.put_job(job);
-    Ok(())
-}
-
-/// Where a checkpoint belongs: by epoch, then by step; one whose name has no number is as new as the moment it was recorded.
-fn place(list: &[Checkpoint], new: &Checkpoint) -> usize {
-    let before = |one: &Checkpoint| {
-        one.epoch < new.epoch || (one.epoch == new.epoch && (new.step == 0 || one.step <= new.step))
-    };
-    list.iter()
-        .rposition(before)
-        .map_or(0, |position| position + 1)
 }
 
 /// At most [`DETAIL_BYTES_MAX`] bytes of a text.

@@ -8,7 +8,7 @@ use mlctl_proto::limits::DETAIL_BYTES_MAX;
 
 use super::current::lose_allocations;
 use super::in_doubt::{died, recall};
-use super::{Context, LossProof, bounded};
+use super::{Context, LossProof, bounded, checkpoints};
 use crate::state::change::Change;
 use crate::state::records::{Admin, Health, Liveness, Node, NodeFacts, Power, Reply};
 
@@ -34,6 +34,10 @@ impl RegisterNode {
         let known = change.node(&self.facts.name).ok();
         if let Some(node) = &known {
             self.settle(change, node, context)?;
+            if node.journal_id != self.journal_id {
+                // The journal lies beside the copies: who has lost one has lost the others.
+                checkpoints::wiped(change, &self.facts.name);
+            }
         }
         change.put_node(self.node(known, context));
         change.replan();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId, clip};
 
-use super::{Context, waves};
+use super::{Context, checkpoints, waves};
 use crate::state::change::Change;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Job, JobState, Node, Reply, Wave,
@@ -79,6 +79,7 @@ impl StartAttempt {
         job.epoch_counter = self.epoch.counter;
         job.recalled_counter = 0;
         job.retries.not_before_ms = 0;
+        checkpoints::abandon(change, &mut job);
         let allocation = |placement: &Placement| Allocation {
             node: placement.node.clone(),
             boot_id: placement.boot_id.clone(),
@@ -271,7 +272,7 @@ fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<(), St
         Resume::From(checkpoints) => {
             let held = checkpoints.iter().any(|checkpoint| {
                 checkpoint.name == start.resume_from
-                    && checkpoint.holders.iter().any(|holder| holder == rank_0)
+                    && (checkpoint.is_portable() || checkpoint.full_holders().contains(&rank_0))
             });
             if held {
                 Ok(())

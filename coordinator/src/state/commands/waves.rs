@@ -112,7 +112,7 @@ pub(super) fn event(
             return current.closed(change, end);
         }
         // Neither is said of a wave.
-        Happening::RankExited(_) | Happening::CheckpointSealed { .. } => return Ok(()),
+        Happening::RankExited(_) | Happening::CheckpointSealed(_) => return Ok(()),
     }
     current.store(change);
     Ok(())

@@ -1,11 +1,11 @@
-//! A job, its spec and its checkpoints.
+//! A job and its spec.
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
-use super::{Array, End, Lineage, Retries};
+use super::{Array, Checkpoint, End, Lineage, Retries};
 
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,21 +82,6 @@ impl Spec {
     pub fn hash(&self) -> [u8; 32] {
         *blake3::hash(&self.json).as_bytes()
     }
-}
-
-/// A sealed checkpoint, node-local for now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Of the attempt that made it.
-    pub epoch: Epoch,
-    /// The directory's name.
-    pub name: String,
-    /// The trailing number of the name.
-    pub step: u64,
-    /// Nodes that hold it.
-    pub holders: Vec<String>,
-    /// When it was first recorded.
-    pub sealed_ms: UtcMs,
 }
 
 /// What a user submitted.

@@ -1,6 +1,7 @@
 //! The rows of the state, as the code thinks of them. How they become bytes is `codec`'s business, not theirs.
 mod array;
 mod attempt;
+mod checkpoint;
 mod history;
 mod job;
 mod node;
@@ -9,8 +10,9 @@ mod settings;
 
 pub use array::{Array, TaskFailure, TaskGroup, Wave};
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
+pub use checkpoint::{Checkpoint, ManifestId, Part, PartKey};
 pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
-pub use job::{Checkpoint, Job, JobState, Spec};
+pub use job::{Job, JobState, Spec};
 pub use node::{
     Addresses, Admin, Device, DirtyDevice, Health, Isolation, Liveness, Node, NodeFacts, Power,
 };

@@ -16,8 +16,10 @@ pub fn excluded<'a>(state: &State, job: &'a Job, request: &Request) -> Vec<&'a s
     let mut out: Vec<&str> = failed.iter().map(|one| one.node.as_str()).collect();
     let holders: Vec<&str> = match resume(state, job) {
         Resume::Nothing => Vec::new(),
+        // What can be brought to any node draws the job nowhere.
         Resume::From(checkpoints) => checkpoints
             .first()
+            .filter(|newest| !newest.is_portable())
             .map(|newest| living_holders(state, newest).collect())
             .unwrap_or_default(),
     };

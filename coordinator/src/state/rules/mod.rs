@@ -4,6 +4,7 @@ mod fits;
 mod inventory;
 mod request;
 mod resume;
+mod retention;
 mod retry;
 
 pub use excluded::excluded;
@@ -11,5 +12,9 @@ pub(crate) use fits::kinds_text;
 pub use fits::{CPU_RANKS_PER_CPU, NeverFits, cpu_room, cpu_room_for, fits_kind, never_fits};
 pub use inventory::Inventory;
 pub use request::{Request, all_of};
-pub use resume::{Resume, checkpoint_name_is_legal, living_holders, resume, resumes_another};
+pub use resume::{
+    Resume, checkpoint_name_is_legal, living_copies, living_holders, resume, resumed_from,
+    resumes_another,
+};
+pub use retention::{checkpoint_rules, dropped};
 pub use retry::{Backoff, Ended, Verdict, count, verdict};

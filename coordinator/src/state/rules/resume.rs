@@ -1,24 +1,26 @@
-//! Where a job goes on: checkpoints lie on the nodes that made them, so rank 0 is placed on a node that holds one.
+//! Where a job goes on: from the newest of its whole checkpoints that somebody still holds. One that was sealed can be brought to any node; one
+//! that is only a directory draws rank 0 to a node that has it.
 //! Does not ask whether there is room: the caller knows what is free.
 use mlctl_proto::ids::JobId;
 
 use crate::state::State;
-use crate::state::records::{Admin, Checkpoint, Job, Liveness};
+use crate::state::records::{Admin, Attempt, Checkpoint, Job, Liveness, Part};
 
 /// From what a start may resume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resume<'a> {
-    /// No checkpoint has a holder that still lives: from the beginning.
+    /// No checkpoint has holders that still live: from the beginning.
     Nothing,
-    /// From the first of these, newest first, one of whose holders can take rank 0; until then the job waits.
+    /// From the first of these, newest first, that can be had: a portable one where nodes that hold all of it answer, another one where one of
+    /// its holders can take rank 0; until then the job waits.
     From(Vec<&'a Checkpoint>),
 }
 
 /// The checkpoints of a job that a start may resume from, newest first.
-pub fn resume<'a>(state: &State, job: &'a Job) -> Resume<'a> {
+pub fn resume<'a>(state: &'a State, job: &'a Job) -> Resume<'a> {
     let mut living = living(state, &job.checkpoints);
-    if let Some(lineage) = job.lineage.as_ref().filter(|_| living.is_empty()) {
-        living = self::living(state, &lineage.checkpoints);
+    if living.is_empty() {
+        living = self::living(state, inherited(state, job));
     }
     if living.is_empty() {
         Resume::Nothing
@@ -31,31 +33,70 @@ pub fn resume<'a>(state: &State, job: &'a Job) -> Resume<'a> {
 pub fn resumes_another(state: &State, job: &Job) -> Option<JobId> {
     let lineage = job.lineage.as_ref()?;
     let inherits = living(state, &job.checkpoints).is_empty();
-    (inherits && !living(state, &lineage.checkpoints).is_empty()).then_some(lineage.made_by)
+    (inherits && !living(state, inherited(state, job)).is_empty()).then_some(lineage.made_by)
 }
 
-/// Those that somebody still holds, newest first.
+/// The checkpoint that an attempt resumes from, as it is known now: the newest of its name.
+pub fn resumed_from<'a>(
+    state: &'a State,
+    job: &'a Job,
+    attempt: &Attempt,
+) -> Option<&'a Checkpoint> {
+    let list = match attempt.resume_job {
+        Some(_) => inherited(state, job),
+        None => &job.checkpoints,
+    };
+    let mut newest_first = list.iter().rev().filter(|one| one.is_whole());
+    newest_first.find(|one| !one.name.is_empty() && one.name == attempt.resume_from)
+}
+
+/// What the job before left: as that job's record says while there is one, for copies come and go.
+fn inherited<'a>(state: &'a State, job: &'a Job) -> &'a [Checkpoint] {
+    let Some(lineage) = &job.lineage else {
+        return &[];
+    };
+    match state.job(lineage.made_by) {
+        Some(made_by) => &made_by.checkpoints,
+        None => &lineage.checkpoints,
+    }
+}
+
+/// Those that are whole and still held, newest first.
 fn living<'a>(state: &State, checkpoints: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
     let newest_first = checkpoints.iter().rev();
     newest_first
-        .filter(|checkpoint| living_holders(state, checkpoint).next().is_some())
+        .filter(|one| one.is_whole() && is_held(state, one))
         .collect()
 }
 
-/// Holders that are not gone for good. A node that is Unreachable may come back with its disk; a Lost one is given up.
+fn is_held(state: &State, checkpoint: &Checkpoint) -> bool {
+    let mut parts = checkpoint.filled().peekable();
+    let something = parts.peek().is_some();
+    let held = |part: &Part| part.holders.iter().any(|holder| lives(state, holder));
+    let portable = checkpoint.is_portable();
+    something && parts.all(held) && (portable || living_holders(state, checkpoint).next().is_some())
+}
+
+/// Nodes with all of it that are not gone for good.
 pub fn living_holders<'a>(
     state: &State,
     checkpoint: &'a Checkpoint,
 ) -> impl Iterator<Item = &'a str> {
-    checkpoint
-        .holders
-        .iter()
-        .map(String::as_str)
-        .filter(move |holder| {
-            state
-                .node(holder)
-                .is_some_and(|node| node.liveness != Liveness::Lost && node.admin != Admin::Retired)
-        })
+    let holders = checkpoint.full_holders().into_iter();
+    holders.filter(move |holder| lives(state, holder))
+}
+
+/// Copies of its rarest part beside the first, on nodes that are not gone for good.
+pub fn living_copies(state: &State, checkpoint: &Checkpoint) -> usize {
+    let living = |part: &Part| part.holders.iter().filter(|one| lives(state, one)).count();
+    let fewest = checkpoint.filled().map(living).min();
+    fewest.unwrap_or(0).saturating_sub(1)
+}
+
+/// A node that is Unreachable may come back with its disk; a Lost one is given up.
+fn lives(state: &State, node: &str) -> bool {
+    let known = state.node(node);
+    known.is_some_and(|node| node.liveness != Liveness::Lost && node.admin != Admin::Retired)
 }
 
 /// Whether a checkpoint's name is one plain directory name: it becomes part of a path on a node.

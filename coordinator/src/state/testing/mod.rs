@@ -143,10 +143,14 @@ pub(crate) fn ended(kind: EndKind, code: i32) -> Happening {
 }
 
 pub(crate) fn sealed(name: &str, step: u64) -> Happening {
-    Happening::CheckpointSealed {
+    Happening::CheckpointSealed(SealedPart {
         name: name.into(),
         step,
-    }
+        part: None,
+        parts: 0,
+        metric: None,
+        save_ms: 0,
+    })
 }
 
 /// A state with its log.

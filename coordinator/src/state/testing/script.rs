@@ -242,7 +242,7 @@ fn start(cluster: &mut Cluster, a: u8, b: usize) {
     let holder = record
         .checkpoints
         .last()
-        .and_then(|one| one.holders.first());
+        .and_then(|one| one.parts.first()?.holders.first());
     let first = holder
         .and_then(|holder| nodes.iter().position(|name| name == holder))
         .filter(|_| !b.is_multiple_of(4))

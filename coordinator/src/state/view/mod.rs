@@ -9,7 +9,7 @@ pub use indexes::Indexes;
 /// What the scheduler sees of the rest of the state: the rows of a view, and the shape of what it proposes.
 pub use super::commands::{Placement, StartAttempt};
 pub use super::records::{
-    Admin, Array, Checkpoint, Device, HoldReason, Job, JobState, Liveness, Node, Wave,
+    Admin, Array, Checkpoint, Device, HoldReason, Job, JobState, Liveness, Node, Part, Wave,
 };
 
 use mlctl_proto::ids::JobId;

@@ -1,0 +1,182 @@
+//! Parts of checkpoints between agents and the leader: from the wire, checked, and onto it.
+use mlctl_proto::agent as wire;
+use mlctl_proto::errors::Refusal;
+
+use super::agent::{bad, key};
+use crate::leader::copies::{CopyOrder, DataPeer, RestoreOrder, Room, Word};
+use crate::state::codec::encode_sealed;
+use crate::state::records::{ManifestId, PartKey};
+
+/// Parts in one message.
+const PARTS_MAX: usize = 4_096;
+
+/// Parts that a node holds.
+///
+/// # Errors
+/// When there are too many, or one has no id or manifest.
+pub fn inventory(message: wire::Inventory) -> Result<Word, Refusal> {
+    if message.parts.len() > PARTS_MAX {
+        return Err(bad("more parts of checkpoints than one message may hold"));
+    }
+    let parts = message.parts.into_iter().map(part_key);
+    Ok(Word::Inventory {
+        parts: parts.collect::<Result<_, _>>()?,
+        more: message.more,
+    })
+}
+
+/// A question about who may do what.
+///
+/// # Errors
+/// When the manifest is none.
+pub fn ask(message: wire::Ask) -> Result<Word, Refusal> {
+    Ok(Word::Ask {
+        id: message.id,
+        node: message.node,
+        manifest: manifest(&message.manifest)?,
+        write: message.write,
+    })
+}
+
+/// What became of a copy.
+///
+/// # Errors
+/// When it names no part.
+pub fn pushed(message: wire::Pushed) -> Result<Word, Refusal> {
+    let key = message.key.ok_or_else(|| bad("a copy of nothing"))?;
+    Ok(Word::Pushed {
+        key: part_key(key)?,
+        to: message.to,
+        error: message.error,
+    })
+}
+
+/// How much room a node has.
+pub fn room(space: &wire::CopySpace) -> Word {
+    Word::Room(Room { free: space.free })
+}
+
+/// An order as the agent reads it.
+pub fn order(order: CopyOrder) -> wire::leader_message::What {
+    use wire::leader_message::What;
+    match order {
+        CopyOrder::Replicate { key, to, urgent } => What::Replicate(wire::Replicate {
+            key: Some(wire_key(key)),
+            to: Some(peer(to)),
+            urgent,
+        }),
+        CopyOrder::Answer { id, allowed, yes } => {
+            let (key, sealed) = allowed.map(|one| *one).unzip();
+            What::Answer(wire::Answer {
+                id,
+                allowed: yes,
+                sealed: sealed.as_ref().map(encode_sealed),
+                key: key.map(wire_key),
+            })
+        }
+        CopyOrder::Forget(parts) => What::Forget(wire::Forget {
+            parts: parts.into_iter().map(wire_key).collect(),
+        }),
+        CopyOrder::SealPart {
+            key: (job, epoch),
+            name,
+            step,
+        } => What::SealPart(wire::SealPart {
+            job: Some(job.into()),
+            epoch: Some(epoch.into()),
+            name,
+            step,
+        }),
+        CopyOrder::Announce(parts) => What::Announce(wire::Announce {
+            parts: parts.into_iter().map(wire_key).collect(),
+        }),
+    }
+}
+
+/// What a start restores from.
+pub fn restore(order: RestoreOrder) -> wire::Restore {
+    let parts = order.parts.into_iter().map(|part| wire::RestorePart {
+        index: part.index,
+        manifest: part.manifest.to_vec(),
+        bytes: part.bytes,
+        holders: part.holders.into_iter().map(peer).collect(),
+    });
+    wire::Restore {
+        epoch: Some(order.epoch.into()),
+        parts: parts.collect(),
+    }
+}
+
+fn peer(peer: DataPeer) -> wire::DataPeer {
+    wire::DataPeer {
+        node: peer.node,
+        address: peer.address,
+    }
+}
+
+fn wire_key(key: PartKey) -> wire::PartKey {
+    wire::PartKey {
+        job: Some(key.job.into()),
+        epoch: Some(key.epoch.into()),
+        name: key.name,
+        index: key.index,
+        manifest: key.manifest.to_vec(),
+    }
+}
+
+fn part_key(part: wire::PartKey) -> Result<PartKey, Refusal> {
+    let (job, epoch) = key(part.job, part.epoch)?;
+    Ok(PartKey {
+        job,
+        epoch,
+        name: part.name,
+        index: part.index,
+        manifest: manifest(&part.manifest)?,
+    })
+}
+
+fn manifest(bytes: &[u8]) -> Result<ManifestId, Refusal> {
+    let wrong = |_| bad("a part of a checkpoint without a manifest");
+    bytes.try_into().map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlctl_proto::persist;
+
+    fn wired(manifest: &[u8]) -> wire::PartKey {
+        let id = Some(persist::Id {
+            incarnation: 1,
+            counter: 7,
+        });
+        wire::PartKey {
+            job: id,
+            epoch: id,
+            name: "step-5".into(),
+            index: 1,
+            manifest: manifest.to_vec(),
+        }
+    }
+
+    #[test]
+    fn parts_are_read_as_they_were_written() {
+        let key = part_key(wired(&[3; 32])).expect("a good one");
+        assert_eq!(wire_key(key), wired(&[3; 32]));
+    }
+
+    #[test]
+    fn what_is_no_part_is_refused() {
+        for manifest in [&[][..], &[1; 31], &[1; 33]] {
+            part_key(wired(manifest)).expect_err("no manifest");
+        }
+        let nameless = wire::PartKey {
+            job: None,
+            ..wired(&[1; 32])
+        };
+        part_key(nameless).expect_err("of no job");
+        let parts = vec![wired(&[1; 32]); PARTS_MAX + 1];
+        inventory(wire::Inventory { parts, more: false }).expect_err("too many");
+        pushed(wire::Pushed::default()).expect_err("of nothing");
+    }
+}

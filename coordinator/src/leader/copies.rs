@@ -1,0 +1,521 @@
+//! PURE: who copies which part of a checkpoint to whom, who may read what, and whose part of one is still missing.
+//!
+//! The state says who holds what and how many copies a job wants; this is what is under way because of that, and is soft: a new leader
+//! derives it again. A copy counts when its holder has said so in an event, never because it was ordered.
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic
+)]
+mod inventory;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mlctl_proto::ids::{Epoch, JobId};
+
+use super::gang::Key;
+use super::liveness::Mono;
+use crate::state::State;
+use crate::state::commands::{PartOf, SealedPart};
+use crate::state::records::{
+    Admin, Checkpoint, Job, JobState, Liveness, ManifestId, Part, PartKey,
+};
+use crate::state::rules::{checkpoint_rules, resumed_from};
+use target::Choice;
+
+/// What lacks copies or parts is looked at again after so long, milliseconds.
+const AGAIN_MS: u64 = 1_000;
+/// Nothing goes to a node that failed to take a part for so long, milliseconds.
+const FAILED_MS: u64 = 5_000;
+/// A copy of which nothing was heard for so long is ordered anew, milliseconds. Nodes say when one fails.
+const FORGOTTEN_MS: u64 = 30 * 60 * 1_000;
+/// A node that was asked for its part of a checkpoint is asked again after so long, milliseconds.
+const ASK_AGAIN_MS: u64 = 5_000;
+/// Bytes of a restore that a slow network brings in a millisecond.
+const SLOW_BYTES_MS: u64 = 20_000;
+/// Copies that one node sends, or takes, at the same time.
+const AT_ONCE: usize = 4;
+
+/// Where a node takes and gives parts, and how much room it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that it could still take.
+    pub free: u64,
+}
+
+/// What a node says about parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// How much room it has.
+    Room(Room),
+    /// Parts that it holds; all of them once no more follow.
+    Inventory {
+        /// Some of them.
+        parts: Vec<PartKey>,
+        /// More follow.
+        more: bool,
+    },
+    /// May `node` put `manifest` there, or read it there?
+    Ask {
+        /// Named again in the answer.
+        id: u64,
+        /// Who wants to.
+        node: String,
+        /// Which part.
+        manifest: ManifestId,
+        /// It wants to put it there.
+        write: bool,
+    },
+    /// What became of a copy that it was told to send.
+    Pushed {
+        /// Which part.
+        key: PartKey,
+        /// To whom.
+        to: String,
+        /// Why not; empty: it is there.
+        error: String,
+    },
+}
+
+/// What a node is told about parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyOrder {
+    /// Send this part to that node.
+    Replicate {
+        /// Which part.
+        key: PartKey,
+        /// To whom.
+        to: DataPeer,
+        /// Nothing trains that it could disturb.
+        urgent: bool,
+    },
+    /// The answer to [`Word::Ask`].
+    Answer {
+        /// Of the question.
+        id: u64,
+        /// It may; with what the part is, if it is to be put there.
+        allowed: Option<Box<(PartKey, SealedPart)>>,
+        /// It may.
+        yes: bool,
+    },
+    /// These do not count any more.
+    Forget(Vec<PartKey>),
+    /// Seal its part of this, or say that there is none.
+    SealPart {
+        /// The attempt.
+        key: Key,
+        /// The checkpoint's name.
+        name: String,
+        /// Its step, 0: not known.
+        step: u64,
+    },
+    /// Say whether it holds these.
+    Announce(Vec<PartKey>),
+}
+
+/// A node and where it takes and gives parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataPeer {
+    /// Its name.
+    pub node: String,
+    /// Host and port.
+    pub address: String,
+}
+
+/// What a node needs to put a checkpoint together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreOrder {
+    /// Of the attempt that made it.
+    pub epoch: Epoch,
+    /// All its parts with something in them.
+    pub parts: Vec<RestorePart>,
+}
+
+/// One part, and who has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestorePart {
+    /// Node rank of the node that made it.
+    pub index: u32,
+    /// Names its bytes.
+    pub manifest: ManifestId,
+    /// Its size.
+    pub bytes: u64,
+    /// Those that are connected.
+    pub holders: Vec<DataPeer>,
+}
+
+/// A copy that was ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Move {
+    from: String,
+    since: Mono,
+}
+
+/// All that is under way.
+#[derive(Debug, Default)]
+pub struct Copies {
+    /// Jobs to look at.
+    touched: BTreeSet<JobId>,
+    /// Jobs that lack copies or parts.
+    lacking: BTreeSet<JobId>,
+    /// By part and target.
+    moves: BTreeMap<(PartKey, String), Move>,
+    /// Until when a target is passed over for a part.
+    failed: BTreeMap<(PartKey, String), Mono>,
+    /// When a node was last asked for its part.
+    asked: BTreeMap<(Key, String, String), Mono>,
+    /// Connected nodes that can take and give parts.
+    peers: BTreeMap<String, Peer>,
+    inventories: BTreeMap<String, Vec<PartKey>>,
+    next: Option<Mono>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Peer {
+    address: String,
+    room: Option<Room>,
+}
+
+/// For whom an order is.
+pub type Told = (String, CopyOrder);
+
+impl Copies {
+    /// A new leader looks at all jobs with checkpoints.
+    pub fn new(state: &State) -> Self {
+        let mut copies = Self::default();
+        copies.touch_all(state);
+        copies
+    }
+
+    /// Checkpoints of this job, or who holds them, have changed.
+    pub fn touch(&mut self, job: JobId) {
+        self.touched.insert(job);
+    }
+
+    /// Nodes have come or gone.
+    pub fn touch_all(&mut self, state: &State) {
+        let with = state.jobs().filter(|job| !job.checkpoints.is_empty());
+        self.touched.extend(with.map(|job| job.id));
+    }
+
+    /// A node is connected; `port` 0: it takes and gives nothing.
+    pub fn connected(&mut self, state: &State, node: &str, host: &str, port: u16) {
+        self.gone(node);
+        if port > 0 && !host.is_empty() {
+            let address = match host.contains(':') && !host.starts_with('[') {
+                true => format!("[{host}]:{port}"),
+                false => format!("{host}:{port}"),
+            };
+            let room = None;
+            self.peers.insert(node.into(), Peer { address, room });
+        }
+        self.touch_all(state);
+    }
+
+    /// A node is not connected any more; what it sent or took is under way no more.
+    pub fn gone(&mut self, node: &str) {
+        self.peers.remove(node);
+        self.inventories.remove(node);
+        self.moves
+            .retain(|(_, to), one| to != node && one.from != node);
+    }
+
+    /// When there is something to look at.
+    pub fn next(&self) -> Option<Mono> {
+        if self.touched.is_empty() {
+            self.next
+        } else {
+            Some(0)
+        }
+    }
+
+    /// Where a connected node gives parts.
+    pub fn peer(&self, node: &str) -> Option<DataPeer> {
+        self.peers.get(node).map(|peer| DataPeer {
+            node: node.into(),
+            address: peer.address.clone(),
+        })
+    }
+
+    /// Takes in what `node` says.
+    pub fn said(&mut self, now: Mono, state: &State, node: &str, word: Word) -> Vec<Told> {
+        let told = |order| vec![(node.to_owned(), order)];
+        match word {
+            Word::Room(room) => {
+                if let Some(peer) = self.peers.get_mut(node) {
+                    peer.room = Some(room);
+                }
+                Vec::new()
+            }
+            Word::Inventory { parts, more } => {
+                let list = self.inventories.entry(node.into()).or_default();
+                list.extend(parts);
+                if more && list.len() < inventory::PARTS_MAX {
+                    return Vec::new();
+                }
+                let parts = self.inventories.remove(node).unwrap_or_default();
+                inventory::compare(state, node, parts, more)
+            }
+            Word::Ask {
+                id,
+                node: who,
+                manifest,
+                write,
+            } => {
+                let allowed = match write {
+                    true => self.may_send(state, (&who, node), manifest),
+                    false => None,
+                };
+                let yes = allowed.is_some() || !write && may_read(state, &who, manifest);
+                let allowed = allowed.map(Box::new);
+                told(CopyOrder::Answer { id, allowed, yes })
+            }
+            Word::Pushed { key, to, error } => {
+                if !error.is_empty() {
+                    let until = now.saturating_add(FAILED_MS);
+                    self.failed.insert((key.clone(), to.clone()), until);
+                }
+                self.touched.insert(key.job);
+                self.moves.remove(&(key, to));
+                Vec::new()
+            }
+        }
+    }
+
+    /// What is due now.
+    pub fn look(&mut self, now: Mono, state: &State) -> Vec<Told> {
+        let due = self.next.is_some_and(|next| next <= now);
+        if self.touched.is_empty() && !due {
+            return Vec::new();
+        }
+        self.failed.retain(|_, until| *until > now);
+        self.asked
+            .retain(|_, at| at.saturating_add(ASK_AGAIN_MS) > now);
+        self.moves
+            .retain(|_, one| one.since.saturating_add(FORGOTTEN_MS) > now);
+        let mut jobs = std::mem::take(&mut self.touched);
+        if due {
+            jobs.append(&mut self.lacking);
+        }
+        let mut told = Vec::new();
+        for id in jobs {
+            let lacks = match state.job(id) {
+                Some(job) => self.look_at(now, state, job, &mut told),
+                None => false,
+            };
+            match lacks {
+                true => self.lacking.insert(id),
+                false => self.lacking.remove(&id),
+            };
+        }
+        self.next = (!self.lacking.is_empty()).then(|| now.saturating_add(AGAIN_MS));
+        told
+    }
+
+    /// Orders what a job lacks; whether it lacks anything.
+    fn look_at(&mut self, now: Mono, state: &State, job: &Job, told: &mut Vec<Told>) -> bool {
+        let wanted = checkpoint_rules(state, job).replicas as usize;
+        let mut lacks = false;
+        for checkpoint in job.checkpoints.iter().rev() {
+            if !checkpoint.is_whole() {
+                lacks |= self.ask_for_parts(now, state, job, checkpoint, told);
+            }
+            for part in checkpoint.filled() {
+                lacks |= self.copy(now, state, (job, checkpoint), part, wanted, told);
+            }
+        }
+        lacks
+    }
+
+    /// Orders copies of one part; whether it lacks some.
+    fn copy(
+        &mut self,
+        now: Mono,
+        state: &State,
+        (job, checkpoint): (&Job, &Checkpoint),
+        part: &Part,
+        wanted: usize,
+        told: &mut Vec<Told>,
+    ) -> bool {
+        let Some(manifest) = part.manifest else {
+            return false;
+        };
+        let key = PartKey {
+            job: job.id,
+            epoch: checkpoint.epoch,
+            name: checkpoint.name.clone(),
+            index: part.index,
+            manifest,
+        };
+        let holders = &part.holders;
+        self.moves
+            .retain(|(moved, to), _| *moved != key || !holders.contains(to));
+        let staying = holders.iter().filter(|holder| stays(state, holder)).count();
+        let needs = wanted.saturating_add(1).saturating_sub(staying);
+        let coming = self.moves.keys().filter(|(moved, _)| *moved == key).count();
+        for _ in coming..needs {
+            let Some(Choice { from, to }) = self.choose(now, state, &key, part) else {
+                break;
+            };
+            let Some(peer) = self.peer(&to) else {
+                break;
+            };
+            let urgent = !matches!(job.state, JobState::Running | JobState::Starting);
+            let order = CopyOrder::Replicate {
+                key: key.clone(),
+                to: peer,
+                urgent,
+            };
+            told.push((from.clone(), order));
+            let since = now;
+            self.moves.insert((key.clone(), to), Move { from, since });
+        }
+        needs > 0
+    }
+
+    /// Asks nodes of the current attempt for parts that are missing; whether some are.
+    fn ask_for_parts(
+        &mut self,
+        now: Mono,
+        state: &State,
+        job: &Job,
+        checkpoint: &Checkpoint,
+        told: &mut Vec<Told>,
+    ) -> bool {
+        let missing = missing(state, job, checkpoint);
+        for node in &missing {
+            let key = (job.id, checkpoint.epoch);
+            let name = checkpoint.name.clone();
+            let asked = (key, name.clone(), node.clone());
+            if !self.peers.contains_key(node) || self.asked.contains_key(&asked) {
+                continue;
+            }
+            self.asked.insert(asked, now);
+            let step = checkpoint.step;
+            told.push((node.clone(), CopyOrder::SealPart { key, name, step }));
+        }
+        !missing.is_empty()
+    }
+
+    /// Last attempts of pending jobs of which a part of a checkpoint is missing that a connected node can still give.
+    pub fn incomplete(&self, state: &State) -> BTreeMap<Key, Vec<String>> {
+        let mut found: BTreeMap<Key, Vec<String>> = BTreeMap::new();
+        for job in self.lacking.iter().filter_map(|id| state.job(*id)) {
+            if job.state != JobState::Pending {
+                continue;
+            }
+            for checkpoint in job.checkpoints.iter().filter(|one| !one.is_whole()) {
+                let mut nodes = missing(state, job, checkpoint);
+                nodes.retain(|node| self.peers.contains_key(node));
+                if !nodes.is_empty() {
+                    found.insert((job.id, checkpoint.epoch), nodes);
+                }
+            }
+        }
+        found
+    }
+
+    /// Only a copy that this leader ordered may be put anywhere.
+    fn may_send(
+        &self,
+        state: &State,
+        (from, to): (&str, &str),
+        manifest: ManifestId,
+    ) -> Option<(PartKey, SealedPart)> {
+        let mut moves = self.moves.iter();
+        let ((key, _), _) = moves.find(|((key, target), one)| {
+            key.manifest == manifest && target == to && one.from == from
+        })?;
+        let job = state.job(key.job)?;
+        let same = |one: &&Checkpoint| one.epoch == key.epoch && one.name == key.name;
+        let part = |one: &Checkpoint| {
+            let mut parts = one.parts.iter();
+            parts
+                .find(|part| part.index == key.index && part.manifest == Some(manifest))
+                .map(|part| part.bytes)
+        };
+        let mut newest_first = job.checkpoints.iter().rev().filter(same);
+        let (one, bytes) = newest_first.find_map(|one| Some((one, part(one)?)))?;
+        let sealed = SealedPart {
+            name: one.name.clone(),
+            step: one.step,
+            part: Some(PartOf {
+                index: key.index,
+                manifest: Some(manifest),
+                bytes,
+            }),
+            parts: one.whole,
+            metric: one.metric,
+            save_ms: one.save_ms,
+        };
+        Some((key.clone(), sealed))
+    }
+}
+
+/// A node reads what an open attempt of its own resumes from, and nothing else.
+fn may_read(state: &State, node: &str, manifest: ManifestId) -> bool {
+    let open = state.open_allocations_on(node).into_iter();
+    let mut resumed = open.filter_map(|(job, epoch)| {
+        let job = state.job(job)?;
+        resumed_from(state, job, state.attempt(job.id, epoch)?)
+    });
+    resumed.any(|one| one.parts.iter().any(|part| part.manifest == Some(manifest)))
+}
+
+/// Nodes of the attempt that made a checkpoint, the current one, whose part is not known.
+fn missing(state: &State, job: &Job, checkpoint: &Checkpoint) -> Vec<String> {
+    let current = state
+        .current_attempt(job)
+        .filter(|attempt| attempt.epoch == checkpoint.epoch);
+    let allocations = current.map_or(&[][..], |attempt| &attempt.allocations);
+    let known = |place: &usize| {
+        let mut parts = checkpoint.parts.iter();
+        parts.any(|part| part.index as usize == *place)
+    };
+    let places = allocations.iter().enumerate();
+    places
+        .filter(|(place, _)| !known(place))
+        .map(|(_, allocation)| allocation.node.clone())
+        .collect()
+}
+
+/// A holder on which one can count: neither gone nor about to go.
+fn stays(state: &State, node: &str) -> bool {
+    state.node(node).is_some_and(|node| {
+        node.liveness != Liveness::Lost && matches!(node.admin, Admin::Open | Admin::Cordoned)
+    })
+}
+
+/// What `attempt` of `job` needs to restore on any node: `None` where only a directory is there.
+pub fn restore(copies: &Copies, state: &State, job: JobId, epoch: Epoch) -> Option<RestoreOrder> {
+    let job = state.job(job)?;
+    let one = resumed_from(state, job, state.attempt(job.id, epoch)?)?;
+    if !one.is_portable() {
+        return None;
+    }
+    let parts = one.filled().filter_map(|part| {
+        let holders = part.holders.iter();
+        Some(RestorePart {
+            index: part.index,
+            manifest: part.manifest?,
+            bytes: part.bytes,
+            holders: holders.filter_map(|node| copies.peer(node)).collect(),
+        })
+    });
+    Some(RestoreOrder {
+        epoch: one.epoch,
+        parts: parts.collect(),
+    })
+}
+
+/// How much longer a gang may take to be ready because it restores, milliseconds.
+pub fn restore_ms(state: &State, (job, epoch): Key) -> u64 {
+    let resumed = || {
+        let job = state.job(job)?;
+        resumed_from(state, job, state.attempt(job.id, epoch)?)
+    };
+    resumed().map_or(0, |one| one.bytes() / SLOW_BYTES_MS)
+}

@@ -1,0 +1,113 @@
+//! Which checkpoints of a job may go: all that no rule of its spec keeps. Never the newest, never the newest that is durable, never one that an
+//! attempt resumes from, never one that a person pinned.
+//! Does NOT remove anything.
+use std::collections::BTreeSet;
+
+use mlctl_proto::limits::CHECKPOINTS_PER_JOB_MAX;
+use mlctl_proto::spec::{CheckpointSpec, KeepEvery};
+
+use crate::state::State;
+use crate::state::records::{Checkpoint, Job};
+
+use super::{Request, living_copies};
+
+/// What a job's spec says of its checkpoints; the defaults where it says nothing.
+pub fn checkpoint_rules(state: &State, job: &Job) -> CheckpointSpec {
+    let spec = state.spec(&job.spec_hash);
+    let spec = spec.and_then(|spec| Request::spec(&spec.json).ok());
+    spec.and_then(|spec| spec.checkpoint).unwrap_or_default()
+}
+
+/// Places in `job.checkpoints` of those that may go.
+pub fn dropped(state: &State, job: &Job) -> BTreeSet<usize> {
+    let list = &job.checkpoints;
+    if list.len() < 2 {
+        return BTreeSet::new();
+    }
+    let rules = checkpoint_rules(state, job);
+    let mut kept = kept_by_rules(list, &rules);
+    let durable = |one: &Checkpoint| living_copies(state, one) >= rules.replicas as usize;
+    kept.extend(whole(list).rfind(|one| durable(one.1)).map(|one| one.0));
+    let resumed = |name: &str| {
+        let current = state.current_attempt(job);
+        current.is_some_and(|attempt| !attempt.closed() && attempt.resume_from == name)
+    };
+    let newest = whole(list).next_back().map(|(place, _)| place);
+    let stays = |(place, one): &(usize, &Checkpoint)| {
+        kept.contains(place)
+            || one.pinned
+            // One that grows, or that a later epoch does not count any more: that is decided when an epoch starts.
+            || !one.is_whole()
+            || resumed(&one.name)
+    };
+    let mut gone: BTreeSet<usize> = (list.iter().enumerate())
+        .filter(|one| !stays(one))
+        .map(|(place, _)| place)
+        .collect();
+    let over = rewritten(list).into_iter();
+    gone.extend(over.filter(|place| Some(*place) != newest));
+    bound(list, &mut gone, newest);
+    gone
+}
+
+fn whole(list: &[Checkpoint]) -> impl DoubleEndedIterator<Item = (usize, &Checkpoint)> {
+    list.iter().enumerate().filter(|(_, one)| one.is_whole())
+}
+
+fn kept_by_rules(list: &[Checkpoint], rules: &CheckpointSpec) -> BTreeSet<usize> {
+    let last = rules.newest_kept().max(1) as usize;
+    let mut kept: BTreeSet<usize> = whole(list).rev().take(last).map(|one| one.0).collect();
+    match rules.keep_every {
+        Some(KeepEvery::Steps(steps)) => {
+            let multiple = |one: &Checkpoint| one.step > 0 && one.step.is_multiple_of(steps);
+            kept.extend(whole(list).filter(|one| multiple(one.1)).map(|one| one.0));
+        }
+        Some(KeepEvery::Ms(length)) => {
+            let mut seen = BTreeSet::new();
+            let mut first = |one: &Checkpoint| seen.insert(one.sealed_ms.div_euclid(length.max(1)));
+            kept.extend(whole(list).filter(|one| first(one.1)).map(|one| one.0));
+        }
+        None => {}
+    }
+    if let Some(best) = &rules.keep_best {
+        let measured = whole(list).filter_map(|(place, one)| Some((one.metric?, place)));
+        let mut measured: Vec<(u64, usize)> = measured.collect();
+        measured.sort_unstable();
+        if !best.least {
+            measured.reverse();
+        }
+        let best = measured.into_iter().take(best.count as usize);
+        kept.extend(best.map(|(_, place)| place));
+    }
+    kept
+}
+
+/// Those whose name a later whole one of the same epoch has: the trainer wrote over them.
+fn rewritten(list: &[Checkpoint]) -> Vec<usize> {
+    let over = |(place, one): &(usize, &Checkpoint)| {
+        let same = |other: &Checkpoint| other.epoch == one.epoch && other.name == one.name;
+        let mut later = list.iter().skip(place.saturating_add(1));
+        !one.pinned && later.any(|other| other.is_whole() && same(other))
+    };
+    (list.iter().enumerate())
+        .filter(over)
+        .map(|(place, _)| place)
+        .collect()
+}
+
+/// No job has more than so many: the oldest that nobody pinned go first.
+fn bound(list: &[Checkpoint], gone: &mut BTreeSet<usize>, newest: Option<usize>) {
+    let most = CHECKPOINTS_PER_JOB_MAX;
+    for pinned in [false, true] {
+        for (place, one) in list.iter().enumerate() {
+            let left = list.len().saturating_sub(gone.len());
+            if left > most && one.pinned == pinned && Some(place) != newest {
+                gone.insert(place);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "retention_tests.rs"]
+mod tests;
