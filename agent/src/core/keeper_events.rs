@@ -177,6 +177,9 @@ impl Core {
         if let Some(why) = &status.fenced {
             self.on_fenced(job, epoch, why);
         }
+        if let Some(why) = &status.timed_out {
+            self.on_timed_out(job, epoch, why);
+        }
         if let Some(why) = &status.launch_failed {
             self.on_launch_failed(job, epoch, why);
         } else if status.started {

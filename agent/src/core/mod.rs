@@ -13,6 +13,7 @@ mod devices;
 mod keeper_events;
 mod leader_messages;
 mod leases;
+mod limits;
 mod outbox;
 mod record;
 mod replay;
@@ -164,6 +165,7 @@ impl Core {
                 }
             }
             Event::Fenced { job, epoch, why } => self.on_fenced(job, epoch, &why),
+            Event::TimedOut { job, epoch, why } => self.on_timed_out(job, epoch, &why),
             Event::RankExited { job, epoch, exit } => self.on_rank_exited(job, epoch, exit),
             Event::TasksEnded { job, epoch, ends } => self.on_tasks_ended(job, epoch, &ends),
             Event::AllRanksEnded { job, epoch } => self.on_all_ranks_ended(job, epoch),

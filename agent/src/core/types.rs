@@ -221,6 +221,8 @@ pub struct KeeperStatus {
     pub tasks: TaskEnds,
     /// Its fence ended the ranks; why.
     pub fenced: Option<String>,
+    /// Its time limit ended the ranks; why.
+    pub timed_out: Option<String>,
 }
 
 /// A leader's answer to our hello, as far as decisions depend on it.
@@ -379,6 +381,15 @@ pub enum Event {
     },
     /// The keeper's fence ends the ranks.
     Fenced {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// One sentence for people.
+        why: String,
+    },
+    /// The time limit of the job ends the ranks.
+    TimedOut {
         /// The job.
         job: JobId,
         /// The attempt.

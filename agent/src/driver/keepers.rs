@@ -198,6 +198,7 @@ async fn heard(task: &Task, message: FromKeeper) {
             task.tell(Event::RanksStarted { job, epoch }).await;
         }
         FromKeeper::Fenced { why } => task.tell(Event::Fenced { job, epoch, why }).await,
+        FromKeeper::TimedOut { why } => task.tell(Event::TimedOut { job, epoch, why }).await,
         FromKeeper::LaunchFailed { why } => {
             task.tell(Event::LaunchFailed { job, epoch, why }).await
         }
@@ -331,6 +332,7 @@ pub(super) async fn report_status(task: &Task, status: &Status) {
         launch_failed: status.launch_failed.clone(),
         master_port: task.master_port,
         fenced: status.fenced.clone(),
+        timed_out: status.timed_out.clone(),
         tasks: status.tasks.clone(),
     };
     task.tell(Event::KeeperConnected { job, epoch, status })
@@ -373,6 +375,7 @@ pub(super) async fn report_loss(task: &Task) {
             launch_failed: written.launch_failed,
             master_port: task.master_port,
             fenced: written.fenced,
+            timed_out: written.timed_out,
             tasks: written.tasks,
         };
         task.tell(Event::KeeperConnected { job, epoch, status })
