@@ -1,4 +1,4 @@
-//! Units as types and as text: milliseconds in state, bytes and durations for people. Integers only.
+//! Units as types and as text: milliseconds in state, bytes and durations for people. Integers only; a float is a pattern of bits here.
 
 /// UTC milliseconds since 1970, as state keeps time.
 pub type UtcMs = i64;
@@ -30,6 +30,31 @@ pub fn duration_text(ms: i64) -> String {
         7200..=172_799 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d", seconds / 86_400),
     }
+}
+
+const SIGN: u64 = 1 << 63;
+
+/// A measured value as a number whose order is that of the values, so that state can compare it without knowing floats: the bits of the
+/// value with the sign bit turned, and all bits turned where it is negative. `None` for what is not a number. Both zeros are one.
+pub fn metric_bits(value: f64) -> Option<u64> {
+    if value.is_nan() {
+        return None;
+    }
+    let bits = value.to_bits();
+    Some(match bits {
+        SIGN => SIGN,
+        negative if negative & SIGN != 0 => !negative,
+        positive => positive | SIGN,
+    })
+}
+
+/// The value of which [`metric_bits`] made this.
+pub fn metric_value(bits: u64) -> f64 {
+    f64::from_bits(if bits & SIGN == 0 {
+        !bits
+    } else {
+        bits & !SIGN
+    })
 }
 
 /// The kernel killed processes of an attempt on a node for want of memory.
@@ -65,6 +90,30 @@ impl Oom {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_keep_their_order_and_their_value() {
+        let values = [
+            f64::NEG_INFINITY,
+            f64::MIN,
+            -1.5,
+            -1e-300,
+            -f64::MIN_POSITIVE / 4.0,
+            0.0,
+            f64::MIN_POSITIVE / 4.0,
+            1e-300,
+            0.12,
+            1.5,
+            f64::MAX,
+            f64::INFINITY,
+        ];
+        let bits = values.map(|value| metric_bits(value).expect("a number"));
+        assert!(bits.is_sorted_by(|a, b| a < b), "{bits:?}");
+        assert_eq!(bits.map(metric_value), values);
+        assert_eq!(metric_bits(-0.0), metric_bits(0.0));
+        assert_eq!(metric_bits(f64::NAN), None);
+        assert_eq!(metric_bits(-f64::NAN), None);
+    }
 
     #[test]
     fn want_of_memory_is_explained() {

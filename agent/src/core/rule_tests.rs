@@ -418,13 +418,7 @@ fn a_lease_that_was_granted_before_a_pause_is_as_old_as_its_heartbeat() {
 }
 
 fn found(name: &str, step: u64) -> Event {
-    Event::Checkpoint(CheckpointFound {
-        job: JOB,
-        epoch: epoch(1),
-        name: name.into(),
-        step,
-        by_rescan: false,
-    })
+    Event::Checkpoint(CheckpointFound::bare(JOB, epoch(1), name.into(), step))
 }
 
 fn moving(bench: &Bench) -> Vec<u64> {

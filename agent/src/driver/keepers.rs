@@ -153,6 +153,10 @@ pub(super) async fn own(mut task: Task, mut connection: Connection) {
                     }
                     // The keeper is there already; the core will tell it to stop.
                     Some(Order::Cancel) => continue,
+                    Some(Order::SealPart(order)) => {
+                        task.checkpoints.seal_part(&task.context, order).await;
+                        continue;
+                    }
                     Some(Order::Go(rendezvous)) => {
                         // Held to the last moment; the rank that binds the port is started next.
                         task.lease = None;

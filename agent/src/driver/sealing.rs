@@ -1,0 +1,153 @@
+//! Seals of one attempt: each complete checkpoint becomes a part of this node, one after another, while the ranks go on.
+//! Does NOT judge what is complete: the rules do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlctl_proto::spec::parse_json;
+use mlctl_proto::units::metric_bits;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::Context;
+use crate::checkpoints::seal::notify::Metric;
+use crate::core::{CheckpointFound, Event, PartFound, Start};
+
+/// The end of an attempt waits so long for what is being sealed. What takes longer is told after it.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// The seals of one attempt. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Seals {
+    context: Arc<Context>,
+    start: Arc<Start>,
+    /// How many are under way.
+    running: watch::Sender<usize>,
+}
+
+/// What is complete.
+pub(super) struct Complete {
+    pub(super) name: String,
+    pub(super) step: u64,
+    pub(super) by_rescan: bool,
+    pub(super) metrics: Vec<Metric>,
+    pub(super) save_ms: u64,
+}
+
+impl Seals {
+    pub(super) fn new(context: Arc<Context>, start: Arc<Start>) -> Self {
+        let running = watch::Sender::new(0);
+        Self {
+            context,
+            start,
+            running,
+        }
+    }
+
+    /// Begins to seal one. The core is told of it when it is done, or cannot be.
+    pub(super) async fn begin(&self, complete: Complete) {
+        self.tell_sealing(true).await;
+        self.running.send_modify(|running| *running += 1);
+        let seals = self.clone();
+        tokio::spawn(async move {
+            seals.seal(complete).await;
+            seals.tell_sealing(false).await;
+            seals.running.send_modify(|running| *running -= 1);
+        });
+    }
+
+    /// Waits a moment for those that are under way.
+    pub(super) async fn settle(&self) {
+        let mut running = self.running.subscribe();
+        // The sender is ours.
+        let done = running.wait_for(|running| *running == 0);
+        let _ = timeout(WAIT, done).await;
+    }
+
+    /// Tells the cluster that this node wrote nothing for a checkpoint.
+    pub(super) async fn tell_empty(&self, name: String, step: u64) {
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        info!(%job, %epoch, name, "this node has no part of a checkpoint that another node completed");
+        let part = PartFound {
+            index: self.start.node_rank,
+            manifest: None,
+            bytes: 0,
+        };
+        let found = CheckpointFound {
+            part: Some(part),
+            parts: self.parts(),
+            ..CheckpointFound::bare(job, epoch, name, step)
+        };
+        self.context.tell(Event::Checkpoint(found)).await;
+    }
+
+    async fn seal(&self, complete: Complete) {
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let mut found = CheckpointFound {
+            by_rescan: complete.by_rescan,
+            parts: self.parts(),
+            metric: metric(&self.start.spec, &complete.metrics),
+            save_ms: u32::try_from(complete.save_ms).unwrap_or(u32::MAX),
+            ..CheckpointFound::bare(job, epoch, complete.name, complete.step)
+        };
+        let dir = self.context.dirs.checkpoints(job);
+        let vault = &self.context.vault;
+        match vault.seal(&dir, &mut found, self.start.node_rank).await {
+            Ok(key) => {
+                self.context.tell(Event::Checkpoint(found)).await;
+                vault.said(&key);
+            }
+            Err(error) => {
+                warn!(%job, %epoch, found.name, %error, "a checkpoint cannot be sealed: it stays in its directory on this node only");
+                self.context.tell(Event::Checkpoint(found)).await;
+            }
+        }
+    }
+
+    fn parts(&self) -> u32 {
+        let members = u32::try_from(self.start.members.len());
+        members.unwrap_or(u32::MAX).max(1)
+    }
+
+    async fn tell_sealing(&self, begun: bool) {
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let sealing = Event::Sealing { job, epoch, begun };
+        self.context.tell(sealing).await;
+    }
+}
+
+/// How good it is by the metric that the job keeps the best of.
+fn metric(spec: &[u8], metrics: &[Metric]) -> Option<u64> {
+    let best = parse_json(spec).ok()?.checkpoint?.keep_best?;
+    let said = metrics.iter().find(|one| one.name == best.metric)?;
+    metric_bits(said.value.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlctl_proto::spec::{CheckpointSpec, JobSpec, KeepBest};
+
+    #[test]
+    fn the_metric_is_the_one_that_the_job_names() {
+        let said = [("accuracy", "0.5"), ("val_loss", "1.25e-1")];
+        let said = said.map(|(name, value)| Metric {
+            name: name.into(),
+            value: value.into(),
+        });
+        let spec = |best: Option<&str>| {
+            let mut spec = JobSpec::new(vec!["true".into()]);
+            spec.checkpoint = Some(CheckpointSpec {
+                keep_best: best.map(|best| KeepBest::parse(best).expect("good")),
+                ..CheckpointSpec::in_dir("c")
+            });
+            spec.canonical_json()
+        };
+        let of = |best| metric(&spec(best), &said);
+        assert_eq!(of(Some("val_loss:min:1")), metric_bits(0.125));
+        assert_eq!(of(Some("f1:max:1")), None);
+        assert_eq!(of(None), None);
+        assert_eq!(metric(b"nonsense", &said), None);
+    }
+}
