@@ -219,11 +219,8 @@ impl World {
             .unwrap_or_default();
         for (name, step) in found {
             let found = agent::CheckpointFound {
-                job,
-                epoch,
-                name,
-                step,
                 by_rescan: true,
+                ..agent::CheckpointFound::bare(job, epoch, name, step)
             };
             self.tell_agent(who, agent::Event::Checkpoint(found));
         }
@@ -461,13 +458,7 @@ impl World {
         list.push((name.clone(), step));
         let node_name = node.name.clone();
         self.checkers.closed_epochs.sealed(&node_name, key, &name);
-        let found = agent::CheckpointFound {
-            job,
-            epoch,
-            name,
-            step,
-            by_rescan: false,
-        };
+        let found = agent::CheckpointFound::bare(job, epoch, name, step);
         self.tell_agent(who, agent::Event::Checkpoint(found));
         let delay = self.dice.between(300, 2_000);
         self.after(

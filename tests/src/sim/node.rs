@@ -338,7 +338,11 @@ impl World {
                 self.check_devices(who, (job, epoch), &uuids)
             }
             agent::Action::ReleaseKeeper { job, epoch } => self.keeper_release(who, (job, epoch)),
-            agent::Action::Closed { .. } => {}
+            // A node of this world holds no copies.
+            agent::Action::Forget(_)
+            | agent::Action::Announce(_)
+            | agent::Action::SendInventory
+            | agent::Action::Closed { .. } => {}
         }
     }
 
