@@ -205,7 +205,8 @@ impl Tracker {
 
     fn take(&mut self, now_ms: u64, listing: &Listing) -> &mut One {
         let now = listing.fingerprint();
-        let old = newest(listing) < self.terms.began_ns;
+        // What has the very time of the attempt's beginning was there before its ranks.
+        let old = newest(listing) <= self.terms.began_ns;
         let one = self.ones.entry(listing.name.clone());
         let one = one.or_insert_with(|| One {
             now: now.clone(),
