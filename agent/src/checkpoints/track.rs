@@ -227,7 +227,7 @@ impl Tracker {
             if one.old {
                 one.before = Some(then);
             }
-            if one.found || one.sealed {
+            if one.found || one.sealed || one.old {
                 one.began_ms = now_ms;
             }
             one.since_ms = now_ms;

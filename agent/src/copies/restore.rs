@@ -149,7 +149,9 @@ impl Vault {
         let mut came = Vec::new();
         loop {
             let fetched = self.fetch_all(&wanted, &parts).await?;
-            let fresh: Vec<bool> = fetched.iter().map(|one| one.fresh).collect();
+            let fresh = fetched.iter().zip(&parts);
+            let fresh = fresh.map(|(one, (key, _))| one.fresh || self.is_own(&wanted, key));
+            let fresh: Vec<bool> = fresh.collect();
             came.extend(fetched);
             let (vault, what, all) = (self.clone(), wanted.clone(), parts.clone());
             // Somebody waits for it: not on the threads that come last.
@@ -182,9 +184,11 @@ impl Vault {
 
     /// The directory is there as it was when it was sealed, and is all of the checkpoint.
     fn is_there(&self, wanted: &Wanted, parts: &[Part]) -> bool {
-        let [(key, _)] = parts else {
-            return false;
-        };
+        matches!(parts, [(key, _)] if self.is_own(wanted, key))
+    }
+
+    /// What lies there is this part, as it was sealed: it need not be hashed to know that the store has it.
+    fn is_own(&self, wanted: &Wanted, key: &PartKey) -> bool {
         let now = print(&wanted.into, &wanted.name).ok().flatten();
         let sealed = self.sealed_as(key.job, key.epoch, &key.name, now.as_ref());
         sealed.is_some_and(|entry| entry.key == *key)

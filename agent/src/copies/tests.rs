@@ -513,6 +513,10 @@ async fn ones_own_directory_is_used_as_it_is_until_it_changes() {
     let key = a.seal(&place, "step-5", 0).await;
     let again = a.seal(&place, "step-5", 0).await;
     assert_eq!(key, again);
+    let of = |counter| CheckpointFound::bare(JOB, Epoch::new(1, counter), "step-5".into(), 5);
+    let dir = a.root.join("ckpt");
+    assert!(a.vault.is_of_earlier(&dir, &of(3)).await);
+    assert!(!a.vault.is_of_earlier(&dir, &of(2)).await);
     let inode = |at: &str| fs::metadata(a.path(at)).expect("there").ino();
     let before = inode("step-5");
     let whole = || vec![part(&key, &[])];

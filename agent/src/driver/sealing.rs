@@ -119,6 +119,9 @@ impl Seals {
         };
         let dir = self.context.dirs.checkpoints(job);
         let vault = &self.context.vault;
+        if found.by_rescan && vault.is_of_earlier(&dir, &found).await {
+            return;
+        }
         match vault.seal(&dir, &mut found, self.start.node_rank).await {
             Ok(key) => {
                 self.context.tell(Event::Checkpoint(found)).await;
