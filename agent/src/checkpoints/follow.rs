@@ -345,6 +345,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_another_node_completed_is_looked_for() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = |name: &str| dir.path().join(name);
+        let terms = || Terms {
+            ranks: 1..2,
+            nodes: 2,
+            began_ns: 0,
+        };
+        let (mut follow, _) = Follow::begin(dir.path(), terms(), false)
+            .await
+            .expect("begun");
+        let at = |name: &'static str| look_once_at(dir.path(), name, terms(), Life::EndedWell);
+        for nothing in ["step-5", "../step-5", ""] {
+            let has = follow.completed_elsewhere(nothing).await.expect("looked");
+            assert!(!has && at(nothing).is_none(), "{nothing:?}");
+        }
+        for name in ["step-5", "step-6"] {
+            fs::create_dir(path(name)).expect("made");
+            fs::write(path(name).join("__1_0.distcp"), b"x").expect("written");
+        }
+        let news = at("step-5").expect("it is there");
+        assert_eq!(sealed(news), [("step-5".to_owned(), By::Dcp, true)]);
+        assert!(follow.completed_elsewhere("step-6").await.expect("looked"));
+        let news = follow.end(Life::EndedWell).await.expect("looked");
+        let expected = [("step-6".to_owned(), By::Dcp, false)];
+        assert_eq!(sealed(news), expected, "of the other nobody has heard");
+    }
+
+    #[tokio::test]
     async fn what_is_there_is_news_only_if_asked_for() {
         let dir = tempfile::tempdir().expect("dir");
         let path = |name: &str| dir.path().join(name);

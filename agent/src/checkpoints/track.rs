@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::seal::listing::{Entry, Fingerprint, Listing};
+use super::seal::listing::{Entry, Fingerprint, Kind, Listing};
 use super::seal::notify::Metric;
 use super::seal::{By, Facts, Life, Verdict, Why, Writers, judge};
 
@@ -205,7 +205,8 @@ impl Tracker {
 
     fn take(&mut self, now_ms: u64, listing: &Listing) -> &mut One {
         let now = listing.fingerprint();
-        let old = newest(listing) < self.terms.began_ns;
+        // What has the very time of the attempt's beginning was there before its ranks.
+        let old = newest(listing) <= self.terms.began_ns;
         let one = self.ones.entry(listing.name.clone());
         let one = one.or_insert_with(|| One {
             now: now.clone(),
@@ -219,14 +220,14 @@ impl Tracker {
             elsewhere: false,
             told: false,
         });
-        if one.sealed && one.now.same_bytes(&now) {
+        if (one.sealed || one.old) && one.now.same_bytes(&now) {
             one.now = now;
         } else if one.now != now {
             let then = std::mem::replace(&mut one.now, now);
             if one.old {
                 one.before = Some(then);
             }
-            if one.found || one.sealed {
+            if one.found || one.sealed || one.old {
                 one.began_ms = now_ms;
             }
             one.since_ms = now_ms;
@@ -239,9 +240,13 @@ impl Tracker {
     }
 }
 
-/// When something of it last changed.
+/// When something of it last changed: a file was written, or a directory got or lost a name. A file that is sealed, or whose copy goes, gets
+/// or loses a second name without being written.
 fn newest(listing: &Listing) -> i64 {
-    let time = |entry: &Entry| entry.mark.ctime_ns;
+    let time = |entry: &Entry| match entry.kind {
+        Kind::File => entry.mark.mtime_ns,
+        _ => entry.mark.ctime_ns,
+    };
     let inside = listing.entries.iter().map(time).max();
     time(&listing.root).max(inside.unwrap_or(i64::MIN))
 }
@@ -250,7 +255,7 @@ fn newest(listing: &Listing) -> i64 {
 mod tests {
     use super::*;
     use crate::checkpoints::seal::QUIET_MS;
-    use crate::checkpoints::seal::listing::{Content, Kind, Mark};
+    use crate::checkpoints::seal::listing::{Content, Mark};
 
     fn entry(path: &str, kind: Kind, time: i64) -> Entry {
         Entry {
@@ -370,6 +375,18 @@ mod tests {
         linked.entries[0].mark.mtime_ns = 900;
         let news = again(&mut tracker, &linked);
         assert!(matches!(news[..], [News::Rewritten { .. }]), "{news:?}");
+        // Nor does it make one of an earlier attempt news.
+        let mut tracker = self::tracker();
+        tracker.found(0, &step_5(50));
+        let mut unlinked = step_5(50);
+        unlinked.entries[0].mark.ctime_ns = 900;
+        for now_ms in [1, QUIET_MS * 2] {
+            let news = tracker.look(now_ms, &unlinked, Life::Running, || Writers::Nobody);
+            assert_eq!(news, []);
+        }
+        let mut tracker = self::tracker();
+        tracker.found(0, &unlinked);
+        assert!(!tracker.expects(0));
     }
 
     #[test]

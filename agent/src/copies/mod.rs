@@ -18,7 +18,7 @@ pub(crate) mod sealing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -54,6 +54,8 @@ const RATE_MOST: u64 = 2 << 30;
 const LOOK: Duration = Duration::from_secs(2);
 /// What no entry names goes after this: it may be of an agent that died before it wrote the entry, and comes again.
 const ORPHANS: Duration = Duration::from_secs(600);
+/// What was begun to be received, and did not become whole in so long, is given up.
+const HALVES: Duration = Duration::from_secs(3_600);
 
 /// Why a node can keep no copies.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +113,8 @@ struct Inner {
     sending: AtomicU32,
     /// Held when the agent started, and named by no entry then.
     orphans: Mutex<BTreeSet<BlobId>>,
+    /// Begun to be received, or found damaged, and since when that was seen.
+    halves: Mutex<BTreeMap<BlobId, Instant>>,
     quiet: Quiet,
 }
 
@@ -221,6 +225,7 @@ impl Vault {
             pushing: Semaphore::new(PUSHES),
             sending: AtomicU32::new(0),
             orphans,
+            halves: Mutex::default(),
             quiet,
         });
         inner.measure();
@@ -331,6 +336,7 @@ async fn look_after(vault: Weak<Inner>) {
         let vault = Vault { inner };
         vault.find_lost().await;
         vault.remove_orphans().await;
+        vault.give_up_halves().await;
         vault.inner.measure();
         drop(vault);
         tokio::time::sleep(LOOK).await;
@@ -394,6 +400,32 @@ impl Vault {
                 Ok(Ok(()) | Err(CheckpointError::NotHeld { .. })) => {}
                 Ok(Err(error)) => warn!(%id, %error, "a copy that nobody knows cannot be removed"),
                 Err(error) => warn!(%id, %error, "a copy that nobody knows cannot be removed"),
+            }
+        }
+    }
+
+    /// What nobody goes on sending, or what was damaged and came from elsewhere, or not at all.
+    async fn give_up_halves(&self) {
+        let store = &self.shared().store;
+        let old: Vec<BlobId> = {
+            let incoming = store.incoming();
+            let mut halves = lock(&self.inner.halves);
+            halves.retain(|id, _| incoming.contains(id));
+            for id in incoming {
+                halves.entry(id).or_insert_with(Instant::now);
+            }
+            let old = halves.iter().filter(|(_, since)| since.elapsed() > HALVES);
+            old.map(|(id, _)| *id).collect()
+        };
+        for id in old {
+            let store = store.clone();
+            match self.quietly(move || store.abandon(&id)).await {
+                // One that comes just now stays, however long it takes.
+                Ok(
+                    Ok(()) | Err(CheckpointError::Busy { .. } | CheckpointError::NotHeld { .. }),
+                ) => {}
+                Ok(Err(error)) => warn!(%id, %error, "half a copy cannot be removed"),
+                Err(error) => warn!(%id, %error, "half a copy cannot be removed"),
             }
         }
     }

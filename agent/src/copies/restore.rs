@@ -28,6 +28,8 @@ use crate::failpoint;
 
 /// Parts that are fetched at once.
 const AT_ONCE: usize = 4;
+/// A file that is about to take another's place. No trainer's: it is there for a moment only.
+const COPY: &str = ".mlctl-copy";
 /// How often what was found damaged while it was laid out is fetched again.
 const ROUNDS: u32 = 3;
 
@@ -147,7 +149,9 @@ impl Vault {
         let mut came = Vec::new();
         loop {
             let fetched = self.fetch_all(&wanted, &parts).await?;
-            let fresh: Vec<bool> = fetched.iter().map(|one| one.fresh).collect();
+            let fresh = fetched.iter().zip(&parts);
+            let fresh = fresh.map(|(one, (key, _))| one.fresh || self.is_own(&wanted, key));
+            let fresh: Vec<bool> = fresh.collect();
             came.extend(fetched);
             let (vault, what, all) = (self.clone(), wanted.clone(), parts.clone());
             // Somebody waits for it: not on the threads that come last.
@@ -180,9 +184,11 @@ impl Vault {
 
     /// The directory is there as it was when it was sealed, and is all of the checkpoint.
     fn is_there(&self, wanted: &Wanted, parts: &[Part]) -> bool {
-        let [(key, _)] = parts else {
-            return false;
-        };
+        matches!(parts, [(key, _)] if self.is_own(wanted, key))
+    }
+
+    /// What lies there is this part, as it was sealed: it need not be hashed to know that the store has it.
+    fn is_own(&self, wanted: &Wanted, key: &PartKey) -> bool {
         let now = print(&wanted.into, &wanted.name).ok().flatten();
         let sealed = self.sealed_as(key.job, key.epoch, &key.name, now.as_ref());
         sealed.is_some_and(|entry| entry.key == *key)
@@ -419,8 +425,8 @@ fn merge(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives it to the job's user, with all that is in it. Links are changed themselves. What is theirs is left alone: a file may be shared with
-/// the store, where a change of it is noticed.
+/// Gives it to the job's user, with all that is in it. Links are changed themselves. What is theirs is left alone, and what is another
+/// user's stays theirs: the same bytes may be in checkpoints of both, as one file in the store.
 fn give(path: &Path, user: u32, group: u32) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if found.is_dir() {
@@ -430,6 +436,14 @@ fn give(path: &Path, user: u32, group: u32) -> io::Result<()> {
     }
     if (found.uid(), found.gid()) == (user, group) {
         return Ok(());
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    let others = ![own, user].contains(&found.uid());
+    if others && found.is_file() && found.nlink() > 1 {
+        let copy = path.with_file_name(COPY);
+        fs::copy(path, &copy)?;
+        fs::File::open(&copy)?.sync_all()?;
+        fs::rename(&copy, path)?;
     }
     lchown(path, Some(user), Some(group))
 }
@@ -496,6 +510,33 @@ mod tests {
         );
         assert!(path("whole/b").is_file() && path("whole/a").is_symlink());
         assert!(path("whole/d/link").is_symlink());
+    }
+
+    #[test]
+    fn what_is_another_users_is_not_taken_from_them() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: only root gives files away");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("dir");
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("whole")).expect("made");
+        for (name, owner) in [("theirs", 40_001), ("agents", 0), ("ones-own", 40_002)] {
+            fs::write(path(name), name).expect("written");
+            lchown(path(name), Some(owner), Some(owner)).expect("given");
+            fs::hard_link(path(name), path("whole").join(name)).expect("linked");
+        }
+        symlink("/etc/passwd", path("whole/link")).expect("linked");
+        give(&path("whole"), 40_002, 40_002).expect("given");
+        let of = |at: &str| fs::symlink_metadata(path(at)).expect("there");
+        assert_eq!(of("theirs").uid(), 40_001);
+        assert_ne!(of("theirs").ino(), of("whole/theirs").ino());
+        assert_eq!(of("agents").ino(), of("whole/agents").ino());
+        for at in ["theirs", "agents", "ones-own", "link"] {
+            assert_eq!(of(&format!("whole/{at}")).uid(), 40_002, "{at}");
+        }
+        assert_eq!(of("/etc/passwd").uid(), 0);
+        assert_eq!(fs::read(path("whole/theirs")).expect("read"), b"theirs");
     }
 
     #[test]

@@ -94,6 +94,22 @@ impl Vault {
         }
     }
 
+    /// Whether what lies in `dir` under the name of `found` is just what an earlier attempt sealed there: then it is none of this one.
+    pub(crate) async fn is_of_earlier(&self, dir: &Path, found: &CheckpointFound) -> bool {
+        let (vault, dir, found) = (self.clone(), dir.to_owned(), found.clone());
+        let looking = move || {
+            let now = print(&dir, &found.name).ok().flatten();
+            let entries = vault.shared().ledger.entries().into_iter();
+            let mut earlier = entries.filter(|entry| {
+                let key = &entry.key;
+                key.job == found.job && key.name == found.name && key.epoch < found.epoch
+            });
+            now.is_some() && earlier.any(|entry| entry.made == now)
+        };
+        // A panic was reported where it happened; sealing finds out the rest.
+        self.quietly(looking).await.unwrap_or(false)
+    }
+
     /// On a thread that may block.
     fn seal_now(
         &self,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::parse_json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -111,6 +112,21 @@ pub(super) async fn seal_part(context: Arc<Context>, order: SealPart) {
         // Its ranks are gone: nothing of it will come.
         None => seals.tell_empty(order.name, order.step).await,
     }
+}
+
+/// An agent before this one died while something of an attempt was being sealed that has no task any more: goes on with it.
+pub(super) async fn go_on_sealing(context: Arc<Context>, (job, epoch): (JobId, Epoch)) {
+    let start = Arc::new(read_start(&context.dirs, job, epoch));
+    if start.members.is_empty() {
+        return;
+    }
+    let folder = context.dirs.attempt(job, epoch);
+    let (dir, terms) = (context.dirs.checkpoints(job), terms(&context, &start));
+    let look = move || look_once(&dir, terms, life_of(&folder));
+    // A panic was reported where it happened.
+    let news = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    let seals = Seals::new(context, start.clone());
+    tell(&seals, &start, news).await;
 }
 
 /// How the ranks of an attempt ended, as its keeper wrote it down.

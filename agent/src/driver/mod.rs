@@ -28,7 +28,7 @@ use crate::copies::Vault;
 use crate::core::{Action, Core, Event, Recovered, Start};
 use crate::devices::dirt::Devices;
 use crate::devices::watch::look;
-use crate::dirs::Dirs;
+use crate::dirs::{Dirs, attempts_on_disk};
 use crate::failpoint;
 use crate::journal::{Journal, JournalError};
 use crate::launch::cpus::Topology;
@@ -128,6 +128,7 @@ impl Driver {
         driver.name_dirty();
         driver.look_at_devices();
         driver.execute_all(actions).await?;
+        driver.go_on_sealing();
         Ok(driver)
     }
 
@@ -202,6 +203,17 @@ impl Driver {
                 self.context.clone(),
                 order,
             ))),
+        }
+    }
+
+    /// What an agent before this one was sealing when it died. Of attempts that are adopted all is looked at anyway.
+    fn go_on_sealing(&self) {
+        for (job, epoch) in attempts_on_disk(&self.context.dirs) {
+            let cut_short = sealing::was_cut_short(&self.context.dirs.attempt(job, epoch));
+            if cut_short && !self.attempts.contains_key(&(job, epoch)) {
+                let context = self.context.clone();
+                tokio::spawn(checkpoints::go_on_sealing(context, (job, epoch)));
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! Seals of one attempt: each complete checkpoint becomes a part of this node, one after another, while the ranks go on.
 //! Does NOT judge what is complete: the rules do.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +37,25 @@ pub(super) struct Complete {
     pub(super) save_ms: u64,
 }
 
+/// How a file in the attempt's folder begins that is there while a checkpoint is being sealed: an agent that dies then goes on with it.
+const BEGUN: &str = "sealing-";
+
+fn note_of(folder: &Path, name: &str) -> PathBuf {
+    let hash = blake3::hash(name.as_bytes()).to_hex();
+    folder.join(format!("{BEGUN}{}", &hash[..16]))
+}
+
+/// Whether an agent before this one died while something of an attempt was being sealed. What says so goes.
+pub(super) fn was_cut_short(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let notes = entries.filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with(BEGUN)
+    });
+    // One that stays costs a look at the next start.
+    notes.map(|note| fs::remove_file(note.path())).count() > 0
+}
+
 impl Seals {
     pub(super) fn new(context: Arc<Context>, start: Arc<Start>) -> Self {
         let running = watch::Sender::new(0);
@@ -49,9 +70,14 @@ impl Seals {
     pub(super) async fn begin(&self, complete: Complete) {
         self.tell_sealing(true).await;
         self.running.send_modify(|running| *running += 1);
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let note = note_of(&self.context.dirs.attempt(job, epoch), &complete.name);
+        // Without it a crash just now costs a copy of this checkpoint, and nothing else.
+        let _ = fs::write(&note, &complete.name);
         let seals = self.clone();
         tokio::spawn(async move {
             seals.seal(complete).await;
+            let _ = fs::remove_file(&note);
             seals.tell_sealing(false).await;
             seals.running.send_modify(|running| *running -= 1);
         });
@@ -93,6 +119,9 @@ impl Seals {
         };
         let dir = self.context.dirs.checkpoints(job);
         let vault = &self.context.vault;
+        if found.by_rescan && vault.is_of_earlier(&dir, &found).await {
+            return;
+        }
         match vault.seal(&dir, &mut found, self.start.node_rank).await {
             Ok(key) => {
                 self.context.tell(Event::Checkpoint(found)).await;
@@ -128,6 +157,17 @@ fn metric(spec: &[u8], metrics: &[Metric]) -> Option<u64> {
 mod tests {
     use super::*;
     use mlctl_proto::spec::{CheckpointSpec, JobSpec, KeepBest};
+
+    #[test]
+    fn what_was_being_sealed_is_known_once_after_a_crash() {
+        let dir = tempfile::tempdir().expect("dir");
+        assert!(!was_cut_short(dir.path()) && !was_cut_short(&dir.path().join("gone")));
+        fs::write(note_of(dir.path(), "ä/..-5"), "x").expect("written");
+        fs::write(dir.path().join("start.pb"), "x").expect("written");
+        assert!(was_cut_short(dir.path()));
+        assert!(!was_cut_short(dir.path()));
+        assert!(dir.path().join("start.pb").exists());
+    }
 
     #[test]
     fn the_metric_is_the_one_that_the_job_names() {
