@@ -1,4 +1,4 @@
-//! Units as types and as text: milliseconds in state, bytes and durations for people. Integers only.
+//! Units as types and as text: milliseconds in state, bytes and durations for people. Integers only; a float is a pattern of bits here.
 
 /// UTC milliseconds since 1970, as state keeps time.
 pub type UtcMs = i64;
@@ -30,6 +30,25 @@ pub fn duration_text(ms: i64) -> String {
         7200..=172_799 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d", seconds / 86_400),
     }
+}
+
+const SIGN: u64 = 1 << 63;
+
+/// A measured value as a number whose order is that of the values, so that state can compare it without knowing floats: the bits of the
+/// value with the sign bit turned, and all bits turned where it is negative. `None` for what is not a number.
+pub fn metric_bits(value: f64) -> Option<u64> {
+    let bits = value.to_bits();
+    let ordered = if bits & SIGN == 0 { bits | SIGN } else { !bits };
+    (!value.is_nan()).then_some(ordered)
+}
+
+/// The value of which [`metric_bits`] made `bits`.
+pub fn metric_of(bits: u64) -> f64 {
+    f64::from_bits(if bits & SIGN == 0 {
+        !bits
+    } else {
+        bits & !SIGN
+    })
 }
 
 /// The kernel killed processes of an attempt on a node for want of memory.
@@ -85,6 +104,40 @@ mod tests {
         }
         .detail(0);
         assert!(text.contains("machine ran out of memory: "), "{text}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn metrics_come_back_and_keep_their_order(a: u64, b: u64) {
+            let (a, b) = (f64::from_bits(a), f64::from_bits(b));
+            let (Some(x), Some(y)) = (metric_bits(a), metric_bits(b)) else {
+                proptest::prop_assert!(a.is_nan() || b.is_nan());
+                return Ok(());
+            };
+            proptest::prop_assert_eq!(metric_of(x).to_bits(), a.to_bits());
+            // Both zeros are equal as values and two numbers here, the negative one first.
+            proptest::prop_assert_eq!(x.cmp(&y), a.total_cmp(&b));
+        }
+    }
+
+    #[test]
+    fn metrics_at_the_ends() {
+        let values = [
+            f64::NEG_INFINITY,
+            f64::MIN,
+            -1.91,
+            -f64::MIN_POSITIVE,
+            0.0,
+            f64::MIN_POSITIVE,
+            0.12,
+            1.91,
+            f64::MAX,
+            f64::INFINITY,
+        ];
+        let bits = values.map(metric_bits);
+        assert!(bits.is_sorted_by(|a, b| a < b), "{bits:?}");
+        assert_eq!(bits.map(|bits| bits.map(metric_of)), values.map(Some));
+        assert_eq!([f64::NAN, -f64::NAN].map(metric_bits), [None, None]);
     }
 
     #[test]
