@@ -167,7 +167,7 @@ mod tests {
         near(daly(300.0, 21_600.0), 3_402.78);
         // A save takes longer than a machine lasts.
         near(daly(100.0, 50.0), 50.0);
-        near(daly(99.0, 50.0), 146.4);
+        near(daly(99.0, 50.0), 44.443_6);
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn what_a_job_needs_is_not_removed() {
     assert!(cluster.job(job).state.terminal());
     let applied = by_ann(
         &mut cluster,
-        body(job, &["step-3", "step-4", "step-5"], Remove),
+        body(job, &["step-1", "step-3", "step-4", "step-5"], Remove),
     );
     assert_eq!(applied.reply, Reply::Done, "nothing needs them any more");
     assert_eq!(names(&cluster, job), ["step-2!"]);
