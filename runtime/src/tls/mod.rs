@@ -1,11 +1,14 @@
-//! Mutual TLS 1.3 between everybody in a cluster: the only way in, for servers (`server`) and clients (`client`).
+//! Mutual TLS 1.3 between everybody in a cluster: the only way in, for servers (`server`) and clients (`client`), and from node to node
+//! (`node`).
 //!
 //! There is no plaintext mode, no older TLS, no session resumption (every connection proves its identity anew) and
 //! no early data. Who may call what is decided where calls are served.
 mod client;
+mod node;
 mod server;
 
 pub use client::{DialError, Dialer, channel, channel_lazy};
+pub use node::NodeTls;
 pub use server::{ConnPeer, ServerStream, incoming, peer_of, server_builder, server_config};
 
 use crate::identity::{Bundle, IdentityError};
