@@ -1,6 +1,7 @@
 //! The one binary: command line, daemons, keeper. Starts what was asked for; does nothing itself.
 #![forbid(unsafe_code)]
 
+mod advice;
 mod args;
 mod client;
 mod commands;

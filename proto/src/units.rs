@@ -49,7 +49,7 @@ pub fn metric_bits(value: f64) -> Option<u64> {
 }
 
 /// The value of which [`metric_bits`] made this.
-pub fn metric_value(bits: u64) -> f64 {
+pub fn metric_of(bits: u64) -> f64 {
     f64::from_bits(if bits & SIGN == 0 {
         !bits
     } else {
@@ -109,7 +109,7 @@ mod tests {
         ];
         let bits = values.map(|value| metric_bits(value).expect("a number"));
         assert!(bits.is_sorted_by(|a, b| a < b), "{bits:?}");
-        assert_eq!(bits.map(metric_value), values);
+        assert_eq!(bits.map(metric_of), values);
         assert_eq!(metric_bits(-0.0), metric_bits(0.0));
         assert_eq!(metric_bits(f64::NAN), None);
         assert_eq!(metric_bits(-f64::NAN), None);
@@ -134,6 +134,40 @@ mod tests {
         }
         .detail(0);
         assert!(text.contains("machine ran out of memory: "), "{text}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn metrics_come_back_and_keep_their_order(a: u64, b: u64) {
+            let (a, b) = (f64::from_bits(a), f64::from_bits(b));
+            let (Some(x), Some(y)) = (metric_bits(a), metric_bits(b)) else {
+                proptest::prop_assert!(a.is_nan() || b.is_nan());
+                return Ok(());
+            };
+            proptest::prop_assert_eq!(metric_of(x).to_bits(), a.to_bits());
+            // Both zeros are equal as values and two numbers here, the negative one first.
+            proptest::prop_assert_eq!(x.cmp(&y), a.total_cmp(&b));
+        }
+    }
+
+    #[test]
+    fn metrics_at_the_ends() {
+        let values = [
+            f64::NEG_INFINITY,
+            f64::MIN,
+            -1.91,
+            -f64::MIN_POSITIVE,
+            0.0,
+            f64::MIN_POSITIVE,
+            0.12,
+            1.91,
+            f64::MAX,
+            f64::INFINITY,
+        ];
+        let bits = values.map(metric_bits);
+        assert!(bits.is_sorted_by(|a, b| a < b), "{bits:?}");
+        assert_eq!(bits.map(|bits| bits.map(metric_of)), values.map(Some));
+        assert_eq!([f64::NAN, -f64::NAN].map(metric_bits), [None, None]);
     }
 
     #[test]

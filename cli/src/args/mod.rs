@@ -1,5 +1,6 @@
 //! The command line as clap sees it, and nothing else: no command does its work here.
 mod admin;
+mod checkpoint;
 mod daemon;
 mod dev;
 mod jobs;
@@ -10,6 +11,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use admin::{AdminCommand, CertCommand, UserCommand};
+pub use checkpoint::{
+    CheckpointCommand, CommitArgs, LsCheckpointsArgs, NamedCheckpointsArgs, ShowCheckpointArgs,
+};
 pub use daemon::{AgentArgs, CoordinatorArgs, LauncherArgs};
 pub use dev::{DemoArgs, DevArgs, DevCommand};
 pub use jobs::{
@@ -81,6 +85,13 @@ pub enum Command {
     Retry(RetryArgs),
     /// Wait until a job has ended, and end with its exit code
     Wait(WaitArgs),
+    /// What jobs saved: list it, keep it, remove it
+    #[command(visible_alias = "ckpt")]
+    Checkpoint {
+        /// What to do.
+        #[command(subcommand)]
+        command: CheckpointCommand,
+    },
     /// List the machines of the cluster
     Nodes,
     /// What an admin does with one machine

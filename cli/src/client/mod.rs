@@ -185,6 +185,7 @@ macro_rules! stubs {
 stubs! {
     jobs => mlctl_proto::api::jobs_client::JobsClient<Channel>;
     cluster => mlctl_proto::api::cluster_client::ClusterClient<Channel>;
+    checkpoints => mlctl_proto::api::checkpoints_client::CheckpointsClient<Channel>;
     blobs => mlctl_proto::api::blobs_client::BlobsClient<Channel>;
 }
 

@@ -4,6 +4,7 @@ mod admin_cert;
 mod admin_init;
 mod admin_user_add;
 mod cancel;
+mod checkpoint;
 pub mod follow;
 mod jobs;
 mod logs;
@@ -52,6 +53,7 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Cancel(args) => client_side(cancel::run(&args, global, output)),
         Command::Retry(args) => client_side(retry::run(&args, global, output)),
         Command::Wait(args) => client_side(wait::run(&args, global, output)),
+        Command::Checkpoint { command } => checkpoint::dispatch(&command, global, output),
         Command::Nodes => client_side(nodes::run(global, output)),
         Command::Node {
             command: NodeCommand::DeclareLost { node, yes },

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use mlctl_proto::api::{Job, LogLine, LogsRequest};
 
 use super::follow;
+use crate::advice;
 use crate::args::{Global, ShowArgs};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -14,10 +15,12 @@ const LAST_LINES: usize = 5;
 
 /// Shows the job of `args`.
 pub async fn run(args: &ShowArgs, global: &Global, output: &dyn Output) -> Result<u8, Failure> {
+    let assumed = std::env::var(advice::NODE_MTBF_VARIABLE).ok();
+    let assumed = advice::node_mtbf_days(assumed.as_deref()).map_err(Failure::usage)?;
     let mut client = Client::open(global)?;
     let job = follow::get(&mut client, &args.job).await?;
     let last = last_words(&mut client, &job).await;
-    output.job(&job, &last);
+    output.job(&job, &last, advice::advice(&job, assumed).as_ref());
     Ok(0)
 }
 

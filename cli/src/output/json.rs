@@ -2,12 +2,13 @@
 use std::collections::BTreeSet;
 
 use mlctl_proto::api::{
-    Attempt, CancelReply, Checkpoint, Device, Job, LogLine, Node, Outcome, Retries, RetryReply,
-    WhyReply,
+    Attempt, CancelReply, Checkpoint, Device, Job, ListedCheckpoint, LogLine, Node, Outcome,
+    Retries, RetryReply, WhyReply,
 };
 use serde_json::{Value, json};
 
-use super::{Output, array, out};
+use super::{Output, array, checkpoints, out};
+use crate::advice::Advice;
 use crate::failure::Failure;
 
 /// Prints JSON.
@@ -46,12 +47,6 @@ fn attempt(attempt: &Attempt) -> Value {
     })
 }
 
-fn checkpoint(c: &Checkpoint) -> Value {
-    json!({
-        "name": c.name, "step": c.step, "holders": c.holders, "durability": c.durability, "sealed_ms": time(c.sealed_ms), "attempt": c.attempt,
-    })
-}
-
 fn retries(retries: &Retries) -> Value {
     let excluded: Vec<Value> = retries
         .excluded
@@ -72,7 +67,7 @@ fn job(job: &Job) -> Value {
         "nodes": job.nodes, "gpus": job.gpus, "ranks": job.ranks, "submitted_ms": time(job.submitted_ms),
         "started_ms": time(job.started_ms), "ended_ms": time(job.ended_ms), "reason": job.reason,
         "outcome": outcome(&job.outcome), "attempts": job.attempts.iter().map(attempt).collect::<Vec<_>>(),
-        "checkpoints": job.checkpoints.iter().map(checkpoint).collect::<Vec<_>>(), "traceparent": job.traceparent,
+        "checkpoints": job.checkpoints.iter().map(checkpoints::value).collect::<Vec<_>>(), "traceparent": job.traceparent,
         "array": array::value(&job.array),
         "retries": job.retries.as_ref().map(retries), "retry_of": retry_of,
     })
@@ -118,13 +113,26 @@ impl Output for Json {
         print(&json!({ "v": 1, "jobs": jobs.iter().map(job).collect::<Vec<_>>() }));
     }
 
-    fn job(&self, one: &Job, last: &[LogLine]) {
+    fn job(&self, one: &Job, last: &[LogLine], advice: Option<&Advice>) {
         let spec: Value = serde_json::from_slice(&one.spec).unwrap_or(Value::Null);
         let mut value = job(one);
         value["spec"] = spec;
         let texts = last.iter().map(|line| String::from_utf8_lossy(&line.text));
         value["last_lines"] = texts.collect();
+        value["checkpoint_advice"] = checkpoints::advice_value(advice);
         print(&json!({ "v": 1, "job": value }));
+    }
+
+    fn checkpoints(&self, listed: &[ListedCheckpoint]) {
+        let listed: Vec<Value> = listed.iter().map(checkpoints::listed_value).collect();
+        print(&json!({ "v": 1, "checkpoints": listed }));
+    }
+
+    fn checkpoint(&self, job: &Job, shown: &[&Checkpoint]) {
+        let shown: Vec<Value> = shown.iter().map(|one| checkpoints::value(one)).collect();
+        let metric = checkpoints::metric_name(job);
+        let metric = Some(&metric).filter(|name| !name.is_empty());
+        print(&json!({ "v": 1, "job": job.id, "metric_name": metric, "checkpoints": shown }));
     }
 
     fn why(&self, why: &WhyReply) {

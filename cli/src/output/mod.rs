@@ -1,5 +1,6 @@
 //! What commands print. Data goes to stdout, the rest to stderr; tables for people and JSON for programs behind one trait.
 mod array;
+mod checkpoints;
 mod clean;
 pub mod fold;
 mod json;
@@ -8,10 +9,15 @@ mod table;
 
 use std::collections::BTreeSet;
 
-use mlctl_proto::api::{CancelReply, Job, LogLine, Node, RetryReply, WhyReply};
+use mlctl_proto::api::{
+    CancelReply, Checkpoint, Job, ListedCheckpoint, LogLine, Node, RetryReply, WhyReply,
+};
 
+use crate::advice::Advice;
 use crate::args::Format;
 use crate::failure::Failure;
+
+pub use clean::clean;
 
 /// One way to print.
 pub trait Output {
@@ -25,8 +31,12 @@ pub trait Output {
     fn submitted(&self, id: &str, name: &str);
     /// A listing of jobs.
     fn jobs(&self, jobs: &[Job]);
-    /// One job in full; `last`: what the rank that failed first said last.
-    fn job(&self, job: &Job, last: &[LogLine]);
+    /// One job in full; `last`: what the rank that failed first said last; `advice`: about its checkpoints, if there is any.
+    fn job(&self, job: &Job, last: &[LogLine], advice: Option<&Advice>);
+    /// A listing of checkpoints.
+    fn checkpoints(&self, listed: &[ListedCheckpoint]);
+    /// Checkpoints of `job` in full.
+    fn checkpoint(&self, job: &Job, shown: &[&Checkpoint]);
     /// Why a job does not run.
     fn why(&self, why: &WhyReply);
     /// A line of these ranks' output, or a remark between the lines; `raw`: also to a terminal as it is.

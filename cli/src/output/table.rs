@@ -3,12 +3,16 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mlctl_proto::api::{Attempt, CancelReply, Job, LogLine, Node, Outcome, RetryReply, WhyReply};
+use mlctl_proto::api::{
+    Attempt, CancelReply, Checkpoint, Job, ListedCheckpoint, LogLine, Node, Outcome, RetryReply,
+    WhyReply,
+};
 use mlctl_proto::units::{bytes_text, duration_text};
 
 use super::clean::{clean, clean_line};
 use super::fold::ranges;
-use super::{Output, array, out, retries};
+use super::{Output, array, checkpoints, out, retries};
+use crate::advice::Advice;
 use crate::failure::Failure;
 
 /// Prints tables.
@@ -204,7 +208,7 @@ impl Output for Table {
         );
     }
 
-    fn job(&self, job: &Job, last: &[LogLine]) {
+    fn job(&self, job: &Job, last: &[LogLine], advice: Option<&Advice>) {
         out(format!("{} {}  {}", job.id, clean(&job.name), job.state).as_bytes());
         out(format!("user     {} ({})", clean(&job.owner), job.owner_id).as_bytes());
         out(format!(
@@ -230,15 +234,13 @@ impl Output for Table {
         for attempt in job.attempts.iter().filter(shown) {
             out(format!("attempt  {}", attempt_text(attempt)).as_bytes());
         }
-        for c in &job.checkpoints {
-            let text = format!(
-                "checkpoint {} of attempt {}, on {} ({})",
-                clean(&c.name),
-                c.attempt,
-                c.holders.join(", "),
-                c.durability
-            );
-            out(text.as_bytes());
+        let metric = checkpoints::metric_name(job);
+        for one in &job.checkpoints {
+            let text = checkpoints::line(one, &metric, ago);
+            out(format!("saved    {text}").as_bytes());
+        }
+        for line in advice.iter().flat_map(|one| checkpoints::advice_lines(one)) {
+            out(line.as_bytes());
         }
         if let Some(outcome) = &job.outcome {
             out(format!(
@@ -251,6 +253,19 @@ impl Output for Table {
         for line in last {
             let text = String::from_utf8_lossy(&line.text);
             out(format!("         [{}] {}", line.rank, clean_line(&text)).as_bytes());
+        }
+    }
+
+    fn checkpoints(&self, listed: &[ListedCheckpoint]) {
+        let listed = listed.iter().map(|one| checkpoints::cells(one, ago));
+        rows(&checkpoints::HEAD, &listed.collect::<Vec<_>>());
+    }
+
+    fn checkpoint(&self, job: &Job, shown: &[&Checkpoint]) {
+        for one in shown {
+            for line in checkpoints::details(job, one, ago) {
+                out(line.as_bytes());
+            }
         }
     }
 

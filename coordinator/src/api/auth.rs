@@ -36,7 +36,7 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 28] = [
+pub const CALLS: [(&str, Access); 30] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
@@ -49,6 +49,8 @@ pub const CALLS: [(&str, Access); 28] = [
     ("/mlctl.api.v1.Cluster/Nodes", Access::User),
     ("/mlctl.api.v1.Cluster/Change", Access::Admin),
     ("/mlctl.api.v1.Cluster/DeclareLost", Access::Admin),
+    ("/mlctl.api.v1.Checkpoints/Change", Access::User),
+    ("/mlctl.api.v1.Checkpoints/List", Access::User),
     ("/mlctl.api.v1.Blobs/Missing", Access::User),
     ("/mlctl.api.v1.Blobs/Put", Access::User),
     ("/mlctl.agent.v1.Link/Open", Access::Node),

@@ -16,7 +16,7 @@ use crate::shared::{CallError, Shared};
 use crate::state::State;
 
 /// Of one page: what is left of a message is for its frame.
-const PAGE_BYTES: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+pub(super) const PAGE_BYTES: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 
 /// Serves the call on the leader.
 pub async fn get(shared: &Arc<Shared>, request: GetJobRequest) -> Result<Job, CallError> {

@@ -5,6 +5,7 @@
 pub mod auth;
 mod blobs;
 mod bulk;
+mod checkpoints;
 mod cluster;
 mod convert;
 mod exchange;
@@ -29,6 +30,7 @@ use futures::Stream;
 use mlctl_proto::agent::bulk_server::BulkServer;
 use mlctl_proto::agent::link_server::LinkServer;
 use mlctl_proto::api::blobs_server::BlobsServer;
+use mlctl_proto::api::checkpoints_server::CheckpointsServer;
 use mlctl_proto::api::cluster_server::ClusterServer;
 use mlctl_proto::api::jobs_server::JobsServer;
 use mlctl_proto::limits::{MESSAGE_BYTES_MAX, RAFT_MESSAGE_BYTES_MAX};
@@ -60,11 +62,14 @@ pub fn router(shared: &Arc<Shared>) -> Router<Stack<AuthLayer, Identity>> {
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let blobs =
         BlobsServer::new(blobs::Blobs::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let checkpoints = CheckpointsServer::new(checkpoints::Checkpoints::new(api()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let link = LinkServer::new(link::Link::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let bulk = BulkServer::new(bulk::Bulk::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let peer = PeerServer::new(peer::Peer::new(api()))
         .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX + FRAME_BYTES);
     let routes = Routes::new(jobs).add_service(cluster).add_service(blobs);
+    let routes = routes.add_service(checkpoints);
     let routes = routes.add_service(link).add_service(bulk).add_service(peer);
     server_builder()
         .layer(AuthLayer::new(&shared.config.members))

@@ -68,6 +68,8 @@ fn growth(body: &Body) -> Growth {
         | Body::DeclareNodeLost(_)
         | Body::CancelJobs(_)
         | Body::SupersedeAttempt(_)
+        // Removing is what makes room.
+        | Body::ChangeCheckpoints(_)
         | Body::AgentEvents(_) => Growth::Settles,
     }
 }
@@ -137,7 +139,8 @@ impl fmt::Display for Tight {
 mod tests {
     use super::*;
     use crate::state::commands::{
-        AgentEvents, CancelJobs, ChangeSettings, RetryJobs, StartAttempts, SubmitJob,
+        AgentEvents, CancelJobs, ChangeCheckpoints, ChangeSettings, CheckpointAction, RetryJobs,
+        StartAttempts, SubmitJob,
     };
     use mlctl_proto::ids::JobId;
 
@@ -150,7 +153,7 @@ mod tests {
         }
     }
 
-    fn bodies() -> [(&'static str, Body); 6] {
+    fn bodies() -> [(&'static str, Body); 7] {
         let submit = SubmitJob {
             spec: Vec::new(),
             code_manifest: String::new(),
@@ -165,6 +168,11 @@ mod tests {
         };
         let retry = RetryJobs {
             jobs: vec![JobId::new(1, 1)],
+        };
+        let remove = ChangeCheckpoints {
+            job: JobId::new(1, 1),
+            which: Vec::new(),
+            action: CheckpointAction::Remove,
         };
         [
             ("submit", Body::SubmitJob(submit)),
@@ -181,12 +189,21 @@ mod tests {
             ),
             ("settings", Body::ChangeSettings(ChangeSettings::default())),
             ("events", Body::AgentEvents(events)),
+            ("checkpoints", Body::ChangeCheckpoints(remove)),
         ]
     }
 
     #[test]
     fn what_passes_when() {
-        let all = ["submit", "retry", "start", "cancel", "settings", "events"];
+        let all = [
+            "submit",
+            "retry",
+            "start",
+            "cancel",
+            "settings",
+            "events",
+            "checkpoints",
+        ];
         for (stance, passes, upload) in [
             (Stance::Open, &all[..], true),
             (Stance::Low(tight()), &all[2..], false),

@@ -2,9 +2,10 @@
 //! Does NOT cover what commands do: their own tests and the simulator do.
 
 use mlctl_coordinator::state::commands::{
-    AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeSettings, DeclareNodeLost,
-    DeviceNews, Happening, IdempotencyKey, LossProof, News, PartOf, Placement, RegisterNode,
-    RetryJobs, SealedPart, SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, TasksEnded,
+    AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeCheckpoints, ChangeSettings,
+    CheckpointAction, DeclareNodeLost, DeviceNews, Happening, IdempotencyKey, LossProof,
+    NamedCheckpoint, News, PartOf, Placement, RegisterNode, RetryJobs, SealedPart, SetNodeLiveness,
+    StartAttempt, StartAttempts, SubmitJob, TasksEnded,
 };
 use mlctl_coordinator::state::records::{
     Actor, Device, DirtyDevice, End, EndKind, Liveness, NodeFacts, RankExit, Retention, TaskGroup,
@@ -65,6 +66,7 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&system, reported("b", 2, vec![ended(2, 1)]));
     let jobs = vec![JobId::new(1, 3), JobId::new(1, 4), JobId::new(1, 5)];
     tell(&ann, Body::RetryJobs(RetryJobs { jobs }));
+    tell(&ann, pinned(1, "step-1"));
     let lost = DeclareNodeLost {
         node: "c".into(),
         boot_id: "boot-c".into(),
@@ -138,6 +140,17 @@ fn bootstrap() -> Body {
         allow_root: false,
         timers: Timers::DEV,
         retention: Retention::default(),
+    })
+}
+
+fn pinned(job: u64, name: &str) -> Body {
+    Body::ChangeCheckpoints(ChangeCheckpoints {
+        job: JobId::new(1, job),
+        which: vec![NamedCheckpoint {
+            name: name.into(),
+            attempt: 0,
+        }],
+        action: CheckpointAction::Pin,
     })
 }
 

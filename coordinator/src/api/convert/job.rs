@@ -155,7 +155,7 @@ fn allocation(allocation: &Allocation) -> api::Allocation {
 }
 
 /// Those that are whole; of others nobody need know.
-fn checkpoints(state: &State, job: &Job) -> Vec<api::Checkpoint> {
+pub fn checkpoints(state: &State, job: &Job) -> Vec<api::Checkpoint> {
     let listed = || job.checkpoints.iter().filter(|one| one.is_whole());
     if listed().next().is_none() {
         return Vec::new();

@@ -1,9 +1,12 @@
 //! Checkpoints as bytes, and what agents say of them.
-use mlctl_proto::ids::Epoch;
+use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist;
 
+use super::words::Word;
 use super::{CodecError, array, bad_id};
-use crate::state::commands::{CopyNews, PartOf, SealedPart};
+use crate::state::commands::{
+    ChangeCheckpoints, CheckpointAction, CopyNews, NamedCheckpoint, PartOf, SealedPart,
+};
 use crate::state::records::{Checkpoint, ManifestId, Part};
 
 pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> persist::CheckpointRecord {
@@ -139,5 +142,31 @@ pub(super) fn decode_lost(lost: persist::CopyLost) -> Result<CopyNews, CodecErro
         name: lost.name,
         index: lost.index,
         manifest: array("a lost copy", "manifest", &lost.manifest)?,
+    })
+}
+
+pub(super) fn encode_change(change: &ChangeCheckpoints) -> persist::ChangeCheckpoints {
+    let named = |one: &NamedCheckpoint| persist::NamedCheckpoint {
+        name: one.name.clone(),
+        attempt: one.attempt,
+    };
+    persist::ChangeCheckpoints {
+        job: Some(change.job.into()),
+        which: change.which.iter().map(named).collect(),
+        action: change.action.number(),
+    }
+}
+
+pub(super) fn decode_change(
+    change: persist::ChangeCheckpoints,
+) -> Result<ChangeCheckpoints, CodecError> {
+    let named = |one: persist::NamedCheckpoint| NamedCheckpoint {
+        name: one.name,
+        attempt: one.attempt,
+    };
+    Ok(ChangeCheckpoints {
+        job: JobId::try_from(change.job).map_err(bad_id("a change of checkpoints"))?,
+        which: change.which.into_iter().map(named).collect(),
+        action: CheckpointAction::from_number(change.action)?,
     })
 }

@@ -5,6 +5,7 @@ use mlctl_proto::persist::{self, command::Body as Disk};
 use prost::Message;
 
 use super::array::{decode_planned, encode_planned};
+use super::checkpoint::{decode_change, encode_change};
 use super::event::{decode_event, encode_event};
 use super::node::{decode_facts, encode_facts};
 use super::settings::{decode_actor, encode_actor, retention_of, timers_of};
@@ -107,6 +108,7 @@ fn encode_body(body: &Body) -> Disk {
         Body::RetryJobs(retry) => Disk::RetryJobs(persist::RetryJobs {
             jobs: retry.jobs.iter().map(|job| (*job).into()).collect(),
         }),
+        Body::ChangeCheckpoints(change) => Disk::ChangeCheckpoints(encode_change(change)),
         Body::StartAttempts(plan) => Disk::StartAttempts(persist::StartAttempts {
             starts: plan.starts.iter().map(encode_start).collect(),
         }),
@@ -160,6 +162,7 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
         Disk::RetryJobs(retry) => Body::RetryJobs(RetryJobs {
             jobs: decode_ids(retry.jobs)?,
         }),
+        Disk::ChangeCheckpoints(change) => Body::ChangeCheckpoints(decode_change(change)?),
         Disk::StartAttempts(plan) => Body::StartAttempts(StartAttempts {
             starts: plan
                 .starts

@@ -2,7 +2,7 @@
 use mlctl_proto::persist;
 
 use super::{CodecError, unknown};
-use crate::state::commands::LossProof;
+use crate::state::commands::{CheckpointAction, LossProof};
 use crate::state::records::{
     Admin, AllocationPhase, EndKind, HoldReason, Isolation, JobState, Liveness, Power,
 };
@@ -65,6 +65,8 @@ words!(LossProof, "proof of loss", LossProof:
 
 words!(HoldReason, "reason of a hold", HoldReason: SuspectedPoison = SuspectedPoison);
 
+words!(CheckpointAction, "what to do with checkpoints", CheckpointAction: Pin = Pin, Unpin = Unpin, Remove = Remove);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +97,7 @@ mod tests {
         check::<Isolation>();
         check::<LossProof>();
         check::<HoldReason>();
+        check::<CheckpointAction>();
         assert!(Liveness::from_number(3).is_err(), "Suspect is never stored");
     }
 }

@@ -4,6 +4,7 @@ mod agent_events;
 mod archive_jobs;
 mod bootstrap;
 mod cancel_jobs;
+mod change_checkpoints;
 mod change_settings;
 mod checkpoints;
 mod current;
@@ -28,6 +29,7 @@ pub use agent_events::{AgentEvent, AgentEvents, Happening, News, TasksEnded};
 pub use archive_jobs::{ARCHIVE_JOBS_MAX, ArchiveJobs};
 pub use bootstrap::{Bootstrap, DEFAULT_TEAM};
 pub use cancel_jobs::CancelJobs;
+pub use change_checkpoints::{ChangeCheckpoints, CheckpointAction, NAMES_MAX, NamedCheckpoint};
 pub use change_settings::ChangeSettings;
 pub use checkpoints::{CopyNews, PartOf, SealedPart};
 pub use declare_node_lost::{DeclareNodeLost, LossProof};
@@ -86,6 +88,8 @@ pub enum Body {
     CancelJobs(CancelJobs),
     /// A person tries jobs again.
     RetryJobs(RetryJobs),
+    /// A person keeps checkpoints of a job, or removes them.
+    ChangeCheckpoints(ChangeCheckpoints),
     /// The scheduler's plan.
     StartAttempts(StartAttempts),
     /// What happened on a node.
@@ -103,6 +107,7 @@ impl Body {
             Self::SubmitJob(_)
             | Self::CancelJobs(_)
             | Self::RetryJobs(_)
+            | Self::ChangeCheckpoints(_)
             | Self::ChangeSettings(_) => true,
             Self::DeclareNodeLost(lost) => lost.proof == LossProof::DeclaredByAdmin,
             _ => false,
@@ -178,6 +183,7 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::SubmitJob(body) => body.apply(change, &context),
         Body::CancelJobs(body) => body.apply(change, &context),
         Body::RetryJobs(body) => body.apply(change, &context),
+        Body::ChangeCheckpoints(body) => body.apply(change, &context),
         Body::StartAttempts(body) => body.apply(change, &context),
         Body::AgentEvents(body) => body.apply(change, &context),
         Body::ArchiveJobs(body) => body.apply(change, &context),

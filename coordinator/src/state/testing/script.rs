@@ -7,8 +7,9 @@ use proptest::prelude::{Strategy, any};
 use super::{Cluster, ended, exit, node, person, sealed, spec, system};
 use crate::state::Body;
 use crate::state::commands::{
-    ArchiveJobs, CancelJobs, ChangeSettings, DeclareNodeLost, DeviceNews, Happening, LossProof,
-    RetryJobs, SetNodeLiveness, SupersedeAttempt, TasksEnded,
+    ArchiveJobs, CancelJobs, ChangeCheckpoints, ChangeSettings, CheckpointAction, DeclareNodeLost,
+    DeviceNews, Happening, LossProof, NamedCheckpoint, RetryJobs, SetNodeLiveness,
+    SupersedeAttempt, TasksEnded,
 };
 use crate::state::records::{Attempt, DirtyDevice, EndKind, Liveness, TaskGroup};
 
@@ -44,7 +45,7 @@ impl Step {
     fn play(self, cluster: &mut Cluster) {
         let [kind, a, b, c] = self.0;
         let name = NODES[usize::from(b) % 4];
-        match kind % 19 {
+        match kind % 20 {
             0 => register(cluster, name, a),
             1..=3 => {
                 let user = ["ann", "bob"][usize::from(a) % 2];
@@ -66,6 +67,7 @@ impl Step {
                 let admin = c.is_multiple_of(4);
                 cluster.run(person(user, admin), Body::RetryJobs(RetryJobs { jobs }));
             }
+            19 => checkpoints(cluster, a, b, c),
             8..=11 => event(cluster, a, b, c),
             12 => {
                 let jobs = vec![JobId::new(1, 1 + u64::from(a) % 8)];
@@ -96,6 +98,33 @@ impl Step {
             }
         }
     }
+}
+
+/// A person pins or removes checkpoints of some job that has any.
+fn checkpoints(cluster: &mut Cluster, a: u8, b: u8, c: u8) {
+    let jobs: Vec<_> = (cluster.state.jobs())
+        .filter(|job| !job.checkpoints.is_empty())
+        .collect();
+    let Some(job) = jobs.get(usize::from(a) % jobs.len().max(1)) else {
+        return;
+    };
+    let named = job.checkpoints.iter().skip(usize::from(b) % 3).step_by(2);
+    let named = named.map(|one| NamedCheckpoint {
+        name: one.name.clone(),
+        attempt: u64::from(c % 2) * one.epoch.counter,
+    });
+    let action = match c % 5 {
+        0 => CheckpointAction::Pin,
+        1 => CheckpointAction::Unpin,
+        _ => CheckpointAction::Remove,
+    };
+    let change = ChangeCheckpoints {
+        job: job.id,
+        which: named.collect(),
+        action,
+    };
+    let admin = c.is_multiple_of(4);
+    cluster.run(person("ann", admin), Body::ChangeCheckpoints(change));
 }
 
 /// Some tasks of a wave end, or some that it was never given.

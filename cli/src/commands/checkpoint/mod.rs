@@ -1,0 +1,29 @@
+//! `mlctl checkpoint`: what there is of a job's checkpoints, and what becomes of them.
+mod change;
+mod commit;
+mod ls;
+mod show;
+
+use mlctl_proto::api::CheckpointAction;
+
+use super::client_side;
+use crate::args::{CheckpointCommand, Global};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Runs one of them.
+pub fn dispatch(
+    command: &CheckpointCommand,
+    global: &Global,
+    output: &dyn Output,
+) -> Result<u8, Failure> {
+    let change = |args, action| client_side(change::run(args, action, global, output));
+    match command {
+        CheckpointCommand::Ls(args) => client_side(ls::run(args, global, output)),
+        CheckpointCommand::Show(args) => client_side(show::run(args, global, output)),
+        CheckpointCommand::Pin(args) => change(args, CheckpointAction::Pin),
+        CheckpointCommand::Unpin(args) => change(args, CheckpointAction::Unpin),
+        CheckpointCommand::Rm(args) => change(args, CheckpointAction::Remove),
+        CheckpointCommand::Commit(args) => commit::run(args, output),
+    }
+}
