@@ -197,3 +197,63 @@ fn what_a_trainer_writes_in_place_survives_nodes_with_their_disks() {
         jobs,
     );
 }
+
+/// Two nodes without namespaces, and a job of one of them with this time limit and notice.
+fn limited(time: &str, notice: &str, script: &str) -> (Fleet, String) {
+    let fleet = Fleet::start(&Plan {
+        nodes: 2,
+        ..Plan::default()
+    });
+    fs::write(fleet.work().join("job.sh"), script).expect("written");
+    let script = fleet.work().join("job.sh");
+    let spec = format!(
+        "name = 'limited'\ntime = '{time}'\ncode = ''\ncommand = ['sh', '{}']\n[checkpoint]\nnotice = '{notice}'\n",
+        script.display()
+    );
+    fs::write(fleet.work().join("job.toml"), spec).expect("written");
+    let id = fleet.submit(&["job.toml"]);
+    (fleet, id)
+}
+
+/// It does not exit by itself: what ends it early is that its last checkpoint is on two nodes.
+#[test]
+fn a_job_whose_time_is_over_ends_once_it_has_saved() {
+    let script = "trap save TERM
+save() {
+  mkdir $MLCTL_CHECKPOINT_DIR/step-7.tmp
+  cat $MLCTL_DEADLINE_FILE > $MLCTL_CHECKPOINT_DIR/step-7.tmp/state
+  mv $MLCTL_CHECKPOINT_DIR/step-7.tmp $MLCTL_CHECKPOINT_DIR/step-7
+  echo saved
+}
+echo trains
+while :; do sleep 0.05; done
+";
+    let (fleet, id) = limited("62s", "1m", script);
+    fleet.said(&id, "trains", PATIENCE);
+    let begun = Instant::now();
+    fleet.said(&id, "saved", PATIENCE);
+    let job = fleet.ended(&id, PATIENCE);
+    let end = (job.state(), job.exit_code());
+    assert_eq!(end, ("TimedOut", 124), "{:#}", job.0);
+    let took = begun.elapsed();
+    assert!(
+        took < Duration::from_secs(45),
+        "of a minute it took {took:?}"
+    );
+    let checkpoints = job.0["checkpoints"].as_array().cloned().unwrap_or_default();
+    let [one] = &checkpoints[..] else {
+        panic!("{checkpoints:?}")
+    };
+    let (name, durability) = (&one["name"], &one["durability"]);
+    assert_eq!((name, durability), (&"step-7".into(), &"1/1".into()));
+}
+
+/// Who does not listen is killed when it is over.
+#[test]
+fn a_job_that_does_not_listen_ends_when_its_time_is_over() {
+    let script = "trap '' TERM\nwhile :; do sleep 0.05; done\n";
+    let (fleet, id) = limited("4s", "1s", script);
+    let job = fleet.ended(&id, PATIENCE);
+    let end = (job.state(), job.exit_code());
+    assert_eq!(end, ("TimedOut", 124), "{:#}", job.0);
+}

@@ -15,6 +15,6 @@ mod slurm;
 pub(crate) mod wire;
 
 pub use plan::{
-    FencePlan, Interpreters, LaunchPlan, Member, PlanError, PlannedFile, RankPlan, Request, plan,
-    with_rendezvous,
+    FencePlan, Interpreters, LaunchPlan, LimitPlan, Member, PlanError, PlannedFile, RankPlan,
+    Request, plan, with_rendezvous,
 };

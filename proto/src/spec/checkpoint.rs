@@ -162,11 +162,13 @@ impl<'de> Deserialize<'de> for Bandwidth {
     }
 }
 
+type Check = fn(&str) -> Result<(), String>;
+
 /// Says of a value that cannot be read which key it has: serde would not.
 pub(super) fn check_table(
     table: &serde_json::Map<String, serde_json::Value>,
 ) -> Result<(), SpecError> {
-    let texts: [(&str, fn(&str) -> Result<(), String>); 3] = [
+    let texts: [(&str, Check); 3] = [
         ("keep_every", |text| KeepEvery::parse(text).map(drop)),
         ("keep_best", |text| KeepBest::parse(text).map(drop)),
         ("bandwidth", |text| text.parse::<Bandwidth>().map(drop)),
