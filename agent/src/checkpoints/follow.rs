@@ -366,7 +366,7 @@ mod tests {
             fs::write(path(name).join("__1_0.distcp"), b"x").expect("written");
         }
         let news = at("step-5").expect("it is there");
-        assert_eq!(sealed(news), [("step-5".to_owned(), By::Dcp, true)]);
+        assert_eq!(sealed(news), [("step-5".to_owned(), By::Dcp, false)]);
         assert!(follow.completed_elsewhere("step-6").await.expect("looked"));
         let news = follow.end(Life::EndedWell).await.expect("looked");
         let expected = [("step-6".to_owned(), By::Dcp, false)];
