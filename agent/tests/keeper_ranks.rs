@@ -24,7 +24,8 @@ async fn ends_as(scripts: &[&str], want: &[mlctl_agent::keeper::protocol::Exit])
             exits: want.to_vec(),
             all_ended: true,
             launch_failed: None,
-            fenced: None
+            fenced: None,
+            timed_out: None,
         }
     );
     keeper

@@ -324,11 +324,14 @@ impl World {
             self.checkers.checkpoints.restored(&name, key);
             self.marks.hit(Mark::Restored);
         }
-        if done || given_up {
-            if !done {
-                self.nodes[who].cancelled.insert(key);
-            }
+        if done {
             return self.after(1, Event::SpawnKeeper(at, start));
+        }
+        if given_up {
+            self.nodes[who].cancelled.remove(&key);
+            let (job, epoch) = key;
+            let why = "no holder has its checkpoint".to_owned();
+            return self.tell_agent(who, agent::Event::PrepareFailed { job, epoch, why });
         }
         let tries = tries + 1;
         self.after(AGAIN_MS, Event::Restore(Restoring { at, start, tries }));

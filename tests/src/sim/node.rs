@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mlctl_agent::core as agent;
-use mlctl_coordinator::state::records::{Device, NodeFacts};
+use mlctl_coordinator::state::records::{Addresses, Device, NodeFacts};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::persist;
 
@@ -128,6 +128,10 @@ impl Node {
             pool: "default".into(),
             devices: (0..2).map(device).collect(),
             cpus: 4,
+            addresses: Addresses {
+                data: self.name.clone(),
+                ..Addresses::default()
+            },
             ..NodeFacts::default()
         }
     }
