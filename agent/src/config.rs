@@ -36,6 +36,12 @@ pub struct Config {
     /// Where checkpoints and probes reach it. Default: `rank_address`.
     #[serde(default)]
     pub data_address: String,
+    /// The port, of UDP and TCP alike, on which checkpoints come and go there; 0: any that is free.
+    #[serde(default)]
+    pub data_port: u16,
+    /// What copies of checkpoints may take of the disk, GiB. Default: what there is.
+    #[serde(default)]
+    pub copies_gib: Option<u64>,
     /// Nodes of one network reach each other. Default: the pool.
     #[serde(default)]
     pub network: String,

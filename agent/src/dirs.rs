@@ -61,6 +61,21 @@ impl Dirs {
         self.root.join("blobs")
     }
 
+    /// Parts of checkpoints, of this node and of others. On one file system with the jobs, so that files can be shared.
+    pub fn copies(&self) -> PathBuf {
+        self.root.join("copies")
+    }
+
+    /// Which parts these are.
+    pub fn copies_ledger(&self) -> PathBuf {
+        self.root.join("copies-ledger")
+    }
+
+    /// What is being sealed.
+    pub fn copies_staging(&self) -> PathBuf {
+        self.root.join("copies-staging")
+    }
+
     /// The launcher's socket.
     pub fn launcher_socket(&self) -> PathBuf {
         self.root.join("launcher.sock")

@@ -3,7 +3,7 @@
 //! Does NOT know what is tested, and stands in no pure folder.
 
 /// Every failpoint of the agent, in the order of an attempt's life.
-pub const ALL: [&str; 29] = [
+pub const ALL: [&str; 33] = [
     "journal.rewriting",
     "journal.writing",
     "journal.written",
@@ -12,6 +12,7 @@ pub const ALL: [&str; 29] = [
     "link.greeted",
     "prepare.ordered",
     "prepare.folders",
+    "restore.pulled",
     "prepare.code",
     "prepare.plan",
     "keeper.asked",
@@ -23,6 +24,9 @@ pub const ALL: [&str; 29] = [
     "ranks.started",
     "log.sending",
     "log.stored",
+    "copy.sealed",
+    "copy.ledger",
+    "copy.received",
     "rank.exited",
     "stop.ordered",
     "stop.given",

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod checkpoints;
 pub mod code;
 pub mod config;
+mod copies;
 pub mod core;
 pub mod devices;
 pub mod dirs;

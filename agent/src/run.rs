@@ -3,22 +3,25 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use mlctl_blobs::transfer::Tls;
 use mlctl_blobs::{Store, StoreError};
 use mlctl_proto::PROTOCOL;
 use mlctl_proto::agent::AgentHello;
 use mlctl_proto::persist::NodeFacts;
 use mlctl_runtime::identity::{Bundle, IdentityError, Role};
 use mlctl_runtime::shutdown::Shutdown;
-use mlctl_runtime::tls::Dialer;
+use mlctl_runtime::tls::{Dialer, NodeTls};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::bulk::{self, Bulk};
 use crate::config::{Config, ConfigError};
+use crate::copies::{self, Setup, Vault, VaultError};
 use crate::core::Event;
 use crate::devices::dirt::Devices;
 use crate::dirs::Dirs;
@@ -70,6 +73,9 @@ pub enum RunError {
     /// The blobs.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The copies of checkpoints.
+    #[error(transparent)]
+    Copies(#[from] VaultError),
     /// The journal. After such an error nothing that this agent says could be relied on.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -83,7 +89,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     config.check()?;
     let dirs = Dirs::new(config.data_dir.clone());
     let _lock = lock(&dirs)?;
-    let dialer = dialer(&config)?;
+    let (dialer, tls) = identity(&config)?;
     let Inventory { facts, topology } = inventory(&config).await?;
     greet(&facts);
     let store = Store::open(dirs.blobs())?;
@@ -99,9 +105,14 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let answering = answering();
     let devices = Devices::new(&config.nvml_path, &facts.devices);
     let dirty = devices.all_dirt().await;
+    let vault = Vault::open(setup(&config, &dirs, tls).await, inputs.clone()).await?;
     let link = LinkConfig {
         dialer,
-        hello: hello(facts),
+        hello: AgentHello {
+            data_port: u32::from(vault.port()),
+            ..hello(facts)
+        },
+        space: Some(vault.space()),
         coordinators: config.coordinators.clone(),
         file: dirs.coordinators(),
         probe: answering.as_ref().map(Answering::port),
@@ -116,6 +127,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         inputs: inputs.clone(),
         bulk,
         devices: Arc::new(devices),
+        vault,
     };
     let driver = Driver::start(&journal_id, recovered, context).await?;
     // Before anything is heard of the cluster: nothing begins on a device that somebody else uses.
@@ -167,7 +179,8 @@ fn lock(dirs: &Dirs) -> Result<Flock<File>, RunError> {
         .map_err(|_| RunError::Locked { path: path.clone() })
 }
 
-fn dialer(config: &Config) -> Result<Dialer, RunError> {
+/// Who this node is to coordinators, and to other nodes.
+fn identity(config: &Config) -> Result<(Dialer, Tls), RunError> {
     let bundle = Bundle::read(&config.identity)?;
     let peer = bundle.peer()?;
     if peer.role != Role::Node || peer.id != config.name {
@@ -177,7 +190,31 @@ fn dialer(config: &Config) -> Result<Dialer, RunError> {
             name: config.name.clone(),
         });
     }
-    Ok(Dialer::new(&bundle)?)
+    let nodes = NodeTls::new(&bundle)?;
+    let tls = copies::tls(&nodes).map_err(|error| IdentityError::Unfit(error.to_string()))?;
+    Ok((Dialer::new(&bundle)?, tls))
+}
+
+/// What the copies of this node need. It listens on its data address, or else on every one.
+async fn setup(config: &Config, dirs: &Dirs, tls: Tls) -> Setup {
+    let port = config.data_port;
+    let named = tokio::net::lookup_host((config.data_address(), port)).await;
+    let mut addresses: Vec<SocketAddr> = named.into_iter().flatten().take(1).collect();
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    if addresses.iter().all(|one| *one != any) {
+        addresses.push(any);
+    }
+    Setup {
+        own: config.name.clone(),
+        copies: dirs.copies(),
+        ledger: dirs.copies_ledger(),
+        staging: dirs.copies_staging(),
+        limit_bytes: config
+            .copies_gib
+            .map_or(u64::MAX, |gib| gib.saturating_mul(1 << 30)),
+        addresses,
+        tls,
+    }
 }
 
 fn greet(facts: &NodeFacts) {

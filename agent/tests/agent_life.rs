@@ -13,9 +13,10 @@ use mlctl_agent::{Config, run};
 use mlctl_blobs::code::{Entry, Manifest};
 use mlctl_proto::agent::leader_message::What;
 use mlctl_proto::agent::{
-    AttemptPhase, Go, Member, StartAllocation, StopAllocation, agent_message,
+    Announce, AttemptPhase, Forget, Go, Member, PartKey, Restore, RestorePart, SealPart,
+    StartAllocation, StopAllocation, agent_message,
 };
-use mlctl_proto::persist::{AgentEvent, AttemptEnd, EndKind, Id, agent_event};
+use mlctl_proto::persist::{AgentEvent, AttemptEnd, CheckpointSealed, EndKind, Id, agent_event};
 use mlctl_proto::spec::{CheckpointSpec, JobSpec};
 use mlctl_runtime::identity::Ca;
 use mlctl_runtime::shutdown::Shutdown;
@@ -487,4 +488,110 @@ async fn an_agent_follows_the_leader_and_tells_it_everything_again() {
         ["one", "two"],
         "the new leader had nothing and got all"
     );
+}
+
+/// What was told of a checkpoint with this name.
+async fn sealed(leader: &mut Leader, epoch: u64, name: &str) -> CheckpointSealed {
+    let find = |_: &agent_message::What, events: &[AgentEvent]| {
+        let of_epoch = events.iter().filter(|event| event.epoch == id(epoch));
+        let mut sealed = of_epoch.filter_map(|event| match &event.what {
+            Some(agent_event::What::CheckpointSealed(sealed)) => Some(sealed.clone()),
+            _ => None,
+        });
+        sealed.find(|sealed| sealed.name == name)
+    };
+    leader.until("checkpoint", find).await
+}
+
+/// The parts that the agent lists when it has connected anew.
+async fn listed(leader: &mut Leader) -> Vec<PartKey> {
+    leader.hang_up();
+    let inventory = leader.until("inventory", |message, _| match message {
+        agent_message::What::Inventory(inventory) => Some(inventory.parts.clone()),
+        _ => None,
+    });
+    inventory.await
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_sealed_listed_put_together_again_and_forgotten() {
+    let dir = tempfile::tempdir().expect("dir");
+    let ca = ca(dir.path());
+    let mut leader = Leader::start(&ca, "c1").await;
+    let node = Node::new(dir.path(), &ca, vec![leader.address.to_string()]);
+    connected(&mut leader).await;
+    assert!(leader.hellos[0].data_port > 0);
+    let space = |message: &agent_message::What, _: &[AgentEvent]| match message {
+        agent_message::What::Heartbeat(heartbeat) => heartbeat.space,
+        _ => None,
+    };
+    assert!(leader.until("space", space).await.free > 0);
+    let script = "cd $MLCTL_CHECKPOINT_DIR; mkdir a.tmp; echo hi > a.tmp/w; mv a.tmp step-5";
+    set_off(&mut leader, start(1, 1, script)).await;
+    assert_eq!(ended(&mut leader, 1, 1).await, (EndKind::Exited, 0));
+    let told = sealed(&mut leader, 1, "step-5").await;
+    let part = told.part.clone().expect("it was sealed");
+    assert_eq!((told.parts, part.index, part.bytes), (1, 0, 3));
+    let key = PartKey {
+        job: id(1),
+        epoch: id(1),
+        name: "step-5".into(),
+        index: 0,
+        manifest: part.manifest.clone(),
+    };
+    assert_eq!(listed(&mut leader).await, [key.clone()]);
+    // The next attempt resumes from it, although its directory is gone.
+    let made = dir.path().join("data/jobs/1/checkpoints/step-5");
+    std::fs::remove_dir_all(&made).expect("removed");
+    let script = "cat $MLCTL_RESUME_FROM/w; until [ -e ../../../go ]; do sleep 0.02; done";
+    let mut next = start(1, 2, script);
+    next.resume_from = "step-5".into();
+    next.restore = Some(Restore {
+        epoch: id(1),
+        parts: vec![RestorePart {
+            index: 0,
+            manifest: part.manifest,
+            bytes: part.bytes,
+            holders: vec![],
+        }],
+    });
+    set_off(&mut leader, next).await;
+    let facts = dir.path().join("data/jobs/1/2/restored.json");
+    let facts = std::fs::read_to_string(facts).expect("written");
+    assert!(facts.contains("\"from\":[\"n1\"]"), "{facts}");
+    // Another node of it completed one of which this one has nothing.
+    leader
+        .say(What::SealPart(SealPart {
+            job: id(1),
+            epoch: id(2),
+            name: "step-9".into(),
+            step: 9,
+        }))
+        .await;
+    let empty = sealed(&mut leader, 2, "step-9").await;
+    let part = empty.part.expect("told");
+    assert_eq!((part.manifest.len(), part.bytes, empty.step), (0, 0, 9));
+    std::fs::write(dir.path().join("data/jobs/go"), "").expect("written");
+    assert_eq!(ended(&mut leader, 1, 2).await, (EndKind::Exited, 0));
+    assert_eq!(leader.whole_log(1, 2, 0).await, ["hi"]);
+    // Nobody needs it any more.
+    let forget = Forget {
+        parts: vec![key.clone()],
+    };
+    leader.say(What::Forget(forget)).await;
+    let held = dir.path().join("data/copies/held");
+    let end = Instant::now() + PATIENCE;
+    while std::fs::read_dir(&held).expect("there").count() > 0 {
+        assert!(Instant::now() < end, "it is forgotten");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(listed(&mut leader).await, []);
+    let asked = What::Announce(Announce { parts: vec![key] });
+    leader.say(asked).await;
+    let lost = |_: &agent_message::What, events: &[AgentEvent]| {
+        let last = events.last()?.what.clone();
+        matches!(last, Some(agent_event::What::CopyLost(_))).then_some(())
+    };
+    leader.until("loss", lost).await;
+    drop(node);
 }

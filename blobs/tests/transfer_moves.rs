@@ -13,7 +13,7 @@ use common::*;
 use mlctl_blobs::BlobId;
 use mlctl_blobs::checkpoint::{CheckpointError, CheckpointStore, Restore};
 use mlctl_blobs::transfer::protocol::Refusal;
-use mlctl_blobs::transfer::{Pull, Push, Pushed, Rate, TransferError, Way};
+use mlctl_blobs::transfer::{Authority, Pull, Push, Pushed, Rate, TransferError, Way};
 
 fn push(id: BlobId) -> Push {
     let near = Vec::new();
@@ -80,6 +80,50 @@ async fn everything_arrives_byte_for_byte_and_once() {
     let again = sender.push(&to, &push(id)).await.expect("held");
     assert_eq!((again.wanted_chunks, again.sent_bytes), (0, 0));
     assert_eq!(sender.totals().sent_bytes, receiver.totals().received_bytes);
+}
+
+/// Notes what came, and has no room for the first note.
+#[derive(Default)]
+struct Notes(std::sync::Mutex<Vec<(String, BlobId)>>);
+
+impl Authority for Notes {
+    fn may_send(&self, _: &str, _: &BlobId) -> bool {
+        true
+    }
+
+    fn may_read(&self, _: &str, _: &BlobId) -> bool {
+        true
+    }
+
+    fn received(&self, node: &str, id: &BlobId) -> Result<(), String> {
+        let mut notes = self.0.lock().expect("sound");
+        notes.push((node.to_owned(), *id));
+        match notes.len() {
+            1 => Err("there is no room for a note".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_is_noted_before_it_is_acknowledged() {
+    let pair = pair(MIB as u64, &["a", "b"]);
+    let notes = Arc::new(Notes::default());
+    let receiver = node_at(&pair.pki, "b", &pair.b, Rate::Unlimited, notes.clone());
+    let server = receiver.serve(here(), true).await.expect("serves");
+    let (sender, to) = (node(&pair.pki, "a", &pair.a), peer("b", server.address()));
+    let refused = sender.push(&to, &push(pair.id)).await;
+    let refused = refused.expect_err("not noted");
+    assert!(
+        matches!(&refused, TransferError::Refused { why: Refusal::Failed, text, .. } if text.contains("no room")),
+        "{refused}"
+    );
+    assert!(pair.b.is_held(&pair.id), "nothing has to come again");
+    let again = sender.push(&to, &push(pair.id)).await.expect("noted");
+    assert_eq!(again.sent_bytes, 0);
+    let noted = vec![("a".to_owned(), pair.id); 2];
+    assert_eq!(*notes.0.lock().expect("sound"), noted);
+    assert_eq!(receiver.taking(), 0);
 }
 
 /// Pushes what changed since a first checkpoint; `near` says whether the receiver is told of that one.

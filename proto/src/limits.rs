@@ -104,5 +104,7 @@ pub const SALVAGE_MS: u64 = 30_000;
 pub const CHECKPOINT_REPLICAS_MAX: u32 = 8;
 /// From the commit of a start until every node of the gang must be ready, milliseconds.
 pub const GANG_READY_MS: u64 = 120_000;
+/// Before its time limit a job hears of it so early, milliseconds, unless its spec says when; never earlier than a tenth of the limit.
+pub const NOTICE_MS: u64 = 90_000;
 /// A trainer gets this long between TERM and KILL when its gang ends, milliseconds.
 pub const STOP_GRACE_MS: u32 = 5_000;

@@ -10,6 +10,7 @@ mod parse;
 mod ranges;
 mod resources;
 mod retry;
+mod time;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ pub use parse::{SpecError, parse_json, parse_toml};
 pub use ranges::{Ranges, RangesError};
 pub use resources::Bytes;
 pub use retry::{Cause, RetrySpec};
+pub use time::Time;
 
 use crate::limits;
 
@@ -157,6 +159,9 @@ pub struct JobSpec {
     /// `/dev/shm` per rank, of the node's part's own; it counts as memory too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm: Option<Bytes>,
+    /// How long one attempt may run; absent: as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
     /// How often it starts again by itself, and after which ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetrySpec>,
@@ -188,6 +193,7 @@ impl JobSpec {
             cpu_bind: CpuBind::Near,
             mem: None,
             shm: None,
+            time: None,
             retry: None,
         }
     }

@@ -35,14 +35,20 @@ pub fn duration_text(ms: i64) -> String {
 const SIGN: u64 = 1 << 63;
 
 /// A measured value as a number whose order is that of the values, so that state can compare it without knowing floats: the bits of the
-/// value with the sign bit turned, and all bits turned where it is negative. `None` for what is not a number.
+/// value with the sign bit turned, and all bits turned where it is negative. `None` for what is not a number. Both zeros are one.
 pub fn metric_bits(value: f64) -> Option<u64> {
+    if value.is_nan() {
+        return None;
+    }
     let bits = value.to_bits();
-    let ordered = if bits & SIGN == 0 { bits | SIGN } else { !bits };
-    (!value.is_nan()).then_some(ordered)
+    Some(match bits {
+        SIGN => SIGN,
+        negative if negative & SIGN != 0 => !negative,
+        positive => positive | SIGN,
+    })
 }
 
-/// The value of which [`metric_bits`] made `bits`.
+/// The value of which [`metric_bits`] made this.
 pub fn metric_of(bits: u64) -> f64 {
     f64::from_bits(if bits & SIGN == 0 {
         !bits
@@ -84,6 +90,30 @@ impl Oom {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_keep_their_order_and_their_value() {
+        let values = [
+            f64::NEG_INFINITY,
+            f64::MIN,
+            -1.5,
+            -1e-300,
+            -f64::MIN_POSITIVE / 4.0,
+            0.0,
+            f64::MIN_POSITIVE / 4.0,
+            1e-300,
+            0.12,
+            1.5,
+            f64::MAX,
+            f64::INFINITY,
+        ];
+        let bits = values.map(|value| metric_bits(value).expect("a number"));
+        assert!(bits.is_sorted_by(|a, b| a < b), "{bits:?}");
+        assert_eq!(bits.map(metric_of), values);
+        assert_eq!(metric_bits(-0.0), metric_bits(0.0));
+        assert_eq!(metric_bits(f64::NAN), None);
+        assert_eq!(metric_bits(-f64::NAN), None);
+    }
 
     #[test]
     fn want_of_memory_is_explained() {

@@ -47,6 +47,12 @@ fn demo(cluster: &Cluster, arguments: &[&str]) -> Value {
         (3.0, 3.0),
         "{told}"
     );
+    // Who made the checkpoint is gone with its disk: others had all of it.
+    assert_eq!(value["killed_rank0"], true, "{told}");
+    assert_eq!(value["disk_wiped"], true, "{told}");
+    assert!(number("restored_bytes") > 100_000.0, "{told}");
+    let from = value["restored_from"].as_array();
+    assert!(from.is_some_and(|nodes| !nodes.is_empty()), "{told}");
     let left = machine::around(&cluster.work());
     assert_eq!(left, [], "the demo left processes");
     let files: Vec<_> = std::fs::read_dir(cluster.work())

@@ -10,6 +10,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 
 use super::look::{listing, names, writers};
+use super::rules::is_final;
 use super::seal::Life;
 use super::track::{News, Terms, Tracker};
 use super::watch::{Seen, Watch};
@@ -36,6 +37,8 @@ pub struct Follow {
     watch: Watch,
     /// `None` only while it looks.
     looker: Option<Looker>,
+    /// What the ranks do.
+    life: Life,
 }
 
 impl Follow {
@@ -61,7 +64,15 @@ impl Follow {
         });
         let (looker, news) = looking.await?;
         let looker = Some(looker);
-        Ok((Self { watch, looker }, news))
+        let life = Life::Running;
+        Ok((
+            Self {
+                watch,
+                looker,
+                life,
+            },
+            news,
+        ))
     }
 
     /// Waits until there is something to look at. It may be dropped before, and nothing is lost.
@@ -82,7 +93,26 @@ impl Follow {
     /// # Errors
     /// When the task that looks dies.
     pub async fn look(&mut self, seen: Vec<Seen>) -> Result<Vec<News>, FollowError> {
-        self.look_at(seen, Life::Running, false).await
+        self.look_at(seen, false).await
+    }
+
+    /// Another node of the attempt has completed this one: it is judged with that, at the next looks. Whether this node has anything of it.
+    /// Not to be dropped before it is done.
+    ///
+    /// # Errors
+    /// When the task that looks dies.
+    pub async fn completed_elsewhere(&mut self, name: &str) -> Result<bool, FollowError> {
+        let Some(mut looker) = self.looker.take() else {
+            return Ok(false);
+        };
+        let name = name.to_owned();
+        let looking = spawn_blocking(move || {
+            let has = looker.completed_elsewhere(&name);
+            (looker, has)
+        });
+        let (looker, has) = looking.await?;
+        self.looker = Some(looker);
+        Ok(has)
     }
 
     /// A last look after all ranks have ended like that. Not to be dropped before it is done.
@@ -92,15 +122,12 @@ impl Follow {
     pub async fn end(&mut self, life: Life) -> Result<Vec<News>, FollowError> {
         // What was renamed last may still wait in the kernel. If the watch is broken the look has to do.
         let seen = self.watch.waiting().unwrap_or_default();
-        self.look_at(seen, life, true).await
+        self.life = life;
+        self.look_at(seen, true).await
     }
 
-    async fn look_at(
-        &mut self,
-        seen: Vec<Seen>,
-        life: Life,
-        all: bool,
-    ) -> Result<Vec<News>, FollowError> {
+    async fn look_at(&mut self, seen: Vec<Seen>, all: bool) -> Result<Vec<News>, FollowError> {
+        let life = self.life;
         let Some(mut looker) = self.looker.take() else {
             return Ok(Vec::new());
         };
@@ -119,6 +146,21 @@ pub fn look_once(dir: &Path, terms: Terms, life: Life) -> Vec<News> {
     let mut looker = Looker::new(dir, terms);
     looker.find();
     looker.look(Vec::new(), life, true)
+}
+
+/// The same, of one that another node of the attempt has completed. `None`: this node has nothing of it.
+pub fn look_once_at(dir: &Path, name: &str, terms: Terms, life: Life) -> Option<Vec<News>> {
+    let mut looker = Looker::new(dir, terms);
+    if !looker.completed_elsewhere(name) {
+        return None;
+    }
+    let news = looker.look(Vec::new(), life, true).into_iter();
+    let about = |news: &News| match news {
+        News::Sealed { name: of, .. }
+        | News::Rewritten { name: of, .. }
+        | News::Unfinished { name: of, .. } => of == name,
+    };
+    Some(news.filter(about).collect())
 }
 
 /// When the attempt began whose `file` was written then; 0: nobody knows.
@@ -162,6 +204,13 @@ impl Looker {
                 self.tracker.found(now_ms, &found);
             }
         }
+    }
+
+    fn completed_elsewhere(&mut self, name: &str) -> bool {
+        let now_ms = self.now_ms();
+        is_final(name)
+            && listing(&self.dir, name, false)
+                .is_ok_and(|found| self.tracker.completed_elsewhere(now_ms, &found))
     }
 
     /// Looks at what was seen and at everything that may bring news; with `all` at everything.
@@ -293,6 +342,35 @@ mod tests {
         };
         let news = next(&mut follow).await;
         assert!(news.contains(&rewritten), "{news:?}");
+    }
+
+    #[tokio::test]
+    async fn what_another_node_completed_is_looked_for() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = |name: &str| dir.path().join(name);
+        let terms = || Terms {
+            ranks: 1..2,
+            nodes: 2,
+            began_ns: 0,
+        };
+        let (mut follow, _) = Follow::begin(dir.path(), terms(), false)
+            .await
+            .expect("begun");
+        let at = |name: &'static str| look_once_at(dir.path(), name, terms(), Life::EndedWell);
+        for nothing in ["step-5", "../step-5", ""] {
+            let has = follow.completed_elsewhere(nothing).await.expect("looked");
+            assert!(!has && at(nothing).is_none(), "{nothing:?}");
+        }
+        for name in ["step-5", "step-6"] {
+            fs::create_dir(path(name)).expect("made");
+            fs::write(path(name).join("__1_0.distcp"), b"x").expect("written");
+        }
+        let news = at("step-5").expect("it is there");
+        assert_eq!(sealed(news), [("step-5".to_owned(), By::Dcp, true)]);
+        assert!(follow.completed_elsewhere("step-6").await.expect("looked"));
+        let news = follow.end(Life::EndedWell).await.expect("looked");
+        let expected = [("step-6".to_owned(), By::Dcp, false)];
+        assert_eq!(sealed(news), expected, "of the other nobody has heard");
     }
 
     #[tokio::test]

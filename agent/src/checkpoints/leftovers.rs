@@ -35,7 +35,11 @@ pub fn set_aside(dir: &Path) -> io::Result<usize> {
     Ok(moved)
 }
 
-fn move_aside(dir: &Path, name: &str) -> io::Result<()> {
+/// Moves this one there.
+///
+/// # Errors
+/// When it cannot be moved.
+pub(crate) fn move_aside(dir: &Path, name: &str) -> io::Result<()> {
     let aside = dir.join(ASIDE);
     fs::create_dir_all(&aside)?;
     // The same name may have been left more than once.

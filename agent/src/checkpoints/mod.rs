@@ -1,5 +1,5 @@
 //! Checkpoints of the jobs on this node: which are complete, seeing them become so, putting leftovers aside.
-//! Does NOT hash or copy them yet: they stay on this node, and the cluster knows who holds them.
+//! Does NOT hash or copy them: `copies` does, once they are complete.
 
 pub mod follow;
 pub mod leftovers;

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::seal::listing::{Entry, Fingerprint, Listing};
+use super::seal::listing::{Entry, Fingerprint, Kind, Listing};
+use super::seal::notify::Metric;
 use super::seal::{By, Facts, Life, Verdict, Why, Writers, judge};
 
 /// What has not become complete in so long is looked at seldom, milliseconds.
@@ -39,6 +40,10 @@ pub enum News {
         by: By,
         /// It lay there already when we first looked.
         by_rescan: bool,
+        /// What its writer said of how good it is.
+        metrics: Vec<Metric>,
+        /// From the first change of it that was seen until the last, milliseconds; 0: not seen.
+        save_ms: u64,
     },
     /// A file of a complete checkpoint was written to, replaced, added or removed.
     Rewritten {
@@ -60,7 +65,10 @@ pub enum News {
 #[derive(Debug)]
 struct One {
     now: Fingerprint,
+    /// When it last changed.
     since_ms: u64,
+    /// When it first changed after it was complete, or was there.
+    began_ms: u64,
     /// It lay there when we first looked, and has not changed.
     found: bool,
     /// It is of an attempt before this one, and has not changed.
@@ -69,6 +77,8 @@ struct One {
     before: Option<Fingerprint>,
     renamed: bool,
     sealed: bool,
+    /// Another node has the file that completes it.
+    elsewhere: bool,
     /// That it is not complete was told.
     told: bool,
 }
@@ -102,7 +112,16 @@ impl Tracker {
         one.renamed = true;
         one.old = false;
         // An empty one has nothing that could differ.
-        one.sealed = had.is_some_and(|had| had.renamed && had.sealed && had.now == one.now);
+        one.sealed =
+            had.is_some_and(|had| had.renamed && had.sealed && had.now.same_bytes(&one.now));
+    }
+
+    /// Another node of the attempt has completed it, as it is now: the file that does so is there. One that was told of is told again.
+    /// Whether this node has anything of it.
+    pub fn completed_elsewhere(&mut self, now_ms: u64, listing: &Listing) -> bool {
+        let one = self.take(now_ms, listing);
+        (one.elsewhere, one.sealed, one.told) = (!one.old, false, false);
+        !one.old
     }
 
     /// Whether a look at this name, which looked like this, could bring news. One that is of an earlier attempt brings none.
@@ -138,7 +157,7 @@ impl Tracker {
             life: if one.old { Life::EndedBadly } else { life },
             renamed: one.renamed,
             committed: None,
-            marker_elsewhere: false,
+            marker_elsewhere: one.elsewhere,
             ranks,
             nodes,
             before: one.before.clone(),
@@ -157,6 +176,8 @@ impl Tracker {
                     step: sealed.step,
                     by: sealed.by,
                     by_rescan: one.found,
+                    metrics: sealed.metrics,
+                    save_ms: one.since_ms.saturating_sub(one.began_ms),
                 });
             }
             Verdict::Unfinished { why, .. } if waited && !one.told && !one.old => {
@@ -184,25 +205,34 @@ impl Tracker {
 
     fn take(&mut self, now_ms: u64, listing: &Listing) -> &mut One {
         let now = listing.fingerprint();
-        let old = newest(listing) < self.terms.began_ns;
+        // What has the very time of the attempt's beginning was there before its ranks.
+        let old = newest(listing) <= self.terms.began_ns;
         let one = self.ones.entry(listing.name.clone());
         let one = one.or_insert_with(|| One {
             now: now.clone(),
             since_ms: now_ms,
+            began_ms: now_ms,
             found: false,
             old,
             before: None,
             renamed: false,
             sealed: false,
+            elsewhere: false,
             told: false,
         });
-        if one.now != now {
+        if (one.sealed || one.old) && one.now.same_bytes(&now) {
+            one.now = now;
+        } else if one.now != now {
             let then = std::mem::replace(&mut one.now, now);
             if one.old {
                 one.before = Some(then);
             }
+            if one.found || one.sealed || one.old {
+                one.began_ms = now_ms;
+            }
             one.since_ms = now_ms;
             (one.found, one.old, one.sealed, one.told) = (false, false, false, false);
+            one.elsewhere = false;
             // What is written after the rename was not meant by it.
             one.renamed = false;
         }
@@ -210,9 +240,13 @@ impl Tracker {
     }
 }
 
-/// When something of it last changed.
+/// When something of it last changed: a file was written, or a directory got or lost a name. A file that is sealed, or whose copy goes, gets
+/// or loses a second name without being written.
 fn newest(listing: &Listing) -> i64 {
-    let time = |entry: &Entry| entry.mark.ctime_ns;
+    let time = |entry: &Entry| match entry.kind {
+        Kind::File => entry.mark.mtime_ns,
+        _ => entry.mark.ctime_ns,
+    };
     let inside = listing.entries.iter().map(time).max();
     time(&listing.root).max(inside.unwrap_or(i64::MIN))
 }
@@ -221,7 +255,7 @@ fn newest(listing: &Listing) -> i64 {
 mod tests {
     use super::*;
     use crate::checkpoints::seal::QUIET_MS;
-    use crate::checkpoints::seal::listing::{Content, Kind, Mark};
+    use crate::checkpoints::seal::listing::{Content, Mark};
 
     fn entry(path: &str, kind: Kind, time: i64) -> Entry {
         Entry {
@@ -259,12 +293,18 @@ mod tests {
     }
 
     fn sealed(by: By, by_rescan: bool) -> Vec<News> {
+        sealed_in(by, by_rescan, 0)
+    }
+
+    fn sealed_in(by: By, by_rescan: bool, save_ms: u64) -> Vec<News> {
         let (name, step) = ("step-5".into(), 5);
         vec![News::Sealed {
             name,
             step,
             by,
             by_rescan,
+            metrics: vec![],
+            save_ms,
         }]
     }
 
@@ -278,7 +318,8 @@ mod tests {
         let written = || Writers::Somebody;
         let news = tracker.look(9_000, &step_5(201), Life::Running, written);
         assert_eq!(news, [], "somebody writes");
-        assert_eq!(look(&mut tracker, 9_001, 201), sealed(By::Quiet, false));
+        let told = sealed_in(By::Quiet, false, 1_000);
+        assert_eq!(look(&mut tracker, 9_001, 201), told);
         assert_eq!(look(&mut tracker, 20_000, 201), []);
         assert!(!tracker.expects(20_000) && !tracker.is_news("step-5", &step_5(201).fingerprint()));
     }
@@ -316,6 +357,77 @@ mod tests {
         let mut tracker = self::tracker();
         tracker.found(0, &step_5(150));
         assert_eq!(look(&mut tracker, QUIET_MS, 150), sealed(By::Quiet, true));
+    }
+
+    #[test]
+    fn a_second_name_of_its_files_is_no_rewrite() {
+        let mut tracker = tracker();
+        tracker.renamed(0, &step_5(200));
+        assert_eq!(look(&mut tracker, 0, 200), sealed(By::Rename, false));
+        let mut linked = step_5(200);
+        linked.entries[0].mark.ctime_ns = 900;
+        let again = |tracker: &mut Tracker, listing: &Listing| {
+            tracker.look(9_000, listing, Life::Running, || Writers::Nobody)
+        };
+        assert!(tracker.is_news("step-5", &linked.fingerprint()));
+        assert_eq!(again(&mut tracker, &linked), []);
+        assert!(!tracker.is_news("step-5", &linked.fingerprint()));
+        linked.entries[0].mark.mtime_ns = 900;
+        let news = again(&mut tracker, &linked);
+        assert!(matches!(news[..], [News::Rewritten { .. }]), "{news:?}");
+        // Nor does it make one of an earlier attempt news.
+        let mut tracker = self::tracker();
+        tracker.found(0, &step_5(50));
+        let mut unlinked = step_5(50);
+        unlinked.entries[0].mark.ctime_ns = 900;
+        for now_ms in [1, QUIET_MS * 2] {
+            let news = tracker.look(now_ms, &unlinked, Life::Running, || Writers::Nobody);
+            assert_eq!(news, []);
+        }
+        let mut tracker = self::tracker();
+        tracker.found(0, &unlinked);
+        assert!(!tracker.expects(0));
+    }
+
+    #[test]
+    fn what_another_node_completed_is_judged_as_complete_there_until_it_changes() {
+        let part = |time| Listing {
+            entries: vec![entry("__1_0.distcp", Kind::File, time)],
+            ..step_5(time)
+        };
+        let mut tracker = Tracker::new(Terms {
+            ranks: 1..2,
+            nodes: 2,
+            began_ns: 100,
+        });
+        let look = |tracker: &mut Tracker, now_ms, time| {
+            tracker.look(now_ms, &part(time), Life::Running, || Writers::Nobody)
+        };
+        assert_eq!(look(&mut tracker, 0, 200), []);
+        assert_eq!(
+            look(&mut tracker, 9_000, 200),
+            [],
+            "its marker is elsewhere"
+        );
+        assert!(tracker.completed_elsewhere(9_001, &part(200)));
+        let told = sealed(By::Dcp, false);
+        assert_eq!(look(&mut tracker, 9_002, 200), told);
+        assert_eq!(look(&mut tracker, 9_003, 200), []);
+        assert!(tracker.completed_elsewhere(9_004, &part(200)));
+        assert_eq!(
+            look(&mut tracker, 9_005, 200),
+            told,
+            "who asks again is told"
+        );
+        let rewritten = look(&mut tracker, 20_000, 300);
+        assert!(matches!(rewritten[..], [News::Rewritten { .. }]));
+        assert_eq!(look(&mut tracker, 90_000, 300).len(), 1, "unfinished again");
+        let mut old = self::tracker();
+        old.found(0, &step_5(50));
+        assert!(
+            !old.completed_elsewhere(1, &step_5(50)),
+            "of an earlier attempt"
+        );
     }
 
     #[test]

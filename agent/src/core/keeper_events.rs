@@ -5,15 +5,13 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::STOP_GRACE_MS;
 use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::persist::{
-    AgentEvent, AllocationEnded, AttemptEnd, CheckpointSealed, EndKind, RanksStarted, agent_event,
+    AgentEvent, AllocationEnded, AttemptEnd, EndKind, RanksStarted, agent_event,
 };
 
 use super::Core;
 use super::attempt::{Attempt, Keeper, detail_text};
 use super::record::Record;
-use super::types::{
-    Action, BoottimeMs, CheckpointFound, KeeperStatus, Phase, RankEnd, Rendezvous, ToLeader,
-};
+use super::types::{Action, BoottimeMs, KeeperStatus, Phase, RankEnd, Rendezvous, ToLeader};
 use crate::tasks::TaskEnds;
 
 type Key = (JobId, Epoch);
@@ -177,6 +175,9 @@ impl Core {
         if let Some(why) = &status.fenced {
             self.on_fenced(job, epoch, why);
         }
+        if let Some(why) = &status.timed_out {
+            self.on_timed_out(job, epoch, why);
+        }
         if let Some(why) = &status.launch_failed {
             self.on_launch_failed(job, epoch, why);
         } else if status.started {
@@ -301,28 +302,6 @@ impl Core {
             let end = attempt.end(&self.node);
             self.settle(key, end);
         }
-    }
-
-    pub(super) fn on_checkpoint(&mut self, found: CheckpointFound) {
-        let key = (found.job, found.epoch);
-        let full = self.outbox.is_full();
-        // An older attempt may have sealed while this one already waited here, and not be acknowledged yet.
-        let marked = self.marks.get(&found.job).map_or(0, |mark| mark.step_floor);
-        let floor = marked.max(self.older_step(key));
-        let Some(attempt) = self.attempts.get_mut(&key).filter(|a| a.ended.is_none()) else {
-            return;
-        };
-        let old = found.by_rescan && (found.step < floor || found.step == floor && floor > 0);
-        if full || old || attempt.sealed.contains(&found.name) {
-            return;
-        }
-        attempt.sealed.insert(found.name.clone());
-        attempt.step_max = attempt.step_max.max(found.step);
-        let sealed = CheckpointSealed {
-            name: found.name,
-            step: found.step,
-        };
-        self.emit(key, agent_event::What::CheckpointSealed(sealed));
     }
 
     /// The attempt, if its keeper may speak about it.

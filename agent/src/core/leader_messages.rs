@@ -64,6 +64,8 @@ impl Core {
                 rendezvous,
             } => self.on_go(now, (job, epoch), rendezvous),
             LeaderMessage::EventsApplied { up_to } => self.on_events_applied(up_to),
+            LeaderMessage::Forget(keys) => self.on_forget(keys),
+            LeaderMessage::Announce(keys) => self.actions.push(Action::Announce(keys)),
         }
     }
 

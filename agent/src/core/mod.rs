@@ -9,17 +9,22 @@
 )]
 
 mod attempt;
+mod checkpoints;
 mod devices;
 mod keeper_events;
 mod leader_messages;
 mod leases;
+mod limits;
 mod outbox;
+mod parts;
 mod record;
 mod replay;
 mod types;
 
 #[cfg(test)]
 mod alone_tests;
+#[cfg(test)]
+mod checkpoint_tests;
 #[cfg(test)]
 mod device_tests;
 #[cfg(test)]
@@ -43,11 +48,12 @@ use mlctl_proto::persist::DirtyDevice;
 pub use crate::tasks::{TaskEnds, TaskGroup, Wave};
 use attempt::Attempt;
 use outbox::Outbox;
+pub use parts::{CheckpointFound, Holder, ManifestId, PartFound, PartKey, Restore, RestorePart};
 pub use record::Record;
 pub use replay::{Closed, Recovered};
 pub use types::{
-    Action, BoottimeMs, CheckpointFound, Event, Fence, KeeperStatus, LeaderHello, LeaderMessage,
-    Member, Phase, RankEnd, Rendezvous, Start, Status, Stop, ToLeader,
+    Action, BoottimeMs, Event, Fence, KeeperStatus, LeaderHello, LeaderMessage, Member, Phase,
+    RankEnd, Rendezvous, Start, Status, Stop, ToLeader,
 };
 
 /// Heartbeats whose answers are still waited for; older ones are forgotten.
@@ -78,6 +84,8 @@ struct Link {
     /// When something was last confirmed on this connection, or it was made.
     heard_at: BoottimeMs,
     next_heartbeat: BoottimeMs,
+    /// The parts that are held were listed on this connection.
+    inventoried: bool,
 }
 
 /// The agent's mind. One owner, one event at a time.
@@ -99,6 +107,8 @@ pub struct Core {
     refused: BTreeSet<(JobId, Epoch)>,
     /// Devices that no attempt holds with something on them, by UUID, and what it is.
     dirty: BTreeMap<String, String>,
+    /// How many directories of an attempt are being sealed now.
+    sealing: BTreeMap<(JobId, Epoch), u32>,
     ticket: u64,
     synced: u64,
     records: Vec<Record>,
@@ -126,6 +136,7 @@ impl Core {
             confirmed_at: None,
             refused: BTreeSet::new(),
             dirty: recovered.dirty,
+            sealing: BTreeMap::new(),
             ticket: 0,
             synced: 0,
             records: Vec::new(),
@@ -164,6 +175,7 @@ impl Core {
                 }
             }
             Event::Fenced { job, epoch, why } => self.on_fenced(job, epoch, &why),
+            Event::TimedOut { job, epoch, why } => self.on_timed_out(job, epoch, &why),
             Event::RankExited { job, epoch, exit } => self.on_rank_exited(job, epoch, exit),
             Event::TasksEnded { job, epoch, ends } => self.on_tasks_ended(job, epoch, &ends),
             Event::AllRanksEnded { job, epoch } => self.on_all_ranks_ended(job, epoch),
@@ -172,6 +184,9 @@ impl Core {
             }
             Event::DevicesSeen { dirty, clean } => self.on_devices_seen(dirty, &clean),
             Event::Checkpoint(found) => self.on_checkpoint(found),
+            Event::Sealing { job, epoch, begun } => self.on_sealing(now, (job, epoch), begun),
+            Event::CopyHeld { job, epoch, sealed } => self.on_copy_held((job, epoch), sealed),
+            Event::CopyLost(lost) => self.on_copy_lost(lost),
         }
         self.on_time(now);
         self.finish()
@@ -225,10 +240,12 @@ impl Core {
     pub fn statuses(&self) -> Vec<Status> {
         let moving = self.outbox.moving();
         let journaled = self.attempts.iter();
-        journaled
+        let mut statuses: Vec<Status> = journaled
             .filter(|(_, attempt)| attempt.begun_ticket <= self.synced)
-            .map(|(key, attempt)| attempt.status(moving.get(key).copied().unwrap_or(0)))
-            .collect()
+            .map(|(key, attempt)| attempt.status(self.moving_up_to(*key, &moving)))
+            .collect();
+        statuses.extend(self.gone_and_moving(&moving));
+        statuses
     }
 
     /// There is no connection, since `now`.
@@ -248,6 +265,7 @@ impl Core {
 
     /// Heartbeats that are due, and the decision that this leader has gone silent.
     fn on_time(&mut self, now: BoottimeMs) {
+        self.send_inventory();
         if (self.link.up || self.link.dialled) && now >= self.link.heard_at + self.redial_ms {
             self.unlink(now);
             self.actions.push(Action::Redial {

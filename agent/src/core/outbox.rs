@@ -1,11 +1,13 @@
 //! Events on their way to the cluster: numbered without gaps, kept until acknowledged, sent again on every connection.
 //! Does NOT decide what is an event and does NOT write them: the journal does, before they leave.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::EVENTS_PER_BATCH_MAX;
 use mlctl_proto::persist::{AgentEvent, agent_event};
+
+use super::parts::PartKey;
 
 /// Unacknowledged events above this: no more checkpoints are taken in until the cluster answers.
 const FULL: usize = 65_536;
@@ -99,17 +101,39 @@ impl Outbox {
         self.kept.drain(..count).map(|kept| kept.event).collect()
     }
 
-    /// The newest unacknowledged event that announces a checkpoint, by attempt. All are sent again on every connection.
+    /// The newest unacknowledged event that announces a checkpoint or a copy of one, by the attempt that made it. All are sent again on
+    /// every connection.
     pub(super) fn moving(&self) -> BTreeMap<(JobId, Epoch), u64> {
-        let sealed = self.unacknowledged().filter_map(|event| {
-            let sealed = matches!(event.what, Some(agent_event::What::CheckpointSealed(_)));
-            let key = (event.job.try_into().ok()?, event.epoch.try_into().ok()?);
-            sealed.then_some((key, event.seq))
+        let tells = self.unacknowledged().filter(|event| {
+            use agent_event::What::{CheckpointSealed, CopyHeld};
+            matches!(event.what, Some(CheckpointSealed(_) | CopyHeld(_)))
         });
-        sealed.collect()
+        tells
+            .filter_map(|event| Some((key_of(event)?, event.seq)))
+            .collect()
+    }
+
+    /// Attempts of which a checkpoint was sealed here and that is not acknowledged.
+    pub(super) fn sealed_by(&self) -> BTreeSet<(JobId, Epoch)> {
+        let sealed = self
+            .unacknowledged()
+            .filter(|event| matches!(event.what, Some(agent_event::What::CheckpointSealed(_))));
+        sealed.filter_map(key_of).collect()
+    }
+
+    /// Is there anything unacknowledged of what is held here?
+    pub(super) fn announces(&self) -> bool {
+        self.unacknowledged().any(|event| {
+            let lost = matches!(event.what, Some(agent_event::What::CopyLost(_)));
+            lost || PartKey::announced(event).is_some()
+        })
     }
 
     pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &AgentEvent> {
         self.kept.iter().map(|kept| &kept.event)
     }
+}
+
+fn key_of(event: &AgentEvent) -> Option<(JobId, Epoch)> {
+    Some((event.job.try_into().ok()?, event.epoch.try_into().ok()?))
 }

@@ -45,6 +45,13 @@ enum Act {
         step: u64,
         by_rescan: bool,
     },
+    Sealing {
+        epoch: u64,
+        begun: bool,
+    },
+    CopyHeld(u64),
+    CopyLost(u64),
+    Forget(u64),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -70,8 +77,12 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         4 => e.clone().prop_map(Act::Started),
         4 => (e.clone(), 0_u32..3, 0_i32..3).prop_map(|(epoch, rank, code)| Act::Exited { epoch, rank, code }),
         3 => e.clone().prop_map(Act::AllEnded),
-        2 => (e, 0_u64..6, any::<bool>())
+        2 => (e.clone(), 0_u64..6, any::<bool>())
             .prop_map(|(epoch, step, by_rescan)| Act::Sealed { epoch, step, by_rescan }),
+        1 => (e.clone(), any::<bool>()).prop_map(|(epoch, begun)| Act::Sealing { epoch, begun }),
+        1 => e.clone().prop_map(Act::CopyHeld),
+        1 => e.clone().prop_map(Act::CopyLost),
+        1 => e.prop_map(Act::Forget),
     ];
     proptest::collection::vec(act, 1..120)
 }
@@ -106,6 +117,14 @@ impl Promises {
                     assert!(
                         !self.ended.contains(&epoch.counter),
                         "ranks of {epoch} start after its end was said"
+                    );
+                }
+                Action::Forget(keys) => {
+                    let coming = bench.core.outbox.unacknowledged();
+                    let coming: Vec<_> = coming.filter_map(PartKey::announced).collect();
+                    assert!(
+                        keys.iter().all(|key| !coming.contains(key)),
+                        "what was told and is not acknowledged is not forgotten"
                     );
                 }
                 _ => {}
@@ -170,6 +189,7 @@ fn perform(bench: &mut Bench, promises: &mut Promises, act: Act) {
         Act::Applied(up_to) => bench.leader(LeaderMessage::EventsApplied {
             up_to: up_to.min(said),
         }),
+        Act::Forget(n) => bench.leader(LeaderMessage::Forget(vec![part(n)])),
         other => bench.step(local(other)),
     }
 }
@@ -226,18 +246,42 @@ fn local(act: Act) -> Event {
             step,
             by_rescan,
         } => Event::Checkpoint(found(n, step, by_rescan)),
+        Act::Sealing { epoch: n, begun } => Event::Sealing {
+            job,
+            epoch: at(n),
+            begun,
+        },
+        Act::CopyHeld(n) => Event::CopyHeld {
+            job,
+            epoch: at(n),
+            sealed: with_part(n).sealed(),
+        },
+        Act::CopyLost(n) => Event::CopyLost(part(n)),
         other => unreachable!("{other:?} is performed above"),
     }
 }
 
 fn found(counter: u64, step: u64, by_rescan: bool) -> CheckpointFound {
     CheckpointFound {
-        job: JOB,
-        epoch: epoch(counter),
-        name: format!("step-{step}"),
-        step,
         by_rescan,
+        ..CheckpointFound::bare(JOB, epoch(counter), format!("step-{step}"), step)
     }
+}
+
+fn with_part(counter: u64) -> CheckpointFound {
+    let part = PartFound {
+        index: 0,
+        manifest: Some([7; 32]),
+        bytes: 9,
+    };
+    CheckpointFound {
+        part: Some(part),
+        ..found(counter, 3, false)
+    }
+}
+
+fn part(counter: u64) -> PartKey {
+    PartKey::of(JOB, epoch(counter), &with_part(counter).sealed()).expect("it has one")
 }
 
 proptest! {

@@ -9,6 +9,7 @@ use mlctl_proto::persist::{AgentEvent, agent_event};
 
 use super::Mark;
 use super::attempt::Attempt;
+use super::checkpoints::{name_told, told};
 use super::record::Record;
 use super::types::{RankEnd, Start};
 use crate::checkpoints::rules::step_of;
@@ -148,7 +149,8 @@ impl Recovered {
                     attempt.started = started;
                     exits.into_iter().for_each(|exit| note_exit(attempt, exit));
                     attempt.ended = ended.then_some(0);
-                    attempt.step_max = sealed.iter().map(|name| step_of(name)).max().unwrap_or(0);
+                    let steps = sealed.iter().map(|told| step_of(name_told(told)));
+                    attempt.step_max = steps.max().unwrap_or(0);
                     attempt.sealed = sealed.into_iter().collect();
                     attempt.tasks = tasks;
                 }
@@ -167,13 +169,23 @@ impl Recovered {
             return;
         }
         self.gap |= event.seq != last + 1;
-        if let (Ok(job), Ok(epoch)) = (JobId::try_from(event.job), Epoch::try_from(event.epoch))
-            && let Some(attempt) = self.attempts.get_mut(&(job, epoch))
-        {
-            note_event(attempt, event.what.as_ref());
+        if let (Ok(job), Ok(epoch)) = (JobId::try_from(event.job), Epoch::try_from(event.epoch)) {
+            match self.attempts.get_mut(&(job, epoch)) {
+                Some(attempt) => note_event(attempt, event.what.as_ref()),
+                None => self.note_sealed_late(job, epoch, event.what.as_ref()),
+            }
         }
         self.note_devices(event.what.as_ref());
         self.events.push(event);
+    }
+
+    /// Sealed after the cluster had acknowledged the end of its attempt.
+    fn note_sealed_late(&mut self, job: JobId, epoch: Epoch, what: Option<&agent_event::What>) {
+        if let Some(agent_event::What::CheckpointSealed(sealed)) = what
+            && let Some(mark) = self.marks.get_mut(&job).filter(|mark| mark.epoch == epoch)
+        {
+            mark.step_floor = mark.step_floor.max(sealed.step);
+        }
     }
 
     fn note_devices(&mut self, what: Option<&agent_event::What>) {
@@ -243,11 +255,17 @@ fn note_event(attempt: &mut Attempt, what: Option<&agent_event::What>) {
         Some(agent_event::What::AllocationEnded(_)) => attempt.ended = Some(0),
         Some(agent_event::What::CheckpointSealed(sealed)) => {
             attempt.step_max = attempt.step_max.max(sealed.step);
-            attempt.sealed.insert(sealed.name.clone());
+            attempt.sealed.insert(told(sealed));
         }
         Some(agent_event::What::TasksEnded(ended)) => {
             attempt.tasks = attempt.tasks.union(&tasks_of(ended));
         }
-        Some(agent_event::What::DevicesDirty(_) | agent_event::What::DevicesClean(_)) | None => {}
+        Some(
+            agent_event::What::DevicesDirty(_)
+            | agent_event::What::DevicesClean(_)
+            | agent_event::What::CopyHeld(_)
+            | agent_event::What::CopyLost(_),
+        )
+        | None => {}
     }
 }

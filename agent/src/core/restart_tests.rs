@@ -125,11 +125,8 @@ fn a_ready_attempt_is_ready_again_after_a_restart_and_waits_for_a_new_go() {
 fn what_an_older_attempt_seals_while_it_ends_is_not_the_newer_ones() {
     let found = |counter, step: u64, by_rescan| {
         Event::Checkpoint(CheckpointFound {
-            job: JOB,
-            epoch: epoch(counter),
-            name: format!("step-{step}"),
-            step,
             by_rescan,
+            ..CheckpointFound::bare(JOB, epoch(counter), format!("step-{step}"), step)
         })
     };
     let mut bench = Bench::connected();
@@ -163,11 +160,8 @@ fn checkpoints_are_reported_once_and_old_ones_not_again() {
     let found = |counter, step: u64, by_rescan| {
         let name = format!("step-{step}");
         Event::Checkpoint(CheckpointFound {
-            job: JOB,
-            epoch: epoch(counter),
-            name,
-            step,
             by_rescan,
+            ..CheckpointFound::bare(JOB, epoch(counter), name, step)
         })
     };
     let mut bench = Bench::connected();

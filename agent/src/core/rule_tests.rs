@@ -372,6 +372,7 @@ fn heartbeats_come_when_due_and_leases_count_from_their_sending() {
 #[test]
 fn a_silent_leader_is_left_in_half_of_the_time_that_would_cost_the_node() {
     let mut bench = Bench::connected();
+    bench.done.clear();
     for now in [500, 1_000, 1_499] {
         bench.now = now;
         bench.step(Event::Tick);
@@ -398,6 +399,7 @@ fn a_leader_without_an_answer_for_15_s_is_left_where_nodes_are_given_more_time()
     };
     bench.step(Event::Dialled);
     bench.leader(LeaderMessage::Hello(hello));
+    bench.done.clear();
     bench.now = 4_000;
     bench.leader(LeaderMessage::HeartbeatAnswer { seq: 1 });
     bench.now = 18_999;
@@ -418,13 +420,7 @@ fn a_lease_that_was_granted_before_a_pause_is_as_old_as_its_heartbeat() {
 }
 
 fn found(name: &str, step: u64) -> Event {
-    Event::Checkpoint(CheckpointFound {
-        job: JOB,
-        epoch: epoch(1),
-        name: name.into(),
-        step,
-        by_rescan: false,
-    })
+    Event::Checkpoint(CheckpointFound::bare(JOB, epoch(1), name.into(), step))
 }
 
 fn moving(bench: &Bench) -> Vec<u64> {

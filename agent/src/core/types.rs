@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::persist::{AgentEvent, DirtyDevice, EndKind, OomKill, RankExited};
+use mlctl_proto::persist::{
+    AgentEvent, CheckpointSealed, DirtyDevice, EndKind, OomKill, RankExited,
+};
 use mlctl_proto::units::Oom;
 
+use super::parts::{CheckpointFound, PartKey, Restore};
 use super::record::Record;
 use crate::tasks::{TaskEnds, Wave};
 
@@ -63,6 +66,8 @@ pub struct Start {
     pub fence: Option<Fence>,
     /// The job whose checkpoint `resume_from` names, if it is not its own.
     pub resume_job: Option<JobId>,
+    /// What that checkpoint is made of; `None`: only its directory on this node, if there is one.
+    pub restore: Option<Restore>,
 }
 
 /// When a keeper ends its ranks by itself.
@@ -95,6 +100,7 @@ impl Start {
             wave: None,
             fence: None,
             resume_job: None,
+            restore: None,
         }
     }
 }
@@ -125,8 +131,8 @@ pub struct Status {
     pub phase: Phase,
     /// The port leased on node rank 0, else 0.
     pub master_port: u16,
-    /// The newest event that announces a checkpoint of it and is not acknowledged, 0: none. While there is one the cluster waits a
-    /// moment before it starts the job again.
+    /// The newest event that announces a checkpoint of it and is not acknowledged, 0: none; the highest number: one is being sealed. While
+    /// there is one the cluster waits a moment before it starts the job again.
     pub moving_up_to: u64,
     /// Where its keeper answers witnesses.
     pub probe: Option<ProbePort>,
@@ -221,6 +227,8 @@ pub struct KeeperStatus {
     pub tasks: TaskEnds,
     /// Its fence ended the ranks; why.
     pub fenced: Option<String>,
+    /// Its time limit ended the ranks; why.
+    pub timed_out: Option<String>,
 }
 
 /// A leader's answer to our hello, as far as decisions depend on it.
@@ -271,21 +279,10 @@ pub enum LeaderMessage {
         /// The highest one.
         up_to: u64,
     },
-}
-
-/// A final directory in the job's checkpoint directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckpointFound {
-    /// The job.
-    pub job: JobId,
-    /// The attempt that was open when it was found.
-    pub epoch: Epoch,
-    /// The directory's name.
-    pub name: String,
-    /// The trailing number of the name, 0 if none.
-    pub step: u64,
-    /// Found by looking at what is there, not by seeing the rename.
-    pub by_rescan: bool,
+    /// The cluster does not count on these parts any more.
+    Forget(Vec<PartKey>),
+    /// The cluster wants to know whether these parts are here.
+    Announce(Vec<PartKey>),
 }
 
 /// What can happen to an agent. The only input of the core.
@@ -386,6 +383,15 @@ pub enum Event {
         /// One sentence for people.
         why: String,
     },
+    /// The time limit of the job ends the ranks.
+    TimedOut {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// One sentence for people.
+        why: String,
+    },
     /// A rank has ended.
     RankExited {
         /// The job.
@@ -427,8 +433,28 @@ pub enum Event {
         /// Nothing is on these, by UUID.
         clean: Vec<String>,
     },
-    /// A checkpoint directory has its final name.
+    /// A checkpoint is complete, and sealed if that was possible.
     Checkpoint(CheckpointFound),
+    /// A directory of an attempt begins to be sealed, or that is over, in whatever way.
+    Sealing {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// It begins.
+        begun: bool,
+    },
+    /// A copy of a part is durable here.
+    CopyHeld {
+        /// The job that made it.
+        job: JobId,
+        /// The attempt that made it.
+        epoch: Epoch,
+        /// All there is to know of it.
+        sealed: CheckpointSealed,
+    },
+    /// A part that was held here is not there any more, or is damaged.
+    CopyLost(PartKey),
 }
 
 /// What is sent to the leader.
@@ -548,4 +574,10 @@ pub enum Action {
         /// The attempt.
         epoch: Epoch,
     },
+    /// Let go of these parts.
+    Forget(Vec<PartKey>),
+    /// Say of each whether it is here: [`Event::CopyHeld`] or [`Event::CopyLost`].
+    Announce(Vec<PartKey>),
+    /// List to the leader all parts that are held and were told of.
+    SendInventory,
 }

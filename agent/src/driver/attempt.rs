@@ -11,12 +11,13 @@ use tokio::time::timeout;
 use tracing::{Instrument, info_span, warn};
 
 use super::checkpoints::Checkpoints;
-use super::{Context, keepers, prepare};
+use super::{Context, keepers, prepare, restore};
 use crate::checkpoints::seal::Life;
 use crate::core::{BoottimeMs, Event, Rendezvous, Start};
 use crate::failpoint;
 use crate::keeper::protocol::Remote;
 use crate::launch::port::PortLease;
+use crate::link::copies::SealPart;
 
 /// What the core wants of an attempt's task.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) enum Order {
     },
     /// The end is on disk.
     Release,
+    /// Another node completed a checkpoint.
+    SealPart(SealPart),
     /// The keeper of another node of an MPI job speaks.
     Remote {
         /// That node.
@@ -114,13 +117,9 @@ pub(super) async fn begin(context: Arc<Context>, start: Arc<Start>, orders: mpsc
 
 impl Task {
     async fn prepare(&mut self) -> Result<crate::keeper::client::Connection, String> {
-        let deadline = Duration::from_millis(GANG_READY_MS);
-        let laying_out = timeout(deadline, prepare::lay_out(&self.context, &self.start));
+        let laying_out = lay_out(&self.context, &self.start);
         let laid = tokio::select! {
-            laid = laying_out => match laid {
-                Ok(laid) => laid.map_err(|error| error.to_string())?,
-                Err(_) => return Err(format!("code and directories were not ready within {} s", deadline.as_secs())),
-            },
+            laid = laying_out => laid?,
             () = cancelled(&mut self.orders) => return Err("stopped before it was prepared".into()),
         };
         self.master_port = laid.lease.as_ref().map_or(0, PortLease::port);
@@ -133,6 +132,22 @@ impl Task {
         let (connection, checkpoints) = tokio::join!(starting, following);
         self.checkpoints = checkpoints;
         connection.map_err(|error| error.to_string())
+    }
+}
+
+/// Everything that a keeper needs. A checkpoint takes as long as it takes, the rest does not.
+async fn lay_out(context: &Context, start: &Start) -> Result<prepare::Laid, String> {
+    prepare::make_folders(context, start).map_err(|error| error.to_string())?;
+    restore::restore(context, start)
+        .await
+        .map_err(|error| error.to_string())?;
+    let deadline = Duration::from_millis(GANG_READY_MS);
+    match timeout(deadline, prepare::lay_out(context, start)).await {
+        Ok(laid) => laid.map_err(|error| error.to_string()),
+        Err(_) => Err(format!(
+            "code and directories were not ready within {} s",
+            deadline.as_secs()
+        )),
     }
 }
 

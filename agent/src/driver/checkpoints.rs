@@ -1,30 +1,49 @@
-//! Follows the checkpoints of an attempt and tells the core which are complete.
+//! Follows the checkpoints of an attempt and has those sealed that are complete.
 //! Does NOT decide: what is complete is the rules' word, what is news the core's.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::parse_json;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::Context;
 use super::prepare::START;
-use crate::checkpoints::follow::{Follow, FollowError, began_ns, look_once};
-use crate::checkpoints::seal::Life;
+use super::restart::read_start;
+use super::sealing::{Complete, Seals};
+use crate::checkpoints::follow::{Follow, FollowError, began_ns, look_once, look_once_at};
+use crate::checkpoints::seal::{Life, QUIET_MS};
 use crate::checkpoints::track::{News, Terms};
-use crate::core::{CheckpointFound, Event, Start};
+use crate::core::Start;
+use crate::keeper::read_exits;
+use crate::link::copies::SealPart;
 
-/// The word that all ranks have ended, and where to say that their checkpoints have been told.
-type Ending = (Life, oneshot::Sender<()>);
+/// Words that may wait for the task that follows.
+const WORDS: usize = 64;
+
+/// Another node completed a checkpoint, and this one has nothing of it so long after it heard of that: it will have nothing.
+const NOTHING_AFTER: Duration = Duration::from_millis(QUIET_MS);
+
+/// What the task that follows is told.
+enum Word {
+    /// All ranks have ended like that; where to say that their checkpoints have been told.
+    Ended(Life, oneshot::Sender<()>),
+    /// Another node completed a checkpoint.
+    SealPart(SealPart),
+}
 
 /// The task that follows them; it ends when this is dropped. Without one they are looked at when the attempt ends.
 #[derive(Default)]
 pub(super) struct Checkpoints {
-    endings: Option<mpsc::Sender<Ending>>,
+    words: Option<mpsc::Sender<Word>>,
 }
 
 impl Checkpoints {
-    /// Follows those of this attempt. With `rescan` what is there already is reported before this returns.
+    /// Follows those of this attempt. With `rescan` what is there already is reported.
     pub(super) async fn follow(context: &Arc<Context>, start: &Arc<Start>, rescan: bool) -> Self {
         let dir = context.dirs.checkpoints(start.job);
         let (follow, news) = match Follow::begin(&dir, terms(context, start), rescan).await {
@@ -34,19 +53,24 @@ impl Checkpoints {
                 return Self::default();
             }
         };
-        tell(context, start, news).await;
-        let (endings, ended) = mpsc::channel(1);
-        tokio::spawn(run(context.clone(), start.clone(), follow, ended));
-        Self {
-            endings: Some(endings),
-        }
+        let seals = Seals::new(context.clone(), start.clone());
+        tell(&seals, start, news).await;
+        let (words, heard) = mpsc::channel(WORDS);
+        let following = Following {
+            start: start.clone(),
+            follow,
+            seals,
+            asked: Vec::new(),
+        };
+        tokio::spawn(following.run(heard));
+        Self { words: Some(words) }
     }
 
-    /// All ranks have ended like that: reports what is complete now.
+    /// All ranks have ended like that: reports what is complete now. What takes long to seal is reported later.
     pub(super) async fn end(&self, context: &Arc<Context>, start: &Arc<Start>, life: Life) {
-        if let Some(endings) = &self.endings {
+        if let Some(words) = &self.words {
             let (told, done) = oneshot::channel();
-            if endings.send((life, told)).await.is_ok() && done.await.is_ok() {
+            if words.send(Word::Ended(life, told)).await.is_ok() && done.await.is_ok() {
                 return;
             }
         }
@@ -54,35 +78,146 @@ impl Checkpoints {
         let looking = tokio::task::spawn_blocking(move || look_once(&dir, terms, life));
         // A panic was reported where it happened; the attempt ends all the same.
         let news = looking.await.unwrap_or_default();
-        tell(context, start, news).await;
+        let seals = Seals::new(context.clone(), start.clone());
+        tell(&seals, start, news).await;
+        seals.settle().await;
+    }
+
+    /// Another node of the attempt completed a checkpoint: this node's part of it is sealed, or it is told that there is none.
+    pub(super) async fn seal_part(&self, context: &Arc<Context>, order: SealPart) {
+        match &self.words {
+            // Who follows no more has said why, and the leader asks again.
+            Some(words) => drop(words.send(Word::SealPart(order)).await),
+            None => drop(tokio::spawn(seal_part(context.clone(), order))),
+        }
     }
 }
 
-async fn run(
-    context: Arc<Context>,
+/// The same for an attempt that has no task here any more.
+pub(super) async fn seal_part(context: Arc<Context>, order: SealPart) {
+    let start = Arc::new(read_start(&context.dirs, order.job, order.epoch));
+    if start.members.is_empty() {
+        warn!(job = %order.job, epoch = %order.epoch, order.name, "a part of a checkpoint is asked for, and nothing of its attempt is on this node");
+        return;
+    }
+    let folder = context.dirs.attempt(order.job, order.epoch);
+    let (dir, terms) = (context.dirs.checkpoints(order.job), terms(&context, &start));
+    let seals = Seals::new(context, start.clone());
+    let name = order.name.clone();
+    let look = move || look_once_at(&dir, &name, terms, life_of(&folder));
+    // A panic was reported where it happened; the leader asks again.
+    let news = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    match news {
+        Some(news) => tell(&seals, &start, news).await,
+        // Its ranks are gone: nothing of it will come.
+        None => seals.tell_empty(order.name, order.step).await,
+    }
+}
+
+/// An agent before this one died while something of an attempt was being sealed that has no task any more: goes on with it.
+pub(super) async fn go_on_sealing(context: Arc<Context>, (job, epoch): (JobId, Epoch)) {
+    let start = Arc::new(read_start(&context.dirs, job, epoch));
+    if start.members.is_empty() {
+        return;
+    }
+    let folder = context.dirs.attempt(job, epoch);
+    let (dir, terms) = (context.dirs.checkpoints(job), terms(&context, &start));
+    let look = move || look_once(&dir, terms, life_of(&folder));
+    // A panic was reported where it happened.
+    let news = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    let seals = Seals::new(context, start.clone());
+    tell(&seals, &start, news).await;
+}
+
+/// How the ranks of an attempt ended, as its keeper wrote it down.
+fn life_of(folder: &Path) -> Life {
+    let written = read_exits(folder).unwrap_or_default();
+    let failed = |exit: &crate::keeper::protocol::Exit| exit.code != 0 || exit.signal != 0;
+    if written.all_ended && !written.exits.iter().any(failed) {
+        Life::EndedWell
+    } else {
+        Life::EndedBadly
+    }
+}
+
+/// The checkpoints of one attempt, while it has a task.
+struct Following {
     start: Arc<Start>,
-    mut follow: Follow,
-    mut endings: mpsc::Receiver<Ending>,
-) {
-    loop {
-        let (news, told) = tokio::select! {
-            ending = endings.recv() => match ending {
-                Some((life, told)) => (follow.end(life).await, Some(told)),
-                None => return,
-            },
-            seen = follow.wait() => (look(&mut follow, seen).await, None),
-        };
-        match news {
-            Ok(news) => tell(&context, &start, news).await,
-            Err(error) => {
-                warn!(job = %start.job, %error, "checkpoints are not watched any more; they are found when the attempt ends");
+    follow: Follow,
+    seals: Seals,
+    /// What other nodes completed and this one has nothing of, and when that is told.
+    asked: Vec<(Instant, SealPart)>,
+}
+
+impl Following {
+    async fn run(mut self, mut words: mpsc::Receiver<Word>) {
+        while let Some(followed) = self.next(&mut words).await {
+            if let Err(error) = followed {
+                warn!(job = %self.start.job, %error, "checkpoints are not watched any more; they are found when the attempt ends");
                 return;
             }
         }
-        if let Some(told) = told {
-            // Who asked may have gone on.
-            let _ = told.send(());
+    }
+
+    /// What happens next; `None`: nobody is interested any more.
+    async fn next(&mut self, words: &mut mpsc::Receiver<Word>) -> Option<Result<(), FollowError>> {
+        let due = self.asked.iter().map(|(due, _)| *due).min();
+        let followed = tokio::select! {
+            word = words.recv() => match word? {
+                Word::Ended(life, told) => self.ended(life, told).await,
+                Word::SealPart(order) => self.asked_for(order, Instant::now() + NOTHING_AFTER).await,
+            },
+            () = until(due) => self.nothing_came().await,
+            seen = self.follow.wait() => match look(&mut self.follow, seen).await {
+                Ok(news) => {
+                    tell(&self.seals, &self.start, news).await;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+        };
+        Some(followed)
+    }
+
+    async fn ended(&mut self, life: Life, told: oneshot::Sender<()>) -> Result<(), FollowError> {
+        let news = self.follow.end(life).await?;
+        tell(&self.seals, &self.start, news).await;
+        self.seals.settle().await;
+        // Who asked may have gone on.
+        let _ = told.send(());
+        Ok(())
+    }
+
+    async fn asked_for(&mut self, order: SealPart, due: Instant) -> Result<(), FollowError> {
+        let has = self.follow.completed_elsewhere(&order.name).await?;
+        let known = self.asked.iter().any(|(_, other)| *other == order);
+        if !has && !known {
+            self.asked.push((due, order));
         }
+        Ok(())
+    }
+
+    /// What other nodes completed a while ago: either there is something of it by now, or there will be nothing.
+    async fn nothing_came(&mut self) -> Result<(), FollowError> {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.asked)
+            .into_iter()
+            .partition(|(due, _)| *due <= now);
+        self.asked = later;
+        let due: Vec<(Instant, SealPart)> = due;
+        for (_, order) in due {
+            if !self.follow.completed_elsewhere(&order.name).await? {
+                self.seals.tell_empty(order.name, order.step).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -107,7 +242,7 @@ fn terms(context: &Context, start: &Start) -> Terms {
     }
 }
 
-async fn tell(context: &Context, start: &Start, news: Vec<News>) {
+async fn tell(seals: &Seals, start: &Start, news: Vec<News>) {
     let (job, epoch) = (start.job, start.epoch);
     for news in news {
         match news {
@@ -116,16 +251,18 @@ async fn tell(context: &Context, start: &Start, news: Vec<News>) {
                 step,
                 by,
                 by_rescan,
+                metrics,
+                save_ms,
             } => {
-                info!(%job, %epoch, name, step, ?by, "a checkpoint is complete");
-                let found = CheckpointFound {
-                    job,
-                    epoch,
+                info!(%job, %epoch, name, step, ?by, save_ms, "a checkpoint is complete");
+                let complete = Complete {
                     name,
                     step,
                     by_rescan,
+                    metrics,
+                    save_ms,
                 };
-                context.tell(Event::Checkpoint(found)).await;
+                seals.begin(complete).await;
             }
             News::Rewritten { name, file } => {
                 warn!(%job, %epoch, name, file, "a complete checkpoint was written to: it is judged anew");

@@ -153,6 +153,10 @@ pub(super) async fn own(mut task: Task, mut connection: Connection) {
                     }
                     // The keeper is there already; the core will tell it to stop.
                     Some(Order::Cancel) => continue,
+                    Some(Order::SealPart(order)) => {
+                        task.checkpoints.seal_part(&task.context, order).await;
+                        continue;
+                    }
                     Some(Order::Go(rendezvous)) => {
                         // Held to the last moment; the rank that binds the port is started next.
                         task.lease = None;
@@ -198,6 +202,7 @@ async fn heard(task: &Task, message: FromKeeper) {
             task.tell(Event::RanksStarted { job, epoch }).await;
         }
         FromKeeper::Fenced { why } => task.tell(Event::Fenced { job, epoch, why }).await,
+        FromKeeper::TimedOut { why } => task.tell(Event::TimedOut { job, epoch, why }).await,
         FromKeeper::LaunchFailed { why } => {
             task.tell(Event::LaunchFailed { job, epoch, why }).await
         }
@@ -331,6 +336,7 @@ pub(super) async fn report_status(task: &Task, status: &Status) {
         launch_failed: status.launch_failed.clone(),
         master_port: task.master_port,
         fenced: status.fenced.clone(),
+        timed_out: status.timed_out.clone(),
         tasks: status.tasks.clone(),
     };
     task.tell(Event::KeeperConnected { job, epoch, status })
@@ -373,6 +379,7 @@ pub(super) async fn report_loss(task: &Task) {
             launch_failed: written.launch_failed,
             master_port: task.master_port,
             fenced: written.fenced,
+            timed_out: written.timed_out,
             tasks: written.tasks,
         };
         task.tell(Event::KeeperConnected { job, epoch, status })

@@ -6,6 +6,8 @@ mod checkpoints;
 mod keepers;
 mod prepare;
 mod restart;
+mod restore;
+mod sealing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlctl_blobs::Store;
-use mlctl_proto::agent::ProbeResult;
+use mlctl_proto::agent::{ProbeResult, agent_message};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
@@ -22,13 +24,15 @@ use tracing::{info, warn};
 use crate::boottime;
 use crate::bulk::Bulk;
 use crate::config::Config;
+use crate::copies::Vault;
 use crate::core::{Action, Core, Event, Recovered, Start};
 use crate::devices::dirt::Devices;
 use crate::devices::watch::look;
-use crate::dirs::Dirs;
+use crate::dirs::{Dirs, attempts_on_disk};
 use crate::failpoint;
 use crate::journal::{Journal, JournalError};
 use crate::launch::cpus::Topology;
+use crate::link::copies::{CopyOrder, SealPart};
 use crate::link::{Leader, Outgoing, Relay};
 use crate::witness::{Question, ask};
 use attempt::Order;
@@ -57,6 +61,12 @@ pub(crate) enum Input {
     Probe(Question),
     /// Somebody there answers, or nobody does.
     Probed(ProbeResult),
+    /// The leader wants something of the copies of this node, or says something of them.
+    CopyOrder(CopyOrder),
+    /// Another node of an attempt completed a checkpoint.
+    SealPart(SealPart),
+    /// What the leader is to be told of copies.
+    Copies(agent_message::What),
 }
 
 /// What every attempt's task needs.
@@ -72,6 +82,8 @@ pub(crate) struct Context {
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) bulk: Bulk,
     pub(crate) devices: Arc<Devices>,
+    /// Parts of checkpoints, of this node and of others.
+    pub(crate) vault: Vault,
 }
 
 impl Context {
@@ -116,6 +128,7 @@ impl Driver {
         driver.name_dirty();
         driver.look_at_devices();
         driver.execute_all(actions).await?;
+        driver.go_on_sealing();
         Ok(driver)
     }
 
@@ -146,20 +159,8 @@ impl Driver {
                         failpoint::hit("link.up");
                         Event::Dialled
                     }
-                    Some(Input::Relay(relay)) => {
-                        self.send(Outgoing::Relay(relay));
-                        continue;
-                    }
-                    Some(Input::Probe(question)) => {
-                        tokio::spawn(probe(self.context.clone(), question));
-                        continue;
-                    }
-                    Some(Input::Probed(result)) => {
-                        self.send(Outgoing::Probed(result));
-                        continue;
-                    }
-                    Some(Input::Relayed(relay)) => {
-                        self.relayed(relay);
+                    Some(other) => {
+                        self.pass_on(other);
                         continue;
                     }
                     None => break,
@@ -175,6 +176,45 @@ impl Driver {
         }
         self.journal.close().await;
         Ok(())
+    }
+
+    /// What the core does not need to hear.
+    fn pass_on(&mut self, input: Input) {
+        match input {
+            Input::Relay(relay) => self.send(Outgoing::Relay(relay)),
+            Input::Probe(question) => drop(tokio::spawn(probe(self.context.clone(), question))),
+            Input::Probed(result) => self.send(Outgoing::Probed(result)),
+            Input::Relayed(relay) => self.relayed(relay),
+            Input::CopyOrder(CopyOrder::Replicate(order)) => self.context.vault.replicate(order),
+            Input::CopyOrder(CopyOrder::Answer(answer)) => self.context.vault.answered(answer),
+            Input::SealPart(order) => self.seal_part(order),
+            Input::Copies(what) => self.send(Outgoing::Copies(what)),
+            // These go to the core before.
+            Input::Core(_) | Input::LinkUp { .. } => {}
+        }
+    }
+
+    /// Has an attempt's task seal its part, or looks for it where there is none any more.
+    fn seal_part(&mut self, order: SealPart) {
+        let key = (order.job, order.epoch);
+        match self.attempts.get(&key) {
+            Some(orders) => give(key, orders, Order::SealPart(order)),
+            None => drop(tokio::spawn(checkpoints::seal_part(
+                self.context.clone(),
+                order,
+            ))),
+        }
+    }
+
+    /// What an agent before this one was sealing when it died. Of attempts that are adopted all is looked at anyway.
+    fn go_on_sealing(&self) {
+        for (job, epoch) in attempts_on_disk(&self.context.dirs) {
+            let cut_short = sealing::was_cut_short(&self.context.dirs.attempt(job, epoch));
+            if cut_short && !self.attempts.contains_key(&(job, epoch)) {
+                let context = self.context.clone();
+                tokio::spawn(checkpoints::go_on_sealing(context, (job, epoch)));
+            }
+        }
     }
 
     /// Looks at devices until this driver ends.
@@ -257,6 +297,19 @@ impl Driver {
                     None => {
                         tokio::spawn(keepers::release(self.context.dirs.attempt(job, epoch)));
                     }
+                }
+            }
+            Action::Forget(keys) => {
+                let vault = self.context.vault.clone();
+                tokio::spawn(async move { vault.forget(keys).await });
+            }
+            Action::Announce(keys) => {
+                let vault = self.context.vault.clone();
+                tokio::spawn(async move { vault.announce(keys).await });
+            }
+            Action::SendInventory => {
+                for inventory in self.context.vault.inventory() {
+                    self.send(Outgoing::Copies(agent_message::What::Inventory(inventory)));
                 }
             }
             Action::Closed { job, epoch } => {

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::Context;
 use crate::checkpoints::leftovers::{set_aside, set_aside_half};
 use crate::code::{self, FetchError};
+use crate::copies::restore::RestoreError;
 use crate::core::Start;
 use crate::failpoint;
 use crate::keeper::PLAN;
@@ -75,6 +76,8 @@ pub(super) enum PrepareError {
     Nobody(String),
     #[error("a task of the agent died: {0}")]
     Task(#[from] tokio::task::JoinError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
 }
 
 /// What laying out leaves in hand.
@@ -84,13 +87,11 @@ pub(super) struct Laid {
     pub(super) lease: Option<PortLease>,
 }
 
-/// Lays the attempt out.
+/// Lays the attempt out, whose folders are made.
 pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, PrepareError> {
     let spec = parse_json(&start.spec)?;
     let dirs = &context.dirs;
     let work = dirs.work(start.job, start.epoch);
-    make_folders(context, start, &spec)?;
-    failpoint::hit("prepare.folders");
     if !start.code_manifest.is_empty() {
         fetch_code(context, &start.code_manifest, &work).await?;
         failpoint::hit("prepare.code");
@@ -154,7 +155,9 @@ fn peer_of(start: &Start) -> Option<String> {
     member.map(|member| member.rank_address.clone())
 }
 
-fn make_folders(context: &Context, start: &Start, spec: &JobSpec) -> Result<(), PrepareError> {
+/// Makes the attempt's folders anew, and moves aside what earlier attempts left unfinished.
+pub(super) fn make_folders(context: &Context, start: &Start) -> Result<(), PrepareError> {
+    let spec = parse_json(&start.spec)?;
     let dirs = &context.dirs;
     let folder = dirs.attempt(start.job, start.epoch);
     // An interrupted preparation: nothing of it ever ran.
@@ -180,6 +183,7 @@ fn make_folders(context: &Context, start: &Start, spec: &JobSpec) -> Result<(), 
             info!(job = %start.job, name, %why, "a checkpoint that an earlier attempt did not finish was set aside");
         }
     }
+    failpoint::hit("prepare.folders");
     Ok(())
 }
 
@@ -298,7 +302,7 @@ fn base_env(user: Option<&User>) -> BTreeMap<String, String> {
     variables
 }
 
-fn user_of(context: &Context, start: &Start) -> Result<Option<User>, PrepareError> {
+pub(super) fn user_of(context: &Context, start: &Start) -> Result<Option<User>, PrepareError> {
     let config = &context.config;
     let choice = config.users.of(&start.owner_name, &config.job_user);
     let Some(choice) = choice.map_err(PrepareError::Nobody)? else {
@@ -309,7 +313,7 @@ fn user_of(context: &Context, start: &Start) -> Result<Option<User>, PrepareErro
 }
 
 /// Checkpoints are the job's user's once and for all: where an attempt has run nobody else changes anything in its directories.
-fn hand_over_checkpoints(path: &Path, user: &User) -> Result<(), PrepareError> {
+pub(super) fn hand_over_checkpoints(path: &Path, user: &User) -> Result<(), PrepareError> {
     let found = fs::symlink_metadata(path).map_err(failed("look at", path))?;
     if found.uid() == user.uid.as_raw() {
         return Ok(());
@@ -368,7 +372,7 @@ fn write_planned(file: &PlannedFile) -> Result<(), PrepareError> {
 }
 
 /// Makes a directory that is the agent's own; where ranks run as somebody else, that user must be able to pass through.
-fn make(path: &Path) -> Result<(), PrepareError> {
+pub(super) fn make(path: &Path) -> Result<(), PrepareError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
@@ -376,7 +380,7 @@ fn make(path: &Path) -> Result<(), PrepareError> {
         .map_err(failed("make", path))
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
     let path = path.to_owned();
     move |source| PrepareError::Io {
         action,

@@ -57,7 +57,8 @@ fn look_beside(dirs: &Dirs, recovered: &mut Recovered) {
     }
 }
 
-fn read_start(dirs: &Dirs, job: JobId, epoch: Epoch) -> Start {
+/// The start that an attempt's folder holds; of one that is gone only the ids are known.
+pub(super) fn read_start(dirs: &Dirs, job: JobId, epoch: Epoch) -> Start {
     let bytes = fs::read(dirs.attempt(job, epoch).join(START)).unwrap_or_default();
     let read = StartAllocation::decode(bytes.as_slice())
         .ok()

@@ -5,6 +5,7 @@
 mod array;
 mod ending;
 mod fencing;
+mod limiting;
 mod mpi;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use super::clock;
 use super::connection::Connection;
 use super::exits::ExitsFile;
 use super::fence::Fence;
+use super::limit::Limit;
 use super::mpi::Mpi;
 use super::output::{Log, Stream, log_path};
 use super::protocol::{Exit, FromKeeper, Phase, RankStatus, Status, ToKeeper, common, speaks};
@@ -91,6 +93,10 @@ pub(super) struct Keeper {
     fence_passed: bool,
     /// Why it ended them.
     fenced: Option<String>,
+    /// Ends them when their time is over.
+    limit: Option<Limit>,
+    /// Why it did.
+    timed_out: Option<String>,
     /// Answers witnesses, if the system let it have a port.
     pub(super) probe: Option<Answering>,
     /// SIGTERM came: go when all has ended, at the latest then.
@@ -142,6 +148,8 @@ impl Keeper {
             fence: plan.fence.map(Fence::new),
             fence_passed: false,
             fenced: None,
+            limit: plan.limit.map(Limit::new),
+            timed_out: None,
             probe: answering(),
             plan,
             account,
@@ -177,9 +185,15 @@ impl Keeper {
             .filter_map(Stream::due);
         streams
             .chain(
-                [self.kill_at, self.again_at, self.leave_at, self.fence_due()]
-                    .into_iter()
-                    .flatten(),
+                [
+                    self.kill_at,
+                    self.again_at,
+                    self.leave_at,
+                    self.fence_due(),
+                    self.limit_due(),
+                ]
+                .into_iter()
+                .flatten(),
             )
             .chain(self.mpi.as_ref().and_then(|mpi| mpi.remotes.due()))
             .chain(self.array.as_ref().and_then(|array| array.tasks.tell_at()))
@@ -195,6 +209,7 @@ impl Keeper {
             }
         }
         self.on_fence(now);
+        self.on_limit(now);
         let due = |at: Option<u64>| at.is_some_and(|at| at <= now);
         if due(self.kill_at) {
             self.kill_at = None;
@@ -250,7 +265,7 @@ impl Keeper {
                 Phase::Running => {}
                 Phase::Stopping | Phase::Ended => self.refuse("the attempt is being ended"),
             },
-            ToKeeper::Stop { grace_ms } => self.stop(grace_ms),
+            ToKeeper::Stop { grace_ms } => self.stop_as_told(grace_ms),
             ToKeeper::Lease { confirmed_at_ms } => self.lease(confirmed_at_ms),
             ToKeeper::Remote { from, what } => {
                 self.mpi_does(|mpi| mpi.remotes.heard(clock::now_ms(), from, what));
@@ -326,6 +341,7 @@ impl Keeper {
             launch_failed: self.launch_failed.clone(),
             ranks: self.ranks.iter().filter(shown).map(rank).collect(),
             fenced: self.fenced.clone(),
+            timed_out: self.timed_out.clone(),
             probe: self.probe.as_ref().map(Answering::port),
             tasks,
         }
@@ -351,6 +367,7 @@ impl Keeper {
             return;
         }
         self.started = true;
+        self.begin_limit();
         self.tell(&FromKeeper::RanksStarted);
         self.mpi_does(|mpi| mpi.remotes.begin());
         if self.mpi.as_ref().is_some_and(|mpi| mpi.finished) {

@@ -22,6 +22,7 @@ enum Line {
     Tasks(TaskEnds),
     AllEnded { launch_failed: Option<String> },
     Fenced { why: String },
+    TimedOut { why: String },
 }
 
 /// What a keeper wrote down.
@@ -37,6 +38,8 @@ pub struct Written {
     pub launch_failed: Option<String>,
     /// Why its fence ended the ranks, if so.
     pub fenced: Option<String>,
+    /// Why its time limit ended the ranks, if so.
+    pub timed_out: Option<String>,
 }
 
 /// The writing end.
@@ -80,6 +83,10 @@ impl ExitsFile {
         self.write(&Line::Fenced { why })
     }
 
+    pub(super) fn timed_out(&mut self, why: String) -> io::Result<()> {
+        self.write(&Line::TimedOut { why })
+    }
+
     /// Syncs what was written since the last time.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.unsynced) {
@@ -119,6 +126,7 @@ pub fn read_exits(attempt_dir: &Path) -> io::Result<Written> {
                 written.launch_failed = launch_failed;
             }
             Ok(Line::Fenced { why }) if line.ends_with(b"\n") => written.fenced = Some(why),
+            Ok(Line::TimedOut { why }) if line.ends_with(b"\n") => written.timed_out = Some(why),
             // Damage: what was read so far is true, what follows cannot be trusted.
             _ => break,
         }
@@ -144,6 +152,7 @@ mod tests {
         let mut file = ExitsFile::create(dir.path()).expect("file");
         file.exited(exit(0)).expect("written");
         file.fenced("cut off".into()).expect("written");
+        file.timed_out("late".into()).expect("written");
         file.exited(exit(1)).expect("written");
         file.all_ended(Some("why".into())).expect("written");
         let want = Written {
@@ -152,6 +161,7 @@ mod tests {
             all_ended: true,
             launch_failed: Some("why".into()),
             fenced: Some("cut off".into()),
+            timed_out: Some("late".into()),
         };
         file.sync().expect("synced");
         assert_eq!(read_exits(dir.path()).expect("read"), want);

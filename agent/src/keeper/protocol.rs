@@ -14,10 +14,12 @@ use crate::tasks::TaskEnds;
 use crate::witness::packet::ProbePort;
 use mlctl_proto::units::Oom;
 
-/// Version of these messages. 2: fences.
-pub const PROTOCOL: u32 = 2;
+/// Version of these messages. 2: fences. 3: time limits.
+pub const PROTOCOL: u32 = 3;
 /// From this version on a keeper can be fenced.
 pub const FENCES: u32 = 2;
+/// From this version on a keeper knows time limits.
+pub const LIMITS: u32 = 3;
 /// The oldest version that is still spoken: the one before.
 pub const PROTOCOL_OLDEST: u32 = PROTOCOL - 1;
 /// One message, bytes. A status of as many ranks as a node may have fits.
@@ -179,6 +181,11 @@ pub enum FromKeeper {
         /// What a person reads.
         why: String,
     },
+    /// The time limit ends the ranks; their ends follow. Since [`LIMITS`].
+    TimedOut {
+        /// What a person reads.
+        why: String,
+    },
     /// The last message was not done.
     Refused {
         /// Why.
@@ -209,6 +216,9 @@ pub struct Status {
     /// Why the fence ended the ranks, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<String>,
+    /// Why the time limit ended the ranks, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timed_out: Option<String>,
     /// Where it answers witnesses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbePort>,
@@ -327,6 +337,7 @@ mod tests {
             launch_failed: None,
             ranks,
             fenced: None,
+            timed_out: None,
             probe: None,
             tasks: TaskEnds::default(),
         };

@@ -8,6 +8,7 @@
     clippy::float_arithmetic
 )]
 
+use crate::keeper::deadline::DEADLINE;
 use std::collections::BTreeMap;
 
 use mlctl_proto::limits::DUMP_NAME;
@@ -227,6 +228,9 @@ fn own(request: &Request, env: &mut Variables) {
     set("MLCTL_NODE", &request.node_name);
     // Also tells the processes of this attempt from all others on the machine.
     set("MLCTL_ATTEMPT_DIR", &request.attempt_dir);
+    // There once it is known that the ranks are to end.
+    let deadline = format!("{}/{DEADLINE}", request.attempt_dir.trim_end_matches('/'));
+    set("MLCTL_DEADLINE_FILE", &deadline);
     if let Some(dir) = &request.checkpoint_dir {
         set("MLCTL_CHECKPOINT_DIR", dir);
     }

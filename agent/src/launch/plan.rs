@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::limits::{LOG_BYTES_PER_RANK_MAX, STOP_GRACE_MS};
+use mlctl_proto::limits::{LOG_BYTES_PER_RANK_MAX, NOTICE_MS, STOP_GRACE_MS};
 use mlctl_proto::spec::{JobSpec, LaunchMethod, Ranges, SpecError};
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +175,9 @@ pub struct LaunchPlan {
     /// When the keeper ends the ranks by itself; only with `on_disconnect = "fence"`. A keeper that knows no fences refuses the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<FencePlan>,
+    /// When the keeper ends the ranks because their time is over. A keeper that knows no limits refuses the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<LimitPlan>,
     /// The job's owner, where the node's users depend on it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
@@ -194,6 +197,16 @@ pub struct FencePlan {
     pub after_ms: u32,
     /// So long after that they get KILL, milliseconds.
     pub grace_ms: u32,
+}
+
+/// A time limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitPlan {
+    /// So long the ranks may run, milliseconds.
+    pub time_ms: u64,
+    /// So long before that they get TERM, milliseconds.
+    pub notice_ms: u64,
 }
 
 /// What the processes of one attempt on one node may use together.
@@ -292,10 +305,20 @@ pub fn plan(request: &Request) -> Result<LaunchPlan, PlanError> {
         mpi: mpi::plan(request),
         array: array::plan(request),
         fence: None,
+        limit: limit(&request.spec),
         owner: String::new(),
         bounds: bounds(&request.spec, at_once),
         shm_bytes: (request.spec.shm).map(|shm| shm.times(at_once)),
     })
+}
+
+/// How long the job may run, and how long before that it hears of it.
+fn limit(spec: &JobSpec) -> Option<LimitPlan> {
+    let time_ms = spec.time?.ms();
+    let asked = spec.checkpoint.as_ref().and_then(|one| one.notice);
+    let notice_ms = asked.map_or(NOTICE_MS.min(time_ms / 10), mlctl_proto::spec::Time::ms);
+    let notice_ms = notice_ms.min(time_ms);
+    Some(LimitPlan { time_ms, notice_ms })
 }
 
 /// What the job asks for per rank, for so many at once.

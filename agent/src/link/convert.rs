@@ -8,6 +8,10 @@ use mlctl_proto::ids::IdError;
 use mlctl_proto::persist::{self, EndKind};
 use mlctl_proto::spec::Ranges;
 
+use super::copies::{
+    CopyOrder, SealPart, answer_from_wire, part_keys, replicate_from_wire, restore_from_wire,
+    restore_to_wire,
+};
 use super::{LinkConfig, Outgoing, Relay};
 use crate::core::{
     Fence, LeaderHello, LeaderMessage, Member, Phase, Rendezvous, Start, Status, Stop, ToLeader,
@@ -31,6 +35,10 @@ pub(crate) enum FromCoordinator {
     Relay(Relay),
     /// The leader wants to know whether a silent node is there.
     Probe(Question),
+    /// Something about copies of checkpoints.
+    Copies(CopyOrder),
+    /// Another node of an attempt completed a checkpoint.
+    SealPart(SealPart),
     /// A message of a later release.
     Unknown,
 }
@@ -76,6 +84,7 @@ pub(crate) fn start_from_wire(start: agent::StartAllocation) -> Result<Start, Id
             None => None,
             job => Some(job.try_into()?),
         },
+        restore: start.restore.map(restore_from_wire).transpose()?,
     })
 }
 
@@ -111,6 +120,7 @@ pub(crate) fn start_to_wire(start: &Start) -> agent::StartAllocation {
         }),
         array_count: start.wave.as_ref().map_or(0, |wave| wave.count),
         resume_job: start.resume_job.map(Into::into),
+        restore: start.restore.as_ref().map(restore_to_wire),
     }
 }
 
@@ -157,6 +167,26 @@ pub(crate) fn from_wire(message: agent::LeaderMessage) -> Result<FromCoordinator
             }));
         }
         Some(What::Probe(probe)) => return Ok(FromCoordinator::Probe(question(probe))),
+        Some(What::Forget(forget)) => LeaderMessage::Forget(part_keys(forget.parts)?),
+        Some(What::Announce(announce)) => LeaderMessage::Announce(part_keys(announce.parts)?),
+        Some(What::Replicate(replicate)) => {
+            return Ok(FromCoordinator::Copies(CopyOrder::Replicate(
+                replicate_from_wire(replicate)?,
+            )));
+        }
+        Some(What::Answer(answer)) => {
+            return Ok(FromCoordinator::Copies(CopyOrder::Answer(
+                answer_from_wire(answer)?,
+            )));
+        }
+        Some(What::SealPart(order)) => {
+            return Ok(FromCoordinator::SealPart(SealPart {
+                job: order.job.try_into()?,
+                epoch: order.epoch.try_into()?,
+                name: order.name,
+                step: order.step,
+            }));
+        }
         None => return Ok(FromCoordinator::Unknown),
     };
     Ok(FromCoordinator::Leader(message))
@@ -204,6 +234,10 @@ pub(crate) fn to_wire(message: Outgoing, config: &LinkConfig) -> agent::AgentMes
             let what = Some(What::Probed(result));
             return agent::AgentMessage { what };
         }
+        Outgoing::Copies(what) => {
+            let what = Some(what);
+            return agent::AgentMessage { what };
+        }
         Outgoing::Relay(relay) => {
             let relay = agent::Relay {
                 job: Some(relay.job.into()),
@@ -232,6 +266,7 @@ pub(crate) fn to_wire(message: Outgoing, config: &LinkConfig) -> agent::AgentMes
             seq,
             attempts: attempts.into_iter().map(status).collect(),
             probe: config.probe.map(probe_port),
+            space: config.space.as_ref().map(|space| *space.borrow()),
         }),
         ToLeader::Ready {
             job,
@@ -267,7 +302,9 @@ fn status(status: Status) -> agent::AttemptStatus {
 
 #[cfg(test)]
 mod tests {
+    use super::super::copies::part_to_wire;
     use super::*;
+    use crate::core::{Holder, PartKey, Restore, RestorePart};
     use mlctl_proto::ids::{Epoch, JobId};
     use mlctl_proto::persist::Id;
 
@@ -291,7 +328,42 @@ mod tests {
             tasks: Ranges::span(3, 9),
             count: 100,
         });
+        let part = |index, manifest| RestorePart {
+            index,
+            manifest,
+            bytes: 7,
+            holders: vec![Holder {
+                node: "b".into(),
+                address: "10.0.0.2:7100".into(),
+            }],
+        };
+        start.restore = Some(Restore {
+            epoch: Epoch::new(3, 3),
+            parts: vec![part(0, Some([9; 32])), part(1, None)],
+        });
         assert_eq!(start_from_wire(start_to_wire(&start)), Ok(start));
+    }
+
+    #[test]
+    fn names_of_parts_round_trip_and_damaged_ones_are_refused() {
+        let key = PartKey {
+            job: JobId::new(1, 2),
+            epoch: Epoch::new(1, 3),
+            name: "step-5".into(),
+            index: 4,
+            manifest: [6; 32],
+        };
+        let wire = part_to_wire(&key);
+        assert_eq!(part_keys(vec![wire.clone()]), Ok(vec![key]));
+        for manifest in [vec![], vec![6; 31], vec![6; 33]] {
+            let wire = agent::PartKey {
+                manifest,
+                ..wire.clone()
+            };
+            assert!(part_keys(vec![wire]).is_err());
+        }
+        let nobody = agent::PartKey { job: None, ..wire };
+        assert!(part_keys(vec![nobody]).is_err());
     }
 
     #[test]

@@ -3,12 +3,15 @@
 
 mod addresses;
 pub(crate) mod convert;
+pub(crate) mod copies;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mlctl_proto::agent::link_client::LinkClient;
-use mlctl_proto::agent::{AgentHello, AgentMessage, LeaderHello, ProbeResult};
+use mlctl_proto::agent::{
+    AgentHello, AgentMessage, CopySpace, LeaderHello, ProbeResult, agent_message,
+};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::MESSAGE_BYTES_MAX;
 use mlctl_runtime::backoff::Backoff;
@@ -72,6 +75,8 @@ pub(crate) enum Outgoing {
     Relay(Relay),
     /// Whether a silent node is there.
     Probed(ProbeResult),
+    /// About copies of checkpoints.
+    Copies(agent_message::What),
 }
 
 /// What the link needs to know.
@@ -84,6 +89,8 @@ pub(crate) struct LinkConfig {
     pub(crate) coordinators: Vec<String>,
     /// Where this agent answers witnesses, if it does.
     pub(crate) probe: Option<ProbePort>,
+    /// Room for copies of checkpoints, told with every heartbeat.
+    pub(crate) space: Option<watch::Receiver<CopySpace>>,
     /// Where learned ones are kept.
     pub(crate) file: std::path::PathBuf,
 }
@@ -278,6 +285,14 @@ impl Link {
             }
             Ok(FromCoordinator::Probe(question)) => {
                 let told = self.inputs.send(Input::Probe(question)).await;
+                return told.is_err().then_some(Ended::Left);
+            }
+            Ok(FromCoordinator::Copies(order)) => {
+                let told = self.inputs.send(Input::CopyOrder(order)).await;
+                return told.is_err().then_some(Ended::Left);
+            }
+            Ok(FromCoordinator::SealPart(order)) => {
+                let told = self.inputs.send(Input::SealPart(order)).await;
                 return told.is_err().then_some(Ended::Left);
             }
             Ok(FromCoordinator::Hello(hello)) => self.greeted(address, channel, *hello, term),

@@ -197,7 +197,10 @@ impl Leader {
             }
             agent_message::What::Ready(_)
             | agent_message::What::Relay(_)
-            | agent_message::What::Probed(_) => {}
+            | agent_message::What::Probed(_)
+            | agent_message::What::Inventory(_)
+            | agent_message::What::Ask(_)
+            | agent_message::What::Pushed(_) => {}
         }
     }
 

@@ -91,6 +91,7 @@ pub fn plan(dir: &Path, scripts: &[&str]) -> LaunchPlan {
         files: Vec::new(),
         mpi: None,
         fence: None,
+        limit: None,
         array: None,
         owner: String::new(),
         bounds: None,

@@ -137,6 +137,16 @@ impl CheckpointStore {
         }
     }
 
+    /// Bytes that could be added now: what its limit and the disk leave.
+    ///
+    /// # Errors
+    /// When the disk cannot be asked.
+    pub fn free_bytes(&self) -> Result<u64, CheckpointError> {
+        let usage = self.usage();
+        let left = usage.limit_bytes.saturating_sub(usage.used_bytes);
+        Ok(left.min(disk::free_bytes(&self.inner.dir)?))
+    }
+
     /// The bytes of a held manifest, to be sent before its chunks.
     ///
     /// # Errors

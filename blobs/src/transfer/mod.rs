@@ -27,6 +27,7 @@ mod totals;
 mod work;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use dial::Peer;
 pub use error::TransferError;
@@ -54,6 +55,15 @@ pub trait Authority: Send + Sync + 'static {
     fn may_send(&self, node: &str, id: &BlobId) -> bool;
     /// May `node` read this checkpoint?
     fn may_read(&self, node: &str, id: &BlobId) -> bool;
+    /// What `node` sent is held here, or was before it came: told before that is acknowledged, on a thread that may block. An error goes back
+    /// to `node`, which sends it again.
+    ///
+    /// # Errors
+    /// What it says, for people, when it cannot make use of it.
+    fn received(&self, node: &str, id: &BlobId) -> Result<(), String> {
+        let _ = (node, id);
+        Ok(())
+    }
 }
 
 /// How transfers of a node behave.
@@ -86,6 +96,7 @@ struct Inner {
     options: Options,
     sessions: Sessions,
     counters: Arc<totals::Counters>,
+    taking: AtomicU32,
 }
 
 impl Node {
@@ -105,6 +116,7 @@ impl Node {
             options,
             sessions: Sessions::default(),
             counters: Arc::default(),
+            taking: AtomicU32::new(0),
         };
         Self {
             inner: Arc::new(inner),
@@ -114,6 +126,11 @@ impl Node {
     /// What it has sent and received since it was made.
     pub fn totals(&self) -> Totals {
         self.inner.counters.totals()
+    }
+
+    /// Checkpoints that others are sending here now.
+    pub fn taking(&self) -> u32 {
+        self.inner.taking.load(Ordering::Relaxed)
     }
 
     fn sent(&self) -> give::Sent {

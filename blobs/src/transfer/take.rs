@@ -1,6 +1,7 @@
 //! The receiving end of a push: judges an offer, says what is wanted, fetches it over the lanes that join, and acknowledges when it is
 //! held. Says all the while that it is still at it. Does NOT dial: the sender does.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -26,10 +27,38 @@ pub(super) struct Offer {
 /// Answers an offer to its end.
 pub(super) async fn take(node: &Node, mut link: Link, offer: Offer) -> Result<(), LinkError> {
     let id = offer.id;
-    match taken(node, &mut link, offer).await {
+    let taken = match taken(node, &mut link, offer).await {
+        Ok(()) => received(node, &mut link, id).await,
+        refused => refused,
+    };
+    match taken {
         Ok(()) => link.end(&Frame::Held { id }).await,
         Err(LinkError::Refused { why, text }) => link.refuse(why, &text).await,
         Err(error) => Err(error),
+    }
+}
+
+/// The caller notes what has come, and only then is it acknowledged.
+async fn received(node: &Node, link: &mut Link, id: BlobId) -> Result<(), LinkError> {
+    let (authority, from) = (node.inner.authority.clone(), link.node.clone());
+    let noting = blocking(move || authority.received(&from, &id));
+    let noted = busy(link.to.as_mut(), 0, noting).await??;
+    noted.map_err(|text| LinkError::refused(Refusal::Failed, &text))
+}
+
+/// Counts a transfer until it is dropped.
+struct Taking<'a>(&'a AtomicU32);
+
+impl<'a> Taking<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -48,6 +77,7 @@ async fn taken(node: &Node, link: &mut Link, mut offer: Offer) -> Result<(), Lin
     if node.inner.store.is_held(&id) {
         return Ok(());
     }
+    let _counted = Taking::new(&node.inner.taking);
     link.say(&Frame::Go).await?;
     let manifest = link.from.bytes(offer.manifest_bytes as usize).await?;
     if BlobId::of(&manifest) != id {

@@ -2,6 +2,8 @@
 //! Uses the cluster as any user does; nothing in the daemons knows of it.
 #[cfg(target_os = "linux")]
 pub mod story;
+#[cfg(target_os = "linux")]
+mod strike;
 pub mod trainer;
 #[cfg(target_os = "linux")]
 mod training;

@@ -1,16 +1,15 @@
-//! The story of the demo: a reference training, the same with a node killed in the middle, and the comparison.
+//! The story of the demo: a reference training, the same with a node lost in the middle, and the comparison.
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mlctl_proto::api::{Job, LogLine};
 use mlctl_runtime::config::ContextFile;
 use tokio::sync::watch;
 
+use super::strike::{Kill, Restored, restored, strike};
 use super::training::{Progress, TrainerResult, follow, submit};
 use super::workload::Workload;
 use crate::client::Client;
-use crate::commands::follow::get;
-use crate::dev::control::{Ask, order};
 use crate::dev::layout::Layout;
 use crate::failure::Failure;
 
@@ -27,12 +26,12 @@ pub struct Outcome {
     pub killed_at_step: u64,
     /// From the kill to the next step of the training.
     pub recovery: Duration,
-}
-
-struct Kill {
-    node: String,
-    step: u64,
-    at: Instant,
+    /// The node that died held rank 0.
+    pub killed_rank0: bool,
+    /// Nothing of its disk was left.
+    pub disk_wiped: bool,
+    /// What the last attempt was brought, and by whom.
+    pub restored: Restored,
 }
 
 /// Runs both trainings on the dev cluster in `dir`, telling what happens through `tell`.
@@ -59,11 +58,18 @@ pub async fn play(
         reference.accuracy
     ));
 
-    tell("\n2. The same training again; this time a node dies in the middle");
+    tell(
+        "\n2. The same training again; this time the node of rank 0 dies in the middle, and its disk with it",
+    );
     let job = submit(&mut client, workload, "survivor").await?;
     let (sender, receiver) = watch::channel(Progress::default());
     let mut second = Client::of(&context);
-    let killing = kill_in_the_middle(dir, &mut second, &job, workload, receiver, tell);
+    let watching = receiver.clone();
+    let striking = async {
+        let killed = strike(dir, &mut second, &job, workload, receiver, tell).await?;
+        let restored = restored(dir, &mut second, &job, watching).await?;
+        Ok::<_, Failure>((killed, restored))
+    };
     let following = async {
         let followed = follow(&mut client, &job, &sender, &|line| {
             show(line, workload.steps, tell)
@@ -71,9 +77,9 @@ pub async fn play(
         .await;
         (followed, sender)
     };
-    let ((followed, sender), killed) = tokio::join!(following, killing);
+    let ((followed, sender), killed) = tokio::join!(following, striking);
     let (ended, survivor) = followed?;
-    let killed = killed?;
+    let (killed, restored) = killed?;
     let recovered = sender.borrow().recovered;
     let recovery = recovered.map_or(Duration::ZERO, |at| at.saturating_duration_since(killed.at));
     tell(&format!(
@@ -81,77 +87,17 @@ pub async fn play(
         short(&survivor.params_digest),
         survivor.accuracy
     ));
-    tell(&history(&ended, &killed, &survivor, recovery));
+    tell(&history(&ended, &killed, &survivor, (recovery, &restored)));
     Ok(Outcome {
         reference,
         survivor,
         attempts: ended.attempts.len(),
         killed_at_step: killed.step,
         recovery,
+        killed_rank0: killed.rank0,
+        disk_wiped: killed.wiped,
+        restored,
     })
-}
-
-/// Waits until the training is past its middle and has a recorded checkpoint, then kills the node of its last rank:
-/// the other one holds the checkpoint.
-async fn kill_in_the_middle(
-    dir: &Path,
-    client: &mut Client,
-    job: &str,
-    workload: &Workload,
-    mut progress: watch::Receiver<Progress>,
-    tell: &dyn Fn(&str),
-) -> Result<Kill, Failure> {
-    loop {
-        let changed = progress
-            .wait_for(|progress| progress.step >= workload.steps / 2 || progress.result.is_some());
-        let step = match changed.await {
-            Ok(progress) if progress.result.is_none() => progress.step,
-            _ => {
-                return Err(Failure::failed(
-                    "the training ended before a node could be killed".into(),
-                ));
-            }
-        };
-        let now = get(client, job).await?;
-        let safe = now.checkpoints.iter().any(|c| {
-            c.step > 0 && c.step < step && c.holders.iter().any(|h| Some(h) == first_node(&now))
-        });
-        let Some(node) = last_node(&now).filter(|_| safe) else {
-            // No checkpoint is recorded yet: look again at the next step.
-            if progress.changed().await.is_err() {
-                return Err(Failure::failed(
-                    "the training ended before it had a checkpoint".into(),
-                ));
-            }
-            continue;
-        };
-        let step = progress.borrow_and_update().step.max(step);
-        order(dir, &Ask::Kill { name: node.clone() })?;
-        tell(&format!(
-            "   !! {node} killed at step {step}: agent, launcher, keeper and rank, all at once"
-        ));
-        return Ok(Kill {
-            node,
-            step,
-            at: Instant::now(),
-        });
-    }
-}
-
-fn first_node(job: &Job) -> Option<&String> {
-    job.attempts
-        .last()?
-        .allocations
-        .first()
-        .map(|allocation| &allocation.node)
-}
-
-fn last_node(job: &Job) -> Option<String> {
-    job.attempts
-        .last()?
-        .allocations
-        .last()
-        .map(|allocation| allocation.node.clone())
 }
 
 /// One line in ten, so that a person can follow.
@@ -178,7 +124,12 @@ fn short(digest: &str) -> &str {
     digest.get(..16).unwrap_or(digest)
 }
 
-fn history(job: &Job, killed: &Kill, survivor: &TrainerResult, recovery: Duration) -> String {
+fn history(
+    job: &Job,
+    killed: &Kill,
+    survivor: &TrainerResult,
+    (recovery, restored): (Duration, &Restored),
+) -> String {
     let nodes = |number: usize| -> String {
         let attempt = job.attempts.get(number);
         let names = attempt.map(|a| {
@@ -191,13 +142,15 @@ fn history(job: &Job, killed: &Kill, survivor: &TrainerResult, recovery: Duratio
         names.unwrap_or_default()
     };
     format!(
-        "   attempt 1 on {}: {} lost at step {}\n   attempt {} on {}: resumed from step {}, training again {:.1} s after the kill",
+        "   attempt 1 on {}: {} lost at step {}, with its disk\n   attempt {} on {}: resumed from step {}, training again {:.1} s after the kill\n   the checkpoint, {} bytes, came from {}",
         nodes(0),
         killed.node,
         killed.step,
         job.attempts.len(),
         nodes(job.attempts.len().saturating_sub(1)),
         survivor.resumed_from_step,
-        recovery.as_secs_f64()
+        recovery.as_secs_f64(),
+        restored.bytes,
+        restored.from.join(" and ")
     )
 }

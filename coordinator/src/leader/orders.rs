@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::limits::STOP_GRACE_MS;
 use mlctl_proto::spec::OnDisconnect;
 
 use super::copies::{CopyOrder, RestoreOrder};
@@ -33,6 +34,8 @@ pub enum Order {
         epoch: Epoch,
         /// Why, for the record.
         reason: EndKind,
+        /// Between TERM and KILL, milliseconds. What ends already can only end sooner.
+        grace_ms: u32,
         /// Why, for people.
         why: String,
     },
@@ -204,6 +207,7 @@ pub(super) fn stop(state: &State, job: JobId, epoch: Epoch, reason: EndKind) -> 
         job,
         epoch,
         reason,
+        grace_ms: STOP_GRACE_MS,
         why,
     }
 }
@@ -214,6 +218,7 @@ pub(super) fn launch_failed((job, epoch): Key, why: &str) -> Order {
         job,
         epoch,
         reason: EndKind::LaunchFailed,
+        grace_ms: STOP_GRACE_MS,
         why: why.to_owned(),
     }
 }

@@ -345,6 +345,7 @@ impl Agent {
         self.seq += 1;
         let heartbeat = mlctl_proto::agent::Heartbeat {
             probe: None,
+            space: None,
             seq: self.seq,
             attempts,
         };

@@ -130,6 +130,12 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), SpecError> {
             "is not supported in an array: a task that failed stays failed",
         );
     }
+    if spec.time.is_some() {
+        return wrong(
+            "time",
+            "is not supported in an array: it bounds an attempt, and a wave of tasks is none of yours",
+        );
+    }
     if spec.checkpoint.is_some() {
         return wrong(
             "checkpoint",

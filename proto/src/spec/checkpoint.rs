@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Bytes, KeepBest, KeepEvery, SpecError};
+use super::{Bytes, KeepBest, KeepEvery, SpecError, Time};
 use crate::limits::{CHECKPOINT_REPLICAS_MAX, CHECKPOINTS_PER_JOB_MAX};
 
 /// Where a job keeps its checkpoints, and what becomes of them.
@@ -27,6 +27,9 @@ pub struct CheckpointSpec {
     /// So do these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_best: Option<KeepBest>,
+    /// So long before it is ended a job hears of it, in time to save once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Time>,
     /// How fast copies may leave or reach a node.
     #[serde(default, skip_serializing_if = "Bandwidth::is_default")]
     pub bandwidth: Bandwidth,
@@ -56,6 +59,7 @@ impl Default for CheckpointSpec {
             keep_last: None,
             keep_every: None,
             keep_best: None,
+            notice: None,
             bandwidth: Bandwidth::Auto,
         }
     }
@@ -181,6 +185,9 @@ pub(super) fn check_table(
             key: format!("checkpoint.{key}"),
             why,
         })?;
+    }
+    if let Some(value) = table.get("notice") {
+        super::time::check_time("checkpoint.notice", value)?;
     }
     for key in ["replicas", "keep_last"] {
         if let Some(value) = table.get(key) {

@@ -42,7 +42,7 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "name",
     "nodes",
     "gpus",
@@ -62,20 +62,21 @@ const KEYS: [&str; 19] = [
     "mem",
     "shm",
     "retry",
+    "time",
 ];
-const CHECKPOINT_KEYS: [&str; 6] = [
+const CHECKPOINT_KEYS: [&str; 7] = [
     "dir",
     "replicas",
     "keep_last",
     "keep_every",
     "keep_best",
+    "notice",
     "bandwidth",
 ];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 const RETRY_KEYS: [&str; 2] = ["max", "on"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 14] = [
-    "time",
+const PLANNED: [&str; 13] = [
     "total_time",
     "team",
     "class",
@@ -142,6 +143,9 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
         if let Some(value) = table.get(amount) {
             check_amount(amount, value)?;
         }
+    }
+    if let Some(value) = table.get("time") {
+        super::time::check_time("time", value)?;
     }
     if let Some(value) = table.get("launcher") {
         check_word("launcher", value, &LaunchMethod::ALL.map(|(_, word)| word))?;

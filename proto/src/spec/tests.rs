@@ -96,7 +96,7 @@ fn typos_are_explained() {
         "command = 'a'\n[checkpoint]\ndri = 'x'",
         "`checkpoint.dri`; did you mean `dir`?",
     );
-    refused("command = 'a'\ntime = '12h'", "not support it yet");
+    refused("command = 'a'\ntotal_time = '12h'", "not support it yet");
     for planned in ["upload = 's3://a/b'", "tier = 'ram'", "shared = true"] {
         refused(
             &format!("command = 'a'\n[checkpoint]\ndir = 'c'\n{planned}"),

@@ -3,6 +3,7 @@
 
 mod acknowledged;
 mod applied;
+mod checkpoints;
 mod closed_epochs;
 mod consensus;
 mod digests;
@@ -19,6 +20,7 @@ mod witnessed;
 
 pub use acknowledged::Acknowledged;
 pub use applied::Applied;
+pub use checkpoints::Checkpoints;
 pub use closed_epochs::{ClosedEpochs, Key, RankFate};
 pub use consensus::Consensus;
 pub use digests::Digests;
@@ -61,6 +63,8 @@ pub struct Checkers {
     pub applied: Applied,
     /// I7: elections, votes and the log.
     pub consensus: Consensus,
+    /// I13: what is listed is whole and held, and nothing durable is thrown away.
+    pub checkpoints: Checkpoints,
     /// I12: gangs start together.
     pub gangs: Gangs,
     /// A lease is true.

@@ -4,8 +4,8 @@
 use mlctl_coordinator::state::commands::{
     AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeCheckpoints, ChangeSettings,
     CheckpointAction, DeclareNodeLost, DeviceNews, Happening, IdempotencyKey, LossProof,
-    NamedCheckpoint, News, Placement, RegisterNode, RetryJobs, SetNodeLiveness, StartAttempt,
-    StartAttempts, SubmitJob, TasksEnded,
+    NamedCheckpoint, News, PartOf, Placement, RegisterNode, RetryJobs, SealedPart, SetNodeLiveness,
+    StartAttempt, StartAttempts, SubmitJob, TasksEnded,
 };
 use mlctl_coordinator::state::records::{
     Actor, Device, DirtyDevice, End, EndKind, Liveness, NodeFacts, RankExit, Retention, TaskGroup,
@@ -292,8 +292,19 @@ fn dirty(uuid: &str) -> DeviceNews {
 }
 
 fn sealed(job: u64) -> (u64, Happening) {
-    let name = "step-5".to_owned();
-    (job, Happening::CheckpointSealed { name, step: 5 })
+    let sealed = SealedPart {
+        name: "step-5".to_owned(),
+        step: 5,
+        part: Some(PartOf {
+            index: 0,
+            manifest: Some([5; 32]),
+            bytes: 9,
+        }),
+        parts: 1,
+        metric: Some(7),
+        save_ms: 3,
+    };
+    (job, Happening::CheckpointSealed(sealed))
 }
 
 fn exit(job: u64, code: i32) -> (u64, Happening) {

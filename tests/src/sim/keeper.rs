@@ -8,6 +8,7 @@ use mlctl_agent::core as agent;
 use mlctl_agent::keeper::fence::Fence;
 use mlctl_agent::launch::FencePlan;
 use mlctl_coordinator::state::rules::Request;
+use mlctl_proto::ids::Epoch;
 use mlctl_proto::spec::Ranges;
 
 use super::node::Node;
@@ -29,6 +30,8 @@ pub(super) struct Laid {
     exits: Vec<agent::RankEnd>,
     tasks: agent::TaskEnds,
     all_ended: bool,
+    /// The node's rank in the gang, and the gang's nodes.
+    place: (u32, u32),
 }
 
 /// A keeper with its ranks.
@@ -49,6 +52,21 @@ pub(super) struct Keeper {
     tasks: agent::TaskEnds,
     pub(super) fence: Option<Fence>,
     pub(super) fenced: Option<String>,
+}
+
+/// A directory that a trainer completed.
+#[derive(Debug, Clone)]
+pub(super) struct Directory {
+    pub(super) name: String,
+    pub(super) step: u64,
+    pub(super) epoch: Epoch,
+}
+
+impl Laid {
+    /// The node's rank in the gang, and the gang's nodes.
+    pub(super) fn place(&self) -> (u32, u32) {
+        self.place
+    }
 }
 
 impl RankEnding {
@@ -123,6 +141,7 @@ impl Keeper {
             master_port: self.port(),
             launch_failed: self.launch_failed.clone(),
             fenced: self.fenced.clone(),
+            timed_out: None,
             tasks: self.tasks.clone(),
         }
     }
@@ -153,7 +172,14 @@ impl World {
         let keeper = Keeper::new(start);
         let master_port = keeper.port();
         node.keepers.insert((job, epoch), keeper);
-        node.laid.insert((job, epoch), Laid::default());
+        let members = u32::try_from(start.members.len())
+            .unwrap_or(u32::MAX)
+            .max(1);
+        let laid = Laid {
+            place: (start.node_rank, members),
+            ..Laid::default()
+        };
+        node.laid.insert((job, epoch), laid);
         let name = node.name.clone();
         self.checkers.gangs.prepared(&name, (job, epoch));
         self.tell_agent(
@@ -217,15 +243,8 @@ impl World {
             .get(&job)
             .cloned()
             .unwrap_or_default();
-        for (name, step) in found {
-            let found = agent::CheckpointFound {
-                job,
-                epoch,
-                name,
-                step,
-                by_rescan: true,
-            };
-            self.tell_agent(who, agent::Event::Checkpoint(found));
+        for one in found {
+            self.seal(who, (job, epoch), (&one.name, one.step), true);
         }
     }
 
@@ -345,6 +364,8 @@ impl World {
         self.check(checked);
         let checked = self.checkers.gangs.started(&self.head, key);
         self.check(checked);
+        let checked = self.checkers.checkpoints.begins(&self.head, name, key);
+        self.check(checked);
     }
 
     pub(super) fn keeper_stop(&mut self, who: usize, key: Key, grace_ms: u64) {
@@ -456,19 +477,14 @@ impl World {
             return;
         }
         let list = node.checkpoints.entry(job).or_default();
-        let step = list.last().map_or(0, |(_, step)| *step) + 5;
+        let step = list.last().map_or(0, |one| one.step) + 5;
         let name = format!("step-{step}");
-        list.push((name.clone(), step));
-        let node_name = node.name.clone();
-        self.checkers.closed_epochs.sealed(&node_name, key, &name);
-        let found = agent::CheckpointFound {
-            job,
-            epoch,
-            name,
+        list.push(Directory {
+            name: name.clone(),
             step,
-            by_rescan: false,
-        };
-        self.tell_agent(who, agent::Event::Checkpoint(found));
+            epoch,
+        });
+        self.seal(who, key, (&name, step), false);
         let delay = self.dice.between(300, 2_000);
         self.after(
             delay,

@@ -14,6 +14,7 @@ use mlctl_coordinator::state::view::ClusterView;
 use mlctl_proto::ids::JobId;
 
 use super::coordinator::{Outcome, Waiter, system};
+use super::copies;
 use super::marks::Mark;
 use super::stream::Down;
 use super::words;
@@ -108,6 +109,10 @@ impl World {
     fn order(&mut self, term: u64, link: u64, order: Order) {
         let told = match order {
             Order::Probe(order) => Down::Probe(*order),
+            Order::Copies(order) => match copies::for_core(*order) {
+                Ok(message) => Down::Say(term, message),
+                Err(order) => Down::Copies(order),
+            },
             order => Down::Say(term, words::order(order)),
         };
         self.push_down(link, told);

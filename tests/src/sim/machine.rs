@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use mlctl_coordinator::consensus::turn::{CommittedEntry, Input};
 use mlctl_coordinator::leader::step;
 use mlctl_coordinator::state::commands::ArchiveJobs;
+use mlctl_coordinator::state::records::PartKey;
 use mlctl_coordinator::state::{Body, Changed, Effect, State, codec, invariants};
 use mlctl_proto::ids::JobId;
 
 use super::coordinator::{MEMBERS, Waiter, system};
 use super::disk::SnapshotFile;
 use super::world::{Event, Process, World};
-use crate::checkers::Violation;
+use crate::checkers::{Checkpoints, Violation};
 
 /// Between two looks at what may leave for history, entries, and so many jobs leave at most.
 const ARCHIVE_EVERY: u64 = 16;
@@ -139,6 +140,8 @@ impl World {
         let mut checked = epochs.step(before, &after, &jobs);
         checked = checked.and(self.checkers.terminal.step(before, &after, &jobs, epochs));
         checked = checked.and(self.checkers.history.step(before, &after));
+        let has = |part: &PartKey| self.somebody_has(part);
+        checked = checked.and(self.checkers.checkpoints.step(before, &after, &jobs, has));
         self.check(checked);
         self.holds(invariants::check_changed(before, &after, changed));
         let again = |id: &&JobId| {
@@ -146,6 +149,9 @@ impl World {
             counter(&after) > counter(before).max(1)
         };
         self.counts.restarts += jobs.iter().filter(again).count() as u64;
+        for job in jobs.iter().filter(again) {
+            self.check(Checkpoints::starts(before, &after, *job));
+        }
         self.head = after;
         if self.head.applied_index() >= self.checked.applied_index() + CHECK_ALL_EVERY {
             self.check_all();

@@ -72,6 +72,16 @@ marks! {
     StartedLate = "start after a back-off",
     /// Something was on a device after its job.
     DeviceDirty = "device dirty after its job",
+    /// A part of a checkpoint was copied to another node.
+    PartCopied = "part copied",
+    /// A node was asked for its part of a checkpoint that another one had completed.
+    PartAsked = "part asked for",
+    /// Parts were forgotten because nothing counts on them any more.
+    PartForgotten = "part forgotten",
+    /// An attempt put its checkpoint together before its ranks began.
+    Restored = "restored",
+    /// A checkpoint became whole by the word of somebody who did not make its last part.
+    CopySpoke = "copy spoke for its maker",
     /// A power cut of all coordinators and all nodes at once.
     WholePowerCut = "whole-cluster power cut",
 }

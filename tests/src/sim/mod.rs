@@ -8,6 +8,7 @@ pub mod cli;
 mod client;
 mod clocks;
 mod coordinator;
+mod copies;
 mod course;
 mod devices;
 mod dice;

@@ -9,7 +9,8 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::persist;
 
 use super::clocks::Rate;
-use super::keeper::{Keeper, Laid};
+use super::copies::Vault;
+use super::keeper::{Directory, Keeper, Laid};
 use super::marks::Mark;
 use super::stream::{Down, Up};
 use super::world::{COORDINATORS, Event, Process, World};
@@ -39,8 +40,10 @@ pub(super) struct Node {
     /// What lies on disk of attempts that got as far as a keeper.
     pub(super) laid: BTreeMap<Key, Laid>,
     pub(super) cancelled: BTreeSet<Key>,
-    /// Names and steps of the checkpoint directories of each job.
-    pub(super) checkpoints: BTreeMap<JobId, Vec<(String, u64)>>,
+    /// The checkpoint directories of each job.
+    pub(super) checkpoints: BTreeMap<JobId, Vec<Directory>>,
+    /// Parts of checkpoints, its own and copies.
+    pub(super) vault: Vault,
     /// The agent sleeps.
     pub(super) paused_until: u64,
     /// The whole machine sleeps, ranks included.
@@ -99,6 +102,7 @@ impl Node {
             laid: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             checkpoints: BTreeMap::new(),
+            vault: Vault::new(),
             paused_until: 0,
             frozen_until: 0,
             away_until: 0,
@@ -141,6 +145,11 @@ impl Node {
     /// Nothing of it runs at `now`, or it has only just woken up: fences have had no time to act.
     pub(super) fn stands_still(&self, now: u64) -> bool {
         now < self.frozen_until + WAKES_MS
+    }
+
+    /// The place of this node in the gang of an attempt that got as far as a keeper, and the gang's nodes.
+    pub(super) fn place_in(&self, key: Key) -> Option<(u32, u32)> {
+        self.laid.get(&key).map(Laid::place)
     }
 
     /// Attempts whose ranks run here and that nobody has told to stop.
@@ -312,7 +321,7 @@ impl World {
                 self.check(checked);
                 self.check_free(who, &start);
                 let delay = self.dice.between(3, 80);
-                self.after(delay, Event::SpawnKeeper(at, start));
+                self.put_together(at, start, delay);
             }
             agent::Action::CancelPrepare { job, epoch } => {
                 self.nodes[who].cancelled.insert((job, epoch));
@@ -338,6 +347,9 @@ impl World {
                 self.check_devices(who, (job, epoch), &uuids)
             }
             agent::Action::ReleaseKeeper { job, epoch } => self.keeper_release(who, (job, epoch)),
+            agent::Action::Forget(keys) => self.forget_parts(who, &keys),
+            agent::Action::Announce(keys) => self.announce_parts(who, keys),
+            agent::Action::SendInventory => self.send_inventory(at),
             agent::Action::Closed { .. } => {}
         }
     }
@@ -370,6 +382,7 @@ impl World {
         node.journal += 1;
         node.laid.clear();
         node.checkpoints.clear();
+        node.vault.clear();
     }
 
     fn hang_up(&mut self, who: usize) {
@@ -440,6 +453,7 @@ impl World {
                 }
             }
             Down::Probe(order) => self.on_probe_order(at, stream, order),
+            Down::Copies(order) => self.on_copy_order(at, order),
             Down::NotLeader | Down::End => {
                 (agent.stream, agent.greeted_at) = (None, None);
                 self.step(at.who, agent::Event::LinkDown);

@@ -1,7 +1,7 @@
 //! Rare paths as they show in what is committed: seen once, on the member that applies an entry first.
 //! Does NOT judge, but for one thing: one key of a client makes one job (I9).
 
-use mlctl_coordinator::state::commands::{AgentEvents, Command, LossProof, News};
+use mlctl_coordinator::state::commands::{AgentEvents, Command, CopyNews, LossProof, News};
 use mlctl_coordinator::state::records::Reply;
 use mlctl_coordinator::state::{Applied, Body, Changed, Effect, State};
 use mlctl_proto::errors::Code;
@@ -9,6 +9,7 @@ use mlctl_proto::ids::JobId;
 
 use super::marks::Mark;
 use super::world::World;
+use crate::checkers::Key;
 
 impl World {
     /// `command` took `before` further, for the first time anywhere.
@@ -83,6 +84,27 @@ impl World {
         }
     }
 
+    /// Word of a part that its maker did not bring itself.
+    fn observe_copy(&mut self, before: &State, (job, epoch): Key, what: &CopyNews) {
+        let CopyNews::Held(sealed) = what else {
+            return;
+        };
+        let known = before.job(job).is_some_and(|job| {
+            let mut same = job
+                .checkpoints
+                .iter()
+                .filter(|one| one.epoch == epoch && one.name == sealed.name);
+            let index = sealed.part.map(|part| part.index);
+            same.any(|one| one.parts.iter().any(|part| Some(part.index) == index))
+        });
+        let counts = before
+            .job(job)
+            .is_some_and(|job| job.epoch() == Some(epoch));
+        if counts && !known {
+            self.marks.hit(Mark::CopySpoke);
+        }
+    }
+
     fn observe_report(&mut self, before: &State, report: &AgentEvents, applied: &Applied) {
         let acknowledged = applied.effects.iter().find_map(|effect| match effect {
             Effect::EventsApplied { up_to, .. } => Some(*up_to),
@@ -92,8 +114,13 @@ impl World {
             return;
         };
         for event in report.events.iter().filter(|one| one.seq > node.event_mark) {
-            let News::OfAttempt { job: id, epoch, .. } = &event.news else {
-                continue;
+            let (id, epoch) = match &event.news {
+                News::OfAttempt { job, epoch, .. } => (job, epoch),
+                News::OfCopy { job, epoch, what } => {
+                    self.observe_copy(before, (*job, *epoch), what);
+                    continue;
+                }
+                News::OfDevices(_) => continue,
             };
             let job = before.job(*id);
             // Waves of an array are beside each other.

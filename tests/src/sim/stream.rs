@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use mlctl_agent::core as agent;
+use mlctl_coordinator::leader::copies::{CopyOrder, Word};
 use mlctl_coordinator::leader::gang::Report;
 use mlctl_coordinator::leader::orders::{ProbeOrder, Testimony};
 use mlctl_coordinator::leader::step;
@@ -26,6 +27,8 @@ pub(super) enum Up {
     Say(agent::ToLeader),
     /// The answer to a leader's question.
     Probed(Testimony),
+    /// About parts of checkpoints.
+    Copies(Word),
     End,
 }
 
@@ -35,6 +38,8 @@ pub(super) enum Down {
     Say(u64, agent::LeaderMessage),
     /// Ask a silent node.
     Probe(ProbeOrder),
+    /// About parts of checkpoints; what the core need not hear of.
+    Copies(CopyOrder),
     NotLeader,
     End,
 }
@@ -59,6 +64,13 @@ pub(super) struct Session {
     connected: bool,
     /// Reports of events, the first of which is being replicated.
     events: VecDeque<Vec<AgentEvent>>,
+}
+
+impl Session {
+    /// Whose it is.
+    pub(super) fn node(&self) -> usize {
+        self.node
+    }
 }
 
 impl World {
@@ -175,6 +187,7 @@ impl World {
         match said {
             Up::Say(message) => self.said(at.who, stream, message),
             Up::Probed(answer) => self.probed(at.who, stream, answer),
+            Up::Copies(word) => self.said_of_copies(at.who, stream, word),
             Up::End => self.session_ends(at.who, stream),
         }
         self.turn(at.who);
@@ -320,6 +333,7 @@ impl World {
             id: stream,
             facts: session.facts.clone(),
             journal_id: session.journal_id.clone(),
+            data_port: 1,
         });
         let reports = std::mem::take(&mut session.reports);
         let term = lead.term;

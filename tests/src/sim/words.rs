@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use mlctl_agent::core as agent;
+use mlctl_coordinator::leader::copies::{DataPeer, RestoreOrder};
 use mlctl_coordinator::leader::gang::{Phase, Report};
 use mlctl_coordinator::leader::orders::{Order, StartOrder};
 use mlctl_coordinator::state::records::EndKind;
-use mlctl_proto::limits::STOP_GRACE_MS;
 use mlctl_proto::persist;
 
 /// An agent's word about an attempt.
@@ -55,11 +55,12 @@ pub(super) fn order(order: Order) -> agent::LeaderMessage {
             job,
             epoch,
             reason,
+            grace_ms,
             why,
         } => {
             let stop = agent::Stop {
                 reason: end_kind(reason),
-                grace_ms: STOP_GRACE_MS,
+                grace_ms,
                 why,
             };
             agent::LeaderMessage::Stop { job, epoch, stop }
@@ -80,7 +81,7 @@ pub(super) fn order(order: Order) -> agent::LeaderMessage {
                 rendezvous,
             }
         }
-        Order::Probe(_) => unreachable!("it has its own way down"),
+        Order::Probe(_) | Order::Copies(_) => unreachable!("they have their own way down"),
         Order::Relay(_) => unreachable!("no agent here has words for another node"),
         Order::Applied { up_to } => agent::LeaderMessage::EventsApplied { up_to },
     }
@@ -103,6 +104,8 @@ fn start(order: StartOrder) -> agent::Start {
         members: members.collect(),
         node_rank: order.node_rank,
         resume_from: order.resume_from,
+        resume_job: order.resume_job,
+        restore: order.restore.map(restore),
         alone: order.alone,
         wave,
         fence: order.fence.map(|fence| agent::Fence {
@@ -110,5 +113,22 @@ fn start(order: StartOrder) -> agent::Start {
             grace_ms: fence.grace_ms,
         }),
         ..agent::Start::bare(order.job.id, order.epoch)
+    }
+}
+
+fn restore(order: RestoreOrder) -> agent::Restore {
+    let holder = |peer: DataPeer| agent::Holder {
+        node: peer.node,
+        address: peer.address,
+    };
+    let parts = order.parts.into_iter().map(|part| agent::RestorePart {
+        index: part.index,
+        manifest: Some(part.manifest),
+        bytes: part.bytes,
+        holders: part.holders.into_iter().map(holder).collect(),
+    });
+    agent::Restore {
+        epoch: order.epoch,
+        parts: parts.collect(),
     }
 }

@@ -11,6 +11,7 @@ use mlctl_coordinator::state::State;
 use super::client::{Answer, Call, Client};
 use super::clocks::Rate;
 use super::coordinator::Coordinator;
+use super::copies::{Copying, Restoring, Sealing};
 use super::dice::Dice;
 use super::disk::SnapshotFile;
 use super::fencing::FenceLook;
@@ -64,6 +65,10 @@ pub(super) enum Event {
     HelloLate(Process, u64),
     JournalSynced(Process, u64),
     SpawnKeeper(Process, Arc<agent::Start>),
+    Restore(Restoring),
+    Sealed(Sealing),
+    PartAsked(Sealing),
+    Copied(Copying),
     Adopt(Process, Arc<agent::Start>),
     Look(Process),
     RankEnds(RankEnding),
@@ -280,6 +285,9 @@ impl World {
             | Event::Look(at)
             | Event::Adopt(at, _) => agent(at.who),
             Event::Ask(asking) => agent(asking.at.who),
+            Event::Restore(restoring) => agent(restoring.at.who),
+            Event::Sealed(sealing) | Event::PartAsked(sealing) => agent(sealing.at.who),
+            Event::Copied(copying) => agent(copying.from.who).max(agent(copying.to.who)),
             Event::RankEnds(ending) => self.nodes[ending.node].frozen_until,
             Event::FenceDue(look) => self.nodes[look.node].frozen_until,
             Event::Seal { node, .. } => self.nodes[*node].frozen_until,
@@ -304,6 +312,10 @@ impl World {
             Event::JournalSynced(at, ticket) => self.on_journal_synced(at, ticket),
             Event::SpawnKeeper(at, start) => self.on_spawn_keeper(at, &start),
             Event::Adopt(at, start) => self.on_adopt(at, &start),
+            Event::Restore(restoring) => self.on_restore(restoring),
+            Event::Sealed(sealing) => self.on_sealed(sealing),
+            Event::PartAsked(asked) => self.on_part_asked(asked),
+            Event::Copied(copying) => self.on_copied(copying),
             Event::Look(at) => self.on_look(at),
             Event::RankEnds(ending) => self.on_rank_ends(ending),
             Event::FenceDue(look) => self.on_fence_due(look),

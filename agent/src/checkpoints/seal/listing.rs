@@ -162,6 +162,11 @@ impl Listing {
     }
 }
 
+/// What of a mark changes only when bytes are written, or the file is another one.
+fn written(mark: &Mark) -> (i64, u64) {
+    (mark.mtime_ns, mark.inode)
+}
+
 /// Names, sizes and marks of all files of a checkpoint at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fingerprint(Vec<(String, u64, Mark)>);
@@ -169,9 +174,24 @@ pub struct Fingerprint(Vec<(String, u64, Mark)>);
 impl Fingerprint {
     /// Whether this file was there already, just as it is.
     pub(super) fn has(&self, entry: &Entry) -> bool {
-        let row = (entry.path.as_str(), entry.size, entry.mark);
+        let row = (entry.path.as_str(), entry.size, written(&entry.mark));
         let mut rows = self.0.iter();
-        rows.any(|(path, size, mark)| (path.as_str(), *size, *mark) == row)
+        rows.any(|(path, size, mark)| (path.as_str(), *size, written(mark)) == row)
+    }
+
+    /// Whether nothing was written in between. A file that is sealed gets a second name, and loses it again some day, which changes when it
+    /// last changed and none of its bytes.
+    pub fn same_bytes(&self, now: &Fingerprint) -> bool {
+        self.rows().eq(now.rows())
+    }
+
+    /// Of every file in order of path: path, size in bytes, when it was last written in nanoseconds, and which file it is.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, u64, i64, u64)> {
+        let rows = self.0.iter();
+        rows.map(|(path, size, mark)| {
+            let (mtime_ns, inode) = written(mark);
+            (path.as_str(), *size, mtime_ns, inode)
+        })
     }
 
     /// The first file of which `now` says something else: written to, replaced, new or gone. `None`: nothing has changed.

@@ -2,7 +2,7 @@
 use mlctl_proto::agent as wire;
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, IdError, JobId};
-use mlctl_proto::limits::{EVENTS_PER_BATCH_MAX, RELAY_BYTES_MAX, STOP_GRACE_MS};
+use mlctl_proto::limits::{EVENTS_PER_BATCH_MAX, RELAY_BYTES_MAX};
 use mlctl_proto::persist;
 use mlctl_proto::{CAPABILITIES, PROTOCOL, VERSION};
 
@@ -200,12 +200,13 @@ pub fn order(order: Order, traceparent: Option<String>) -> wire::leader_message:
             job,
             epoch,
             reason,
+            grace_ms,
             why,
         } => What::Stop(wire::StopAllocation {
             job: Some(job.into()),
             epoch: Some(epoch.into()),
             reason: end_kind(reason).into(),
-            grace_ms: STOP_GRACE_MS,
+            grace_ms,
             why,
         }),
         Order::Go {

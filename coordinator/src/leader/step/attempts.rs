@@ -61,7 +61,10 @@ impl Term {
                 let order = CopyOrder::Forget(parts);
                 self.tell(&node, Order::Copies(Box::new(order)));
             }
-            Effect::Checkpoints { job } => self.copies.touch(job),
+            Effect::Checkpoints { job } => {
+                self.copies.touch(job);
+                self.end_early(state, job);
+            }
             Effect::Replan => self.planning.want(),
             Effect::Queued => self.planning.want_for_one(),
         }
@@ -116,6 +119,7 @@ impl Term {
     }
 
     pub(super) fn report(&mut self, state: &State, node: &str, report: &Report) {
+        self.early.said(state, report);
         for go in self.gangs.report(node, report) {
             if state.in_doubt(go.key.0).is_some() {
                 return self.supersede(go.key);

@@ -10,6 +10,7 @@
 )]
 mod archiving;
 mod attempts;
+mod early;
 mod nodes;
 mod planning;
 mod salvage;
@@ -30,6 +31,7 @@ use super::witness::{Targets, Witnesses};
 use crate::state::records::NodeFacts;
 use crate::state::{Body, Effect, State};
 use archiving::Archiving;
+use early::Early;
 use mlctl_proto::ids::JobId;
 use planning::Planning;
 pub use planning::plan_again_in;
@@ -284,6 +286,7 @@ pub struct Term {
     /// Successors that are about to take over.
     superseding: BTreeSet<Key>,
     salvage: Salvage,
+    early: Early,
     copies: Copies,
     witnesses: Witnesses,
     /// How long a node that a witness heard is not asked for again.
@@ -307,6 +310,7 @@ impl Term {
             moving: BTreeSet::new(),
             superseding: BTreeSet::new(),
             salvage: Salvage::new(timers),
+            early: Early::default(),
             copies: Copies::new(state),
             witnesses: Witnesses::default(),
             node_timeout_ms: u64::from(timers.node_timeout_ms),

@@ -1,1 +1,294 @@
+//! Parts, copies, and what becomes of them.
+use mlctl_proto::ids::{Epoch, JobId};
 
+use crate::state::Effect;
+use crate::state::commands::{AgentEvents, CopyNews, Happening, PartOf, SealedPart};
+use crate::state::records::{Checkpoint, JobState, ManifestId, PartKey};
+use crate::state::testing::{Cluster, ended, node, sealed, system};
+use crate::state::{Applied, Body};
+
+const A: ManifestId = [1; 32];
+const B: ManifestId = [2; 32];
+
+fn part(name: &str, step: u64, index: u32, manifest: Option<ManifestId>, parts: u32) -> SealedPart {
+    SealedPart {
+        name: name.into(),
+        step,
+        part: Some(PartOf {
+            index,
+            manifest,
+            bytes: manifest.map_or(0, |id| u64::from(id[0]) * 100),
+        }),
+        parts,
+        metric: None,
+        save_ms: 7,
+    }
+}
+
+fn key(job: JobId, epoch: Epoch, name: &str, index: u32, manifest: ManifestId) -> PartKey {
+    PartKey {
+        job,
+        epoch,
+        name: name.into(),
+        index,
+        manifest,
+    }
+}
+
+/// A gang of two on a and b that runs; c and d look on.
+fn gang() -> (Cluster, JobId, Epoch) {
+    let mut cluster = Cluster::new();
+    for name in ["a", "b", "c", "d"] {
+        cluster.gpu_node(name, 1);
+    }
+    let job = cluster.submitted("ann", 2, 1);
+    let epoch = cluster.started(job, &["a", "b"]);
+    cluster.running(job, epoch);
+    (cluster, job, epoch)
+}
+
+fn seal(cluster: &mut Cluster, node: &str, (job, epoch): (JobId, Epoch), part: SealedPart) {
+    cluster.event(node, job, epoch, Happening::CheckpointSealed(part));
+}
+
+fn only(cluster: &Cluster, job: JobId) -> Checkpoint {
+    let [one] = &cluster.job(job).checkpoints[..] else {
+        panic!("not one: {:?}", cluster.job(job).checkpoints)
+    };
+    one.clone()
+}
+
+fn forgets(applied: &Applied) -> Vec<(&str, Vec<PartKey>)> {
+    let effects = applied.effects.iter();
+    let forget = effects.filter_map(|effect| match effect {
+        Effect::Forget { node, parts } => Some((node.as_str(), parts.clone())),
+        _ => None,
+    });
+    forget.collect()
+}
+
+#[test]
+fn a_checkpoint_is_whole_when_every_part_of_it_is_known() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, Some(B), 2));
+    assert!(!only(&cluster, job).is_whole());
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    let whole = only(&cluster, job);
+    assert!(whole.is_whole() && whole.is_portable());
+    assert_eq!(
+        (whole.holders(), whole.full_holders()),
+        (vec!["a", "b"], vec![])
+    );
+    assert_eq!((whole.bytes(), whole.copies(), whole.save_ms), (300, 0, 7));
+    for (holder, index, manifest) in [("c", 0, A), ("d", 1, B), ("c", 1, B), ("c", 1, B)] {
+        let copy = part("step-5", 5, index, Some(manifest), 2);
+        cluster.copy(holder, at, CopyNews::Held(copy));
+    }
+    let whole = only(&cluster, job);
+    assert_eq!((whole.full_holders(), whole.copies()), (vec!["c"], 1));
+    assert_eq!(whole.parts[1].holders, ["b", "d", "c"]);
+}
+
+#[test]
+fn a_node_that_wrote_nothing_needs_no_holder() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("last", 0, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("last", 0, 1, None, 2));
+    let whole = only(&cluster, job);
+    assert!(whole.is_whole() && whole.is_portable());
+    assert_eq!(whole.full_holders(), ["a"]);
+}
+
+#[test]
+fn a_copy_speaks_for_a_maker_that_is_gone() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    cluster.lose("b");
+    cluster.event(
+        "a",
+        job,
+        epoch,
+        ended(crate::state::records::EndKind::NodeLost, 0),
+    );
+    assert_eq!(cluster.job(job).state, JobState::Pending);
+    cluster.copy("c", at, CopyNews::Held(part("step-5", 5, 1, Some(B), 2)));
+    assert!(only(&cluster, job).is_whole(), "b never said so itself");
+    // The next one resumes from it, wherever it goes, and nothing more comes of the epoch before.
+    let next = cluster.started(job, &["c", "d"]);
+    let attempt = cluster.state.attempt(job, next).expect("it started");
+    assert_eq!(attempt.resume_from, "step-5");
+    let late = cluster.copy("d", at, CopyNews::Held(part("step-6", 6, 1, Some(B), 2)));
+    let lost = key(job, epoch, "step-6", 1, B);
+    assert_eq!(forgets(&late), [("d", vec![lost])]);
+    let more = cluster.copy("d", at, CopyNews::Held(part("step-5", 5, 1, Some(B), 2)));
+    assert_eq!(
+        forgets(&more),
+        [],
+        "one more copy of what counts is welcome"
+    );
+    assert_eq!(only(&cluster, job).parts[1].holders, ["c", "d"]);
+}
+
+#[test]
+fn what_is_not_whole_when_the_next_epoch_starts_is_abandoned() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    cluster.copy("c", at, CopyNews::Held(part("step-5", 5, 0, Some(A), 2)));
+    cluster.lose("b");
+    cluster.event(
+        "a",
+        job,
+        epoch,
+        ended(crate::state::records::EndKind::NodeLost, 0),
+    );
+    let start = cluster.start(job, &["c", "d"]);
+    let start = crate::state::commands::StartAttempt {
+        resume_from: String::new(),
+        ..start
+    };
+    let starts = vec![start];
+    let body = Body::StartAttempts(crate::state::commands::StartAttempts { starts });
+    let applied = cluster.run(system(), body);
+    let gone = key(job, epoch, "step-5", 0, A);
+    assert_eq!(
+        forgets(&applied),
+        [("a", vec![gone.clone()]), ("c", vec![gone])]
+    );
+    assert_eq!(cluster.job(job).checkpoints, []);
+}
+
+#[test]
+fn what_was_written_over_is_another_checkpoint_of_that_name() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("last", 0, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("last", 0, 1, None, 2));
+    seal(&mut cluster, "a", at, part("last", 0, 0, Some(B), 2));
+    let list = cluster.job(job).checkpoints;
+    let whole: Vec<bool> = list.iter().map(Checkpoint::is_whole).collect();
+    assert_eq!(
+        whole,
+        [true, false],
+        "the older one counts until the newer does"
+    );
+    seal(&mut cluster, "b", at, part("last", 0, 1, None, 2));
+    let now = only(&cluster, job);
+    assert_eq!((now.is_whole(), now.parts[0].manifest), (true, Some(B)));
+}
+
+#[test]
+fn parts_of_different_steps_make_no_checkpoint() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("last", 4, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("last", 5, 1, Some(B), 2));
+    let list = cluster.job(job).checkpoints;
+    assert_eq!(list.iter().filter(|one| one.is_whole()).count(), 0);
+    seal(&mut cluster, "a", at, part("last", 5, 0, Some(B), 2));
+    let whole = cluster.job(job).checkpoints;
+    let whole: Vec<_> = whole.iter().filter(|one| one.is_whole()).collect();
+    assert_eq!((whole.len(), whole[0].step), (1, 5));
+}
+
+#[test]
+fn without_any_holder_a_checkpoint_is_gone() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, Some(B), 2));
+    cluster.copy("c", at, CopyNews::Held(part("step-5", 5, 1, Some(B), 2)));
+    let lost = |index, manifest| CopyNews::Lost {
+        name: "step-5".into(),
+        index,
+        manifest,
+    };
+    cluster.copy("b", at, lost(1, B));
+    cluster.copy("b", at, lost(1, B));
+    cluster.copy("b", at, lost(0, A));
+    cluster.copy("c", at, lost(1, A));
+    assert_eq!(only(&cluster, job).parts[1].holders, ["c"]);
+    let applied = cluster.copy("c", at, lost(1, B));
+    assert_eq!(cluster.job(job).checkpoints, []);
+    let rest = key(job, epoch, "step-5", 0, A);
+    assert_eq!(forgets(&applied), [("a", vec![rest])]);
+}
+
+#[test]
+fn a_node_with_another_journal_has_nothing_any_more() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, Some(B), 2));
+    cluster.copy("c", at, CopyNews::Held(part("step-5", 5, 0, Some(A), 2)));
+    let mut facts = node("a", 1, "SIM").facts;
+    facts.boot_id = "boot-2".into();
+    let journal_id = "another".into();
+    let hello = crate::state::commands::RegisterNode { facts, journal_id };
+    cluster.run(system(), Body::RegisterNode(hello));
+    assert_eq!(only(&cluster, job).parts[0].holders, ["c"]);
+}
+
+#[test]
+fn hostile_parts_are_passed_over() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    for wrong in [
+        part("../evil", 5, 0, Some(A), 2),
+        part("step-5", 5, 1, Some(A), 2),
+        part("step-5", 5, 7, Some(A), 2),
+        part("step-5", 5, 0, Some(A), u32::MAX),
+    ] {
+        seal(&mut cluster, "a", at, wrong);
+    }
+    assert_eq!(cluster.job(job).checkpoints, []);
+    for wrong in [
+        part("step-5", 5, 2, Some(A), 2),
+        part("step-5", 5, 0, Some(A), 3),
+        part("step-5", 5, 0, None, 2),
+        part("a/b", 5, 0, Some(A), 2),
+    ] {
+        cluster.copy("c", at, CopyNews::Held(wrong));
+    }
+    let unknown = (JobId::new(1, 99), epoch);
+    let copy = CopyNews::Held(part("step-5", 5, 0, Some(A), 2));
+    let applied = cluster.copy("c", unknown, copy);
+    let stray = key(unknown.0, epoch, "step-5", 0, A);
+    assert_eq!(forgets(&applied), [("c", vec![stray])]);
+    assert_eq!(cluster.job(job).checkpoints, []);
+    // However many names a node comes up with, a job's record stays bounded.
+    for number in 0..400 {
+        let half = part(&format!("n{number}"), number, 0, Some(A), 2);
+        seal(&mut cluster, "a", at, half);
+    }
+    assert!(cluster.job(job).checkpoints.len() <= 128);
+}
+
+#[test]
+fn older_agents_have_only_directories() {
+    let (mut cluster, job, epoch) = gang();
+    cluster.event("a", job, epoch, sealed("step-5", 5));
+    cluster.event("b", job, epoch, sealed("step-5", 5));
+    let one = only(&cluster, job);
+    assert!(one.is_whole() && !one.is_portable());
+    assert_eq!(one.full_holders(), ["a", "b"]);
+}
+
+#[test]
+fn a_batch_of_copies_moves_the_mark_of_its_node() {
+    let (mut cluster, job, epoch) = gang();
+    let copy = CopyNews::Held(part("step-5", 5, 0, Some(A), 2));
+    cluster.copy("c", (job, epoch), copy);
+    let node = cluster.state.node("c").expect("it is there");
+    assert_eq!(node.event_mark, 1);
+    let again = AgentEvents {
+        node: "c".into(),
+        journal_id: node.journal_id.clone(),
+        events: Vec::new(),
+    };
+    cluster.run(system(), Body::AgentEvents(again));
+    assert_eq!(only(&cluster, job).parts[0].holders, ["c"]);
+}

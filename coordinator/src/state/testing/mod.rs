@@ -8,9 +8,9 @@ use mlctl_proto::spec::{ArraySpec, JobSpec, Ranges};
 
 use super::codec::{decode_command, encode_command};
 use super::commands::{
-    AgentEvent, AgentEvents, Bootstrap, DeclareNodeLost, DeviceNews, Happening, IdempotencyKey,
-    LossProof, News, Placement, RegisterNode, SetNodeLiveness, StartAttempt, StartAttempts,
-    SubmitJob, TasksEnded,
+    AgentEvent, AgentEvents, Bootstrap, CopyNews, DeclareNodeLost, DeviceNews, Happening,
+    IdempotencyKey, LossProof, News, Placement, RegisterNode, SealedPart, SetNodeLiveness,
+    StartAttempt, StartAttempts, SubmitJob, TasksEnded,
 };
 use super::invariants::{check, check_step};
 use super::records::{
@@ -283,7 +283,8 @@ impl Cluster {
             placements: nodes.iter().map(placement).collect(),
             resume_from: job
                 .checkpoints
-                .last()
+                .iter()
+                .rfind(|one| one.is_whole())
                 .map(|one| one.name.clone())
                 .unwrap_or_default(),
             wave: None,
@@ -347,6 +348,11 @@ impl Cluster {
     /// The next event of a node's journal.
     pub fn event(&mut self, node: &str, job: JobId, epoch: Epoch, what: Happening) -> Applied {
         self.said(node, News::OfAttempt { job, epoch, what })
+    }
+
+    /// The next event of a node's journal: of a copy that it holds or held.
+    pub fn copy(&mut self, node: &str, (job, epoch): (JobId, Epoch), what: CopyNews) -> Applied {
+        self.said(node, News::OfCopy { job, epoch, what })
     }
 
     /// The next event of a node's journal: of its devices.

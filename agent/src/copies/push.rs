@@ -1,0 +1,144 @@
+//! A copy of a part to another node, as the leader ordered it; the outcome goes back to the leader.
+//! Does NOT choose anything. Success is told by the other node as well, which knows best.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use mlctl_blobs::BlobId;
+use mlctl_blobs::transfer::protocol::Refusal;
+use mlctl_blobs::transfer::{Peer, Push, TransferError, Way};
+use mlctl_proto::agent::{Pushed, agent_message::What};
+use tracing::{info, warn};
+
+use super::Vault;
+use super::ledger::blob;
+use crate::core::{Holder, PartKey};
+use crate::link::copies::{Replicate, part_to_wire};
+
+/// The first pause of somebody who was refused: the other node asks its leader meanwhile.
+pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(50);
+/// And the longest.
+pub(super) const PAUSE_MOST: Duration = Duration::from_secs(1);
+/// A node that still refuses, or is still not reached, after this is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Checkpoints that the other node may hold and that are named to it, as they may share chunks.
+const NEAR: usize = 2;
+
+/// Counts what is under way until it is dropped.
+struct Counted<'a>(&'a AtomicU32);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The word for how bytes travelled.
+pub(super) fn way_word(way: Way) -> &'static str {
+    match way {
+        Way::Quic => "quic",
+        Way::Tcp => "tcp",
+    }
+}
+
+/// Where a node is, by name or by number.
+pub(super) async fn resolve(holder: &Holder) -> Result<Peer, String> {
+    let found = tokio::net::lookup_host(&holder.address).await;
+    let first = found.map(|mut addresses| addresses.next());
+    match first {
+        Ok(Some(address)) => Ok(Peer {
+            node: holder.node.clone(),
+            address,
+        }),
+        Ok(None) => Err(format!("{} is no address", holder.address)),
+        Err(error) => Err(format!("cannot find {}: {error}", holder.address)),
+    }
+}
+
+impl Vault {
+    /// Copies a part to another node, and says what became of it.
+    pub(crate) fn replicate(&self, order: Replicate) {
+        let vault = self.clone();
+        self.inner.quiet.handle().spawn(async move {
+            let pushed = vault.push(&order).await;
+            let (error, way) = match pushed {
+                Ok(way) => (String::new(), way_word(way).to_owned()),
+                Err(error) => {
+                    warn!(key = ?order.key, to = order.to.node, error, "a checkpoint was not copied");
+                    (error, String::new())
+                }
+            };
+            let told = What::Pushed(Pushed {
+                key: Some(part_to_wire(&order.key)),
+                to: order.to.node,
+                error,
+                way,
+            });
+            vault.shared().say(told).await;
+        });
+    }
+
+    async fn push(&self, order: &Replicate) -> Result<Way, String> {
+        let _turn = match order.urgent {
+            true => None,
+            false => Some(self.inner.pushing.acquire().await),
+        };
+        let _counted = Counted::new(&self.inner.sending);
+        let id = blob(&order.key.manifest);
+        let held = self.shared().ledger.get(&order.key).is_some();
+        if !held || !self.shared().store.is_held(&id) {
+            self.lose(order.key.clone()).await;
+            return Err("it is not held here".into());
+        }
+        let push = Push {
+            id,
+            near: self.near(&order.key),
+            urgent: order.urgent,
+        };
+        let (begun, mut pause) = (Instant::now(), PAUSE_FIRST);
+        loop {
+            let failed = match resolve(&order.to).await {
+                Ok(peer) => match self.inner.node.push(&peer, &push).await {
+                    Ok(pushed) => {
+                        info!(%id, to = order.to.node, way = ?pushed.way, bytes = pushed.sent_bytes, wall_ms = pushed.wall.as_millis(), "a checkpoint was copied");
+                        return Ok(pushed.way);
+                    }
+                    Err(error) if is_passing(&error) => error.to_string(),
+                    Err(error) => return Err(error.to_string()),
+                },
+                Err(error) => error,
+            };
+            if begun.elapsed() >= PATIENCE {
+                return Err(failed);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MOST);
+        }
+    }
+
+    /// Other parts of the same node rank and job, the newest first: the other node may hold them too.
+    pub(super) fn near(&self, key: &PartKey) -> Vec<BlobId> {
+        let entries = self.shared().ledger.entries().into_iter().rev();
+        let others = entries.map(|entry| entry.key).filter(|other| {
+            let related = other.job == key.job && other.index == key.index;
+            related && other.manifest != key.manifest
+        });
+        others.take(NEAR).map(|one| blob(&one.manifest)).collect()
+    }
+}
+
+/// Does it help to come again in a moment?
+fn is_passing(error: &TransferError) -> bool {
+    match error {
+        TransferError::Unreachable { .. } | TransferError::Cut { .. } => true,
+        TransferError::Refused { why, .. } => matches!(why, Refusal::NotAllowed | Refusal::Busy),
+        _ => false,
+    }
+}

@@ -1,0 +1,193 @@
+//! Seals of one attempt: each complete checkpoint becomes a part of this node, one after another, while the ranks go on.
+//! Does NOT judge what is complete: the rules do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlctl_proto::spec::parse_json;
+use mlctl_proto::units::metric_bits;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::Context;
+use crate::checkpoints::seal::notify::Metric;
+use crate::core::{CheckpointFound, Event, PartFound, Start};
+
+/// The end of an attempt waits so long for what is being sealed. What takes longer is told after it.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// The seals of one attempt. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Seals {
+    context: Arc<Context>,
+    start: Arc<Start>,
+    /// How many are under way.
+    running: watch::Sender<usize>,
+}
+
+/// What is complete.
+pub(super) struct Complete {
+    pub(super) name: String,
+    pub(super) step: u64,
+    pub(super) by_rescan: bool,
+    pub(super) metrics: Vec<Metric>,
+    pub(super) save_ms: u64,
+}
+
+/// How a file in the attempt's folder begins that is there while a checkpoint is being sealed: an agent that dies then goes on with it.
+const BEGUN: &str = "sealing-";
+
+fn note_of(folder: &Path, name: &str) -> PathBuf {
+    let hash = blake3::hash(name.as_bytes()).to_hex();
+    folder.join(format!("{BEGUN}{}", &hash[..16]))
+}
+
+/// Whether an agent before this one died while something of an attempt was being sealed. What says so goes.
+pub(super) fn was_cut_short(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let notes = entries.filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with(BEGUN)
+    });
+    // One that stays costs a look at the next start.
+    notes.map(|note| fs::remove_file(note.path())).count() > 0
+}
+
+impl Seals {
+    pub(super) fn new(context: Arc<Context>, start: Arc<Start>) -> Self {
+        let running = watch::Sender::new(0);
+        Self {
+            context,
+            start,
+            running,
+        }
+    }
+
+    /// Begins to seal one. The core is told of it when it is done, or cannot be.
+    pub(super) async fn begin(&self, complete: Complete) {
+        self.tell_sealing(true).await;
+        self.running.send_modify(|running| *running += 1);
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let note = note_of(&self.context.dirs.attempt(job, epoch), &complete.name);
+        // Without it a crash just now costs a copy of this checkpoint, and nothing else.
+        let _ = fs::write(&note, &complete.name);
+        let seals = self.clone();
+        tokio::spawn(async move {
+            seals.seal(complete).await;
+            let _ = fs::remove_file(&note);
+            seals.tell_sealing(false).await;
+            seals.running.send_modify(|running| *running -= 1);
+        });
+    }
+
+    /// Waits a moment for those that are under way.
+    pub(super) async fn settle(&self) {
+        let mut running = self.running.subscribe();
+        // The sender is ours.
+        let done = running.wait_for(|running| *running == 0);
+        let _ = timeout(WAIT, done).await;
+    }
+
+    /// Tells the cluster that this node wrote nothing for a checkpoint.
+    pub(super) async fn tell_empty(&self, name: String, step: u64) {
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        info!(%job, %epoch, name, "this node has no part of a checkpoint that another node completed");
+        let part = PartFound {
+            index: self.start.node_rank,
+            manifest: None,
+            bytes: 0,
+        };
+        let found = CheckpointFound {
+            part: Some(part),
+            parts: self.parts(),
+            ..CheckpointFound::bare(job, epoch, name, step)
+        };
+        self.context.tell(Event::Checkpoint(found)).await;
+    }
+
+    async fn seal(&self, complete: Complete) {
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let mut found = CheckpointFound {
+            by_rescan: complete.by_rescan,
+            parts: self.parts(),
+            metric: metric(&self.start.spec, &complete.metrics),
+            save_ms: u32::try_from(complete.save_ms).unwrap_or(u32::MAX),
+            ..CheckpointFound::bare(job, epoch, complete.name, complete.step)
+        };
+        let dir = self.context.dirs.checkpoints(job);
+        let vault = &self.context.vault;
+        if found.by_rescan && vault.is_of_earlier(&dir, &found).await {
+            return;
+        }
+        match vault.seal(&dir, &mut found, self.start.node_rank).await {
+            Ok(key) => {
+                self.context.tell(Event::Checkpoint(found)).await;
+                vault.said(&key);
+            }
+            Err(error) => {
+                warn!(%job, %epoch, found.name, %error, "a checkpoint cannot be sealed: it stays in its directory on this node only");
+                self.context.tell(Event::Checkpoint(found)).await;
+            }
+        }
+    }
+
+    fn parts(&self) -> u32 {
+        let members = u32::try_from(self.start.members.len());
+        members.unwrap_or(u32::MAX).max(1)
+    }
+
+    async fn tell_sealing(&self, begun: bool) {
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let sealing = Event::Sealing { job, epoch, begun };
+        self.context.tell(sealing).await;
+    }
+}
+
+/// How good it is by the metric that the job keeps the best of.
+fn metric(spec: &[u8], metrics: &[Metric]) -> Option<u64> {
+    let best = parse_json(spec).ok()?.checkpoint?.keep_best?;
+    let said = metrics.iter().find(|one| one.name == best.metric)?;
+    metric_bits(said.value.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlctl_proto::spec::{CheckpointSpec, JobSpec, KeepBest};
+
+    #[test]
+    fn what_was_being_sealed_is_known_once_after_a_crash() {
+        let dir = tempfile::tempdir().expect("dir");
+        assert!(!was_cut_short(dir.path()) && !was_cut_short(&dir.path().join("gone")));
+        fs::write(note_of(dir.path(), "ä/..-5"), "x").expect("written");
+        fs::write(dir.path().join("start.pb"), "x").expect("written");
+        assert!(was_cut_short(dir.path()));
+        assert!(!was_cut_short(dir.path()));
+        assert!(dir.path().join("start.pb").exists());
+    }
+
+    #[test]
+    fn the_metric_is_the_one_that_the_job_names() {
+        let said = [("accuracy", "0.5"), ("val_loss", "1.25e-1")];
+        let said = said.map(|(name, value)| Metric {
+            name: name.into(),
+            value: value.into(),
+        });
+        let spec = |best: Option<&str>| {
+            let mut spec = JobSpec::new(vec!["true".into()]);
+            spec.checkpoint = Some(CheckpointSpec {
+                keep_best: best.map(|best| KeepBest::parse(best).expect("good")),
+                ..CheckpointSpec::in_dir("c")
+            });
+            spec.canonical_json()
+        };
+        let of = |best| metric(&spec(best), &said);
+        assert_eq!(of(Some("val_loss:min:1")), metric_bits(0.125));
+        assert_eq!(of(Some("f1:max:1")), None);
+        assert_eq!(of(None), None);
+        assert_eq!(metric(b"nonsense", &said), None);
+    }
+}

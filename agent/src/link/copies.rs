@@ -1,0 +1,156 @@
+//! Between the wire and our own words for copies of checkpoints. Does NOT open connections and touches no copy.
+
+use mlctl_proto::agent;
+use mlctl_proto::ids::{Epoch, IdError, JobId};
+use mlctl_proto::persist::CheckpointSealed;
+
+use crate::core::{Holder, ManifestId, PartKey, Restore, RestorePart};
+
+/// What a leader wants of the copies of this node, or says of them.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum CopyOrder {
+    /// Copy a part to another node.
+    Replicate(Replicate),
+    /// What another node may do here.
+    Answer(Answer),
+}
+
+/// Copy this part to that node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replicate {
+    /// Which.
+    pub(crate) key: PartKey,
+    /// Where to.
+    pub(crate) to: Holder,
+    /// This node is about to go: as fast as it can.
+    pub(crate) urgent: bool,
+}
+
+/// The answer to a question with this number.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answer {
+    /// Of the question.
+    pub(crate) id: u64,
+    /// It may.
+    pub(crate) allowed: bool,
+    /// What it brings, if it was about bringing something.
+    pub(crate) part: Option<(PartKey, CheckpointSealed)>,
+}
+
+/// Another node of the attempt completed this checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SealPart {
+    /// The job.
+    pub(crate) job: JobId,
+    /// The attempt.
+    pub(crate) epoch: Epoch,
+    /// The checkpoint.
+    pub(crate) name: String,
+    /// Its step there.
+    pub(crate) step: u64,
+}
+
+const NO_MANIFEST: IdError = IdError::Missing {
+    kind: "manifest of 32 bytes",
+};
+
+fn manifest_from_wire(bytes: &[u8]) -> Result<ManifestId, IdError> {
+    bytes.try_into().map_err(|_| NO_MANIFEST)
+}
+
+/// Nothing for a part that was never written.
+fn manifest_or_none(bytes: &[u8]) -> Result<Option<ManifestId>, IdError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    manifest_from_wire(bytes).map(Some)
+}
+
+pub(super) fn part_from_wire(key: agent::PartKey) -> Result<PartKey, IdError> {
+    Ok(PartKey {
+        job: key.job.try_into()?,
+        epoch: key.epoch.try_into()?,
+        manifest: manifest_from_wire(&key.manifest)?,
+        name: key.name,
+        index: key.index,
+    })
+}
+
+/// A part's name for the wire.
+pub(crate) fn part_to_wire(key: &PartKey) -> agent::PartKey {
+    agent::PartKey {
+        job: Some(key.job.into()),
+        epoch: Some(key.epoch.into()),
+        name: key.name.clone(),
+        index: key.index,
+        manifest: key.manifest.to_vec(),
+    }
+}
+
+pub(super) fn part_keys(parts: Vec<agent::PartKey>) -> Result<Vec<PartKey>, IdError> {
+    parts.into_iter().map(part_from_wire).collect()
+}
+
+pub(super) fn replicate_from_wire(order: agent::Replicate) -> Result<Replicate, IdError> {
+    let to = order.to.unwrap_or_default();
+    Ok(Replicate {
+        key: part_from_wire(order.key.unwrap_or_default())?,
+        to: holder(to),
+        urgent: order.urgent,
+    })
+}
+
+pub(super) fn answer_from_wire(answer: agent::Answer) -> Result<Answer, IdError> {
+    let part = match (answer.key, answer.sealed) {
+        (Some(key), Some(sealed)) => Some((part_from_wire(key)?, sealed)),
+        _ => None,
+    };
+    Ok(Answer {
+        id: answer.id,
+        allowed: answer.allowed,
+        part,
+    })
+}
+
+fn holder(peer: agent::DataPeer) -> Holder {
+    Holder {
+        node: peer.node,
+        address: peer.address,
+    }
+}
+
+pub(super) fn restore_from_wire(restore: agent::Restore) -> Result<Restore, IdError> {
+    let part = |part: agent::RestorePart| {
+        Ok(RestorePart {
+            index: part.index,
+            manifest: manifest_or_none(&part.manifest)?,
+            bytes: part.bytes,
+            holders: part.holders.into_iter().map(holder).collect(),
+        })
+    };
+    let parts: Result<_, IdError> = restore.parts.into_iter().map(part).collect();
+    Ok(Restore {
+        epoch: restore.epoch.try_into()?,
+        parts: parts?,
+    })
+}
+
+pub(super) fn restore_to_wire(restore: &Restore) -> agent::Restore {
+    let holders = |holders: &[Holder]| {
+        let peer = |holder: &Holder| agent::DataPeer {
+            node: holder.node.clone(),
+            address: holder.address.clone(),
+        };
+        holders.iter().map(peer).collect()
+    };
+    let part = |part: &RestorePart| agent::RestorePart {
+        index: part.index,
+        manifest: part.manifest.map_or_else(Vec::new, |id| id.to_vec()),
+        bytes: part.bytes,
+        holders: holders(&part.holders),
+    };
+    agent::Restore {
+        epoch: Some(restore.epoch.into()),
+        parts: restore.parts.iter().map(part).collect(),
+    }
+}
