@@ -73,6 +73,12 @@ impl Failure {
         }
     }
 
+    /// The same, and what to do about it.
+    pub fn and(mut self, what: &str) -> Self {
+        self.message.push_str(what);
+        self
+    }
+
     /// What a program matches on, if a coordinator said it.
     pub fn code(&self) -> Option<Code> {
         self.code

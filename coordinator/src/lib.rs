@@ -13,6 +13,7 @@ mod background;
 mod clock;
 pub mod config;
 mod disk;
+mod downloads;
 mod fetching;
 pub mod leader;
 pub mod logs;

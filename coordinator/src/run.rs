@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mlctl_blobs::transfer::{Tls, TransferError};
 use mlctl_blobs::{Store, StoreError};
 use mlctl_runtime::identity::{Bundle, IdentityError};
 use mlctl_runtime::shutdown::Shutdown;
-use mlctl_runtime::tls::{Dialer, incoming, install_crypto, server_config};
+use mlctl_runtime::tls::{Dialer, NodeTls, incoming, install_crypto, server_config};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::{BadConfig, Config};
 use crate::consensus::{self, Begin, Handle, Membership, StartError, abort_process};
 use crate::disk::{Disk, Gauge};
+use crate::downloads::Downloads;
 use crate::fetching::fetch;
 use crate::leader::supervise;
 use crate::logs::Logs;
@@ -83,6 +85,9 @@ pub enum RunError {
     /// Blobs cannot be kept.
     #[error(transparent)]
     Blobs(#[from] StoreError),
+    /// Its identity does not do for fetching from nodes.
+    #[error(transparent)]
+    Fetching(#[from] TransferError),
     /// History cannot be kept.
     #[error(transparent)]
     History(#[from] SegmentError),
@@ -143,7 +148,6 @@ pub async fn run_on(
         dialer: &Dialer::new(&identity)?,
         segments: &segments,
     };
-    let begun = enter(&ground, &asked).await;
     let Consensus {
         raft,
         published,
@@ -151,7 +155,7 @@ pub async fn run_on(
         feed,
         history,
         peers,
-    } = begun?;
+    } = enter(&ground, &asked).await?;
     peers.start(raft.clone(), &shutdown);
     let (ports, leader) = watch::channel(None);
     let shared = Arc::new(Shared {
@@ -161,6 +165,7 @@ pub async fn run_on(
         peers,
         blobs: Store::open(dir.join("blobs"))?,
         logs: Logs::new(dir.join("logs")),
+        downloads: downloads(&identity, &dir)?,
         history,
         leader,
         clock: Clock::default(),
@@ -191,6 +196,15 @@ pub async fn run_on(
         Some(note) => Err(note.refusal(&raft_dir).into()),
         None => served,
     }
+}
+
+/// How parts of checkpoints come from nodes.
+fn downloads(identity: &Bundle, dir: &Path) -> Result<Downloads, RunError> {
+    let tls = NodeTls::reader(identity)?;
+    let known = tls.clone();
+    let identify = Arc::new(move |certificate: &[u8]| known.node_of(certificate));
+    let tls = Tls::new(&tls.client, &tls.server, &tls.server_name, identify)?;
+    Ok(Downloads::new(dir.join("downloads"), tls))
 }
 
 /// The data directory, its disk, and the history in it.

@@ -12,6 +12,7 @@ use tracing::Instrument;
 use crate::clock::Clock;
 use crate::config::{Config, Member};
 use crate::consensus::{Committed, Handle, MemberId, ProposeError, ReadError};
+use crate::downloads::Downloads;
 use crate::leader::Port;
 use crate::logs::Logs;
 use crate::members::roster;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub blobs: Store,
     /// Logs on this member.
     pub logs: Logs,
+    /// Parts of checkpoints on their way to people.
+    pub downloads: Downloads,
     /// Jobs that left the state.
     pub history: Arc<History>,
     /// Where agents' streams report, while this member leads.

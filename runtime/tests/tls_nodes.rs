@@ -1,7 +1,7 @@
 //! Node to node over TLS, with real sockets: only nodes of the same cluster get through, whichever end they are at.
 //! Does NOT move anything.
 use mlctl_runtime::identity::{Bundle, Ca};
-use mlctl_runtime::tls::{Dialer, NodeTls, server_config};
+use mlctl_runtime::tls::{COORDINATOR, Dialer, NodeTls, server_config};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -141,7 +141,7 @@ async fn nodes_of_one_cluster_meet_and_know_each_other() {
 }
 
 #[tokio::test]
-async fn only_nodes_of_this_cluster_get_in_or_are_believed() {
+async fn only_nodes_of_this_cluster_are_believed_and_only_they_and_its_coordinators_get_in() {
     let dir = tempfile::tempdir().expect("dir");
     let (ours, theirs) = (ca(dir.path(), "ours"), ca(dir.path(), "theirs"));
     let node = NodeTls::new(&ours.issue_node("n-a").expect("issued")).expect("a node's");
@@ -160,14 +160,18 @@ async fn only_nodes_of_this_cluster_get_in_or_are_believed() {
     for (who, bundle) in &strangers {
         let (client, server) = any(bundle);
         let name = &node.server_name;
-        let refused = meet(client, name, node.server.clone()).await;
-        assert!(refused.is_err(), "{who} got in");
+        let met = meet(client, name, node.server.clone()).await;
+        assert_eq!(met.is_ok(), *who == "coordinator", "{who}");
         let refused = meet(node.client.clone(), name, server).await;
         assert!(refused.is_err(), "{who} was believed");
         let certificate = CertificateDer::from_pem_slice(bundle.cert_pem.as_bytes()).expect("PEM");
-        assert!(
-            node.node_of(&certificate).is_err(),
-            "{who} has a node's name"
+        let name = node.node_of(&certificate).ok();
+        let wanted = (*who == "coordinator").then(|| format!("{COORDINATOR}c-a"));
+        assert_eq!(name, wanted, "{who} has a node's name");
+        assert_eq!(
+            NodeTls::reader(bundle).is_ok(),
+            *who == "coordinator",
+            "{who}"
         );
         if *who != "another CA's node" {
             assert!(NodeTls::new(bundle).is_err(), "{who} is made a node");

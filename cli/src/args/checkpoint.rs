@@ -10,6 +10,8 @@ pub enum CheckpointCommand {
     Ls(LsCheckpointsArgs),
     /// Everything about one checkpoint: its parts, and who has them
     Show(ShowCheckpointArgs),
+    /// Fetch a checkpoint to this machine; after a break the same command goes on
+    Get(GetCheckpointArgs),
     /// Keep checkpoints, whatever the rules of their job say
     Pin(NamedCheckpointsArgs),
     /// Let the rules of their job decide again
@@ -39,6 +41,16 @@ pub struct ShowCheckpointArgs {
     /// Job id and name of a checkpoint; of a job id alone: the newest one
     #[arg(value_name = "JOB[/NAME]")]
     pub checkpoint: String,
+}
+
+/// Arguments of `checkpoint get`.
+#[derive(Debug, Args)]
+pub struct GetCheckpointArgs {
+    /// Job id and name of a checkpoint; of a job id alone: the newest one
+    #[arg(value_name = "JOB[/NAME]")]
+    pub checkpoint: String,
+    /// A directory that is not there yet; default: the checkpoint's name
+    pub dir: Option<PathBuf>,
 }
 
 /// Arguments of `checkpoint pin`, `unpin` and `rm`.

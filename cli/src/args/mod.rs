@@ -12,7 +12,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use admin::{AdminCommand, CertCommand, UserCommand};
 pub use checkpoint::{
-    CheckpointCommand, CommitArgs, LsCheckpointsArgs, NamedCheckpointsArgs, ShowCheckpointArgs,
+    CheckpointCommand, CommitArgs, GetCheckpointArgs, LsCheckpointsArgs, NamedCheckpointsArgs,
+    ShowCheckpointArgs,
 };
 pub use daemon::{AgentArgs, CoordinatorArgs, LauncherArgs};
 pub use dev::{DemoArgs, DevArgs, DevCommand};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use mlctl_proto::api::checkpoints_client::CheckpointsClient;
 use mlctl_proto::api::{
-    self, ChangeCheckpointsReply, ChangeCheckpointsRequest, ListCheckpointsReply,
-    ListCheckpointsRequest, ListedCheckpoint, checkpoints_server,
+    self, ChangeCheckpointsReply, ChangeCheckpointsRequest, GetPartRequest, ListCheckpointsReply,
+    ListCheckpointsRequest, ListedCheckpoint, PartPiece, checkpoints_server,
 };
 use mlctl_proto::errors::{Code, Refusal};
 use prost::Message;
@@ -13,10 +13,11 @@ use tonic::{Request, Response, Status};
 
 use super::auth::{Person, person};
 use super::convert::job::checkpoints;
+use super::jobs::held;
 use super::jobs_read::{PAGE_BYTES, not_found, parse};
 use super::jobs_submit::{key, unexpected};
 use super::route::on_leader;
-use super::shown;
+use super::{Answers, checkpoint_parts, shown};
 use crate::peers::Lease;
 use crate::shared::{CallError, Shared};
 use crate::state::commands::{ChangeCheckpoints, CheckpointAction, NamedCheckpoint};
@@ -67,6 +68,24 @@ impl checkpoints_server::Checkpoints for Checkpoints {
             CheckpointsClient::new(lease.channel.clone())
                 .list(request)
                 .await
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    type GetPartStream = Answers<PartPiece>;
+
+    async fn get_part(
+        &self,
+        request: Request<GetPartRequest>,
+    ) -> Result<Response<Self::GetPartStream>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| checkpoint_parts::open(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            let answer = CheckpointsClient::new(lease.channel.clone())
+                .get_part(request)
+                .await?;
+            Ok(held(answer, lease, self.shared.shutdown.clone()))
         };
         on_leader(&self.shared, &person, &message, here, there).await
     }

@@ -154,7 +154,7 @@ impl jobs_server::Jobs for Jobs {
 
 /// The leader's stream as ours; it counts as a call on the connection until it ends. When the leader goes away or this
 /// coordinator stops it ends with an error that asks for another try, so that nobody takes that for its end.
-fn held<T: Send + 'static>(
+pub(super) fn held<T: Send + 'static>(
     answer: Response<Streaming<T>>,
     lease: Lease,
     shutdown: Shutdown,

@@ -5,6 +5,7 @@
 pub mod auth;
 mod blobs;
 mod bulk;
+mod checkpoint_parts;
 mod checkpoints;
 mod cluster;
 mod convert;

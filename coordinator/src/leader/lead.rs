@@ -124,6 +124,11 @@ impl Lead {
             Input::Probed { node, link, answer } => Event::Probed { node, link, answer },
             Input::Relay { node, link, relay } => Event::Relay { node, link, relay },
             Input::Copies { node, link, word } => Event::Copies { node, link, word },
+            Input::Peers { nodes, answer } => {
+                // Who asked may be gone.
+                let _ = answer.send(self.term.data_peers(&nodes));
+                Event::Time
+            }
             Input::Ready { node, link, report } => Event::Ready { node, link, report },
         }
     }

@@ -90,6 +90,13 @@ pub enum Input {
         /// What it says.
         word: copies::Word,
     },
+    /// A service asks where these nodes give parts of checkpoints.
+    Peers {
+        /// Their names.
+        nodes: Vec<String>,
+        /// Those that are connected.
+        answer: oneshot::Sender<Vec<copies::DataPeer>>,
+    },
     /// It is ready for its part of a gang.
     Ready {
         /// The node.

@@ -8,7 +8,7 @@ mod node;
 mod server;
 
 pub use client::{DialError, Dialer, channel, channel_lazy};
-pub use node::NodeTls;
+pub use node::{COORDINATOR, NodeTls};
 pub use server::{ConnPeer, ServerStream, incoming, peer_of, server_builder, server_config};
 
 use crate::identity::{Bundle, IdentityError};

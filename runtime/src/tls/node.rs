@@ -1,4 +1,5 @@
-//! Node to node: both ends show a node's certificate of this cluster and nothing else. For checkpoints on their way.
+//! Node to node: both ends show a node's certificate of this cluster and nothing else. For checkpoints on their way. A coordinator may dial
+//! nodes too, for people who want a checkpoint; nobody dials it this way.
 //!
 //! A node's certificate names no server, so that it can never pose as a coordinator; which node answers is read from the certificate
 //! and compared by whoever dialled. Opens no connection itself.
@@ -16,6 +17,9 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;
 
+/// Before the name of a coordinator where a node asks who has dialled. No node has such a name.
+pub const COORDINATOR: &str = "coordinator/";
+
 /// How one node talks to others: dials and serves with one identity.
 #[derive(Clone, Debug)]
 pub struct NodeTls {
@@ -29,7 +33,7 @@ pub struct NodeTls {
 }
 
 impl NodeTls {
-    /// Both ends of the node whose identity this is: TLS 1.3, no resumption, and nobody but nodes of the same cluster.
+    /// Both ends of the node whose identity this is: TLS 1.3, no resumption, and nobody but nodes and coordinators of the same cluster.
     ///
     /// # Errors
     /// [`IdentityError`] when the bundle is not a node's, or its parts do not fit together.
@@ -40,13 +44,31 @@ impl NodeTls {
                 "it is that of {peer}, and only nodes exchange checkpoints; `mlctl admin cert node` makes one"
             )));
         }
+        Self::of(bundle, peer.cluster)
+    }
+
+    /// For a coordinator, which dials nodes and serves nobody.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the bundle is not a coordinator's, or its parts do not fit together.
+    pub fn reader(bundle: &Bundle) -> Result<Self, IdentityError> {
+        let peer = bundle.peer()?;
+        if peer.role != Role::Coordinator {
+            return Err(IdentityError::Unfit(format!(
+                "it is that of {peer}, and only coordinators fetch checkpoints for people"
+            )));
+        }
+        Self::of(bundle, peer.cluster)
+    }
+
+    fn of(bundle: &Bundle, cluster: String) -> Result<Self, IdentityError> {
         let parts = Parts::of(bundle)?;
         let chain = WebPkiClientVerifier::builder_with_provider(parts.roots, PROVIDER.clone())
             .build()
             .map_err(unfit)?;
         let verifier = Arc::new(NodeVerifier {
             chain,
-            cluster: peer.cluster.clone(),
+            cluster: cluster.clone(),
         });
         let mut client = ClientConfig::builder_with_provider(PROVIDER.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -67,17 +89,17 @@ impl NodeTls {
         Ok(Self {
             client: Arc::new(client),
             server: Arc::new(server),
-            server_name: format!("node.{}.mlctl", peer.cluster),
-            cluster: peer.cluster,
+            server_name: format!("node.{cluster}.mlctl"),
+            cluster,
         })
     }
 
-    /// The name of the node whose certificate (DER) this is.
+    /// The name of the node whose certificate (DER) this is, or [`COORDINATOR`] and the name of the coordinator.
     ///
     /// # Errors
-    /// What is wrong with it, when it is not a node's of this cluster.
+    /// What is wrong with it, when it is neither of this cluster.
     pub fn node_of(&self, certificate: &[u8]) -> Result<String, String> {
-        node_of(certificate, &self.cluster).map_err(|error| error.to_string())
+        dialler_of(certificate, &self.cluster).map_err(|error| error.to_string())
     }
 }
 
@@ -94,7 +116,19 @@ fn node_of(certificate: &[u8], cluster: &str) -> Result<String, IdentityError> {
     Ok(peer.id)
 }
 
-/// Believes certificates that our CA signed and that name a node of our cluster, at either end.
+/// As [`node_of`]; a coordinator may dial too.
+fn dialler_of(certificate: &[u8], cluster: &str) -> Result<String, IdentityError> {
+    let peer = Peer::from_der(certificate)?;
+    match peer.role {
+        Role::Coordinator if peer.cluster == cluster => Ok(format!("{COORDINATOR}{}", peer.id)),
+        _ => node_of(certificate, cluster),
+    }
+}
+
+/// Whose certificate it is, if it may be shown.
+type Who = fn(&[u8], &str) -> Result<String, IdentityError>;
+
+/// Believes certificates that our CA signed and that name a node of our cluster, at either end, or a coordinator that dials.
 #[derive(Debug)]
 struct NodeVerifier {
     chain: Arc<dyn ClientCertVerifier>,
@@ -108,11 +142,12 @@ impl NodeVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
+        who: Who,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let chain = &self.chain;
         let verified = chain.verify_client_cert(end_entity, intermediates, now)?;
         let refuse = |why: IdentityError| CertificateError::Other(OtherError(Arc::new(why)));
-        node_of(end_entity, &self.cluster).map_err(refuse)?;
+        who(end_entity, &self.cluster).map_err(refuse)?;
         Ok(verified)
     }
 }
@@ -129,7 +164,7 @@ impl ClientCertVerifier for NodeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now)
+        self.verify(end_entity, intermediates, now, dialler_of)
     }
 
     fn verify_tls12_signature(
@@ -164,7 +199,7 @@ impl ServerCertVerifier for NodeVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now)
+        self.verify(end_entity, intermediates, now, node_of)
             .map(|_| ServerCertVerified::assertion())
     }
 

@@ -1,6 +1,10 @@
 //! `mlctl checkpoint`: what there is of a job's checkpoints, and what becomes of them.
 mod change;
 mod commit;
+#[cfg(target_os = "linux")]
+mod get;
+#[cfg(target_os = "linux")]
+mod lay;
 mod ls;
 mod show;
 
@@ -21,6 +25,12 @@ pub fn dispatch(
     match command {
         CheckpointCommand::Ls(args) => client_side(ls::run(args, global, output)),
         CheckpointCommand::Show(args) => client_side(show::run(args, global, output)),
+        #[cfg(target_os = "linux")]
+        CheckpointCommand::Get(args) => client_side(get::run(args, global, output)),
+        #[cfg(not(target_os = "linux"))]
+        CheckpointCommand::Get(_) => Err(Failure::usage(
+            "checkpoints are put together on Linux only: run this there".into(),
+        )),
         CheckpointCommand::Pin(args) => change(args, CheckpointAction::Pin),
         CheckpointCommand::Unpin(args) => change(args, CheckpointAction::Unpin),
         CheckpointCommand::Rm(args) => change(args, CheckpointAction::Remove),

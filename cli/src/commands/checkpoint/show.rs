@@ -24,7 +24,7 @@ pub async fn run(
 }
 
 /// `412/step-9000` as job and name.
-fn split(text: &str) -> Result<(&str, Option<&str>), Failure> {
+pub(super) fn split(text: &str) -> Result<(&str, Option<&str>), Failure> {
     match text.split_once('/') {
         None => Ok((text, None)),
         Some((job, name)) if !job.is_empty() && !name.is_empty() => Ok((job, Some(name))),
@@ -36,7 +36,7 @@ fn split(text: &str) -> Result<(&str, Option<&str>), Failure> {
 }
 
 /// Those of that name, of every attempt that made one; without a name the newest.
-fn named<'a>(job: &'a Job, name: Option<&str>) -> Result<Vec<&'a Checkpoint>, Failure> {
+pub(super) fn named<'a>(job: &'a Job, name: Option<&str>) -> Result<Vec<&'a Checkpoint>, Failure> {
     let list = &job.checkpoints;
     let found: Vec<&Checkpoint> = match name {
         None => list.last().into_iter().collect(),

@@ -22,7 +22,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::copies::{Copies, Told, Word};
+use super::copies::{Copies, DataPeer, Told, Word};
 use super::gang::{Gangs, Key, Report};
 use super::leases::{Leases, Waiting};
 use super::liveness::{Judge, Mono};
@@ -317,6 +317,12 @@ impl Term {
             named: BTreeSet::new(),
             out: Vec::new(),
         })
+    }
+
+    /// Where those of `nodes` that are connected give parts of checkpoints.
+    pub fn data_peers(&self, nodes: &[String]) -> Vec<DataPeer> {
+        let peers = nodes.iter().filter_map(|node| self.copies.peer(node));
+        peers.collect()
     }
 
     /// When [`Event::Time`] is due at the latest.
