@@ -31,6 +31,8 @@ pub struct Ended<'a> {
     pub end: &'a End,
     /// From when all ranks ran, 0 if they never did.
     pub ran_ms: i64,
+    /// It was to go on from a checkpoint.
+    pub resumes: bool,
 }
 
 impl<'a> Ended<'a> {
@@ -40,7 +42,12 @@ impl<'a> Ended<'a> {
             0 => 0,
             since => now_ms.saturating_sub(since),
         };
-        Self { end, ran_ms }
+        let resumes = !attempt.resume_from.is_empty();
+        Self {
+            end,
+            ran_ms,
+            resumes,
+        }
     }
 
     /// What is held against the job so far. One that ran for long proves that it does not kill what it runs on.
@@ -50,6 +57,13 @@ impl<'a> Ended<'a> {
         } else {
             (job.infrastructure_restarts, job.retries.losses)
         }
+    }
+
+    /// The infrastructure failed, not the job. What has run before and made a checkpoint can be launched: that it could not be this time is
+    /// the node's fault, or that of those that hold the checkpoint.
+    fn infrastructure(&self) -> bool {
+        let launch = self.end.kind == EndKind::LaunchFailed;
+        self.end.kind.infrastructure() || (launch && self.resumes)
     }
 
     /// Whether the machine, or what owned the ranks there, is gone.
@@ -72,7 +86,7 @@ pub fn verdict(job: &Job, retry: Option<&RetrySpec>, ended: &Ended) -> Verdict {
     let again = match listed {
         Some(retry) if job.retries.used < retry.max => Verdict::Retried,
         Some(_) => return Verdict::Over,
-        None if !end.kind.infrastructure() => return Verdict::Over,
+        None if !ended.infrastructure() => return Verdict::Over,
         None if restarts < INFRASTRUCTURE_RESTARTS_MAX => Verdict::Restarted,
         None => Verdict::Held,
     };
@@ -198,11 +212,30 @@ mod tests {
     }
 
     fn fails(job: &mut Job, retry: Option<&RetrySpec>, end: &End, ran_ms: i64) -> Verdict {
-        let ended = Ended { end, ran_ms };
+        let resumes = false;
+        let ended = Ended {
+            end,
+            ran_ms,
+            resumes,
+        };
         let verdict = verdict(job, retry, &ended);
         let until = Backoff::of(false).until(&job.retries, end.kind, 1_000);
         count(job, verdict, &ended, until);
         verdict
+    }
+
+    #[test]
+    fn what_has_run_before_and_cannot_be_launched_is_tried_again() {
+        let job = job();
+        let end = End::of(EndKind::LaunchFailed);
+        for (resumes, wanted) in [(false, Verdict::Over), (true, Verdict::Restarted)] {
+            let ended = Ended {
+                end: &end,
+                ran_ms: 0,
+                resumes,
+            };
+            assert_eq!(verdict(&job, None, &ended), wanted);
+        }
     }
 
     #[test]
@@ -261,6 +294,7 @@ mod tests {
             let ended = Ended {
                 end: &end,
                 ran_ms: 5,
+                resumes: false,
             };
             let found = verdict(&job(), retry.as_ref(), &ended);
             assert_eq!(found, want, "{retry:?} {end:?}");
