@@ -11,6 +11,8 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["bench", ref words @ ..] => bench::cli::main(words),
+        // An end of a copy, which `bench copies` starts.
+        ["copies-end", ref words @ ..] => bench::copies::end::main(words),
         ["sim", ref words @ ..] => sim::cli::main(words),
         ["mutants", ref words @ ..] => sim::mutants::main(words),
         ["fuzz", ref words @ ..] => fuzz::cli::main(words),
@@ -20,8 +22,9 @@ fn main() -> Result<()> {
             Ok(())
         }
         _ => bail!(
-            "usage: {}\n       {}\n       {}\n       {}",
+            "usage: {}\n       {}\n       {}\n       {}\n       {}",
             bench::cli::USAGE,
+            bench::copies::USAGE,
             sim::cli::USAGE,
             sim::mutants::USAGE,
             fuzz::cli::USAGE

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::disk::{self, next_data};
 use super::error::{CheckpointError, io};
@@ -12,6 +13,9 @@ use super::manifest::{Content, HOLE, Manifest};
 use super::receive::Receive;
 use super::store::read_manifest;
 use crate::BlobId;
+
+/// Chunks that a thread takes at once.
+const SPAN_CHUNKS: usize = 16;
 
 impl Receive {
     /// Takes whatever is found.
@@ -25,7 +29,7 @@ impl Receive {
                 self.fill_from(&path, content, &mut buffer)?;
             }
         }
-        self.fill_from_kept(&self.manifest, &mut buffer)?;
+        self.fill_from_kept(&self.manifest)?;
         for id in near {
             if self.missing() == 0 {
                 break;
@@ -37,7 +41,7 @@ impl Receive {
             ] {
                 // A neighbour that went away, or cannot be read, helps nobody.
                 if let Ok(bytes) = read_manifest(&path, id) {
-                    self.fill_from_kept(&Manifest::decode(&bytes)?, &mut buffer)?;
+                    self.fill_from_kept(&Manifest::decode(&bytes)?)?;
                 }
             }
         }
@@ -66,27 +70,65 @@ impl Receive {
         Ok(())
     }
 
-    /// Chunks that lie in kept contents of `manifest`, wherever in it they are.
-    fn fill_from_kept(
+    /// Chunks that lie in kept contents of `manifest`, wherever in it they are. With a few threads: a large file of which little changed
+    /// is read, hashed and written nearly whole.
+    fn fill_from_kept(&self, manifest: &Manifest) -> Result<(), CheckpointError> {
+        let mut spans = Vec::new();
+        for content in manifest.contents() {
+            let path = self.store.inner.objects.path(&content.id);
+            if content.chunks.iter().any(|chunk| self.wants(chunk)) && path.exists() {
+                let firsts = (0..content.chunks.len()).step_by(SPAN_CHUNKS);
+                spans.extend(firsts.map(|first| (content, first)));
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut buffer = vec![0; CHUNK_BYTES as usize];
+            while let Some((content, first)) = spans.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // One that fails makes the others stop at their next span.
+                self.fill_span(content, *first, &mut buffer)
+                    .inspect_err(|_| next.store(spans.len(), Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
+        let threads = self
+            .store
+            .inner
+            .options
+            .threads
+            .clamp(1, spans.len().max(1));
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut all = work();
+            for thread in others {
+                let ended = thread.join();
+                all = all.and(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            all
+        })
+    }
+
+    /// The next chunks of a kept content from `first` on. What another thread takes at the same moment is written twice, alike.
+    fn fill_span(
         &self,
-        manifest: &Manifest,
+        content: &Content,
+        first: usize,
         buffer: &mut [u8],
     ) -> Result<(), CheckpointError> {
-        for content in manifest.contents() {
-            let wanted = |chunk: &BlobId| *chunk != HOLE && self.lacks(chunk);
-            let path = self.store.inner.objects.path(&content.id);
-            if !content.chunks.iter().any(wanted) || !path.exists() {
-                continue;
-            }
-            let file = disk::open(&path)?;
-            for (inside, chunk) in content.chunks.iter().enumerate() {
-                if wanted(chunk) {
-                    let (at, length) = content.span(inside);
-                    self.take_if_good(&file, &path, at, &mut buffer[..length], chunk)?;
-                }
+        let path = self.store.inner.objects.path(&content.id);
+        let file = disk::open(&path)?;
+        let chunks = content.chunks.iter().enumerate().skip(first);
+        for (inside, chunk) in chunks.take(SPAN_CHUNKS) {
+            if self.wants(chunk) {
+                let (at, length) = content.span(inside);
+                self.take_if_good(&file, &path, at, &mut buffer[..length], chunk)?;
             }
         }
         Ok(())
+    }
+
+    fn wants(&self, chunk: &BlobId) -> bool {
+        *chunk != HOLE && self.lacks(chunk)
     }
 
     fn take_if_good(

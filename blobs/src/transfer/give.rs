@@ -1,7 +1,7 @@
 //! The end of a lane that has the chunks: answers what it is asked for, in order. The disk is read on a thread of its own, one chunk ahead.
 //! Memory: three chunks a lane, and those of which the connection's window holds a part. Does NOT ask who may read: that is settled before.
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,8 @@ use crate::checkpoint::{CheckpointError, CheckpointStore, Reader};
 
 /// Asked for and not read yet. Who asks for more waits.
 const ASKED_MAX: usize = 32;
+/// Buffers that are kept for the next chunk. Fresh memory has to be cleared twice, by the kernel and by us.
+const SPARES_MAX: usize = 3;
 /// One that asks for nothing for so long has gone.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -44,6 +46,36 @@ enum Answer {
     Manifest(Bytes),
     Chunk(u32, Bytes),
     Lack(u32),
+}
+
+/// Buffers of a lane whose bytes have been sent.
+#[derive(Clone, Default)]
+struct Spares(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spares {
+    fn with<T>(&self, look: impl FnOnce(&mut Vec<Vec<u8>>) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A chunk whose buffer comes back when the connection has no more use for it.
+struct Lent(Vec<u8>, Spares);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        self.1.with(|spares| {
+            if spares.len() < SPARES_MAX {
+                spares.push(bytes);
+            }
+        });
+    }
 }
 
 /// Serves one lane until the other end is done.
@@ -86,14 +118,14 @@ fn read(
     mut asked: mpsc::Receiver<Ask>,
     answer: &mpsc::Sender<Answer>,
 ) {
-    let mut reader = None;
+    let (mut reader, spares) = (None, Spares::default());
     while let Some(ask) = asked.blocking_recv() {
         let (found, index) = match ask {
             Ask::Manifest => (
                 store.manifest_bytes(id).map(|b| Answer::Manifest(b.into())),
                 0,
             ),
-            Ask::Chunk(index) => (read_chunk(store, id, &mut reader, index), index),
+            Ask::Chunk(index) => (read_chunk(store, id, &mut reader, index, &spares), index),
         };
         let next = found.unwrap_or_else(|error| {
             tracing::warn!(%id, index, %error, "cannot serve a checkpoint");
@@ -110,14 +142,16 @@ fn read_chunk(
     id: &BlobId,
     reader: &mut Option<Reader>,
     index: u32,
+    spares: &Spares,
 ) -> Result<Answer, CheckpointError> {
     let open = match reader.take() {
         Some(open) => open,
         None => store.reader(id)?,
     };
-    let mut bytes = Vec::new();
+    let mut bytes = spares.with(Vec::pop).unwrap_or_default();
     reader.insert(open).read(index, &mut bytes)?;
-    Ok(Answer::Chunk(index, bytes.into()))
+    let lent = Lent(bytes, spares.clone());
+    Ok(Answer::Chunk(index, Bytes::from_owner(lent)))
 }
 
 async fn send(

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{apply, array, burst, failover, idle, latency, queue, submits};
+use super::{apply, array, burst, copies, failover, idle, latency, queue, submits};
 
 /// How it is called.
 pub const USAGE: &str = "mlctl-tests bench latency|burst|array|submits|queue|failover|idle|apply|all [--rounds N]   (MLCTL_BIN names a release build)";
@@ -18,6 +18,10 @@ const KILLS: usize = 20;
 /// # Errors
 /// For words it does not know, and when figures cannot be taken.
 pub fn main(words: &[&str]) -> Result<()> {
+    if let ["copies", words @ ..] = words {
+        // Sizes of its own, and longer than all others together: no part of `all`.
+        return copies::run(&copies::Sizes::of(words, ROUNDS)?);
+    }
     let (name, rounds) = match words {
         [name] => (*name, None),
         [name, "--rounds", count] => {
@@ -26,7 +30,7 @@ pub fn main(words: &[&str]) -> Result<()> {
                 .with_context(|| format!("--rounds {count}: use a whole number"))?;
             (*name, Some(count.max(1)))
         }
-        _ => bail!("usage: {USAGE}"),
+        _ => bail!("usage: {USAGE}\n       {}", copies::USAGE),
     };
     let many = rounds.unwrap_or(ROUNDS);
     match name {
@@ -48,6 +52,6 @@ pub fn main(words: &[&str]) -> Result<()> {
             idle::run(many)?;
             apply::run(many)
         }
-        _ => bail!("usage: {USAGE}"),
+        _ => bail!("usage: {USAGE}\n       {}", copies::USAGE),
     }
 }

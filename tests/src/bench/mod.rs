@@ -5,6 +5,7 @@ pub mod apply;
 pub mod array;
 pub mod burst;
 pub mod cli;
+pub mod copies;
 pub mod failover;
 pub mod idle;
 pub mod latency;
