@@ -98,20 +98,24 @@ impl Trial {
         (digest.to_owned(), from, job)
     }
 
-    /// The steps of the job's checkpoints of its current attempt that every node could lose.
-    fn durable(&self, id: &str) -> Option<u64> {
+    /// The newest step of which attempt `attempt`, the current one, has a checkpoint that is on two nodes.
+    fn durable(&self, id: &str, attempt: u32) -> Option<u64> {
         let job = self.fleet.job(id);
-        let attempts = job.attempts().len() as u64;
+        if job.attempts().len() != attempt as usize || job.state() != "Running" {
+            return None;
+        }
         let all = job.0["checkpoints"].as_array().cloned().unwrap_or_default();
-        let durable = all
-            .iter()
-            .filter(|one| one["durability"] == "1/1" && one["attempt"].as_u64() == Some(attempts));
+        let durable = all.iter().filter(|one| {
+            one["durability"] == "1/1" && one["attempt"].as_u64() == Some(u64::from(attempt))
+        });
         durable.filter_map(|one| one["step"].as_u64()).max()
     }
 
-    /// Waits for a checkpoint that is on two nodes; then one of the job's nodes dies, and its disk with it. It comes back empty.
-    fn strike(&mut self, id: &str) -> u64 {
-        let step = until("a copy of a checkpoint", COPIED, || self.durable(id));
+    /// Waits for a checkpoint of attempt `attempt` that is on two nodes; then one of the job's nodes dies, and its disk with it. It comes back empty.
+    fn strike(&mut self, id: &str, attempt: u32) -> u64 {
+        let step = until("a copy of a checkpoint", COPIED, || {
+            self.durable(id, attempt)
+        });
         let nodes = self.fleet.job(id).nodes();
         let place = self.dice.random_range(0..nodes.len());
         let node = nodes[place].clone();
@@ -144,8 +148,8 @@ fn trial(test: &str, format: &'static str, jobs: u32) {
         let begun = Instant::now();
         let id = trial.submit(STEP_MS);
         let mut steps = Vec::new();
-        for _ in 0..LOSSES {
-            steps.push(trial.strike(&id));
+        for attempt in 1..=LOSSES {
+            steps.push(trial.strike(&id, attempt));
         }
         let (digest, from, job) = trial.ended(&id);
         assert_eq!(

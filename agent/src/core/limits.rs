@@ -15,7 +15,8 @@ impl Core {
         if attempt.stop.is_none() && attempt.first_failure.is_none() {
             attempt.stop = Some(Stop {
                 reason: EndKind::TimedOut,
-                grace_ms: 0,
+                // The keeper knows when it kills; whoever wants that sooner says so.
+                grace_ms: u32::MAX,
                 why: why.to_owned(),
             });
             // The cluster learns now that the ranks have their last chance to save.

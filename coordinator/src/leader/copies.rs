@@ -32,6 +32,8 @@ const AGAIN_MS: u64 = 1_000;
 const FAILED_MS: u64 = 5_000;
 /// A copy of which nothing was heard for so long is ordered anew, milliseconds. Nodes say when one fails.
 const FORGOTTEN_MS: u64 = 30 * 60 * 1_000;
+/// The word of a holder comes so long after its copy at the latest, milliseconds.
+const SAID_MS: u64 = 10_000;
 /// A node that was asked for its part of a checkpoint is asked again after so long, milliseconds.
 const ASK_AGAIN_MS: u64 = 5_000;
 /// Bytes of a restore that a slow network brings in a millisecond.
@@ -151,7 +153,10 @@ pub struct RestorePart {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Move {
     from: String,
-    since: Mono,
+    /// Ordered anew then, if nobody has said that it holds the part.
+    until: Mono,
+    /// It was sent: it costs nobody anything any more.
+    sent: bool,
 }
 
 /// All that is under way.
@@ -274,12 +279,19 @@ impl Copies {
                 told(CopyOrder::Answer { id, allowed, yes })
             }
             Word::Pushed { key, to, error } => {
-                if !error.is_empty() {
-                    let until = now.saturating_add(FAILED_MS);
-                    self.failed.insert((key.clone(), to.clone()), until);
+                let copy = (key, to);
+                if error.is_empty() {
+                    // Its holder says so in a moment, and then it counts.
+                    if let Some(one) = self.moves.get_mut(&copy) {
+                        one.until = now.saturating_add(SAID_MS);
+                        one.sent = true;
+                    }
+                    return Vec::new();
                 }
-                self.touched.insert(key.job);
-                self.moves.remove(&(key, to));
+                self.failed
+                    .insert(copy.clone(), now.saturating_add(FAILED_MS));
+                self.moves.remove(&copy);
+                self.touched.insert(copy.0.job);
                 Vec::new()
             }
         }
@@ -295,7 +307,7 @@ impl Copies {
         self.asked
             .retain(|_, at| at.saturating_add(ASK_AGAIN_MS) > now);
         self.moves
-            .retain(|_, one| one.since.saturating_add(FORGOTTEN_MS) > now);
+            .retain(|(key, _), one| one.until > now && is_known(state, key));
         let mut jobs = std::mem::take(&mut self.touched);
         if due {
             jobs.append(&mut self.lacking);
@@ -370,8 +382,10 @@ impl Copies {
                 urgent,
             };
             told.push((from.clone(), order));
-            let since = now;
-            self.moves.insert((key.clone(), to), Move { from, since });
+            let until = now.saturating_add(FORGOTTEN_MS);
+            let sent = false;
+            self.moves
+                .insert((key.clone(), to), Move { from, until, sent });
         }
         needs > 0
     }
@@ -400,7 +414,7 @@ impl Copies {
         !missing.is_empty()
     }
 
-    /// Last attempts of pending jobs of which a part of a checkpoint is missing that a connected node can still give.
+    /// Last attempts of pending jobs of which a part of a checkpoint is missing that a connected node can still give: one that has been up since.
     pub fn incomplete(&self, state: &State) -> BTreeMap<Key, Vec<String>> {
         let mut found: BTreeMap<Key, Vec<String>> = BTreeMap::new();
         for job in self.lacking.iter().filter_map(|id| state.job(*id)) {
@@ -409,7 +423,8 @@ impl Copies {
             }
             for checkpoint in job.checkpoints.iter().filter(|one| !one.is_whole()) {
                 let mut nodes = missing(state, job, checkpoint);
-                nodes.retain(|node| self.peers.contains_key(node));
+                let up_since = |node: &String| stayed_up(state, job, node);
+                nodes.retain(|node| self.peers.contains_key(node) && up_since(node));
                 if !nodes.is_empty() {
                     found.insert((job.id, checkpoint.epoch), nodes);
                 }
@@ -480,6 +495,28 @@ fn missing(state: &State, job: &Job, checkpoint: &Checkpoint) -> Vec<String> {
         .filter(|(place, _)| !known(place))
         .map(|(_, allocation)| allocation.node.clone())
         .collect()
+}
+
+/// The part still counts.
+fn is_known(state: &State, key: &PartKey) -> bool {
+    let job = state.job(key.job);
+    let mut checkpoints = job.iter().flat_map(|job| &job.checkpoints);
+    checkpoints.any(|one| {
+        let same = one.epoch == key.epoch && one.name == key.name;
+        let is = |part: &Part| part.index == key.index && part.manifest == Some(key.manifest);
+        same && one.parts.iter().any(is)
+    })
+}
+
+/// A node has not booted since the current attempt of `job` was placed on it: what it was about to seal is still there.
+fn stayed_up(state: &State, job: &Job, node: &str) -> bool {
+    let attempt = state.current_attempt(job);
+    let mut allocations = attempt.iter().flat_map(|attempt| &attempt.allocations);
+    let placed = allocations.find(|one| one.node == node);
+    let known = state.node(node);
+    placed
+        .zip(known)
+        .is_some_and(|(placed, known)| placed.boot_id == known.facts.boot_id)
 }
 
 /// A holder on which one can count: neither gone nor about to go.

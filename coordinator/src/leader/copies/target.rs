@@ -49,7 +49,11 @@ impl Copies {
             let node = state.node(name)?;
             let fits = free(peer) >= part.bytes.saturating_add(SPARE);
             let takes = takes(node) && network_of(node) == network && fits;
-            let coming = self.moves.keys().filter(|(_, to)| to == name).count();
+            let coming = self
+                .moves
+                .iter()
+                .filter(|((_, to), one)| to == name && !one.sent)
+                .count();
             if !takes || taken(name) || rests(name) || coming >= AT_ONCE {
                 return None;
             }
@@ -65,7 +69,7 @@ impl Copies {
     fn source<'a>(&self, state: &'a State, part: &Part) -> Option<(String, &'a str)> {
         let sends = |name: &str| {
             let moves = self.moves.values();
-            moves.filter(|one| one.from == name).count()
+            moves.filter(|one| one.from == name && !one.sent).count()
         };
         let connected = part.holders.iter().filter_map(|name| {
             let node = state.node(name)?;

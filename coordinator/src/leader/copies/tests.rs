@@ -303,3 +303,30 @@ fn what_a_node_has_and_what_is_believed_are_compared() {
     let rest = stage.says("a", list(vec![key]));
     assert_eq!(rest.len(), 1, "{rest:?}");
 }
+
+/// A trainer that saves often: what was sent, or does not count any more, keeps nobody from sending.
+#[test]
+fn what_was_sent_makes_room_for_what_is_to_be_sent() {
+    let mut stage = Stage::new(&[("a", ""), ("b", "")], &["a"]);
+    for step in 0..20_u8 {
+        let part = SealedPart {
+            name: format!("step-{step}"),
+            step: u64::from(step),
+            ..sealed(0, Some([step + 1; 32]), 1)
+        };
+        stage.seals("a", part);
+        assert_eq!(stage.ordered(), [to("a", "b", 0)], "step {step}");
+        let key = PartKey {
+            name: format!("step-{step}"),
+            manifest: [step + 1; 32],
+            ..stage.key(0)
+        };
+        let sent = Word::Pushed {
+            key,
+            to: "b".into(),
+            error: String::new(),
+        };
+        stage.says("a", sent);
+        assert_eq!(stage.ordered(), [], "its word is on the way");
+    }
+}

@@ -292,3 +292,45 @@ fn a_batch_of_copies_moves_the_mark_of_its_node() {
     cluster.run(system(), Body::AgentEvents(again));
     assert_eq!(only(&cluster, job).parts[0].holders, ["c"]);
 }
+
+/// The plan was made before the newer one was whole.
+#[test]
+fn a_start_from_an_older_checkpoint_than_there_is_by_now_is_refused() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    for (step, manifest) in [(5, A), (10, B)] {
+        let name = format!("step-{step}");
+        seal(
+            &mut cluster,
+            "a",
+            at,
+            part(&name, step, 0, Some(manifest), 2),
+        );
+        seal(&mut cluster, "b", at, part(&name, step, 1, None, 2));
+    }
+    for node in ["a", "b"] {
+        cluster.event(
+            node,
+            job,
+            epoch,
+            ended(crate::state::records::EndKind::KeeperLost, 0),
+        );
+    }
+    let newest = cluster.start(job, &["c", "d"]);
+    let older = crate::state::commands::StartAttempt {
+        resume_from: "step-5".into(),
+        ..newest.clone()
+    };
+    let refused = |applied: Applied| match applied.reply {
+        crate::state::records::Reply::Started { refused, .. } => refused,
+        other => panic!("{other:?}"),
+    };
+    let told = refused(cluster.propose(vec![older.clone()]));
+    assert!(told[0].1.contains("step-10"), "{told:?}");
+    // Where nobody has the newer one any more the older one will do.
+    let mut lost = cluster.clone();
+    lost.lose("a");
+    let told = refused(lost.propose(vec![older]));
+    assert!(told[0].1.contains("no node holds"), "a had both: {told:?}");
+    assert_eq!(refused(cluster.propose(vec![newest])), []);
+}

@@ -8,7 +8,7 @@ use mlctl_proto::ids::{Epoch, JobId, clip};
 use super::{Context, checkpoints, waves};
 use crate::state::change::Change;
 use crate::state::records::{
-    Allocation, AllocationPhase, Attempt, Job, JobState, Node, Reply, Wave,
+    Allocation, AllocationPhase, Attempt, Checkpoint, Job, JobState, Node, Reply, Wave,
 };
 use crate::state::rules::{
     Request, Resume, cpu_room_for, excluded, fits_kind, resume, resumes_another,
@@ -269,21 +269,38 @@ fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<(), St
         Resume::From(_) if start.resume_from.is_empty() => {
             Err("it has a checkpoint to resume from".into())
         }
-        Resume::From(checkpoints) => {
-            let held = checkpoints.iter().any(|checkpoint| {
-                checkpoint.name == start.resume_from
-                    && (checkpoint.is_portable() || checkpoint.full_holders().contains(&rank_0))
-            });
-            if held {
-                Ok(())
-            } else {
-                Err(format!(
-                    "rank 0 is not on a node that holds checkpoint {}",
-                    clip(&start.resume_from)
-                ))
-            }
+        Resume::From(checkpoints) => check_newest(state, &checkpoints, &start.resume_from, rank_0),
+    }
+}
+
+/// The start goes on from one of these, newest first, and not from an older one than it could: what the plan saw may be old by now.
+fn check_newest(
+    state: &State,
+    newest_first: &[&Checkpoint],
+    resume_from: &str,
+    rank_0: &str,
+) -> Result<(), String> {
+    for checkpoint in newest_first {
+        let held = checkpoint.is_portable() || checkpoint.full_holders().contains(&rank_0);
+        if checkpoint.name == resume_from && held {
+            return Ok(());
+        }
+        if checkpoint.is_portable() && can_be_brought(state, checkpoint) {
+            let name = clip(&checkpoint.name);
+            return Err(format!("a newer checkpoint, {name}, is there by now"));
         }
     }
+    Err(format!(
+        "rank 0 is not on a node that holds checkpoint {}",
+        clip(resume_from)
+    ))
+}
+
+/// Every part of it is on a node that takes work: whoever leads has heard of it, or waits for that.
+fn can_be_brought(state: &State, checkpoint: &Checkpoint) -> bool {
+    let takes = |name: &String| state.node(name).is_some_and(|node| node.schedulable());
+    let mut parts = checkpoint.filled();
+    parts.all(|part| part.holders.iter().any(takes))
 }
 
 #[cfg(test)]
