@@ -3,7 +3,6 @@
 #![cfg(target_os = "linux")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-pub mod far;
 pub mod net;
 
 use std::collections::BTreeMap;
