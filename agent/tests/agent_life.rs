@@ -16,7 +16,9 @@ use mlctl_proto::agent::{
     Announce, AttemptPhase, Forget, Go, Member, PartKey, Restore, RestorePart, SealPart,
     StartAllocation, StopAllocation, agent_message,
 };
-use mlctl_proto::persist::{AgentEvent, AttemptEnd, CheckpointSealed, EndKind, Id, agent_event};
+use mlctl_proto::persist::{
+    AgentEvent, AttemptEnd, CheckpointPart, CheckpointSealed, EndKind, Id, agent_event,
+};
 use mlctl_proto::spec::{CheckpointSpec, JobSpec};
 use mlctl_runtime::identity::Ca;
 use mlctl_runtime::shutdown::Shutdown;
@@ -513,6 +515,21 @@ async fn listed(leader: &mut Leader) -> Vec<PartKey> {
     inventory.await
 }
 
+/// A start that resumes from step-5 of the first attempt, which is this part.
+fn resuming(mut start: StartAllocation, part: CheckpointPart) -> StartAllocation {
+    start.resume_from = "step-5".into();
+    start.restore = Some(Restore {
+        epoch: id(1),
+        parts: vec![RestorePart {
+            index: 0,
+            manifest: part.manifest,
+            bytes: part.bytes,
+            holders: vec![],
+        }],
+    });
+    start
+}
+
 #[tokio::test]
 async fn a_checkpoint_is_sealed_listed_put_together_again_and_forgotten() {
     let dir = tempfile::tempdir().expect("dir");
@@ -539,22 +556,12 @@ async fn a_checkpoint_is_sealed_listed_put_together_again_and_forgotten() {
         index: 0,
         manifest: part.manifest.clone(),
     };
-    assert_eq!(listed(&mut leader).await, [key.clone()]);
+    assert_eq!(listed(&mut leader).await, std::slice::from_ref(&key));
     // The next attempt resumes from it, although its directory is gone.
     let made = dir.path().join("data/jobs/1/checkpoints/step-5");
     std::fs::remove_dir_all(&made).expect("removed");
     let script = "cat $MLCTL_RESUME_FROM/w; until [ -e ../../../go ]; do sleep 0.02; done";
-    let mut next = start(1, 2, script);
-    next.resume_from = "step-5".into();
-    next.restore = Some(Restore {
-        epoch: id(1),
-        parts: vec![RestorePart {
-            index: 0,
-            manifest: part.manifest,
-            bytes: part.bytes,
-            holders: vec![],
-        }],
-    });
+    let next = resuming(start(1, 2, script), part);
     set_off(&mut leader, next).await;
     let facts = dir.path().join("data/jobs/1/2/restored.json");
     let facts = std::fs::read_to_string(facts).expect("written");
@@ -575,10 +582,8 @@ async fn a_checkpoint_is_sealed_listed_put_together_again_and_forgotten() {
     assert_eq!(ended(&mut leader, 1, 2).await, (EndKind::Exited, 0));
     assert_eq!(leader.whole_log(1, 2, 0).await, ["hi"]);
     // Nobody needs it any more.
-    let forget = Forget {
-        parts: vec![key.clone()],
-    };
-    leader.say(What::Forget(forget)).await;
+    let parts = vec![key.clone()];
+    leader.say(What::Forget(Forget { parts })).await;
     let held = dir.path().join("data/copies/held");
     let end = Instant::now() + PATIENCE;
     while std::fs::read_dir(&held).expect("there").count() > 0 {

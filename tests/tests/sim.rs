@@ -75,8 +75,8 @@ fn caught(plant: Plant, breaks: &[&str]) {
 
 #[test]
 fn old_results_under_a_new_epoch_are_found() {
-    // Who believes them also takes a fenced attempt for over that is not.
-    caught(Plant::ForgedEpoch, &["I2'", "I2"]);
+    // Who believes them also takes a fenced attempt for over that is not, and a checkpoint for one of the newer epoch.
+    caught(Plant::ForgedEpoch, &["I2'", "I2", "I13"]);
 }
 
 #[test]

@@ -434,11 +434,8 @@ async fn a_damaged_copy_is_told_to_be_lost_and_the_other_holder_is_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_of_several_nodes_are_put_together_with_ones_own_first() {
     let place = Place::new();
-    let (a, b, c) = (
-        place.node("a").await,
-        place.node("b").await,
-        place.node("c").await,
-    );
+    let (a, b) = (place.node("a").await, place.node("b").await);
+    let c = place.node("c").await;
     a.write("step-5", "shard-0", &noise(1, 2 << 20));
     a.write("step-5", "sub/x", b"of a");
     a.write("step-5", "shared", b"of a");

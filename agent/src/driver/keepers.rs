@@ -45,6 +45,8 @@ pub(super) enum StartError {
 }
 
 /// What became of a keeper while the agent was away.
+// One at a time, and moved once: their size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Found {
     Alive(Connection),
     Gone,

@@ -45,6 +45,8 @@ const ORDERS: usize = 256;
 
 /// What reaches the driver.
 #[derive(Debug)]
+// One at a time, and moved once: their size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Input {
     /// A coordinator was dialled; what it is to be told goes here.
     LinkUp {
@@ -251,10 +253,7 @@ impl Driver {
             }
             Action::JournalLazily { records } => self.journal.append(records, None).await?,
             Action::Send(message) => self.send(Outgoing::Core(message)),
-            Action::Redial { why } => {
-                info!(why, "leaving this coordinator");
-                self.outgoing = None;
-            }
+            Action::Redial { why } => self.redial(&why),
             Action::Prepare(start) => {
                 failpoint::hit("prepare.ordered");
                 info!(job = %start.job, epoch = %start.epoch, name = start.job_name, "preparing");
@@ -307,16 +306,23 @@ impl Driver {
                 let vault = self.context.vault.clone();
                 tokio::spawn(async move { vault.announce(keys).await });
             }
-            Action::SendInventory => {
-                for inventory in self.context.vault.inventory() {
-                    self.send(Outgoing::Copies(agent_message::What::Inventory(inventory)));
-                }
-            }
+            Action::SendInventory => self.send_inventory(),
             Action::Closed { job, epoch } => {
                 info!(%job, %epoch, "the cluster has acknowledged the end")
             }
         }
         Ok(())
+    }
+
+    fn redial(&mut self, why: &str) {
+        info!(why, "leaving this coordinator");
+        self.outgoing = None;
+    }
+
+    fn send_inventory(&mut self) {
+        for inventory in self.context.vault.inventory() {
+            self.send(Outgoing::Copies(agent_message::What::Inventory(inventory)));
+        }
     }
 
     /// Words between keepers are said again until they are answered: those that do not fit are left out.

@@ -53,7 +53,13 @@ pub(super) fn was_cut_short(folder: &Path) -> bool {
         name.to_string_lossy().starts_with(BEGUN)
     });
     // One that stays costs a look at the next start.
-    notes.map(|note| fs::remove_file(note.path())).count() > 0
+    let mut any = false;
+    for note in notes {
+        any = true;
+        // One that stays brings another look, and nothing else.
+        let _ = fs::remove_file(note.path());
+    }
+    any
 }
 
 impl Seals {

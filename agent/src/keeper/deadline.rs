@@ -9,8 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// The file's name in an attempt's directory.
-pub const DEADLINE: &str = "deadline.json";
+pub use crate::launch::plan::DEADLINE;
 
 /// What it says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,13 +8,12 @@
     clippy::float_arithmetic
 )]
 
-use crate::keeper::deadline::DEADLINE;
 use std::collections::BTreeMap;
 
 use mlctl_proto::limits::DUMP_NAME;
 use mlctl_proto::spec::{Compat, LaunchMethod};
 
-use super::plan::Request;
+use super::plan::{DEADLINE, Request};
 use super::{array, mpi, slurm};
 
 /// Variables by name.

@@ -199,6 +199,9 @@ pub struct FencePlan {
     pub grace_ms: u32,
 }
 
+/// The file in an attempt's directory that says, once it is known, when the ranks are to end.
+pub const DEADLINE: &str = "deadline.json";
+
 /// A time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -68,6 +68,8 @@ pub(crate) struct Relay {
 
 /// What goes to the leader.
 #[derive(Debug)]
+// One at a time, and moved once: their size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Outgoing {
     /// The core's words.
     Core(ToLeader),

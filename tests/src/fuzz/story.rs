@@ -66,7 +66,7 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&system, reported("b", 2, vec![ended(2, 1)]));
     let jobs = vec![JobId::new(1, 3), JobId::new(1, 4), JobId::new(1, 5)];
     tell(&ann, Body::RetryJobs(RetryJobs { jobs }));
-    tell(&ann, pinned(1, "step-1"));
+    tell(&ann, pinned(1, "step-5"));
     let lost = DeclareNodeLost {
         node: "c".into(),
         boot_id: "boot-c".into(),

@@ -13,7 +13,7 @@ use mlctl_proto::persist::CheckpointSealed;
 
 use super::keeper::Directory;
 use super::marks::Mark;
-use super::stream::Up;
+use super::stream::{Down, Up};
 use super::world::{COORDINATORS, Event, Process, World};
 use crate::checkers::Key;
 
@@ -271,12 +271,22 @@ impl World {
         }
     }
 
-    pub(super) fn send_inventory(&mut self, at: Process) {
+    /// What a core wants done with parts.
+    pub(super) fn act_on_parts(&mut self, at: Process, action: agent::Action) {
+        match action {
+            agent::Action::Forget(keys) => self.forget_parts(at.who, &keys),
+            agent::Action::Announce(keys) => self.announce_parts(at.who, keys),
+            agent::Action::SendInventory => self.send_inventory(at),
+            other => unreachable!("{other:?} is not of parts"),
+        }
+    }
+
+    fn send_inventory(&mut self, at: Process) {
         let parts = self.nodes[at.who].vault.keys().map(to_leader).collect();
         self.say_of_copies(at, Word::Inventory { parts, more: false });
     }
 
-    pub(super) fn forget_parts(&mut self, who: usize, keys: &[agent::PartKey]) {
+    fn forget_parts(&mut self, who: usize, keys: &[agent::PartKey]) {
         self.marks.hit(Mark::PartForgotten);
         for key in keys {
             self.nodes[who].vault.remove(key);
@@ -284,7 +294,7 @@ impl World {
     }
 
     /// Says how it is with parts that the cluster is not sure of.
-    pub(super) fn announce_parts(&mut self, who: usize, keys: Vec<agent::PartKey>) {
+    fn announce_parts(&mut self, who: usize, keys: Vec<agent::PartKey>) {
         for key in keys {
             let event = match self.nodes[who].vault.get(&key).cloned() {
                 Some(sealed) => agent::Event::CopyHeld {
@@ -391,12 +401,12 @@ impl World {
     }
 }
 
-/// What the core is told of parts.
-pub(super) fn for_core(order: CopyOrder) -> Result<agent::LeaderMessage, CopyOrder> {
+/// How an order about parts reaches a node: some of them the core hears of.
+pub(super) fn down(term: u64, order: CopyOrder) -> Down {
     let keys = |parts: Vec<PartKey>| parts.into_iter().map(to_agent).collect();
     match order {
-        CopyOrder::Forget(parts) => Ok(agent::LeaderMessage::Forget(keys(parts))),
-        CopyOrder::Announce(parts) => Ok(agent::LeaderMessage::Announce(keys(parts))),
-        other => Err(other),
+        CopyOrder::Forget(parts) => Down::Say(term, agent::LeaderMessage::Forget(keys(parts))),
+        CopyOrder::Announce(parts) => Down::Say(term, agent::LeaderMessage::Announce(keys(parts))),
+        other => Down::Copies(other),
     }
 }

@@ -109,10 +109,7 @@ impl World {
     fn order(&mut self, term: u64, link: u64, order: Order) {
         let told = match order {
             Order::Probe(order) => Down::Probe(*order),
-            Order::Copies(order) => match copies::for_core(*order) {
-                Ok(message) => Down::Say(term, message),
-                Err(order) => Down::Copies(order),
-            },
+            Order::Copies(order) => copies::down(term, *order),
             order => Down::Say(term, words::order(order)),
         };
         self.push_down(link, told);

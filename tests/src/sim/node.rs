@@ -351,10 +351,8 @@ impl World {
                 self.check_devices(who, (job, epoch), &uuids)
             }
             agent::Action::ReleaseKeeper { job, epoch } => self.keeper_release(who, (job, epoch)),
-            agent::Action::Forget(keys) => self.forget_parts(who, &keys),
-            agent::Action::Announce(keys) => self.announce_parts(who, keys),
-            agent::Action::SendInventory => self.send_inventory(at),
             agent::Action::Closed { .. } => {}
+            of_parts => self.act_on_parts(at, of_parts),
         }
     }
 

@@ -28,6 +28,10 @@ pub fn dropped(state: &State, job: &Job) -> BTreeSet<usize> {
     let mut kept = kept_by_rules(list, &rules);
     let durable = |one: &Checkpoint| living_copies(state, one) >= rules.replicas as usize;
     kept.extend(whole(list).rfind(|one| durable(one.1)).map(|one| one.0));
+    // One older than all that stay, and not whole yet, would go as soon as it were.
+    let plain = rules.keep_every.is_none() && rules.keep_best.is_none();
+    let enough = whole(list).count() >= rules.newest_kept() as usize;
+    let overtaken = kept.first().copied().filter(|_| plain && enough);
     let resumed = |name: &str| {
         let current = state.current_attempt(job);
         current.is_some_and(|attempt| !attempt.closed() && attempt.resume_from == name)
@@ -36,8 +40,8 @@ pub fn dropped(state: &State, job: &Job) -> BTreeSet<usize> {
     let stays = |(place, one): &(usize, &Checkpoint)| {
         kept.contains(place)
             || one.pinned
-            // One that grows, or that a later epoch does not count any more: that is decided when an epoch starts.
-            || !one.is_whole()
+            // One that grows. When its epoch is over it goes; before that only if nobody would miss it.
+            || !one.is_whole() && Some(*place) > overtaken
             || resumed(&one.name)
     };
     let mut gone: BTreeSet<usize> = (list.iter().enumerate())

@@ -161,3 +161,29 @@ fn pinned_ones_stay_and_the_newest_does_whatever_happens() {
     assert_eq!(gone.last(), Some(&25));
     assert!(!gone.contains(&89));
 }
+
+/// Its last part comes too late to matter.
+#[test]
+fn what_newer_ones_have_overtaken_goes_before_it_is_whole() {
+    let (mut cluster, job, epoch) = cluster(CheckpointSpec::default());
+    for step in 2..=4 {
+        make(&mut cluster, (job, epoch), &made(step));
+    }
+    let mut record = cluster.job(job);
+    let half = |step| crate::state::records::Checkpoint {
+        step,
+        name: format!("step-{step}"),
+        whole: 2,
+        ..record.checkpoints[0].clone()
+    };
+    let (older, newer) = (half(1), half(5));
+    record.checkpoints.insert(0, older);
+    record.checkpoints.push(newer);
+    assert_eq!(dropped(&cluster.state, &record), [0].into());
+    record.checkpoints.remove(1);
+    assert_eq!(
+        dropped(&cluster.state, &record),
+        [].into(),
+        "two are not enough"
+    );
+}
