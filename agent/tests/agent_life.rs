@@ -561,8 +561,7 @@ async fn a_checkpoint_is_sealed_listed_put_together_again_and_forgotten() {
     let made = dir.path().join("data/jobs/1/checkpoints/step-5");
     std::fs::remove_dir_all(&made).expect("removed");
     let script = "cat $MLCTL_RESUME_FROM/w; until [ -e ../../../go ]; do sleep 0.02; done";
-    let next = resuming(start(1, 2, script), part);
-    set_off(&mut leader, next).await;
+    set_off(&mut leader, resuming(start(1, 2, script), part)).await;
     let facts = dir.path().join("data/jobs/1/2/restored.json");
     let facts = std::fs::read_to_string(facts).expect("written");
     assert!(facts.contains("\"from\":[\"n1\"]"), "{facts}");
@@ -591,8 +590,9 @@ async fn a_checkpoint_is_sealed_listed_put_together_again_and_forgotten() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(listed(&mut leader).await, []);
-    let asked = What::Announce(Announce { parts: vec![key] });
-    leader.say(asked).await;
+    leader
+        .say(What::Announce(Announce { parts: vec![key] }))
+        .await;
     let lost = |_: &agent_message::What, events: &[AgentEvent]| {
         let last = events.last()?.what.clone();
         matches!(last, Some(agent_event::What::CopyLost(_))).then_some(())
