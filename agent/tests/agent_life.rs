@@ -535,7 +535,7 @@ async fn a_checkpoint_is_sealed_listed_put_together_again_and_forgotten() {
     let dir = tempfile::tempdir().expect("dir");
     let ca = ca(dir.path());
     let mut leader = Leader::start(&ca, "c1").await;
-    let node = Node::new(dir.path(), &ca, vec![leader.address.to_string()]);
+    let _node = Node::new(dir.path(), &ca, vec![leader.address.to_string()]);
     connected(&mut leader).await;
     assert!(leader.hellos[0].data_port > 0);
     let space = |message: &agent_message::What, _: &[AgentEvent]| match message {
@@ -590,13 +590,11 @@ async fn a_checkpoint_is_sealed_listed_put_together_again_and_forgotten() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(listed(&mut leader).await, []);
-    leader
-        .say(What::Announce(Announce { parts: vec![key] }))
-        .await;
+    let parts = vec![key];
+    leader.say(What::Announce(Announce { parts })).await;
     let lost = |_: &agent_message::What, events: &[AgentEvent]| {
-        let last = events.last()?.what.clone();
+        let last = events.last()?.what.as_ref();
         matches!(last, Some(agent_event::What::CopyLost(_))).then_some(())
     };
     leader.until("loss", lost).await;
-    drop(node);
 }
