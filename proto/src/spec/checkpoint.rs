@@ -30,7 +30,7 @@ pub struct CheckpointSpec {
     /// So long before it is ended a job hears of it, in time to save once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<Time>,
-    /// How fast copies may leave or reach a node.
+    /// How fast copies may leave or reach a node. Agents do not act on it yet: they all pace as [`Bandwidth::Auto`].
     #[serde(default, skip_serializing_if = "Bandwidth::is_default")]
     pub bandwidth: Bandwidth,
 }
