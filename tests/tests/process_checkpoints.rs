@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A copy of a checkpoint is there by then.
 const COPIED: Duration = Duration::from_secs(60);
 /// So that a strike hits a training under way, milliseconds.
-const STEP_MS: u32 = 60;
+const STEP_MS: u32 = 100;
 /// Nodes that a job may lose before it counts as the reason.
 const LOSSES: u32 = 2;
 
