@@ -7,9 +7,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::rules::is_final;
+use super::rules::{is_final, is_one_file};
 use super::seal::Writers;
-use super::seal::lightning;
 use super::seal::listing::{
     Content, Entry, HEAD_BYTES, Kind, Listing, Mark, TAIL_BYTES, WHOLE_BYTES_MAX, Want, wanted,
 };
@@ -20,13 +19,13 @@ const ENTRIES_MAX: usize = 20_000;
 /// Directories within directories that are looked at.
 const DEPTH_MAX: usize = 16;
 
-/// The names in `dir` that may be checkpoints: directories with final names, and files of Lightning; in order. A missing `dir` has none.
+/// The names in `dir` that may be checkpoints: directories with final names, and files that can be one by themselves; in order. A missing `dir` has none.
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let candidates = entries.filter_map(|entry| {
         let kind = entry.file_type().ok()?;
         let name = entry.file_name().into_string().ok()?;
-        let file = kind.is_file() && name.ends_with(lightning::ENDING);
+        let file = kind.is_file() && is_one_file(&name);
         (is_final(&name) && (kind.is_dir() || file)).then_some(name)
     });
     let mut names: Vec<String> = candidates.collect();
@@ -263,16 +262,25 @@ mod tests {
     }
 
     #[test]
-    fn names_of_directories_and_of_lightnings_files() {
+    fn names_of_directories_and_of_files_that_are_checkpoints() {
         let dir = tempfile::tempdir().expect("dir");
         for name in ["b", "a.tmp", ".hidden", "c.ckpt"] {
             fs::create_dir(dir.path().join(name)).expect("made");
         }
-        for name in ["epoch=1.ckpt", "notes.txt", "d.ckpt.tmp"] {
+        for name in [
+            "epoch=1.ckpt",
+            "notes.txt",
+            "d.ckpt.tmp",
+            "step-5.pt",
+            "best.pt",
+        ] {
             fs::write(dir.path().join(name), b"x").expect("written");
         }
         std::os::unix::fs::symlink("b", dir.path().join("last")).expect("linked");
-        assert_eq!(names(dir.path()), ["b", "c.ckpt", "epoch=1.ckpt"]);
+        assert_eq!(
+            names(dir.path()),
+            ["b", "c.ckpt", "epoch=1.ckpt", "step-5.pt"]
+        );
         assert!(names(&dir.path().join("absent")).is_empty());
     }
 

@@ -13,6 +13,12 @@ const UNFINISHED: [&str; 4] = [".tmp", ".partial", ".incomplete", ".dirty"];
 const STAGED: &str = "tmp-checkpoint-";
 /// Orbax writes here until it renames.
 const ORBAX: &str = ".orbax-checkpoint-tmp";
+/// How PyTorch Lightning ends the name of the file that is its checkpoint.
+pub const LIGHTNING: &str = ".ckpt";
+/// And others, who end names of files that are no checkpoints in the same way.
+const ONE_FILE: [&str; 4] = [".pt", ".pth", ".pth.tar", ".safetensors"];
+/// Those of theirs that are checkpoints although no number says which.
+const NEWEST: [&str; 5] = ["checkpoint", "ckpt", "last", "latest", "snapshot"];
 /// A name that a record may hold, bytes.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -30,10 +36,21 @@ pub fn is_leftover(name: &str) -> bool {
     ending || name.contains(ORBAX) || name.starts_with(STAGED)
 }
 
-/// The step in the name: the number behind `step=`, else the trailing one, before `.ckpt`. `step-40` and `epoch=3-step=40.ckpt` are 40;
-/// 0 if there is none or it is too large to be a step.
+/// Can a file of this name be a checkpoint by itself? All that is called `*.ckpt`; of what is called `*.pt` and the like only what is numbered or
+/// called `last` and the like: `best.pt` and `tokenizer.pt` are nothing to go on from.
+pub fn is_one_file(name: &str) -> bool {
+    let other = ONE_FILE.iter().find_map(|ending| name.strip_suffix(ending));
+    let counts =
+        |stem: &str| stem.ends_with(|c: char| c.is_ascii_digit()) || NEWEST.contains(&stem);
+    name.ends_with(LIGHTNING) || other.is_some_and(counts)
+}
+
+/// The step in the name: the number behind `step=`, else the trailing one, before the ending of a file. `step-40`, `epoch=3-step=40.ckpt` and
+/// `step-40.pt` are 40; 0 if there is none or it is too large to be a step.
 pub fn step_of(name: &str) -> u64 {
-    let stem = name.strip_suffix(".ckpt").unwrap_or(name);
+    let endings = [LIGHTNING].into_iter().chain(ONE_FILE);
+    let mut stems = endings.filter_map(|ending| name.strip_suffix(ending));
+    let stem = stems.next().unwrap_or(name);
     if let Some((_, behind)) = stem.rsplit_once("step=") {
         let digits = behind.bytes().take_while(u8::is_ascii_digit).count();
         return behind[..digits].parse().unwrap_or(0);
@@ -65,6 +82,9 @@ mod tests {
             ("epoch=3.ckpt", true, false, 3),
             ("last-v1.ckpt", true, false, 1),
             ("step=.ckpt", true, false, 0),
+            ("step-40.pt", true, false, 40),
+            ("ckpt_40.pth.tar", true, false, 40),
+            ("step-40.pt.tmp", false, true, 0),
             ("2000", true, false, 2000),
             ("40.orbax-checkpoint-tmp-1700", false, true, 1700),
             (".hidden-3", false, false, 3),
@@ -81,6 +101,34 @@ mod tests {
                 (complete, leftover, step),
                 "{name:?}"
             );
+        }
+    }
+
+    #[test]
+    fn one_file_is_a_checkpoint_if_its_name_says_so() {
+        let yes = [
+            "a.ckpt",
+            "step-5.pt",
+            "epoch_3.pth",
+            "ckpt-7.pth.tar",
+            "model-9.safetensors",
+            "last.pt",
+            "snapshot.pt",
+        ];
+        let no = [
+            "best.pt",
+            "tokenizer.pt",
+            "model.safetensors",
+            ".pt",
+            "step-5.bin",
+            "step-5",
+            "notes-1.txt",
+            "model-5.pt.json",
+        ];
+        for (names, counts) in [(&yes[..], true), (&no[..], false)] {
+            for name in names {
+                assert_eq!(is_one_file(name), counts, "{name}");
+            }
         }
     }
 }

@@ -82,7 +82,7 @@ pub fn wanted(path: &str, size: u64) -> Want {
         Want::Whole
     } else if name.ends_with(safetensors::ENDING) {
         Want::Header
-    } else if [".pt", ".pth", ".bin", ".ckpt"]
+    } else if [".pt", ".pth", ".pth.tar", ".bin", ".ckpt"]
         .iter()
         .any(|ending| name.ends_with(ending))
     {

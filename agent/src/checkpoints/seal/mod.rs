@@ -13,9 +13,9 @@ mod archive;
 mod dcp;
 mod explicit;
 mod hf_trainer;
-pub mod lightning;
 pub mod listing;
 pub mod notify;
+mod one_file;
 mod orbax;
 mod quiet;
 mod renamed;
@@ -92,6 +92,8 @@ pub enum By {
     Safetensors,
     /// A file of PyTorch Lightning.
     Lightning,
+    /// Another file that is a checkpoint by itself.
+    OneFile,
     /// It was renamed.
     Rename,
     /// Nobody writes to it.
@@ -209,8 +211,8 @@ pub fn judge(listing: &Listing, facts: &Facts) -> Verdict {
     }
     match listing.root.kind {
         Kind::Dir => judge_directory(listing, facts),
-        _ => match lightning::judge(listing, facts) {
-            Some(ruling) => verdict(By::Lightning, listing, ruling),
+        _ => match one_file::judge(listing, facts) {
+            Some((by, ruling)) => verdict(by, listing, ruling),
             None => Verdict::NotACheckpoint,
         },
     }

@@ -204,6 +204,16 @@ fn lightning() {
 }
 
 #[test]
+fn one_file_of_torch_save() {
+    replay(
+        include_str!("testdata/torch_save_file.json"),
+        1,
+        By::OneFile,
+        true,
+    );
+}
+
+#[test]
 fn orbax_where_there_is_no_rename() {
     replay(
         include_str!("testdata/orbax_commit_file.json"),

@@ -119,7 +119,7 @@ pub fn header_bytes(first: [u8; 8]) -> Option<u64> {
 }
 
 /// Is the file as long as its header says? `None`: the header was not read.
-fn whole(entry: &Entry) -> Option<bool> {
+pub(super) fn whole(entry: &Entry) -> Option<bool> {
     if entry.size <= LENGTH_BYTES {
         return Some(false);
     }

@@ -202,6 +202,13 @@ def torch_save(root):
     whole(root)
 
 
+def torch_save_file(root):
+    """A script of one's own: one file, written in place."""
+    t = torch()
+    t.save({"step": 3, "w": t.zeros(64)}, f"{root}/step-3.pt")
+    whole(root)
+
+
 def versions(case):
     names = {"dcp": ["torch"], "hf": ["transformers", "torch"], "lightning": ["pytorch_lightning", "torch"]}
     names.update(orbax=["orbax.checkpoint", "jax"], safetensors=["transformers", "safetensors"], torch=["torch"], fsspec=["fsspec", "torch"])
