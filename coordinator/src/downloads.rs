@@ -34,6 +34,13 @@ pub enum DownloadError {
     Store(#[from] CheckpointError),
 }
 
+impl DownloadError {
+    /// The other node answered, and the answer is no.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Transfer(TransferError::Refused { .. }))
+    }
+}
+
 /// Nobody fetches from a coordinator, and nobody puts anything there.
 struct Nobody;
 
@@ -85,6 +92,15 @@ impl Downloads {
         };
         node.pull(holders, &pull).await?;
         Ok(fetched)
+    }
+
+    /// Has a holder read a part again from its disk.
+    ///
+    /// # Errors
+    /// [`DownloadError::Transfer`] when it cannot be asked, does not hold it, or holds it no more because it is damaged.
+    pub async fn verify(&self, id: BlobId, holder: &Peer) -> Result<(), DownloadError> {
+        let (_, node) = self.open()?;
+        Ok(node.verify(holder, id).await?)
     }
 
     fn turn(&self, id: BlobId) -> Arc<tokio::sync::Mutex<()>> {

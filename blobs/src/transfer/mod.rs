@@ -5,7 +5,7 @@
 //! - `protocol`, `work`, `pace`: pure; what is said, which lane fetches what, how fast.
 //! - `quic`, `tcp` with `tls`, `link`, `dial`: streams of bytes to a node whose name is proven. `quic` alone knows quinn.
 //! - `give` and `fetch`: the two ends of a lane. `push` and `take`: a sender offers. `pull` and `serve`: a receiver asks several holders.
-//! - `pacer`, `quiet`: what yields to training.
+//! - `verify`: a holder is asked to read its disk again. `pacer`, `quiet`: what yields to training.
 mod dial;
 mod error;
 mod fetch;
@@ -24,6 +24,7 @@ mod take;
 mod tcp;
 mod tls;
 mod totals;
+mod verify;
 mod work;
 
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub use quiet::quiet_runtime;
 pub use serve::Server;
 pub use tls::{Identify, Tls};
 pub use totals::Totals;
+
+use tokio::sync::Semaphore;
 
 use crate::BlobId;
 use crate::checkpoint::CheckpointStore;
@@ -97,6 +100,8 @@ struct Inner {
     sessions: Sessions,
     counters: Arc<totals::Counters>,
     taking: AtomicU32,
+    /// Whoever reads a checkpoint again because somebody asked.
+    inspecting: Semaphore,
 }
 
 impl Node {
@@ -117,6 +122,7 @@ impl Node {
             sessions: Sessions::default(),
             counters: Arc::default(),
             taking: AtomicU32::new(0),
+            inspecting: Semaphore::new(1),
         };
         Self {
             inner: Arc::new(inner),

@@ -7,6 +7,7 @@
 //! push   control link   Offer ▷ ◁ Go  manifest ▷  ◁ Still…  ◁ Want   … ◁ Still …   ◁ Held (the ack: durable) | ◁ Refused
 //!        each lane      Join ▷  ◁ Fetch…  Chunk bytes ▷ …  ◁ Done                  the sender dials, the receiver asks
 //! pull   each lane      Open ▷  ◁ Opened | ◁ Refused,  Get ▷ ◁ Manifest bytes,  Fetch… ▷  ◁ Chunk bytes | ◁ Lack …  Done ▷
+//! verify one link       Verify ▷  ◁ Still…  ◁ Held | ◁ Refused
 //! ```
 //! Frame: length:u32 of what follows it, kind:u8, then fields, little-endian, nothing left over.
 #![deny(
@@ -148,6 +149,11 @@ pub enum Frame {
         /// BLAKE3 of its manifest.
         id: BlobId,
     },
+    /// "Read this checkpoint again from your disk": answered by Still…, and then Held or Refused.
+    Verify {
+        /// BLAKE3 of its manifest.
+        id: BlobId,
+    },
     /// "No." Nothing follows on this link.
     Refused {
         /// Why.
@@ -260,6 +266,10 @@ impl Frame {
                 let end = text.floor_char_boundary(TEXT_BYTES_MAX);
                 out.extend_from_slice(&text.as_bytes()[..end]);
             }
+            Self::Verify { id } => {
+                out.push(16);
+                out.extend_from_slice(id.as_bytes());
+            }
         }
     }
 
@@ -307,6 +317,7 @@ impl Frame {
             13 => Self::Done,
             14 => Self::Held { id: reader.id()? },
             15 => reader.refused()?,
+            16 => Self::Verify { id: reader.id()? },
             _ => return Err(BadFrame("a frame of no known kind")),
         };
         if reader.0.is_empty() {

@@ -37,6 +37,7 @@ fn every_frame() -> Vec<Frame> {
         Frame::Lack { index: 2 },
         Frame::Done,
         Frame::Held { id },
+        Frame::Verify { id },
         Frame::Refused {
             why: Refusal::NoRoom,
             text: "ünmöglich".to_owned(),

@@ -13,6 +13,7 @@ use super::give::give;
 use super::link::{Link, unexpected};
 use super::protocol::{Frame, Refusal};
 use super::take::{Offer, take};
+use super::verify::inspect;
 use super::{Node, quic, tcp};
 use crate::BlobId;
 
@@ -164,6 +165,7 @@ async fn welcome(node: &Node, open: impl Future<Output = std::io::Result<Link>>)
             }
         },
         Frame::Open { id, urgent } => lend(node, link, id, urgent).await,
+        Frame::Verify { id } => inspect(node, link, id).await,
         _ => unexpected(),
     };
     if let Err(error) = served {

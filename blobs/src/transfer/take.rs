@@ -171,7 +171,7 @@ async fn silence(from: &mut Inlet) -> Result<(), LinkError> {
 }
 
 /// Says that we are still at it until `work` is done.
-async fn busy<T>(
+pub(super) async fn busy<T>(
     to: &mut dyn Outlet,
     chunks: u32,
     work: impl Future<Output = T>,

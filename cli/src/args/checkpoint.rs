@@ -12,6 +12,8 @@ pub enum CheckpointCommand {
     Show(ShowCheckpointArgs),
     /// Fetch a checkpoint to this machine; after a break the same command goes on
     Get(GetCheckpointArgs),
+    /// Have every node that holds a checkpoint read it again from its disk
+    Verify(ShowCheckpointArgs),
     /// Keep checkpoints, whatever the rules of their job say
     Pin(NamedCheckpointsArgs),
     /// Let the rules of their job decide again
@@ -35,7 +37,7 @@ pub struct LsCheckpointsArgs {
     pub quiet: bool,
 }
 
-/// Arguments of `checkpoint show`.
+/// Arguments of `checkpoint show` and `verify`.
 #[derive(Debug, Args)]
 pub struct ShowCheckpointArgs {
     /// Job id and name of a checkpoint; of a job id alone: the newest one

@@ -36,7 +36,7 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 31] = [
+pub const CALLS: [(&str, Access); 32] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
@@ -52,6 +52,7 @@ pub const CALLS: [(&str, Access); 31] = [
     ("/mlctl.api.v1.Checkpoints/Change", Access::User),
     ("/mlctl.api.v1.Checkpoints/List", Access::User),
     ("/mlctl.api.v1.Checkpoints/GetPart", Access::User),
+    ("/mlctl.api.v1.Checkpoints/VerifyPart", Access::User),
     ("/mlctl.api.v1.Blobs/Missing", Access::User),
     ("/mlctl.api.v1.Blobs/Put", Access::User),
     ("/mlctl.agent.v1.Link/Open", Access::Node),

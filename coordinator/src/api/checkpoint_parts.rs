@@ -35,10 +35,19 @@ const EVERY: Duration = Duration::from_secs(5);
 type Pieces = mpsc::Sender<Result<PartPiece, Status>>;
 
 /// What is wanted, and what it is.
-struct Wanted {
-    id: BlobId,
+pub(super) struct Wanted {
+    pub(super) id: BlobId,
     bytes: u64,
-    holders: Vec<String>,
+    pub(super) holders: Vec<String>,
+}
+
+/// Which part somebody names.
+pub(super) struct Named<'a> {
+    pub(super) attempt: u64,
+    pub(super) name: &'a str,
+    pub(super) index: u32,
+    /// Hexadecimal.
+    pub(super) manifest: &'a str,
 }
 
 /// Serves the call on the leader.
@@ -50,9 +59,22 @@ pub async fn open(
     let job = parse(&request.job)?;
     shared.read().await?;
     let state = shown::state_with(shared, job).await?;
-    let wanted = wanted(&state, person, job, &request)?;
+    let named = Named {
+        attempt: request.attempt,
+        name: &request.name,
+        index: request.index,
+        manifest: &request.manifest,
+    };
+    let wanted = wanted(&state, person, job, &named)?;
     room(shared, &wanted)?;
     let holders = peers(shared, &wanted).await?;
+    if holders.is_empty() {
+        let why = format!(
+            "no node that has it is connected: {}; try again when one is",
+            wanted.holders.join(", ")
+        );
+        return Err(Refusal::new(Code::Unavailable, why).into());
+    }
     let (pieces, answers) = mpsc::channel(PIECES);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
@@ -64,11 +86,12 @@ pub async fn open(
     Ok(Box::pin(ReceiverStream::new(answers)))
 }
 
-fn wanted(
+/// The part that is named, if this person may have it.
+pub(super) fn wanted(
     state: &State,
     person: &Person,
     id: JobId,
-    request: &GetPartRequest,
+    which: &Named,
 ) -> Result<Wanted, Refusal> {
     let job = state.job(id).ok_or_else(|| not_found(id))?;
     if job.owner_id != person.actor.user_id && !person.actor.admin {
@@ -76,18 +99,17 @@ fn wanted(
         let why = format!("job {id} and its checkpoints belong to {owner}: ask them, or an admin");
         return Err(Refusal::new(Code::Denied, why));
     }
-    let named =
-        |one: &&Checkpoint| one.name == request.name && one.epoch.counter == request.attempt;
+    let named = |one: &&Checkpoint| one.name == which.name && one.epoch.counter == which.attempt;
     let hex = |part: &Part| Some(BlobId::from_bytes(part.manifest?).to_string());
     let same =
-        |part: &&Part| part.index == request.index && hex(part).as_ref() == Some(&request.manifest);
+        |part: &&Part| part.index == which.index && hex(part).as_deref() == Some(which.manifest);
     let mut parts = job
         .checkpoints
         .iter()
         .filter(named)
         .flat_map(|one| &one.parts);
     let gone = || {
-        let (name, index) = (clip(&request.name), request.index);
+        let (name, index) = (clip(which.name), which.index);
         let why = format!(
             "part {index} of checkpoint {name} of job {id} is not there any more: `mlctl checkpoint ls {id}` lists what is"
         );
@@ -119,8 +141,8 @@ fn room(shared: &Shared, wanted: &Wanted) -> Result<(), Refusal> {
     Err(Refusal::new(Code::DiskFull, why))
 }
 
-/// Where those that hold it give it.
-async fn peers(shared: &Shared, wanted: &Wanted) -> Result<Vec<Peer>, CallError> {
+/// Where those that hold it and are connected give it.
+pub(super) async fn peers(shared: &Shared, wanted: &Wanted) -> Result<Vec<Peer>, CallError> {
     let port = shared.leader.borrow().clone();
     let port = port.ok_or(CallError::Elsewhere)?;
     let (answer, answered) = oneshot::channel();
@@ -137,13 +159,6 @@ async fn peers(shared: &Shared, wanted: &Wanted) -> Result<Vec<Peer>, CallError>
             })),
             Err(error) => tracing::warn!(%node, %address, %error, "no address of a holder"),
         }
-    }
-    if peers.is_empty() {
-        let why = format!(
-            "no node that has it is connected: {}; try again when one is",
-            wanted.holders.join(", ")
-        );
-        return Err(Refusal::new(Code::Unavailable, why).into());
     }
     Ok(peers)
 }

@@ -224,7 +224,13 @@ fn bytes_are_for_owners_and_admins() {
             forwarded: false,
             source: "test".into(),
         };
-        let wanted = wanted(&cluster.state, &person, job, request);
+        let named = Named {
+            attempt: request.attempt,
+            name: &request.name,
+            index: request.index,
+            manifest: &request.manifest,
+        };
+        let wanted = wanted(&cluster.state, &person, job, &named);
         wanted.map(|wanted| (wanted.bytes, wanted.holders))
     };
     let request = GetPartRequest {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use mlctl_proto::api::checkpoints_client::CheckpointsClient;
 use mlctl_proto::api::{
     self, ChangeCheckpointsReply, ChangeCheckpointsRequest, GetPartRequest, ListCheckpointsReply,
-    ListCheckpointsRequest, ListedCheckpoint, PartPiece, checkpoints_server,
+    ListCheckpointsRequest, ListedCheckpoint, PartPiece, VerifiedCopy, VerifyPartRequest,
+    checkpoints_server,
 };
 use mlctl_proto::errors::{Code, Refusal};
 use prost::Message;
@@ -17,7 +18,7 @@ use super::jobs::held;
 use super::jobs_read::{PAGE_BYTES, not_found, parse};
 use super::jobs_submit::{key, unexpected};
 use super::route::on_leader;
-use super::{Answers, checkpoint_parts, shown};
+use super::{Answers, checkpoint_parts, checkpoint_verify, shown};
 use crate::peers::Lease;
 use crate::shared::{CallError, Shared};
 use crate::state::commands::{ChangeCheckpoints, CheckpointAction, NamedCheckpoint};
@@ -84,6 +85,24 @@ impl checkpoints_server::Checkpoints for Checkpoints {
         let there = |lease: Lease, request| async move {
             let answer = CheckpointsClient::new(lease.channel.clone())
                 .get_part(request)
+                .await?;
+            Ok(held(answer, lease, self.shared.shutdown.clone()))
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    type VerifyPartStream = Answers<VerifiedCopy>;
+
+    async fn verify_part(
+        &self,
+        request: Request<VerifyPartRequest>,
+    ) -> Result<Response<Self::VerifyPartStream>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| checkpoint_verify::open(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            let answer = CheckpointsClient::new(lease.channel.clone())
+                .verify_part(request)
                 .await?;
             Ok(held(answer, lease, self.shared.shutdown.clone()))
         };

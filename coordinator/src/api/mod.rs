@@ -6,6 +6,7 @@ pub mod auth;
 mod blobs;
 mod bulk;
 mod checkpoint_parts;
+mod checkpoint_verify;
 mod checkpoints;
 mod cluster;
 mod convert;

@@ -7,6 +7,7 @@ mod get;
 mod lay;
 mod ls;
 mod show;
+mod verify;
 
 use mlctl_proto::api::CheckpointAction;
 
@@ -31,6 +32,7 @@ pub fn dispatch(
         CheckpointCommand::Get(_) => Err(Failure::usage(
             "checkpoints are put together on Linux only: run this there".into(),
         )),
+        CheckpointCommand::Verify(args) => client_side(verify::run(args, global, output)),
         CheckpointCommand::Pin(args) => change(args, CheckpointAction::Pin),
         CheckpointCommand::Unpin(args) => change(args, CheckpointAction::Unpin),
         CheckpointCommand::Rm(args) => change(args, CheckpointAction::Remove),

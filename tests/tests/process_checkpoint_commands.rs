@@ -1,0 +1,133 @@
+//! What people do with checkpoints, on real processes: list, show, fetch, verify, pin and remove. A copy that the disk changed is found, and made anew.
+//! Does NOT kill anything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use mlctl_tests::process::Cluster;
+use mlctl_tests::process::workload::nap;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(20);
+/// Of the file in the checkpoint: no other file of a node has this size.
+const BYTES: u64 = 5_000_011;
+
+/// Files of `BYTES` below `dir`.
+fn of_that_size(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let kind = entry.file_type().expect("known");
+        if kind.is_dir() {
+            found.extend(of_that_size(&entry.path()));
+        } else if kind.is_file() && entry.metadata().is_ok_and(|data| data.len() == BYTES) {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+fn sha256(path: &Path) -> String {
+    let done = Command::new("sha256sum").arg(path).output().expect("runs");
+    let text = String::from_utf8(done.stdout).expect("text");
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A job that has saved once, its checkpoint is on two nodes. With the digest of its file.
+fn saved(cluster: &Cluster) -> (String, String) {
+    let script = format!(
+        "cd $MLCTL_CHECKPOINT_DIR && mkdir step-5.tmp && head -c {BYTES} /dev/urandom > step-5.tmp/weights
+        sha256sum step-5.tmp/weights && mv step-5.tmp step-5 && sleep {}",
+        nap()
+    );
+    let id = cluster.submit(&["--", "sh", "-c", &script]);
+    cluster.wait_until(&id, "copied", SOON, |job| {
+        job.0["checkpoints"][0]["durability"] == "1/1"
+    });
+    let log = cluster.log(&id);
+    let digest = log.iter().find_map(|line| line.split(' ').nth(1));
+    let digest = digest.unwrap_or_else(|| panic!("{log:?}"));
+    (id, digest.to_owned())
+}
+
+/// What `verify` prints, whatever it found.
+fn verified(cluster: &Cluster, id: &str) -> Value {
+    let output = cluster.mlctl(&["-o", "json", "ckpt", "verify", id]);
+    serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{}", output.text()))
+}
+
+fn states(verified: &Value) -> Vec<String> {
+    let copies = verified["copies"].as_array().cloned().unwrap_or_default();
+    let state = |copy: &Value| copy["state"].as_str().unwrap_or_default().to_owned();
+    let mut states: Vec<String> = copies.iter().map(state).collect();
+    states.sort();
+    states
+}
+
+#[test]
+fn a_checkpoint_is_listed_fetched_pinned_and_removed() {
+    let cluster = Cluster::start(2, 0);
+    let (id, digest) = saved(&cluster);
+    let name = format!("{id}/step-5");
+    let listed = cluster.mlctl(&["checkpoint", "ls", &id, "-q"]).expect(0);
+    assert_eq!(listed.lines(), [name.as_str()]);
+    let shown = cluster.json(&["checkpoint", "show", &id]);
+    assert!(shown.to_string().contains("step-5"), "{shown:#}");
+    // To the laptop, byte by byte the same, and not twice to the same place.
+    let dir = cluster.work().join("fetched");
+    let to = dir.to_string_lossy();
+    cluster.mlctl(&["ckpt", "get", &name, &to]).expect(0);
+    assert_eq!(sha256(&dir.join("weights")), digest);
+    cluster
+        .mlctl(&["ckpt", "get", &id, &to])
+        .refused(64, &["already"]);
+    // The newest of a job that runs stays.
+    cluster.mlctl(&["ckpt", "pin", &id, "step-5"]).expect(0);
+    let pinned = cluster.mlctl(&["ckpt", "rm", &id, "step-5"]);
+    assert_ne!(pinned.code, 0, "{}", pinned.text());
+    cluster.mlctl(&["ckpt", "unpin", &id, "step-5"]).expect(0);
+    let needed = cluster.mlctl(&["ckpt", "rm", &id, "step-5"]);
+    assert_ne!(needed.code, 0, "{}", needed.text());
+    cluster.mlctl(&["cancel", &id]).expect(0);
+    cluster.wait(&id, SOON);
+    cluster.mlctl(&["ckpt", "rm", &id, "step-5"]).expect(0);
+    let left = cluster.mlctl(&["checkpoint", "ls", &id, "-q"]).expect(0);
+    assert_eq!(left.lines(), Vec::<&str>::new());
+    let gone = cluster.mlctl(&["ckpt", "verify", &name]);
+    assert_ne!(gone.code, 0, "{}", gone.text());
+}
+
+#[test]
+fn a_copy_that_the_disk_changed_is_found_and_made_anew() {
+    let cluster = Cluster::start(3, 0);
+    let (id, _) = saved(&cluster);
+    let good = verified(&cluster, &id);
+    assert_eq!(states(&good), ["good", "good"], "{good:#}");
+    let job = cluster.job(&id);
+    let maker = job.nodes().remove(0);
+    let (_, holders) = job.checkpoints().remove(0);
+    let other = holders.into_iter().find(|node| *node != maker);
+    let other = other.expect("a copy elsewhere");
+    let copies = cluster.dir().join("nodes").join(&other).join("data/copies");
+    let files = of_that_size(&copies);
+    let [file] = &files[..] else {
+        panic!("{copies:?}: {files:?}")
+    };
+    let mut bytes = fs::read(file).expect("read");
+    bytes[4_200_000] ^= 1;
+    fs::write(file, bytes).expect("written");
+    let output = cluster.mlctl(&["ckpt", "verify", &id]);
+    assert_eq!(output.code, 1, "{}", output.text());
+    assert!(
+        output.stdout.contains(&format!("{other}: damaged")),
+        "{}",
+        output.text()
+    );
+    cluster.wait_until(&id, "copied again", SOON, |job| {
+        job.0["checkpoints"][0]["durability"] == "1/1"
+            && states(&verified(&cluster, &id)) == ["good", "good"]
+    });
+    cluster.mlctl(&["cancel", &id]).expect(0);
+    cluster.wait(&id, SOON);
+}
