@@ -169,6 +169,7 @@ mod figures {
             id: fs::read_to_string(dir.join("id"))?.parse()?,
             near: near.map(|id| id.parse()).transpose()?.into_iter().collect(),
             urgent: false,
+            pacer: None,
         };
         let to = peer("b", fs::read_to_string(dir.join("address"))?.parse()?);
         let before = processor_seconds(11);

@@ -74,6 +74,7 @@ async fn push(sender: &Node, to: SocketAddr, id: BlobId) -> Result<u64, Transfer
         id,
         near: Vec::new(),
         urgent: false,
+        pacer: None,
     };
     let pushed = sender.push(&peer("b", to), &push).await?;
     Ok(pushed.sent_bytes)

@@ -110,6 +110,7 @@ fn push(id: BlobId) -> Push {
         id,
         near: Vec::new(),
         urgent: false,
+        pacer: None,
     }
 }
 

@@ -240,6 +240,7 @@ async fn a_sender_that_sends_wrong_chunks_is_refused() {
         id: place.id,
         near: Vec::new(),
         urgent: false,
+        pacer: None,
     };
     let honest = node(&place.pki, "a", &place.a);
     let pushed = honest
@@ -333,6 +334,7 @@ async fn false_manifests_and_senders_that_hang_up_do_no_harm() {
         id: place.id,
         near: Vec::new(),
         urgent: false,
+        pacer: None,
     };
     let honest = node_at(
         &place.pki,

@@ -13,12 +13,17 @@ use common::*;
 use mlctl_blobs::BlobId;
 use mlctl_blobs::checkpoint::{CheckpointError, CheckpointStore, Restore};
 use mlctl_blobs::transfer::protocol::Refusal;
-use mlctl_blobs::transfer::{Authority, Pull, Push, Pushed, Rate, TransferError, Way};
+use mlctl_blobs::transfer::{Authority, Pacer, Pull, Push, Pushed, Rate, TransferError, Way};
 
 fn push(id: BlobId) -> Push {
     let near = Vec::new();
-    let urgent = false;
-    Push { id, near, urgent }
+    let (urgent, pacer) = (false, None);
+    Push {
+        id,
+        near,
+        urgent,
+        pacer,
+    }
 }
 
 fn pull(id: BlobId) -> Pull {
@@ -374,15 +379,11 @@ async fn no_room_is_said_before_anything_moves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_is_kept_and_who_is_urgent_does_not_wait() {
     let place = Place::new();
-    let (a, b, c) = (place.store("a"), place.store("b"), place.store("c"));
+    let (a, b) = (place.store("a"), place.store("b"));
     write(&place.path().join("source"), "w", &noise(1, 24 * MIB));
     let id = a.seal(&place.path().join("source")).expect("sealed").id;
     let sender = node_at(&place.pki(), "a", &a, Rate::Fixed(6 << 20), Arc::new(Open));
     let to_b = node(&place.pki(), "b", &b)
-        .serve(here(), true)
-        .await
-        .expect("serves");
-    let to_c = node(&place.pki(), "c", &c)
         .serve(here(), true)
         .await
         .expect("serves");
@@ -395,11 +396,21 @@ async fn a_rate_is_kept_and_who_is_urgent_does_not_wait() {
         urgent: true,
         ..push(id)
     };
-    let hurried = sender
-        .push(&peer("c", to_c.address()), &urgent)
-        .await
-        .expect("pushed");
-    assert!(hurried.wall < paced.wall / 2, "{hurried:?}");
+    let own = Push {
+        pacer: Some(Pacer::new(Rate::Unlimited)),
+        ..push(id)
+    };
+    for (name, push) in [("c", urgent), ("d", own)] {
+        let server = node(&place.pki(), name, &place.store(name))
+            .serve(here(), true)
+            .await
+            .expect("serves");
+        let hurried = sender
+            .push(&peer(name, server.address()), &push)
+            .await
+            .expect("pushed");
+        assert!(hurried.wall < paced.wall / 2, "{name}: {hurried:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

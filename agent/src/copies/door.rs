@@ -6,13 +6,14 @@ use std::sync::Arc;
 use mlctl_blobs::BlobId;
 use mlctl_blobs::transfer::Authority;
 use mlctl_proto::agent::{Ask, agent_message::What};
+use mlctl_proto::persist::CheckpointSealed;
 use mlctl_runtime::tls::COORDINATOR;
 use tracing::{debug, warn};
 
 use super::ledger::Entry;
-use super::permits::{Part, Verdict, Wish};
+use super::permits::{Verdict, Wish};
 use super::{Shared, Vault, lock};
-use crate::core::Event;
+use crate::core::{Event, PartKey};
 use crate::driver::Input;
 use crate::failpoint;
 use crate::link::copies::Answer;
@@ -60,10 +61,26 @@ impl Authority for Door {
 
     fn received(&self, node: &str, id: &BlobId) -> Result<(), String> {
         let shared = &self.0;
-        let part = lock(&shared.permits).brings(node, id.as_bytes());
-        let (key, sealed) =
-            part.ok_or_else(|| format!("nobody knows any more what checkpoint {id} is"))?;
+        let brought = lock(&shared.permits).brings(node, id.as_bytes());
+        if brought.is_empty() {
+            return Err(format!("nobody knows any more what checkpoint {id} is"));
+        }
         failpoint::hit("copy.received");
+        for (key, sealed) in brought {
+            self.note(key, sealed)?;
+        }
+        // The last that named these bytes may have been let go while they were offered again.
+        match shared.store.is_held(id) {
+            true => Ok(()),
+            false => Err(format!("checkpoint {id} was let go just now")),
+        }
+    }
+}
+
+impl Door {
+    /// Writes down that this part is here, and says so. Blocks.
+    fn note(&self, key: PartKey, sealed: CheckpointSealed) -> Result<(), String> {
+        let shared = &self.0;
         let entry = Entry::new(key.clone(), sealed.clone());
         let news = shared.ledger.get(&key).is_none();
         if news {
@@ -87,7 +104,7 @@ impl Vault {
     /// The leader answered what another node may do.
     pub(crate) fn answered(&self, answer: Answer) {
         let shared = self.shared();
-        let part: Option<Part> = answer.part;
-        lock(&shared.permits).answered(shared.now_ms(), answer.id, answer.allowed, part);
+        let (id, allowed) = (answer.id, answer.allowed);
+        lock(&shared.permits).answered(shared.now_ms(), id, allowed, answer.brought);
     }
 }

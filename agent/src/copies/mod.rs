@@ -32,6 +32,7 @@ use mlctl_blobs::transfer::{
     Node, Options, Pacer, Rate, Server, Tls, TransferError, quiet_runtime,
 };
 use mlctl_proto::agent::{CopySpace, agent_message::What};
+use mlctl_proto::ids::JobId;
 use mlctl_runtime::tls::NodeTls;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -110,6 +111,8 @@ struct Inner {
     /// One directory is sealed at a time.
     sealing: Semaphore,
     pushing: Semaphore,
+    /// Of jobs that say how fast their copies may go.
+    pacers: Mutex<BTreeMap<(JobId, u64), Pacer>>,
     sending: AtomicU32,
     /// Held when the agent started, and named by no entry then.
     orphans: Mutex<BTreeSet<BlobId>>,
@@ -223,6 +226,7 @@ impl Vault {
             space: watch::Sender::new(CopySpace::default()),
             sealing: Semaphore::new(1),
             pushing: Semaphore::new(PUSHES),
+            pacers: Mutex::default(),
             sending: AtomicU32::new(0),
             orphans,
             halves: Mutex::default(),

@@ -52,7 +52,7 @@ struct Known {
     asked_ms: u64,
     answer: Option<(u64, bool)>,
     /// What it brings. Kept when the answer is old: a transfer takes longer than an answer counts.
-    part: Option<Part>,
+    brought: Vec<Part>,
 }
 
 /// The answers.
@@ -80,41 +80,49 @@ impl Permits {
             }
         }
         self.next += 1;
-        let part = self.known.remove(&wish).and_then(|known| known.part);
+        let known = self.known.remove(&wish);
+        let brought = known.map_or_else(Vec::new, |known| known.brought);
         self.make_room();
         let known = Known {
             id: self.next,
             asked_ms: now_ms,
             answer: None,
-            part,
+            brought,
         };
         self.known.insert(wish, known);
         Verdict::Ask(self.next)
     }
 
     /// The leader answered question `id`.
-    pub(crate) fn answered(&mut self, now_ms: u64, id: u64, allowed: bool, part: Option<Part>) {
+    pub(crate) fn answered(&mut self, now_ms: u64, id: u64, allowed: bool, mut brought: Vec<Part>) {
         let asked = self.known.iter_mut().find(|(_, known)| known.id == id);
         let Some((wish, known)) = asked else {
             return;
         };
-        let part = part.filter(|(key, _)| key.manifest == wish.manifest);
+        brought.retain(|(key, _)| key.manifest == wish.manifest);
         // Without that nobody could say later what it is.
-        let allowed = allowed && (part.is_some() || !wish.write);
+        let allowed = allowed && (!brought.is_empty() || !wish.write);
         known.answer = Some((now_ms, allowed));
-        if part.is_some() {
-            known.part = part;
+        if !brought.is_empty() {
+            known.brought = brought;
         }
     }
 
-    /// What `node` brings with this manifest, by the last answer about it.
-    pub(crate) fn brings(&self, node: &str, manifest: &ManifestId) -> Option<Part> {
+    /// What `node` has brought with this manifest, by the last answer about it. Is it to bring the same bytes for another checkpoint, the leader
+    /// is asked again: that answer was about this one.
+    pub(crate) fn brings(&mut self, node: &str, manifest: &ManifestId) -> Vec<Part> {
         let wish = Wish {
             node: node.to_owned(),
             manifest: *manifest,
             write: true,
         };
-        self.known.get(&wish)?.part.clone()
+        let Some(known) = self.known.get_mut(&wish) else {
+            return Vec::new();
+        };
+        if known.answer.take().is_some() {
+            known.asked_ms = 0;
+        }
+        known.brought.clone()
     }
 
     fn make_room(&mut self) {
@@ -159,20 +167,20 @@ mod tests {
         assert_eq!(permits.may(10, wish("a", false)), Verdict::Refused);
         assert_eq!(permits.may(10, wish("b", false)), Verdict::Ask(2));
         assert_eq!(permits.may(10, wish("a", true)), Verdict::Ask(3));
-        permits.answered(20, 1, true, None);
+        permits.answered(20, 1, true, vec![]);
         assert_eq!(permits.may(30, wish("a", false)), Verdict::Allowed);
         assert_eq!(permits.may(30, wish("a", true)), Verdict::Refused);
         assert_eq!(permits.may(30, wish("b", false)), Verdict::Refused);
         let later = AGAIN_MS + 10;
         assert_eq!(permits.may(later, wish("b", false)), Verdict::Ask(4));
-        permits.answered(later, 2, true, None);
+        permits.answered(later, 2, true, vec![]);
         let refused = permits.may(later, wish("b", false));
         assert_eq!(
             refused,
             Verdict::Refused,
             "an old number counts for nothing"
         );
-        permits.answered(later, 4, false, None);
+        permits.answered(later, 4, false, vec![]);
         assert_eq!(permits.may(later + 1, wish("b", false)), Verdict::Refused);
         let again = permits.may(later + AGAIN_MS, wish("b", false));
         assert_eq!(again, Verdict::Ask(5), "a refusal may have come too early");
@@ -185,21 +193,38 @@ mod tests {
         let mut permits = Permits::default();
         let (node, manifest) = ("a", [1; 32]);
         assert_eq!(permits.may(0, wish(node, true)), Verdict::Ask(1));
-        permits.answered(0, 1, true, None);
+        permits.answered(0, 1, true, vec![]);
         assert_eq!(permits.may(0, wish(node, true)), Verdict::Refused);
         assert_eq!(permits.may(AGAIN_MS, wish(node, true)), Verdict::Ask(2));
-        permits.answered(AGAIN_MS, 2, true, Some(part(9)));
-        assert_eq!(permits.brings(node, &manifest), None, "of another manifest");
+        permits.answered(AGAIN_MS, 2, true, vec![part(9)]);
+        assert_eq!(permits.brings(node, &manifest), [], "of another manifest");
         let now = 2 * AGAIN_MS;
         assert_eq!(permits.may(now, wish(node, true)), Verdict::Ask(3));
-        permits.answered(now, 3, true, Some(part(1)));
+        permits.answered(now, 3, true, vec![part(1)]);
         assert_eq!(permits.may(now, wish(node, true)), Verdict::Allowed);
-        assert_eq!(permits.brings(node, &manifest), Some(part(1)));
         let late = now + COUNTS_MS;
         assert_eq!(permits.may(late, wish(node, true)), Verdict::Ask(4));
         let known = permits.brings(node, &manifest);
-        assert_eq!(known, Some(part(1)), "a transfer may take that long");
-        assert_eq!(permits.brings("b", &manifest), None);
+        assert_eq!(known, [part(1)], "a transfer may take that long");
+        assert_eq!(permits.brings("b", &manifest), []);
+    }
+
+    /// Files that are equal in each checkpoint are one manifest: what has come counted for the first of them alone.
+    #[test]
+    fn equal_bytes_for_another_checkpoint_are_asked_for_again() {
+        let mut permits = Permits::default();
+        let (node, manifest, now) = ("a", [1; 32], 5 * AGAIN_MS);
+        assert_eq!(permits.may(now, wish(node, true)), Verdict::Ask(1));
+        permits.answered(now, 1, true, vec![part(1)]);
+        assert_eq!(permits.may(now, wish(node, true)), Verdict::Allowed);
+        assert_eq!(permits.brings(node, &manifest), [part(1)]);
+        assert_eq!(permits.may(now + 1, wish(node, true)), Verdict::Ask(2));
+        assert_eq!(permits.may(now + 2, wish(node, true)), Verdict::Refused);
+        let mut other = part(1);
+        other.0.name = "step-2".into();
+        permits.answered(now + 3, 2, true, vec![part(1), other.clone()]);
+        assert_eq!(permits.may(now + 3, wish(node, true)), Verdict::Allowed);
+        assert_eq!(permits.brings(node, &manifest), [part(1), other]);
     }
 
     #[test]

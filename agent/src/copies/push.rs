@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use mlctl_blobs::BlobId;
 use mlctl_blobs::transfer::protocol::Refusal;
-use mlctl_blobs::transfer::{Peer, Push, TransferError, Way};
+use mlctl_blobs::transfer::{Pacer, Peer, Push, Rate, TransferError, Way};
 use mlctl_proto::agent::{Pushed, agent_message::What};
+use mlctl_proto::ids::JobId;
 use tracing::{info, warn};
 
-use super::Vault;
 use super::ledger::blob;
+use super::{Vault, lock};
 use crate::core::{Holder, PartKey};
 use crate::link::copies::{Replicate, part_to_wire};
 
@@ -23,6 +24,8 @@ pub(super) const PAUSE_MOST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Checkpoints that the other node may hold and that are named to it, as they may share chunks.
 const NEAR: usize = 2;
+/// Jobs with a rate of their own that are remembered.
+const PACERS_MAX: usize = 256;
 
 /// Counts what is under way until it is dropped.
 struct Counted<'a>(&'a AtomicU32);
@@ -101,6 +104,7 @@ impl Vault {
             id,
             near: self.near(&order.key),
             urgent: order.urgent,
+            pacer: order.rate.map(|rate| self.pacer_of(order.key.job, rate)),
         };
         let (begun, mut pause) = (Instant::now(), PAUSE_FIRST);
         loop {
@@ -121,6 +125,20 @@ impl Vault {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MOST);
         }
+    }
+
+    /// What a job says of its own copies counts for all of them together.
+    fn pacer_of(&self, job: JobId, rate: u64) -> Pacer {
+        let mut pacers = lock(&self.inner.pacers);
+        if pacers.len() >= PACERS_MAX {
+            // Who still sends keeps its own.
+            pacers.clear();
+        }
+        let made = || match rate {
+            u64::MAX => Pacer::new(Rate::Unlimited),
+            rate => Pacer::new(Rate::Fixed(rate)),
+        };
+        pacers.entry((job, rate)).or_insert_with(made).clone()
     }
 
     /// Other parts of the same node rank and job, the newest first: the other node may hold them too.

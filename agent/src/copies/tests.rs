@@ -117,7 +117,7 @@ async fn lead(
                 let answer = Answer {
                     id: ask.id,
                     allowed: !refused && part.is_some(),
-                    part: part.filter(|_| ask.write),
+                    brought: part.filter(|_| ask.write).into_iter().collect(),
                 };
                 drop(leader);
                 if let Some(inner) = vault.upgrade() {
@@ -218,6 +218,7 @@ impl Bench {
             key: key.clone(),
             to: to.holder(),
             urgent: false,
+            rate: None,
         });
     }
 

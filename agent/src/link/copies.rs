@@ -24,6 +24,8 @@ pub(crate) struct Replicate {
     pub(crate) to: Holder,
     /// This node is about to go: as fast as it can.
     pub(crate) urgent: bool,
+    /// Bytes a second that all copies of this job from here may take; `None`: as this node finds fit.
+    pub(crate) rate: Option<u64>,
 }
 
 /// The answer to a question with this number.
@@ -33,8 +35,8 @@ pub(crate) struct Answer {
     pub(crate) id: u64,
     /// It may.
     pub(crate) allowed: bool,
-    /// What it brings, if it was about bringing something.
-    pub(crate) part: Option<(PartKey, CheckpointSealed)>,
+    /// Every part that it brings, if it was about bringing something: equal bytes may be parts of several checkpoints.
+    pub(crate) brought: Vec<(PartKey, CheckpointSealed)>,
 }
 
 /// Another node of the attempt completed this checkpoint.
@@ -97,18 +99,20 @@ pub(super) fn replicate_from_wire(order: agent::Replicate) -> Result<Replicate, 
         key: part_from_wire(order.key.unwrap_or_default())?,
         to: holder(to),
         urgent: order.urgent,
+        rate: Some(order.rate).filter(|rate| *rate > 0),
     })
 }
 
 pub(super) fn answer_from_wire(answer: agent::Answer) -> Result<Answer, IdError> {
-    let part = match (answer.key, answer.sealed) {
-        (Some(key), Some(sealed)) => Some((part_from_wire(key)?, sealed)),
-        _ => None,
+    let part = |one: agent::Brought| {
+        let key = part_from_wire(one.key.unwrap_or_default())?;
+        Ok((key, one.sealed.unwrap_or_default()))
     };
+    let brought: Result<_, IdError> = answer.brought.into_iter().map(part).collect();
     Ok(Answer {
         id: answer.id,
         allowed: answer.allowed,
-        part,
+        brought: brought?,
     })
 }
 

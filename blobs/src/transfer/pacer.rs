@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::pace::{Bucket, Rate};
 
 /// Shared by all senders of a node. Cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Pacer {
     begun: Instant,
     bucket: Arc<Mutex<Bucket>>,

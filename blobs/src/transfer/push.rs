@@ -11,6 +11,7 @@ use super::dial::{Peer, dial};
 use super::error::{LinkError, TransferError};
 use super::give::{Sent, give, put_all};
 use super::link::{Inlet, Link, Way, unexpected};
+use super::pacer::Pacer;
 use super::protocol::{Frame, NEAR_MAX};
 use super::{Node, blocking};
 use crate::BlobId;
@@ -27,6 +28,8 @@ pub struct Push {
     pub near: Vec<BlobId>,
     /// Uncapped: somebody waits for it.
     pub urgent: bool,
+    /// What paces it instead of what paces the node.
+    pub pacer: Option<Pacer>,
 }
 
 /// A checkpoint that the other node holds now.
@@ -84,7 +87,8 @@ impl Node {
         for _ in 0..want.lanes {
             let (node, to, sent) = (self.clone(), to.clone(), sent.clone());
             let (id, token) = (push.id, want.token);
-            let pacer = (!push.urgent).then(|| self.inner.pacer.clone());
+            let pacer = push.pacer.as_ref().unwrap_or(&self.inner.pacer);
+            let pacer = (!push.urgent).then(|| pacer.clone());
             lanes.spawn(async move {
                 let inner = &node.inner;
                 let mut link = dial(&inner.tls, &to, Some(way), inner.options.mtu_max).await?;

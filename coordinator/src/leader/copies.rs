@@ -15,6 +15,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::CheckpointSpec;
 
 use super::gang::Key;
 use super::liveness::Mono;
@@ -40,6 +41,8 @@ const ASK_AGAIN_MS: u64 = 5_000;
 const SLOW_BYTES_MS: u64 = 20_000;
 /// Copies that one node sends, or takes, at the same time.
 const AT_ONCE: usize = 4;
+/// Parts that one answer names; the rest comes with the next question.
+const BROUGHT_MAX: usize = 256;
 
 /// Where a node takes and gives parts, and how much room it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,13 +96,15 @@ pub enum CopyOrder {
         to: DataPeer,
         /// Nothing trains that it could disturb.
         urgent: bool,
+        /// Bytes a second that all copies of this job from there may take; `None`: as that node finds fit.
+        rate: Option<u64>,
     },
     /// The answer to [`Word::Ask`].
     Answer {
         /// Of the question.
         id: u64,
-        /// It may; with what the part is, if it is to be put there.
-        allowed: Option<Box<(PartKey, SealedPart)>>,
+        /// Every part that these bytes are and that is to be put there: equal bytes may be parts of several checkpoints.
+        brought: Vec<(PartKey, SealedPart)>,
         /// It may.
         yes: bool,
     },
@@ -270,13 +275,12 @@ impl Copies {
                 manifest,
                 write,
             } => {
-                let allowed = match write {
+                let brought = match write {
                     true => self.may_send(state, (&who, node), manifest),
-                    false => None,
+                    false => Vec::new(),
                 };
-                let yes = allowed.is_some() || !write && may_read(state, &who, manifest);
-                let allowed = allowed.map(Box::new);
-                told(CopyOrder::Answer { id, allowed, yes })
+                let yes = !brought.is_empty() || !write && may_read(state, &who, manifest);
+                told(CopyOrder::Answer { id, brought, yes })
             }
             Word::Pushed { key, to, error } => {
                 let copy = (key, to);
@@ -329,14 +333,14 @@ impl Copies {
 
     /// Orders what a job lacks; whether it lacks anything.
     fn look_at(&mut self, now: Mono, state: &State, job: &Job, told: &mut Vec<Told>) -> bool {
-        let wanted = checkpoint_rules(state, job).replicas as usize;
+        let rules = checkpoint_rules(state, job);
         let mut lacks = false;
         for checkpoint in job.checkpoints.iter().rev() {
             if !checkpoint.is_whole() {
                 lacks |= self.ask_for_parts(now, state, job, checkpoint, told);
             }
             for part in checkpoint.filled() {
-                lacks |= self.copy(now, state, (job, checkpoint), part, wanted, told);
+                lacks |= self.copy(now, state, (job, checkpoint), part, &rules, told);
             }
         }
         lacks
@@ -349,7 +353,7 @@ impl Copies {
         state: &State,
         (job, checkpoint): (&Job, &Checkpoint),
         part: &Part,
-        wanted: usize,
+        rules: &CheckpointSpec,
         told: &mut Vec<Told>,
     ) -> bool {
         let Some(manifest) = part.manifest else {
@@ -366,7 +370,8 @@ impl Copies {
         self.moves
             .retain(|(moved, to), _| *moved != key || !holders.contains(to));
         let staying = holders.iter().filter(|holder| stays(state, holder)).count();
-        let needs = wanted.saturating_add(1).saturating_sub(staying);
+        let wanted = (rules.replicas as usize).saturating_add(1);
+        let needs = wanted.saturating_sub(staying);
         let coming = self.moves.keys().filter(|(moved, _)| *moved == key).count();
         for _ in coming..needs {
             let Some(Choice { from, to }) = self.choose(now, state, &key, part) else {
@@ -380,6 +385,7 @@ impl Copies {
                 key: key.clone(),
                 to: peer,
                 urgent,
+                rate: rules.bandwidth.rate(),
             };
             told.push((from.clone(), order));
             let until = now.saturating_add(FORGOTTEN_MS);
@@ -433,41 +439,45 @@ impl Copies {
         found
     }
 
-    /// Only a copy that this leader ordered may be put anywhere.
+    /// Only a copy that this leader ordered may be put anywhere. Equal bytes may have been ordered for several checkpoints: they travel once.
     fn may_send(
         &self,
         state: &State,
         (from, to): (&str, &str),
         manifest: ManifestId,
-    ) -> Option<(PartKey, SealedPart)> {
-        let mut moves = self.moves.iter();
-        let ((key, _), _) = moves.find(|((key, target), one)| {
+    ) -> Vec<(PartKey, SealedPart)> {
+        let ordered = self.moves.iter().filter(|((key, target), one)| {
             key.manifest == manifest && target == to && one.from == from
-        })?;
-        let job = state.job(key.job)?;
-        let same = |one: &&Checkpoint| one.epoch == key.epoch && one.name == key.name;
-        let part = |one: &Checkpoint| {
-            let mut parts = one.parts.iter();
-            parts
-                .find(|part| part.index == key.index && part.manifest == Some(manifest))
-                .map(|part| part.bytes)
-        };
-        let mut newest_first = job.checkpoints.iter().rev().filter(same);
-        let (one, bytes) = newest_first.find_map(|one| Some((one, part(one)?)))?;
-        let sealed = SealedPart {
-            name: one.name.clone(),
-            step: one.step,
-            part: Some(PartOf {
-                index: key.index,
-                manifest: Some(manifest),
-                bytes,
-            }),
-            parts: one.whole,
-            metric: one.metric,
-            save_ms: one.save_ms,
-        };
-        Some((key.clone(), sealed))
+        });
+        let known = ordered.filter_map(|((key, _), _)| Some((key.clone(), sealed(state, key)?)));
+        known.take(BROUGHT_MAX).collect()
     }
+}
+
+/// What the state knows of a part that counts.
+fn sealed(state: &State, key: &PartKey) -> Option<SealedPart> {
+    let job = state.job(key.job)?;
+    let same = |one: &&Checkpoint| one.epoch == key.epoch && one.name == key.name;
+    let part = |one: &Checkpoint| {
+        let mut parts = one.parts.iter();
+        parts
+            .find(|part| part.index == key.index && part.manifest == Some(key.manifest))
+            .map(|part| part.bytes)
+    };
+    let mut newest_first = job.checkpoints.iter().rev().filter(same);
+    let (one, bytes) = newest_first.find_map(|one| Some((one, part(one)?)))?;
+    Some(SealedPart {
+        name: one.name.clone(),
+        step: one.step,
+        part: Some(PartOf {
+            index: key.index,
+            manifest: Some(key.manifest),
+            bytes,
+        }),
+        parts: one.whole,
+        metric: one.metric,
+        save_ms: one.save_ms,
+    })
 }
 
 /// A node reads what an open attempt of its own resumes from, and nothing else.

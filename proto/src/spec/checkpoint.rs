@@ -113,6 +113,15 @@ pub enum Bandwidth {
 }
 
 impl Bandwidth {
+    /// Bytes a second; `None`: as the node finds fit, `u64::MAX`: no limit.
+    pub fn rate(self) -> Option<u64> {
+        match self {
+            Self::Auto => None,
+            Self::Full => Some(u64::MAX),
+            Self::Limit(bytes) => Some(bytes.0),
+        }
+    }
+
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -35,7 +35,7 @@ impl Checkpoints {
         self.restored.insert((node.to_owned(), key));
     }
 
-    /// One command took `before` to `after` and changed `jobs`. `has`: whether any node has a part now.
+    /// One command took `before` to `after` and changed `jobs`. `has`: whether this node has a part now.
     ///
     /// # Errors
     /// With the first thing that is not so.
@@ -44,7 +44,7 @@ impl Checkpoints {
         before: &State,
         after: &State,
         jobs: &[JobId],
-        has: impl Fn(&PartKey) -> bool,
+        has: impl Fn(&str, &PartKey) -> bool,
     ) -> Checked {
         for id in jobs {
             let Some(new) = after.job(*id) else {
@@ -133,8 +133,9 @@ impl Checkpoints {
     }
 }
 
-/// The newest whole checkpoint goes only for a newer one, or when nobody has all of it.
-fn stays(old: &Job, new: &Job, has: &impl Fn(&PartKey) -> bool) -> Checked {
+/// The newest whole checkpoint goes only for a newer one, or when none of its holders has all of it. A copy that came a moment ago, and of which its
+/// new holder has not spoken yet, keeps nothing: its word brings the checkpoint back while its epoch is the current one.
+fn stays(old: &Job, new: &Job, has: &impl Fn(&str, &PartKey) -> bool) -> Checked {
     let whole = |job: &Job| job.checkpoints.iter().rfind(|one| one.is_whole()).cloned();
     let Some(was) = whole(old) else {
         return Ok(());
@@ -143,10 +144,12 @@ fn stays(old: &Job, new: &Job, has: &impl Fn(&PartKey) -> bool) -> Checked {
         let newer = (one.epoch, one.step) >= (was.epoch, was.step);
         one.is_whole() && newer
     });
-    let lost = was.keys(old.id).any(|(key, _)| !has(&key));
+    let mut parts = was.keys(old.id);
+    let lost = parts.any(|(key, holders)| !holders.iter().any(|holder| has(holder, &key)));
     ensure(there || lost, "I13", || {
+        let holders: Vec<_> = was.keys(old.id).map(|(_, holders)| holders).collect();
         format!(
-            "job {}: {} of epoch {} is gone, and nothing newer is there",
+            "job {}: {} of epoch {} is gone, and nothing newer is there; its parts were on {holders:?}",
             old.id, was.name, was.epoch
         )
     })

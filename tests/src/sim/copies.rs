@@ -23,6 +23,8 @@ const AGAIN_MS: u64 = 250;
 const TRIES: u32 = 60;
 /// After an order to seal a part, a node that has nothing of that name says so, milliseconds.
 const QUIET_MS: u64 = 2_000;
+/// A copy whose new node is not told for so long what it is comes to nothing, milliseconds.
+const UNANSWERED_MS: u64 = 5_000;
 /// Every part has so many bytes: what they are does not matter here.
 const BYTES: u64 = 1 << 20;
 
@@ -47,6 +49,13 @@ pub(super) struct Copying {
     part: agent::PartKey,
 }
 
+/// Copies that have come and of which their new nodes have asked the leader what they are.
+#[derive(Debug, Default)]
+pub(super) struct Arriving {
+    next: u64,
+    asked: BTreeMap<u64, Copying>,
+}
+
 /// A preparation that puts a checkpoint together.
 #[derive(Debug, Clone)]
 pub(super) struct Restoring {
@@ -55,9 +64,13 @@ pub(super) struct Restoring {
     tries: u32,
 }
 
-/// What a part of this name is made of: the same name has other bytes in each attempt and on each node.
+/// What a part of this name is made of: the same name has other bytes in each attempt and on each node. Of some jobs, what nodes other than the
+/// first write is equal in all checkpoints.
 fn manifest((job, epoch): Key, name: &str, index: u32) -> agent::ManifestId {
-    let text = format!("{job}/{epoch}/{name}/{index}");
+    let text = match index > 0 && job.counter.is_multiple_of(4) {
+        true => format!("{job}/{index}"),
+        false => format!("{job}/{epoch}/{name}/{index}"),
+    };
     *blake3::hash(text.as_bytes()).as_bytes()
 }
 
@@ -188,8 +201,10 @@ impl World {
                 };
                 self.after(QUIET_MS, Event::PartAsked(sealing));
             }
-            // Nobody asks here: a copy that was not ordered is not sent.
-            CopyOrder::Answer { .. } => {}
+            CopyOrder::Answer { id, brought, .. } => {
+                let keys = brought.into_iter().map(|(key, _)| to_agent(key));
+                self.on_brought(id, &keys.collect::<Vec<_>>());
+            }
             CopyOrder::Forget(_) | CopyOrder::Announce(_) => unreachable!("the core hears of it"),
         }
     }
@@ -230,24 +245,62 @@ impl World {
         let cut = self.are_apart(from.who, to.who);
         let lives = self.agent(from).is_some() && self.agent(to).is_some();
         let works = lives && !cut && !self.dice.chance(if self.storms() { 10 } else { 0 });
-        let arrived = sealed.filter(|_| works);
-        let error = if arrived.is_some() {
-            ""
-        } else {
-            "it broke off"
-        };
-        if let Some(sealed) = arrived {
-            self.marks.hit(Mark::PartCopied);
-            let (job, epoch) = (part.job, part.epoch);
-            self.hold(to.who, job, epoch, sealed.clone());
-            self.step(to.who, agent::Event::CopyHeld { job, epoch, sealed });
+        let copying = Copying { from, to, part };
+        if sealed.is_none() || !works {
+            return self.pushed(&copying, "it broke off");
         }
+        self.arriving.next += 1;
+        let id = self.arriving.next;
+        let word = Word::Ask {
+            id,
+            node: self.nodes[from.who].name.clone(),
+            manifest: copying.part.manifest,
+            write: true,
+        };
+        self.arriving.asked.insert(id, copying);
+        self.say_of_copies(to, word);
+        self.after(UNANSWERED_MS, Event::Unanswered(id));
+    }
+
+    /// The leader said what the bytes are that have come: each part of that is here now.
+    fn on_brought(&mut self, id: u64, keys: &[agent::PartKey]) {
+        let Some(copying) = self.arriving.asked.remove(&id) else {
+            return;
+        };
+        let (from, to) = (copying.from.who, copying.to.who);
+        let parts = keys
+            .iter()
+            .filter_map(|key| Some((key, self.nodes[from].vault.get(key).cloned()?)));
+        let parts: Vec<_> = parts.collect();
+        if parts.is_empty() || self.agent(copying.to).is_none() {
+            return self.pushed(&copying, "nobody knows what it is");
+        }
+        for (key, sealed) in parts {
+            self.marks.hit(match *key == copying.part {
+                true => Mark::PartCopied,
+                false => Mark::PartShared,
+            });
+            let (job, epoch) = (key.job, key.epoch);
+            self.hold(to, job, epoch, sealed.clone());
+            self.step(to, agent::Event::CopyHeld { job, epoch, sealed });
+        }
+        self.pushed(&copying, "");
+    }
+
+    pub(super) fn on_unanswered(&mut self, id: u64) {
+        if let Some(copying) = self.arriving.asked.remove(&id) {
+            self.pushed(&copying, "nobody answers");
+        }
+    }
+
+    /// The sender says what became of a copy; without an `error` it is there.
+    fn pushed(&mut self, copying: &Copying, error: &str) {
         let word = Word::Pushed {
-            key: to_leader(&part),
-            to: self.nodes[to.who].name.clone(),
+            key: to_leader(&copying.part),
+            to: self.nodes[copying.to.who].name.clone(),
             error: error.into(),
         };
-        self.say_of_copies(from, word);
+        self.say_of_copies(copying.from, word);
     }
 
     fn are_apart(&self, one: usize, other: usize) -> bool {
@@ -394,10 +447,11 @@ impl World {
         true
     }
 
-    /// Whether any node that is not lost for good has this part.
-    pub(super) fn somebody_has(&self, key: &PartKey) -> bool {
+    /// Whether the disk of this node has this part.
+    pub(super) fn has_part(&self, node: &str, key: &PartKey) -> bool {
         let key = to_agent(key.clone());
-        self.nodes.iter().any(|node| node.vault.contains_key(&key))
+        let mut named = self.nodes.iter().filter(|one| one.name == node);
+        named.any(|node| node.vault.contains_key(&key))
     }
 }
 

@@ -8,7 +8,7 @@ use mlctl_agent::core as agent;
 use mlctl_agent::keeper::fence::Fence;
 use mlctl_agent::launch::FencePlan;
 use mlctl_coordinator::state::rules::Request;
-use mlctl_proto::ids::Epoch;
+use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::Ranges;
 
 use super::node::Node;
@@ -60,6 +60,11 @@ pub(super) struct Directory {
     pub(super) name: String,
     pub(super) step: u64,
     pub(super) epoch: Epoch,
+}
+
+/// Of half of the jobs every node saves a part, of the others the first alone.
+pub(super) fn sharded(job: JobId) -> bool {
+    job.counter.is_multiple_of(2)
 }
 
 impl Laid {
@@ -479,12 +484,16 @@ impl World {
         let list = node.checkpoints.entry(job).or_default();
         let step = list.last().map_or(0, |one| one.step) + 5;
         let name = format!("step-{step}");
-        list.push(Directory {
+        let made = Directory {
             name: name.clone(),
             step,
             epoch,
-        });
+        };
+        list.push(made.clone());
         self.seal(who, key, (&name, step), false);
+        if sharded(job) {
+            self.other_shards(who, key, &made);
+        }
         let delay = self.dice.between(300, 2_000);
         self.after(
             delay,
@@ -494,6 +503,22 @@ impl World {
                 key,
             },
         );
+    }
+
+    /// Of a job whose ranks all save, the other nodes complete theirs at the same moment. Some are seen to only when they are asked for it.
+    fn other_shards(&mut self, first: usize, key: Key, made: &Directory) {
+        for who in (0..self.nodes.len()).filter(|who| *who != first) {
+            let node = &mut self.nodes[who];
+            let keeper = node.keepers.get(&key);
+            if keeper.is_none_or(|keeper| keeper.alive.is_empty()) {
+                continue;
+            }
+            let list = node.checkpoints.entry(key.0).or_default();
+            list.push(made.clone());
+            if self.dice.chance(70) {
+                self.seal(who, key, (&made.name, made.step), false);
+            }
+        }
     }
 
     /// `kill -9` of a keeper: its ranks die with it.

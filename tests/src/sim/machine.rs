@@ -140,7 +140,7 @@ impl World {
         let mut checked = epochs.step(before, &after, &jobs);
         checked = checked.and(self.checkers.terminal.step(before, &after, &jobs, epochs));
         checked = checked.and(self.checkers.history.step(before, &after));
-        let has = |part: &PartKey| self.somebody_has(part);
+        let has = |node: &str, part: &PartKey| self.has_part(node, part);
         checked = checked.and(self.checkers.checkpoints.step(before, &after, &jobs, has));
         self.check(checked);
         self.holds(invariants::check_changed(before, &after, changed));

@@ -74,6 +74,8 @@ marks! {
     DeviceDirty = "device dirty after its job",
     /// A part of a checkpoint was copied to another node.
     PartCopied = "part copied",
+    /// Bytes that came as a part of one checkpoint were noted as that of another too.
+    PartShared = "one copy for several checkpoints",
     /// A node was asked for its part of a checkpoint that another one had completed.
     PartAsked = "part asked for",
     /// Parts were forgotten because nothing counts on them any more.
@@ -87,8 +89,14 @@ marks! {
 }
 
 /// How often each path was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks([u64; Mark::ALL.len()]);
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self([0; Mark::ALL.len()])
+    }
+}
 
 impl Marks {
     pub(super) fn hit(&mut self, mark: Mark) {

@@ -11,7 +11,7 @@ use mlctl_coordinator::state::State;
 use super::client::{Answer, Call, Client};
 use super::clocks::Rate;
 use super::coordinator::Coordinator;
-use super::copies::{Copying, Restoring, Sealing};
+use super::copies::{Arriving, Copying, Restoring, Sealing};
 use super::dice::Dice;
 use super::disk::SnapshotFile;
 use super::fencing::FenceLook;
@@ -69,6 +69,7 @@ pub(super) enum Event {
     Sealed(Sealing),
     PartAsked(Sealing),
     Copied(Copying),
+    Unanswered(u64),
     Adopt(Process, Arc<agent::Start>),
     Look(Process),
     RankEnds(RankEnding),
@@ -161,6 +162,8 @@ pub(super) struct World {
     pub(super) cut_until: Vec<Vec<u64>>,
     /// Of a hundred datagrams, so many are lost.
     pub(super) loss: u64,
+    /// Copies that have come and are not noted yet.
+    pub(super) arriving: Arriving,
     pub(super) weather: Weather,
     /// When everything last healed.
     pub(super) healed_at: u64,
@@ -202,6 +205,7 @@ impl World {
             connections: 0,
             cut_until: vec![vec![0; ends]; ends],
             loss: 1,
+            arriving: Arriving::default(),
             weather: Weather::Calm,
             healed_at: 0,
             checkers: Checkers::default(),
@@ -316,6 +320,7 @@ impl World {
             Event::Sealed(sealing) => self.on_sealed(sealing),
             Event::PartAsked(asked) => self.on_part_asked(asked),
             Event::Copied(copying) => self.on_copied(copying),
+            Event::Unanswered(id) => self.on_unanswered(id),
             Event::Look(at) => self.on_look(at),
             Event::RankEnds(ending) => self.on_rank_ends(ending),
             Event::FenceDue(look) => self.on_fence_due(look),

@@ -60,18 +60,26 @@ pub fn room(space: &wire::CopySpace) -> Word {
 pub fn order(order: CopyOrder) -> wire::leader_message::What {
     use wire::leader_message::What;
     match order {
-        CopyOrder::Replicate { key, to, urgent } => What::Replicate(wire::Replicate {
+        CopyOrder::Replicate {
+            key,
+            to,
+            urgent,
+            rate,
+        } => What::Replicate(wire::Replicate {
             key: Some(wire_key(key)),
             to: Some(peer(to)),
             urgent,
+            rate: rate.unwrap_or(0),
         }),
-        CopyOrder::Answer { id, allowed, yes } => {
-            let (key, sealed) = allowed.map(|one| *one).unzip();
+        CopyOrder::Answer { id, brought, yes } => {
+            let brought = brought.into_iter().map(|(key, sealed)| wire::Brought {
+                key: Some(wire_key(key)),
+                sealed: Some(encode_sealed(&sealed)),
+            });
             What::Answer(wire::Answer {
                 id,
                 allowed: yes,
-                sealed: sealed.as_ref().map(encode_sealed),
-                key: key.map(wire_key),
+                brought: brought.collect(),
             })
         }
         CopyOrder::Forget(parts) => What::Forget(wire::Forget {

@@ -146,6 +146,7 @@ fn push(node: &Node, pacer: &Pacer, what: (&str, &str), to: (&str, &str)) -> Res
         id: what.0.parse()?,
         near: near.map(str::parse).transpose()?.into_iter().collect(),
         urgent: false,
+        pacer: None,
     };
     let to = peer(to.0, to.1)?;
     let reports = pacer.clone();
