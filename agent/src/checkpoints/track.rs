@@ -169,6 +169,8 @@ impl Tracker {
         }
         let waited = life != Life::Running || facts.quiet_ms >= PATIENCE_MS;
         match verdict {
+            // A part of an attempt before this one, which nobody came to seal: with other nodes' parts of this one it would be of neither.
+            Verdict::Sealed(_) if one.old && nodes > 1 => {}
             Verdict::Sealed(sealed) => {
                 one.sealed = true;
                 news.push(News::Sealed {
@@ -428,6 +430,23 @@ mod tests {
             !old.completed_elsewhere(1, &step_5(50)),
             "of an earlier attempt"
         );
+    }
+
+    /// Of one node it is all of the checkpoint. Of several it would be listed with parts that other nodes made in this attempt.
+    #[test]
+    fn a_whole_one_of_an_earlier_attempt_counts_only_where_it_has_one_part() {
+        for (nodes, told) in [(1, sealed(By::Rename, true)), (2, Vec::new())] {
+            let mut tracker = Tracker::new(Terms {
+                ranks: 0..1,
+                nodes,
+                began_ns: 100,
+            });
+            let mut whole = step_5(50);
+            whole.root.mark.ctime_ns = 60;
+            tracker.found(0, &whole);
+            let news = tracker.look(2, &whole, Life::Running, || Writers::Nobody);
+            assert_eq!(news, told, "{nodes} nodes");
+        }
     }
 
     #[test]

@@ -50,6 +50,17 @@ pub(super) struct Named<'a> {
     pub(super) manifest: &'a str,
 }
 
+impl<'a> From<&'a GetPartRequest> for Named<'a> {
+    fn from(request: &'a GetPartRequest) -> Self {
+        Self {
+            attempt: request.attempt,
+            name: &request.name,
+            index: request.index,
+            manifest: &request.manifest,
+        }
+    }
+}
+
 /// Serves the call on the leader.
 pub async fn open(
     shared: &Arc<Shared>,
@@ -59,13 +70,7 @@ pub async fn open(
     let job = parse(&request.job)?;
     shared.read().await?;
     let state = shown::state_with(shared, job).await?;
-    let named = Named {
-        attempt: request.attempt,
-        name: &request.name,
-        index: request.index,
-        manifest: &request.manifest,
-    };
-    let wanted = wanted(&state, person, job, &named)?;
+    let wanted = wanted(&state, person, job, &(&request).into())?;
     room(shared, &wanted)?;
     let holders = peers(shared, &wanted).await?;
     if holders.is_empty() {

@@ -224,13 +224,7 @@ fn bytes_are_for_owners_and_admins() {
             forwarded: false,
             source: "test".into(),
         };
-        let named = Named {
-            attempt: request.attempt,
-            name: &request.name,
-            index: request.index,
-            manifest: &request.manifest,
-        };
-        let wanted = wanted(&cluster.state, &person, job, &named);
+        let wanted = wanted(&cluster.state, &person, job, &request.into());
         wanted.map(|wanted| (wanted.bytes, wanted.holders))
     };
     let request = GetPartRequest {

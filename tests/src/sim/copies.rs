@@ -142,14 +142,14 @@ impl World {
             parts,
             ..agent::CheckpointFound::bare(job, epoch, sealing.name.clone(), sealing.step)
         };
-        // What an earlier attempt left is none of this one's, whatever is said of it.
-        if self.has_directory(who, key, &sealing.name) {
+        // What an earlier attempt left of several nodes is none of this one's: parts of both together would be of neither.
+        if parts == 1 || self.has_directory(who, key, &sealing.name) {
             self.checkers
                 .checkpoints
                 .sealed(key, &sealing.name, index, Some(made));
             self.hold(who, job, epoch, found.sealed());
+            self.step(who, agent::Event::Checkpoint(found));
         }
-        self.step(who, agent::Event::Checkpoint(found));
         let begun = false;
         self.step(who, agent::Event::Sealing { job, epoch, begun });
     }
