@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use mlctl_tests::process::Cluster;
+use mlctl_tests::process::tool::missing;
 use mlctl_tests::process::workload::nap;
+use mlctl_tests::tidy::skips::skip;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -128,6 +130,30 @@ fn a_copy_that_the_disk_changed_is_found_and_made_anew() {
         job.0["checkpoints"][0]["durability"] == "1/1"
             && states(&verified(&cluster, &id)) == ["good", "good"]
     });
+    cluster.mlctl(&["cancel", &id]).expect(0);
+    cluster.wait(&id, SOON);
+}
+
+/// A file of it stays open, so that nothing but the word completes it.
+#[test]
+fn a_rank_says_on_its_socket_that_a_checkpoint_is_complete() {
+    let test =
+        "process_checkpoint_commands::a_rank_says_on_its_socket_that_a_checkpoint_is_complete";
+    if let Some(tool) = missing(&["python3"]) {
+        return skip(test, &format!("{tool} is not installed"));
+    }
+    let cluster = Cluster::start(2, 0);
+    let script = format!(
+        "d=$MLCTL_CHECKPOINT_DIR/mine && mkdir $d && echo weights > $d/w && exec 3>>$d/log
+        python3 -c 'import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b\"COMMIT dir=mine step=7\", os.environ[\"MLCTL_NOTIFY\"])'
+        sleep {}",
+        nap()
+    );
+    let id = cluster.submit(&["--", "sh", "-c", &script]);
+    let job = cluster.wait_until(&id, "copied", SOON, |job| {
+        job.0["checkpoints"][0]["durability"] == "1/1"
+    });
+    assert_eq!(job.0["checkpoints"][0]["step"], 7, "{:#}", job.0);
     cluster.mlctl(&["cancel", &id]).expect(0);
     cluster.wait(&id, SOON);
 }

@@ -12,6 +12,8 @@ use tokio::time::sleep;
 use super::look::{listing, names, writers};
 use super::rules::is_final;
 use super::seal::Life;
+use super::seal::listing::Kind;
+use super::seal::notify::Commit;
 use super::track::{News, Terms, Tracker};
 use super::watch::{Seen, Watch};
 
@@ -115,6 +117,25 @@ impl Follow {
         Ok(has)
     }
 
+    /// The writer of this one says that it is complete, as it is now: it is judged with that, at the next look. Whether there is such a directory.
+    /// Not to be dropped before it is done.
+    ///
+    /// # Errors
+    /// When the task that looks dies.
+    pub async fn committed(&mut self, name: &str, word: Commit) -> Result<bool, FollowError> {
+        let Some(mut looker) = self.looker.take() else {
+            return Ok(false);
+        };
+        let name = name.to_owned();
+        let looking = spawn_blocking(move || {
+            let there = looker.committed(&name, word);
+            (looker, there)
+        });
+        let (looker, there) = looking.await?;
+        self.looker = Some(looker);
+        Ok(there)
+    }
+
     /// A last look after all ranks have ended like that. Not to be dropped before it is done.
     ///
     /// # Errors
@@ -211,6 +232,16 @@ impl Looker {
         is_final(name)
             && listing(&self.dir, name, false)
                 .is_ok_and(|found| self.tracker.completed_elsewhere(now_ms, &found))
+    }
+
+    fn committed(&mut self, name: &str, word: Commit) -> bool {
+        let now_ms = self.now_ms();
+        let found = listing(&self.dir, name, false).ok();
+        let found = found.filter(|found| is_final(name) && found.root.kind == Kind::Dir);
+        if let Some(found) = &found {
+            self.tracker.committed(now_ms, found, word);
+        }
+        found.is_some()
     }
 
     /// Looks at what was seen and at everything that may bring news; with `all` at everything.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::seal::listing::{Entry, Fingerprint, Kind, Listing};
-use super::seal::notify::Metric;
+use super::seal::notify::{Commit, Metric};
 use super::seal::{By, Facts, Life, Verdict, Why, Writers, judge};
 
 /// What has not become complete in so long is looked at seldom, milliseconds.
@@ -79,6 +79,8 @@ struct One {
     sealed: bool,
     /// Another node has the file that completes it.
     elsewhere: bool,
+    /// Its writer's word that it is complete as it is.
+    committed: Option<Commit>,
     /// That it is not complete was told.
     told: bool,
 }
@@ -124,6 +126,17 @@ impl Tracker {
         !one.old
     }
 
+    /// Its writer says that it is complete, as it is now.
+    pub fn committed(&mut self, now_ms: u64, listing: &Listing, word: Commit) {
+        let one = self.take(now_ms, listing);
+        if one.sealed && one.committed.as_ref() == Some(&word) {
+            // Said twice, by each rank perhaps.
+            return;
+        }
+        one.committed = Some(word);
+        (one.old, one.sealed, one.told) = (false, false, false);
+    }
+
     /// Whether a look at this name, which looked like this, could bring news. One that is of an earlier attempt brings none.
     pub fn is_news(&self, name: &str, print: &Fingerprint) -> bool {
         let known = self.ones.get(name);
@@ -156,7 +169,7 @@ impl Tracker {
             quiet_ms: now_ms.saturating_sub(one.since_ms),
             life: if one.old { Life::EndedBadly } else { life },
             renamed: one.renamed,
-            committed: None,
+            committed: one.committed.clone(),
             marker_elsewhere: one.elsewhere,
             ranks,
             nodes,
@@ -220,6 +233,7 @@ impl Tracker {
             renamed: false,
             sealed: false,
             elsewhere: false,
+            committed: None,
             told: false,
         });
         if (one.sealed || one.old) && one.now.same_bytes(&now) {
@@ -234,7 +248,7 @@ impl Tracker {
             }
             one.since_ms = now_ms;
             (one.found, one.old, one.sealed, one.told) = (false, false, false, false);
-            one.elsewhere = false;
+            (one.elsewhere, one.committed) = (false, None);
             // What is written after the rename was not meant by it.
             one.renamed = false;
         }
@@ -447,6 +461,36 @@ mod tests {
             let news = tracker.look(2, &whole, Life::Running, || Writers::Nobody);
             assert_eq!(news, told, "{nodes} nodes");
         }
+    }
+
+    #[test]
+    fn the_writers_word_counts_for_what_was_there_then() {
+        let mut tracker = tracker();
+        let word = Commit {
+            step: Some(7),
+            metrics: Vec::new(),
+        };
+        assert_eq!(look(&mut tracker, 0, 200), [], "written a moment ago");
+        tracker.committed(1, &step_5(200), word.clone());
+        let news = look(&mut tracker, 1, 200);
+        let [
+            News::Sealed {
+                step: 7,
+                by: By::Word,
+                ..
+            },
+        ] = &news[..]
+        else {
+            panic!("{news:?}")
+        };
+        assert_eq!(look(&mut tracker, 2, 200), [], "told once");
+        // Written to after that: the word is void.
+        tracker.committed(3, &step_5(300), word);
+        let news = look(&mut tracker, 4, 301);
+        assert!(
+            news.iter().all(|one| !matches!(one, News::Sealed { .. })),
+            "{news:?}"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::Context;
+use super::notify::{Notify, Said};
 use super::prepare::START;
 use super::restart::read_start;
 use super::sealing::{Complete, Seals};
@@ -61,6 +62,7 @@ impl Checkpoints {
             follow,
             seals,
             asked: Vec::new(),
+            notify: bind(context, start, &dir),
         };
         tokio::spawn(following.run(heard));
         Self { words: Some(words) }
@@ -91,6 +93,16 @@ impl Checkpoints {
             None => drop(tokio::spawn(seal_part(context.clone(), order))),
         }
     }
+}
+
+fn bind(context: &Context, start: &Start, dir: &Path) -> Option<Notify> {
+    let folder = context.dirs.attempt(start.job, start.epoch);
+    let bound = Notify::bind(&folder, dir);
+    bound
+        .inspect_err(|error| {
+            warn!(job = %start.job, %error, "ranks cannot say by a message that a checkpoint is complete");
+        })
+        .ok()
 }
 
 /// The same for an attempt that has no task here any more.
@@ -147,6 +159,8 @@ struct Following {
     seals: Seals,
     /// What other nodes completed and this one has nothing of, and when that is told.
     asked: Vec<(Instant, SealPart)>,
+    /// Where ranks say that one is complete; without it they have the file.
+    notify: Option<Notify>,
 }
 
 impl Following {
@@ -168,6 +182,7 @@ impl Following {
                 Word::SealPart(order) => self.asked_for(order, Instant::now() + NOTHING_AFTER).await,
             },
             () = until(due) => self.nothing_came().await,
+            said = said(self.notify.as_ref()) => self.said(said).await,
             seen = self.follow.wait() => match look(&mut self.follow, seen).await {
                 Ok(news) => {
                     tell(&self.seals, &self.start, news).await;
@@ -197,6 +212,23 @@ impl Following {
         Ok(())
     }
 
+    /// A rank of this node said something; `None`: nothing comes any more.
+    async fn said(&mut self, said: Option<Said>) -> Result<(), FollowError> {
+        let job = self.start.job;
+        match said {
+            Some(Ok((name, word))) => {
+                if !self.follow.committed(&name, word).await? {
+                    warn!(%job, name, "a rank says that a checkpoint is complete, and there is no such directory");
+                }
+                let news = self.follow.look(Vec::new()).await?;
+                tell(&self.seals, &self.start, news).await;
+            }
+            Some(Err(why)) => warn!(%job, why, "a message about a checkpoint cannot be used"),
+            None => self.notify = None,
+        }
+        Ok(())
+    }
+
     /// What other nodes completed a while ago: either there is something of it by now, or there will be nothing.
     async fn nothing_came(&mut self) -> Result<(), FollowError> {
         let now = Instant::now();
@@ -217,6 +249,13 @@ impl Following {
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn said(notify: Option<&Notify>) -> Option<Said> {
+    match notify {
+        Some(notify) => notify.next().await,
         None => std::future::pending().await,
     }
 }

@@ -4,6 +4,7 @@
 mod attempt;
 mod checkpoints;
 mod keepers;
+mod notify;
 mod prepare;
 mod restart;
 mod restore;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use mlctl_proto::limits::DUMP_NAME;
 use mlctl_proto::spec::{Compat, LaunchMethod};
 
-use super::plan::{DEADLINE, Request};
+use super::plan::{DEADLINE, NOTIFY, Request};
 use super::{array, mpi, slurm};
 
 /// Variables by name.
@@ -232,6 +232,8 @@ fn own(request: &Request, env: &mut Variables) {
     set("MLCTL_DEADLINE_FILE", &deadline);
     if let Some(dir) = &request.checkpoint_dir {
         set("MLCTL_CHECKPOINT_DIR", dir);
+        let notify = format!("{}/{NOTIFY}", request.attempt_dir.trim_end_matches('/'));
+        set("MLCTL_NOTIFY", &notify);
     }
     if let Some(path) = &request.resume_from {
         set("MLCTL_RESUME_FROM", path);

@@ -201,6 +201,8 @@ pub struct FencePlan {
 
 /// The file in an attempt's directory that says, once it is known, when the ranks are to end.
 pub const DEADLINE: &str = "deadline.json";
+/// The socket in an attempt's directory on which ranks say that a checkpoint is complete.
+pub const NOTIFY: &str = "notify";
 
 /// A time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
