@@ -6,6 +6,10 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, mkdirat};
+
 use super::look::{listing, names};
 use super::rules::is_leftover;
 use super::seal::{Facts, Life, Why, Writers, left_half};
@@ -40,11 +44,17 @@ pub fn set_aside(dir: &Path) -> io::Result<usize> {
 /// # Errors
 /// When it cannot be moved.
 pub(crate) fn move_aside(dir: &Path, name: &str) -> io::Result<()> {
-    let aside = dir.join(ASIDE);
-    fs::create_dir_all(&aside)?;
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let dir = open(dir, flags, Mode::empty())?;
+    match mkdirat(&dir, ASIDE, Mode::from_bits_truncate(0o755)) {
+        Err(Errno::EEXIST) => {}
+        other => other?,
+    }
+    // The directory is the job's user's, who may have put a link there that leads to somebody else's.
+    let aside = openat(&dir, ASIDE, flags, Mode::empty())?;
     // The same name may have been left more than once.
     let unique = format!("{name}.{:08x}", rand::random::<u32>());
-    fs::rename(dir.join(name), aside.join(unique))
+    Ok(renameat(&dir, name, &aside, unique.as_str())?)
 }
 
 /// Moves what a library began under its final name and did not finish, as far as the files themselves show it, and returns the names with

@@ -19,6 +19,8 @@ pub const LIGHTNING: &str = ".ckpt";
 const ONE_FILE: [&str; 4] = [".pt", ".pth", ".pth.tar", ".safetensors"];
 /// Those of theirs that are checkpoints although no number says which.
 const NEWEST: [&str; 5] = ["checkpoint", "ckpt", "last", "latest", "snapshot"];
+/// What names of files have of which several are one checkpoint.
+const PIECES: [&str; 3] = ["-of-", "rank", "shard"];
 /// A name that a record may hold, bytes.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -40,8 +42,11 @@ pub fn is_leftover(name: &str) -> bool {
 /// called `last` and the like: `best.pt` and `tokenizer.pt` are nothing to go on from.
 pub fn is_one_file(name: &str) -> bool {
     let other = ONE_FILE.iter().find_map(|ending| name.strip_suffix(ending));
-    let counts =
-        |stem: &str| stem.ends_with(|c: char| c.is_ascii_digit()) || NEWEST.contains(&stem);
+    let counts = |stem: &str| {
+        let piece = PIECES.iter().any(|word| stem.contains(word));
+        let numbered = stem.ends_with(|c: char| c.is_ascii_digit()) && !piece;
+        numbered || NEWEST.contains(&stem)
+    };
     name.ends_with(LIGHTNING) || other.is_some_and(counts)
 }
 
@@ -124,6 +129,8 @@ mod tests {
             "step-5",
             "notes-1.txt",
             "model-5.pt.json",
+            "model-00001-of-00004.safetensors",
+            "ckpt_rank1.pt",
         ];
         for (names, counts) in [(&yes[..], true), (&no[..], false)] {
             for name in names {

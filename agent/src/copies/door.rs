@@ -67,28 +67,30 @@ impl Authority for Door {
         }
         failpoint::hit("copy.received");
         for (key, sealed) in brought {
-            self.note(key, sealed)?;
+            self.note(id, key, sealed)?;
         }
-        // The last that named these bytes may have been let go while they were offered again.
-        match shared.store.is_held(id) {
-            true => Ok(()),
-            false => Err(format!("checkpoint {id} was let go just now")),
-        }
+        Ok(())
     }
 }
 
 impl Door {
     /// Writes down that this part is here, and says so. Blocks.
-    fn note(&self, key: PartKey, sealed: CheckpointSealed) -> Result<(), String> {
+    fn note(&self, id: &BlobId, key: PartKey, sealed: CheckpointSealed) -> Result<(), String> {
         let shared = &self.0;
-        let entry = Entry::new(key.clone(), sealed.clone());
-        let news = shared.ledger.get(&key).is_none();
-        if news {
-            lock(&shared.unsaid).insert(key.clone());
-            shared.ledger.put(entry).map_err(|error| {
-                warn!(%error, "a copy that came cannot be written down");
-                format!("the copy cannot be written down: {error}")
-            })?;
+        {
+            let _keeping = lock(&shared.keeping);
+            if !shared.store.is_held(id) {
+                // The last that named these bytes went while they were offered again.
+                return Err(format!("checkpoint {id} was let go just now"));
+            }
+            if shared.ledger.get(&key).is_none() {
+                lock(&shared.unsaid).insert(key.clone());
+                let entry = Entry::new(key.clone(), sealed.clone());
+                shared.ledger.put(entry).map_err(|error| {
+                    warn!(%error, "a copy that came cannot be written down");
+                    format!("the copy cannot be written down: {error}")
+                })?;
+            }
         }
         // One that was known is said again: who sends it thinks that it is not.
         let (job, epoch) = (key.job, key.epoch);

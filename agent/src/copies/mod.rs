@@ -128,6 +128,8 @@ struct Shared {
     permits: Mutex<Permits>,
     /// In the ledger, and the core has not been told yet.
     unsaid: Mutex<BTreeSet<PartKey>>,
+    /// One at a time writes down that bytes are held, or lets go of bytes that nothing names.
+    keeping: Mutex<()>,
     inputs: mpsc::Sender<Input>,
     since: Instant,
 }
@@ -193,7 +195,9 @@ impl Vault {
                 limit_bytes,
                 threads: HASHING,
             };
-            let store = CheckpointStore::open(copies, options)?;
+            let store = CheckpointStore::open(&copies, options)?;
+            // What jobs of one user saved is not for the eyes of another.
+            close_to_others(&copies)?;
             let ledger = Ledger::open(&ledger_dir).map_err(|source| VaultError::Disk {
                 path: ledger_dir,
                 source,
@@ -210,6 +214,7 @@ impl Vault {
             ledger,
             permits: Mutex::default(),
             unsaid: Mutex::default(),
+            keeping: Mutex::default(),
             inputs,
             since: Instant::now(),
         });
@@ -266,6 +271,7 @@ impl Vault {
         let (key, sealed) = (entry.key.clone(), entry.sealed.clone());
         let shared = self.shared().clone();
         let putting = move || {
+            let _keeping = lock(&shared.keeping);
             let news = shared.ledger.get(&entry.key).is_none();
             if news {
                 lock(&shared.unsaid).insert(entry.key.clone());
@@ -296,6 +302,15 @@ impl Quiet {
             .expect("it is taken only when it is dropped");
         runtime.handle().clone()
     }
+}
+
+fn close_to_others(copies: &std::path::Path) -> Result<(), VaultError> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(copies, mode).map_err(|source| VaultError::Disk {
+        path: copies.to_owned(),
+        source,
+    })
 }
 
 fn clear(staging: &std::path::Path) -> Result<(), VaultError> {
@@ -396,9 +411,12 @@ impl Vault {
         let orphans = std::mem::take(&mut *lock(&self.inner.orphans));
         for id in orphans {
             let shared = self.shared().clone();
-            let removing = self.quietly(move || match shared.ledger.naming(id.as_bytes())[..] {
-                [] => shared.store.remove(&id),
-                [..] => Ok(()),
+            let removing = self.quietly(move || {
+                let _keeping = lock(&shared.keeping);
+                match shared.ledger.naming(id.as_bytes())[..] {
+                    [] => shared.store.remove(&id),
+                    [..] => Ok(()),
+                }
             });
             match removing.await {
                 Ok(Ok(()) | Err(CheckpointError::NotHeld { .. })) => {}

@@ -89,6 +89,11 @@ impl Vault {
 /// On a thread that may block.
 fn forget(shared: &Shared, keys: Vec<PartKey>) {
     for key in keys {
+        let _keeping = lock(&shared.keeping);
+        if lock(&shared.unsaid).contains(&key) {
+            // It is being told of just now.
+            continue;
+        }
         match shared.ledger.remove(&key) {
             Ok(Some(_)) => {
                 info!(job = %key.job, epoch = %key.epoch, key.name, key.index, "a copy of a checkpoint is not needed any more");

@@ -115,7 +115,10 @@ impl Vault {
                         return Ok(pushed.way);
                     }
                     Err(error) if is_passing(&error) => error.to_string(),
-                    Err(error) => return Err(error.to_string()),
+                    Err(error) => {
+                        self.look_again(id, &error).await;
+                        return Err(error.to_string());
+                    }
                 },
                 Err(error) => error,
             };
@@ -124,6 +127,21 @@ impl Vault {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MOST);
+        }
+    }
+
+    /// Who refuses a chunk as the wrong one may be right: what is damaged here is found now, and told.
+    async fn look_again(&self, id: BlobId, error: &TransferError) {
+        let wrong = matches!(
+            error,
+            TransferError::Refused {
+                why: Refusal::WrongChunk,
+                ..
+            }
+        );
+        let store = self.shared().store.clone();
+        if wrong && let Err(error) = self.quietly(move || store.verify(&id).map(drop)).await {
+            warn!(%id, %error, "a copy was not read again");
         }
     }
 

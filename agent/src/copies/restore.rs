@@ -17,10 +17,10 @@ use mlctl_proto::persist::CheckpointSealed;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::Vault;
 use super::ledger::{Entry, blob};
 use super::push::{PAUSE_FIRST, PAUSE_MOST, resolve, way_word};
 use super::sealing::{FILE, print};
+use super::{Vault, lock};
 use crate::checkpoints::leftovers::move_aside;
 use crate::checkpoints::rules::{is_final, step_of};
 use crate::core::{Holder, PartFound, PartKey, Restore, RestorePart};
@@ -119,6 +119,10 @@ struct Fetched {
     fresh: bool,
 }
 
+/// Of a checkpoint with more parts than this a node keeps its own alone: were every node of a large gang to keep and announce all of them, the job's
+/// record would grow with the square of its nodes.
+const KEPT_ALL: usize = 4;
+
 /// A part with a manifest.
 type Part = (PartKey, RestorePart);
 
@@ -178,8 +182,28 @@ impl Vault {
             }
             (restored.from, restored.ways) = (names, ways);
         }
+        self.let_go(&parts).await;
         restored.wall = begun.elapsed();
         Ok(restored)
+    }
+
+    /// What came only to be laid out goes from the store.
+    async fn let_go(&self, parts: &[Part]) {
+        let (shared, parts) = (self.shared().clone(), parts.to_vec());
+        let going = self.quietly(move || {
+            for (key, _) in parts {
+                let _keeping = lock(&shared.keeping);
+                let id = blob(&key.manifest);
+                if shared.ledger.naming(&key.manifest).is_empty()
+                    && let Err(error) = shared.store.remove(&id)
+                {
+                    warn!(%id, %error, "a part that is laid out stays in the store until the agent starts again");
+                }
+            }
+        });
+        if let Err(error) = going.await {
+            warn!(%error, "parts that are laid out stay in the store");
+        }
     }
 
     /// The directory is there as it was when it was sealed, and is all of the checkpoint.
@@ -209,6 +233,8 @@ impl Vault {
             {
                 let (vault, key, part) = (self.clone(), key.clone(), part.clone());
                 let whole = u32::try_from(wanted.restore.parts.len()).unwrap_or(u32::MAX);
+                let keeps = parts.len() <= KEPT_ALL || key.index == wanted.own;
+                let whole = keeps.then_some(whole);
                 // They end with this call, if it is given up.
                 let fetch = async move { (number, vault.fetch(key, part, whole).await) };
                 fetching.spawn_on(fetch, &self.inner.quiet.handle());
@@ -224,12 +250,12 @@ impl Vault {
         Ok(fetched.into_iter().flatten().collect())
     }
 
-    /// Fetches one part, from all who have it, until it is here.
+    /// Fetches one part, from all who have it, until it is here. It is kept as a copy, one of `keep` parts, or only laid out.
     async fn fetch(
         &self,
         key: PartKey,
         part: RestorePart,
-        whole: u32,
+        keep: Option<u32>,
     ) -> Result<Fetched, RestoreError> {
         let id = blob(&key.manifest);
         let others: Vec<Holder> = part
@@ -268,6 +294,9 @@ impl Vault {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MOST);
         }
+        let Some(whole) = keep else {
+            return Ok(fetched);
+        };
         let found = PartFound {
             index: key.index,
             manifest: Some(key.manifest),

@@ -30,6 +30,9 @@ pub(crate) enum SealError {
     /// The store does not take it.
     #[error(transparent)]
     Store(#[from] CheckpointError),
+    /// What lies there is not what was judged to be complete: it was written to since, or is gone. It is judged anew.
+    #[error("it was written to, or removed, after it was complete")]
+    Overtaken,
     /// The disk.
     #[error("cannot {doing}: {source}")]
     Disk {
@@ -63,29 +66,42 @@ pub(super) fn print(dir: &Path, name: &str) -> io::Result<Option<String>> {
 }
 
 impl Vault {
+    /// What lies in `dir` under this name now; `None` where nothing tells its states apart, or nothing is there.
+    pub(crate) async fn print_of(&self, dir: &Path, name: &str) -> Option<String> {
+        let (dir, name) = (dir.to_owned(), name.to_owned());
+        let looking = self.quietly(move || print(&dir, &name)).await;
+        // Whatever it is, sealing finds it out.
+        looking.ok()?.ok()?
+    }
+
     /// Seals what lies complete in `dir` under the name of `found`, whose part is to be number `index`; writes it down, and puts the part
-    /// into `found`. Whoever told the core of that calls [`Vault::said`].
+    /// into `found`. `judged` is what it looked like then. Whoever told the core of that calls [`Vault::said`].
     ///
     /// # Errors
-    /// When the store does not take it: it is still being written, there is no room, it has what no checkpoint holds.
+    /// [`SealError::Overtaken`] when it is not that any more; else when the store does not take it: there is no room, it has what no
+    /// checkpoint holds.
     pub(crate) async fn seal(
         &self,
         dir: &Path,
         found: &mut CheckpointFound,
         index: u32,
+        judged: Option<&str>,
     ) -> Result<PartKey, SealError> {
         let _turn = self.inner.sealing.acquire().await;
         let mut tries = 0;
         loop {
             let (vault, dir, one) = (self.clone(), dir.to_owned(), found.clone());
-            let sealing = move || vault.seal_now(&dir, one, index);
+            let judged = judged.map(str::to_owned);
+            let sealing = move || vault.seal_now(&dir, one, index, judged.as_deref());
             let sealed = self.quietly(sealing).await;
             match sealed.map_err(disk("seal a checkpoint"))? {
                 Ok((key, part)) => {
                     found.part = Some(part);
                     return Ok(key);
                 }
-                Err(SealError::Store(CheckpointError::Changed { .. })) if tries < TRIES => {
+                Err(SealError::Store(
+                    CheckpointError::Changed { .. } | CheckpointError::NotHeld { .. },
+                )) if tries < TRIES => {
                     tries += 1;
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -116,13 +132,22 @@ impl Vault {
         dir: &Path,
         mut found: CheckpointFound,
         index: u32,
+        judged: Option<&str>,
     ) -> Result<(PartKey, PartFound), SealError> {
         let shared = self.shared();
-        let look = || print(dir, &found.name).map_err(disk("look at a checkpoint"));
+        let look = || match print(dir, &found.name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SealError::Overtaken),
+            other => other.map_err(disk("look at a checkpoint")),
+        };
         let before = look()?;
+        if judged.is_some() && judged != before.as_deref() {
+            return Err(SealError::Overtaken);
+        }
         if let Some(known) = self.sealed_as(found.job, found.epoch, &found.name, before.as_ref())
             && known.key.index == index
         {
+            let _keeping = lock(&shared.keeping);
+            lock(&shared.unsaid).insert(known.key.clone());
             let bytes = known.sealed.part.as_ref().map_or(0, |part| part.bytes);
             let manifest = Some(known.key.manifest);
             let part = PartFound {
@@ -157,6 +182,11 @@ impl Vault {
         };
         let mut entry = Entry::new(key.clone(), record);
         entry.made = after.filter(|after| Some(after) == before.as_ref());
+        let _keeping = lock(&shared.keeping);
+        if !shared.store.is_held(&sealed.id) {
+            // The last that named these bytes was let go meanwhile.
+            return Err(CheckpointError::NotHeld { id: sealed.id }.into());
+        }
         lock(&shared.unsaid).insert(key.clone());
         let written = shared.ledger.put(entry);
         written.map_err(disk("write down that a checkpoint is sealed"))?;

@@ -169,7 +169,7 @@ impl Bench {
             ..CheckpointFound::bare(JOB, EPOCH, name.into(), 5)
         };
         let dir = self.root.join("ckpt");
-        let sealing = self.vault.seal(&dir, &mut found, index);
+        let sealing = self.vault.seal(&dir, &mut found, index, None);
         let key = sealing.await.expect("sealed");
         self.vault.said(&key);
         let part = (key.clone(), found.sealed());
@@ -564,10 +564,10 @@ async fn what_cannot_be_sealed_says_why_and_leaves_nothing() {
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("made");
     let mut found = CheckpointFound::bare(JOB, EPOCH, "step-5".into(), 5);
     let dir: &Path = &a.root.join("ckpt");
-    let sealed = a.vault.seal(dir, &mut found, 0).await;
+    let sealed = a.vault.seal(dir, &mut found, 0, None).await;
     let error = sealed.expect_err("a pipe is none").to_string();
     assert!(error.contains("pipe"), "{error}");
     assert_eq!((found.part, a.listed()), (None, vec![]));
     found.name = "gone".into();
-    assert!(a.vault.seal(dir, &mut found, 0).await.is_err());
+    assert!(a.vault.seal(dir, &mut found, 0, None).await.is_err());
 }

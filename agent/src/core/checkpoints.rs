@@ -34,8 +34,8 @@ pub(super) fn name_told(told: &str) -> &str {
 }
 
 impl Core {
-    /// A checkpoint is news until it was told with these bytes. What was sealed after the end of its attempt counts too, as long as no
-    /// later attempt is known here.
+    /// A checkpoint is news until it was told with these bytes, and again when somebody asks. What was sealed after the end of its attempt counts
+    /// too, as long as no later attempt is known here.
     pub(super) fn on_checkpoint(&mut self, found: CheckpointFound) {
         let key = (found.job, found.epoch);
         if self.outbox.is_full() {
@@ -49,8 +49,7 @@ impl Core {
         let newest = mark.is_some_and(|mark| mark.epoch == found.epoch);
         let sealed = found.sealed();
         let said = told(&sealed);
-        let gone = !self.attempts.contains_key(&key);
-        let coming = gone && self.is_on_its_way(key, &sealed);
+        let coming = self.is_on_its_way(key, &sealed);
         match self.attempts.get_mut(&key) {
             Some(attempt) if attempt.ended.is_none() || newest => {
                 // Nothing but a directory is no news of one that was told of.
@@ -59,7 +58,9 @@ impl Core {
                         .sealed
                         .iter()
                         .any(|one| name_told(one) == found.name),
-                    Some(_) => attempt.sealed.contains(&said),
+                    // Once the cluster has it, it may ask again: of a name that is written over and over a node's part may be the same each
+                    // time, and only its word for this one makes it whole. What is told twice counts once.
+                    Some(_) => coming || found.by_rescan && attempt.sealed.contains(&said),
                 };
                 if old || known {
                     return;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use crate::checkpoints::seal::notify::Metric;
+use crate::copies::sealing::SealError;
 use crate::core::{CheckpointFound, Event, PartFound, Start};
 
 /// The end of an attempt waits so long for what is being sealed. What takes longer is told after it.
@@ -80,9 +81,11 @@ impl Seals {
         let note = note_of(&self.context.dirs.attempt(job, epoch), &complete.name);
         // Without it a crash just now costs a copy of this checkpoint, and nothing else.
         let _ = fs::write(&note, &complete.name);
+        let dir = self.context.dirs.checkpoints(job);
+        let judged = self.context.vault.print_of(&dir, &complete.name).await;
         let seals = self.clone();
         tokio::spawn(async move {
-            seals.seal(complete).await;
+            seals.seal(complete, judged.as_deref()).await;
             let _ = fs::remove_file(&note);
             seals.tell_sealing(false).await;
             seals.running.send_modify(|running| *running -= 1);
@@ -114,7 +117,8 @@ impl Seals {
         self.context.tell(Event::Checkpoint(found)).await;
     }
 
-    async fn seal(&self, complete: Complete) {
+    /// `judged`: what it looked like when it was complete. It may have waited for others since.
+    async fn seal(&self, complete: Complete, judged: Option<&str>) {
         let (job, epoch) = (self.start.job, self.start.epoch);
         let mut found = CheckpointFound {
             by_rescan: complete.by_rescan,
@@ -128,10 +132,14 @@ impl Seals {
         if found.by_rescan && vault.is_of_earlier(&dir, &found).await {
             return;
         }
-        match vault.seal(&dir, &mut found, self.start.node_rank).await {
+        let index = self.start.node_rank;
+        match vault.seal(&dir, &mut found, index, judged).await {
             Ok(key) => {
                 self.context.tell(Event::Checkpoint(found)).await;
                 vault.said(&key);
+            }
+            Err(SealError::Overtaken) => {
+                info!(%job, %epoch, found.name, "a checkpoint was written to, or removed, before it was sealed");
             }
             Err(error) => {
                 warn!(%job, %epoch, found.name, %error, "a checkpoint cannot be sealed: it stays in its directory on this node only");

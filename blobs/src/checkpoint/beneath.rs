@@ -19,10 +19,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 impl Beneath {
-    /// Opens `dir`; links on the way to it are followed.
+    /// Opens `dir`, which must be no link itself; links on the way to it are followed.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
-        let root = rustix::fs::openat(CWD, dir, flags, Mode::empty())?;
+        let root = rustix::fs::openat(CWD, dir, DIRECTORY, Mode::empty())?;
         Ok(Self { root, last: None })
     }
 

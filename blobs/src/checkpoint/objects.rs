@@ -22,6 +22,11 @@ pub(super) struct Objects {
     threads: usize,
 }
 
+/// The disk cannot give back what was written.
+fn is_lost(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 impl Objects {
     /// Makes what is missing of its folders.
     pub(super) fn open(dir: PathBuf, threads: usize) -> Result<Self, CheckpointError> {
@@ -86,7 +91,13 @@ impl Objects {
         };
         let size = content.size;
         let path = path.clone();
-        let hashes = hash(&[Source { path, size }], self.threads)?;
+        let hashes = match hash(&[Source { path, size }], self.threads) {
+            // The disk has lost something of it: what, the next reader need not find out.
+            Err(CheckpointError::Io { source, .. }) if is_lost(&source) => {
+                return all();
+            }
+            other => other?,
+        };
         let pairs = hashes[0].iter().zip(&content.chunks).enumerate();
         let bad = pairs.filter(|(_, (found, named))| found.as_ref() != Some(*named));
         let mut bad: Vec<u32> = bad.map(|(number, _)| number as u32).collect();

@@ -101,7 +101,7 @@ struct Inner {
     counters: Arc<totals::Counters>,
     taking: AtomicU32,
     /// Whoever reads a checkpoint again because somebody asked.
-    inspecting: Semaphore,
+    inspecting: Arc<Semaphore>,
 }
 
 impl Node {
@@ -122,7 +122,7 @@ impl Node {
             sessions: Sessions::default(),
             counters: Arc::default(),
             taking: AtomicU32::new(0),
-            inspecting: Semaphore::new(1),
+            inspecting: Arc::new(Semaphore::new(1)),
         };
         Self {
             inner: Arc::new(inner),

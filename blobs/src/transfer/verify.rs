@@ -37,10 +37,16 @@ pub(super) async fn inspect(node: &Node, mut link: Link, id: BlobId) -> Result<(
         let text = format!("node {} may not read checkpoint {id} here", link.node);
         return link.refuse(Refusal::NotAllowed, &text).await;
     }
-    let (store, turn) = (node.inner.store.clone(), &node.inner.inspecting);
+    let (store, turns) = (node.inner.store.clone(), node.inner.inspecting.clone());
     let reading = async {
-        let _turn = turn.acquire().await.map_err(closed)?;
-        blocking(move || store.verify(&id)).await
+        let turn = turns.acquire_owned().await.map_err(closed)?;
+        // Whoever asked may go away; the next one waits for the disk all the same.
+        let reading = move || {
+            let read = store.verify(&id);
+            drop(turn);
+            read
+        };
+        blocking(reading).await
     };
     let read = busy(link.to.as_mut(), 0, reading).await??;
     match read.map_err(LinkError::from) {

@@ -8,11 +8,13 @@
     clippy::float_arithmetic
 )]
 mod inventory;
+mod known;
 mod target;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::CheckpointSpec;
@@ -20,11 +22,10 @@ use mlctl_proto::spec::CheckpointSpec;
 use super::gang::Key;
 use super::liveness::Mono;
 use crate::state::State;
-use crate::state::commands::{PartOf, SealedPart};
-use crate::state::records::{
-    Admin, Checkpoint, Job, JobState, Liveness, ManifestId, Part, PartKey,
-};
+use crate::state::commands::SealedPart;
+use crate::state::records::{Checkpoint, Job, JobState, ManifestId, Part, PartKey};
 use crate::state::rules::{checkpoint_rules, resumed_from};
+use known::{is_known, may_read, missing, sealed, stayed_up, stays};
 use target::Choice;
 
 /// What lacks copies or parts is looked at again after so long, milliseconds.
@@ -41,6 +42,10 @@ const ASK_AGAIN_MS: u64 = 5_000;
 const SLOW_BYTES_MS: u64 = 20_000;
 /// Copies that one node sends, or takes, at the same time.
 const AT_ONCE: usize = 4;
+/// Holders of one part that a restore is told of: more make it no faster, and a large gang has many.
+const HOLDERS_MAX: usize = 8;
+/// Specs whose rules are remembered.
+const RULES_MAX: usize = 4_096;
 /// Parts that one answer names; the rest comes with the next question.
 const BROUGHT_MAX: usize = 256;
 
@@ -181,6 +186,10 @@ pub struct Copies {
     peers: BTreeMap<String, Peer>,
     inventories: BTreeMap<String, Vec<PartKey>>,
     next: Option<Mono>,
+    /// When all that lacked something was last looked at.
+    looked: Mono,
+    /// What specs say of checkpoints, by their hash.
+    rules: BTreeMap<[u8; 32], Arc<CheckpointSpec>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,10 +214,12 @@ impl Copies {
         self.touched.insert(job);
     }
 
-    /// Nodes have come or gone.
+    /// Nodes have come or gone. Where many do at once, as after an election, all jobs are looked at once a second.
     pub fn touch_all(&mut self, state: &State) {
         let with = state.jobs().filter(|job| !job.checkpoints.is_empty());
-        self.touched.extend(with.map(|job| job.id));
+        self.lacking.extend(with.map(|job| job.id));
+        let due = self.looked.saturating_add(AGAIN_MS);
+        self.next = Some(self.next.map_or(due, |next| next.min(due)));
     }
 
     /// A node is connected; `port` 0: it takes and gives nothing.
@@ -284,6 +295,10 @@ impl Copies {
             }
             Word::Pushed { key, to, error } => {
                 let copy = (key, to);
+                // Only who was told to send it knows.
+                if self.moves.get(&copy).is_none_or(|one| one.from != node) {
+                    return Vec::new();
+                }
                 if error.is_empty() {
                     // Its holder says so in a moment, and then it counts.
                     if let Some(one) = self.moves.get_mut(&copy) {
@@ -315,6 +330,7 @@ impl Copies {
         let mut jobs = std::mem::take(&mut self.touched);
         if due {
             jobs.append(&mut self.lacking);
+            self.looked = now;
         }
         let mut told = Vec::new();
         for id in jobs {
@@ -327,13 +343,40 @@ impl Copies {
                 false => self.lacking.remove(&id),
             };
         }
-        self.next = (!self.lacking.is_empty()).then(|| now.saturating_add(AGAIN_MS));
+        // A job that is touched often must not keep the others waiting.
+        let again = now.saturating_add(AGAIN_MS);
+        let next = if due {
+            again
+        } else {
+            self.next.unwrap_or(again)
+        };
+        self.next = (!self.lacking.is_empty()).then_some(next);
         told
+    }
+
+    /// Where a part is on its way to.
+    fn targets<'a>(&'a self, key: &'a PartKey) -> impl Iterator<Item = &'a str> {
+        let from = (key.clone(), String::new());
+        let ordered = self.moves.range(from..).map(|((moved, to), _)| (moved, to));
+        let its = ordered.take_while(move |(moved, _)| *moved == key);
+        its.map(|(_, to)| to.as_str())
+    }
+
+    fn rules(&mut self, state: &State, job: &Job) -> Arc<CheckpointSpec> {
+        if let Some(known) = self.rules.get(&job.spec_hash) {
+            return known.clone();
+        }
+        if self.rules.len() >= RULES_MAX {
+            self.rules.clear();
+        }
+        let rules = Arc::new(checkpoint_rules(state, job));
+        self.rules.insert(job.spec_hash, rules.clone());
+        rules
     }
 
     /// Orders what a job lacks; whether it lacks anything.
     fn look_at(&mut self, now: Mono, state: &State, job: &Job, told: &mut Vec<Told>) -> bool {
-        let rules = checkpoint_rules(state, job);
+        let rules = self.rules(state, job);
         let mut lacks = false;
         for checkpoint in job.checkpoints.iter().rev() {
             if !checkpoint.is_whole() {
@@ -367,12 +410,13 @@ impl Copies {
             manifest,
         };
         let holders = &part.holders;
-        self.moves
-            .retain(|(moved, to), _| *moved != key || !holders.contains(to));
+        for holder in holders {
+            self.moves.remove(&(key.clone(), holder.clone()));
+        }
         let staying = holders.iter().filter(|holder| stays(state, holder)).count();
         let wanted = (rules.replicas as usize).saturating_add(1);
         let needs = wanted.saturating_sub(staying);
-        let coming = self.moves.keys().filter(|(moved, _)| *moved == key).count();
+        let coming = self.targets(&key).count();
         for _ in coming..needs {
             let Some(Choice { from, to }) = self.choose(now, state, &key, part) else {
                 break;
@@ -454,88 +498,6 @@ impl Copies {
     }
 }
 
-/// What the state knows of a part that counts.
-fn sealed(state: &State, key: &PartKey) -> Option<SealedPart> {
-    let job = state.job(key.job)?;
-    let same = |one: &&Checkpoint| one.epoch == key.epoch && one.name == key.name;
-    let part = |one: &Checkpoint| {
-        let mut parts = one.parts.iter();
-        parts
-            .find(|part| part.index == key.index && part.manifest == Some(key.manifest))
-            .map(|part| part.bytes)
-    };
-    let mut newest_first = job.checkpoints.iter().rev().filter(same);
-    let (one, bytes) = newest_first.find_map(|one| Some((one, part(one)?)))?;
-    Some(SealedPart {
-        name: one.name.clone(),
-        step: one.step,
-        part: Some(PartOf {
-            index: key.index,
-            manifest: Some(key.manifest),
-            bytes,
-        }),
-        parts: one.whole,
-        metric: one.metric,
-        save_ms: one.save_ms,
-    })
-}
-
-/// A node reads what an open attempt of its own resumes from, and nothing else.
-fn may_read(state: &State, node: &str, manifest: ManifestId) -> bool {
-    let open = state.open_allocations_on(node).into_iter();
-    let mut resumed = open.filter_map(|(job, epoch)| {
-        let job = state.job(job)?;
-        resumed_from(state, job, state.attempt(job.id, epoch)?)
-    });
-    resumed.any(|one| one.parts.iter().any(|part| part.manifest == Some(manifest)))
-}
-
-/// Nodes of the attempt that made a checkpoint, the current one, whose part is not known.
-fn missing(state: &State, job: &Job, checkpoint: &Checkpoint) -> Vec<String> {
-    let current = state
-        .current_attempt(job)
-        .filter(|attempt| attempt.epoch == checkpoint.epoch);
-    let allocations = current.map_or(&[][..], |attempt| &attempt.allocations);
-    let known = |place: &usize| {
-        let mut parts = checkpoint.parts.iter();
-        parts.any(|part| part.index as usize == *place)
-    };
-    let places = allocations.iter().enumerate();
-    places
-        .filter(|(place, _)| !known(place))
-        .map(|(_, allocation)| allocation.node.clone())
-        .collect()
-}
-
-/// The part still counts.
-fn is_known(state: &State, key: &PartKey) -> bool {
-    let job = state.job(key.job);
-    let mut checkpoints = job.iter().flat_map(|job| &job.checkpoints);
-    checkpoints.any(|one| {
-        let same = one.epoch == key.epoch && one.name == key.name;
-        let is = |part: &Part| part.index == key.index && part.manifest == Some(key.manifest);
-        same && one.parts.iter().any(is)
-    })
-}
-
-/// A node has not booted since the current attempt of `job` was placed on it: what it was about to seal is still there.
-fn stayed_up(state: &State, job: &Job, node: &str) -> bool {
-    let attempt = state.current_attempt(job);
-    let mut allocations = attempt.iter().flat_map(|attempt| &attempt.allocations);
-    let placed = allocations.find(|one| one.node == node);
-    let known = state.node(node);
-    placed
-        .zip(known)
-        .is_some_and(|(placed, known)| placed.boot_id == known.facts.boot_id)
-}
-
-/// A holder on which one can count: neither gone nor about to go.
-fn stays(state: &State, node: &str) -> bool {
-    state.node(node).is_some_and(|node| {
-        node.liveness != Liveness::Lost && matches!(node.admin, Admin::Open | Admin::Cordoned)
-    })
-}
-
 /// What `attempt` of `job` needs to restore on any node: `None` where only a directory is there.
 pub fn restore(copies: &Copies, state: &State, job: JobId, epoch: Epoch) -> Option<RestoreOrder> {
     let job = state.job(job)?;
@@ -544,12 +506,12 @@ pub fn restore(copies: &Copies, state: &State, job: JobId, epoch: Epoch) -> Opti
         return None;
     }
     let parts = one.filled().filter_map(|part| {
-        let holders = part.holders.iter();
+        let connected = part.holders.iter().filter_map(|node| copies.peer(node));
         Some(RestorePart {
             index: part.index,
             manifest: part.manifest?,
             bytes: part.bytes,
-            holders: holders.filter_map(|node| copies.peer(node)).collect(),
+            holders: connected.take(HOLDERS_MAX).collect(),
         })
     });
     Some(RestoreOrder {

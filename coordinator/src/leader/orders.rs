@@ -212,6 +212,13 @@ pub(super) fn stop(state: &State, job: JobId, epoch: Epoch, reason: EndKind) -> 
     }
 }
 
+/// Whether this attempt has not ended on this node.
+pub(super) fn is_open_on(state: &State, node: &str, (job, epoch): Key) -> bool {
+    let attempt = state.attempt(job, epoch);
+    let mut places = attempt.iter().flat_map(|attempt| &attempt.allocations);
+    places.any(|place| place.node == node && place.end.is_none())
+}
+
 /// Has a node end its part of an attempt that could not be brought up.
 pub(super) fn launch_failed((job, epoch): Key, why: &str) -> Order {
     Order::Stop {

@@ -122,10 +122,11 @@ impl Checkpoints {
         };
         let attempt = after.current_attempt(new);
         let from = attempt.map_or("", |attempt| attempt.resume_from.as_str());
+        let recorded = attempt.map_or(0, |attempt| attempt.resume_sealed_ms);
         let chosen = old
             .checkpoints
             .iter()
-            .rposition(|one| one.is_whole() && one.name == from);
+            .rposition(|one| one.is_whole() && one.name == from && one.sealed_ms == recorded);
         ensure(chosen >= Some(newest), "salvage", || {
             let name = &old.checkpoints[newest].name;
             format!("job {id} resumes from `{from}` although {name} is there")

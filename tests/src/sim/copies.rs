@@ -66,10 +66,10 @@ pub(super) struct Restoring {
 
 /// What a part of this name is made of: the same name has other bytes in each attempt and on each node. Of some jobs, what nodes other than the
 /// first write is equal in all checkpoints.
-fn manifest((job, epoch): Key, name: &str, index: u32) -> agent::ManifestId {
+fn manifest((job, epoch): Key, step: u64, index: u32) -> agent::ManifestId {
     let text = match index > 0 && job.counter.is_multiple_of(4) {
         true => format!("{job}/{index}"),
-        false => format!("{job}/{epoch}/{name}/{index}"),
+        false => format!("{job}/{epoch}/{step}/{index}"),
     };
     *blake3::hash(text.as_bytes()).as_bytes()
 }
@@ -131,7 +131,7 @@ impl World {
         let Some((index, parts)) = self.nodes[who].place_in(key) else {
             return;
         };
-        let made = manifest(key, &sealing.name, index);
+        let made = manifest(key, sealing.step, index);
         let found = agent::CheckpointFound {
             by_rescan: sealing.by_rescan,
             part: Some(agent::PartFound {
@@ -142,8 +142,11 @@ impl World {
             parts,
             ..agent::CheckpointFound::bare(job, epoch, sealing.name.clone(), sealing.step)
         };
-        // What an earlier attempt left of several nodes is none of this one's: parts of both together would be of neither.
-        if parts == 1 || self.has_directory(who, key, &sealing.name) {
+        // What an earlier attempt left of several nodes is none of this one's: parts of both together would be of neither. What was written over
+        // since is not sealed at all.
+        let there = self.directory(who, key, &sealing.name);
+        let old = there.is_none() && parts == 1;
+        if old || there == Some(sealing.step) {
             self.checkers
                 .checkpoints
                 .sealed(key, &sealing.name, index, Some(made));
@@ -154,11 +157,11 @@ impl World {
         self.step(who, agent::Event::Sealing { job, epoch, begun });
     }
 
-    /// A trainer of this attempt completed something of this name on this node.
-    fn has_directory(&self, who: usize, (job, epoch): Key, name: &str) -> bool {
-        let made = self.nodes[who].checkpoints.get(&job);
-        let same = |one: &Directory| one.epoch == epoch && one.name == name;
-        made.is_some_and(|list| list.iter().any(same))
+    /// The step of what a trainer of this attempt completed under this name on this node.
+    fn directory(&self, who: usize, (job, epoch): Key, name: &str) -> Option<u64> {
+        let mut made = self.nodes[who].checkpoints.get(&job).into_iter().flatten();
+        let same = made.find(|one: &&Directory| one.epoch == epoch && one.name == name);
+        same.map(|one| one.step)
     }
 
     /// A part is durable on a node.
@@ -217,8 +220,8 @@ impl World {
         let (who, key) = (asked.at.who, asked.key);
         let (job, epoch) = key;
         self.marks.hit(Mark::PartAsked);
-        if self.has_directory(who, key, &asked.name) {
-            return self.seal(who, key, (&asked.name, asked.step), false);
+        if let Some(step) = self.directory(who, key, &asked.name) {
+            return self.seal(who, key, (&asked.name, step), false);
         }
         let Some((index, parts)) = self.nodes[who].place_in(key) else {
             return;

@@ -10,7 +10,7 @@ pub(super) fn judge(listing: &Listing, facts: &Facts) -> Option<Ruling> {
 }
 
 /// Nobody saw the rename, but the directory shows it: its own status changed after the last name in it was made and after the last
-/// change inside. Where something is written in place both times of the directory are the same.
+/// change inside. One with nothing in it shows nothing. Where something is written in place both times of the directory are the same.
 pub(super) fn named_last(listing: &Listing) -> bool {
     let own = listing.root.mark;
     let inside = listing
@@ -20,5 +20,5 @@ pub(super) fn named_last(listing: &Listing) -> bool {
         .max();
     listing.root.kind == Kind::Dir
         && own.ctime_ns > own.mtime_ns
-        && inside.is_none_or(|inside| own.ctime_ns >= inside)
+        && inside.is_some_and(|inside| own.ctime_ns >= inside)
 }

@@ -1,6 +1,6 @@
 //! PURE: the node that gets the next copy of a part, and the one that sends it: in another failure domain first, then where the fewest copies are
 //! under way, then where there is most room. The same question has the same answer.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{AT_ONCE, Copies, Peer};
 use crate::leader::liveness::Mono;
@@ -34,13 +34,9 @@ impl Copies {
             .iter()
             .filter_map(|holder| domain(state.node(holder)?))
             .collect();
-        let taken = |name: &str| {
-            part.holders.iter().any(|holder| holder == name)
-                || self
-                    .moves
-                    .keys()
-                    .any(|(moved, to)| moved == key && to == name)
-        };
+        let coming_to = self.coming();
+        let holds = part.holders.iter().map(String::as_str);
+        let taken: BTreeSet<&str> = holds.chain(self.targets(key)).collect();
         let rests = |name: &str| {
             let until = self.failed.get(&(key.clone(), name.to_owned()));
             until.is_some_and(|until| *until > now)
@@ -49,12 +45,9 @@ impl Copies {
             let node = state.node(name)?;
             let fits = free(peer) >= part.bytes.saturating_add(SPARE);
             let takes = takes(node) && network_of(node) == network && fits;
-            let coming = self
-                .moves
-                .iter()
-                .filter(|((_, to), one)| to == name && !one.sent)
-                .count();
-            if !takes || taken(name) || rests(name) || coming >= AT_ONCE {
+            let coming = coming_to.get(name.as_str()).copied().unwrap_or(0);
+            let name_taken = taken.contains(name.as_str());
+            if !takes || name_taken || rests(name) || coming >= AT_ONCE {
                 return None;
             }
             let near = domain(node).is_some_and(|domain| domains.contains(domain));
@@ -63,6 +56,18 @@ impl Copies {
         let (.., to) = candidates.min()?;
         let to = to.clone();
         Some(Choice { from, to })
+    }
+
+    /// How many copies are on their way to each node.
+    fn coming(&self) -> BTreeMap<&str, usize> {
+        let mut coming = BTreeMap::new();
+        for ((_, to), one) in &self.moves {
+            if !one.sent {
+                let count: &mut usize = coming.entry(to.as_str()).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        coming
     }
 
     /// The connected holder that sends least, with its network.

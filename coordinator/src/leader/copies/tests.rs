@@ -180,6 +180,8 @@ fn what_fails_goes_elsewhere_and_comes_back_later() {
         error: "its disk is full".into(),
     };
     let key = stage.key(0);
+    stage.says("c", failed(key.clone(), "b"));
+    assert_eq!(stage.ordered(), [], "c was not told to send it");
     stage.says("a", failed(key.clone(), "b"));
     assert_eq!(stage.ordered(), [to("a", "c", 0)]);
     stage.says("a", failed(key, "c"));
@@ -201,6 +203,8 @@ fn a_lost_holder_is_replaced_by_whoever_has_a_copy() {
     stage.copies.gone("a");
     stage.cluster.lose("a");
     stage.copies.touch_all(&stage.cluster.state);
+    assert_eq!(stage.ordered(), [], "together with what happens just now");
+    stage.now += 1_000;
     assert_eq!(stage.ordered(), [to("b", "c", 0)]);
 }
 

@@ -119,7 +119,10 @@ impl Term {
     }
 
     pub(super) fn report(&mut self, state: &State, node: &str, report: &Report) {
-        self.early.said(state, report);
+        // Of an attempt of which it has no part a node has nothing to say.
+        if orders::is_open_on(state, node, report.key) {
+            self.early.said(state, report);
+        }
         for go in self.gangs.report(node, report) {
             if state.in_doubt(go.key.0).is_some() {
                 return self.supersede(go.key);

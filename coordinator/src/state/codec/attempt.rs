@@ -36,6 +36,7 @@ impl Record for Attempt {
             in_doubt: self.in_doubt,
             wave: self.wave.as_ref().map(encode_wave),
             resume_job: self.resume_job.map(Into::into),
+            resume_sealed_ms: self.resume_sealed_ms,
         }
         .encode_to_vec()
     }
@@ -64,6 +65,7 @@ impl Record for Attempt {
                 None => None,
                 job => Some(JobId::try_from(job).map_err(bad_id(what))?),
             },
+            resume_sealed_ms: record.resume_sealed_ms,
         })
     }
 }

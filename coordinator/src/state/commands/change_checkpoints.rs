@@ -121,7 +121,7 @@ fn remove(change: &mut Change, job: &mut Job, places: &BTreeSet<usize>) {
         }
     }
     job.checkpoints = kept;
-    checkpoints::forget(change, job.id, &gone);
+    checkpoints::forget(change, job, &gone);
 }
 
 /// Refuses to remove what is pinned, what a job that is not over would go on from, and what an attempt that is open began with.

@@ -1,7 +1,7 @@
 //! News of checkpoints: a node has sealed its part of one, holds a copy of somebody's part, or has lost one. A checkpoint counts once every
 //! node's part is known; what a rule of `rules/retention` lets go is forgotten by its holders.
 //! Does NOT choose who copies what: the leader does.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::{CHECKPOINTS_PER_JOB_MAX, GANG_NODES_MAX};
@@ -144,25 +144,50 @@ fn held(
         index: copied.index,
         manifest: copied.manifest.unwrap_or_default(),
     };
-    if let Some(part) = find(&mut job.checkpoints, &key) {
+    let (mut known, mut news) = (false, false);
+    for part in find(&mut job.checkpoints, &key) {
+        known = true;
         if !part.holders.iter().any(|known| known == holder) {
             part.holders.push(holder.to_owned());
+            news = true;
+        }
+    }
+    if known {
+        if news {
             settle(change, job);
         }
         return;
     }
-    let open = job.epoch() == Some(epoch) && job.array.is_none();
-    let members = change
-        .attempt(job.id, epoch)
-        .map_or(0, |one| one.allocations.len());
-    let fits = sealed.parts.max(1) as usize == members && (copied.index as usize) < members;
-    match readable(sealed, copied.index as usize, holder).filter(|_| open && fits) {
+    let counts = may_speak(change, &job, (epoch, copied.index), sealed, holder);
+    match readable(sealed, copied.index as usize, holder).filter(|_| counts) {
         Some((part, whole)) => {
             take_part(&mut job.checkpoints, (epoch, whole), part, sealed, context);
             settle(change, job);
         }
         None => forget_one(change, Some(key), holder),
     }
+}
+
+/// Whether a copy of a part that is not known is word of that part: of the current attempt, from the very node that made it, and of nothing that was
+/// written over since. Any other node could make a checkpoint up.
+fn may_speak(
+    change: &Change,
+    job: &Job,
+    (epoch, index): (Epoch, u32),
+    sealed: &SealedPart,
+    holder: &str,
+) -> bool {
+    let open = job.epoch() == Some(epoch) && job.array.is_none();
+    let attempt = change.attempt(job.id, epoch);
+    let places = attempt.as_ref().map_or(&[][..], |one| &one.allocations);
+    let fits = sealed.parts.max(1) as usize == places.len();
+    let made = places
+        .get(index as usize)
+        .is_some_and(|place| place.node == holder);
+    let same = |one: &&Checkpoint| one.epoch == epoch && one.name == sealed.name;
+    let mut older = job.checkpoints.iter().filter(same);
+    let over = older.any(|one| one.parts.iter().any(|part| part.index == index));
+    open && fits && made && !over
 }
 
 /// A holder has a part no more. Without any holder the checkpoint is gone.
@@ -179,12 +204,12 @@ fn lost(
         index,
         manifest: manifest.unwrap_or_default(),
     };
-    let Some(part) = find(&mut job.checkpoints, &key) else {
-        return;
-    };
-    let before = part.holders.len();
-    part.holders.retain(|known| known != holder);
-    if part.holders.len() == before {
+    let mut had = false;
+    for part in find(&mut job.checkpoints, &key) {
+        had |= part.holders.iter().any(|known| known == holder);
+        part.holders.retain(|known| known != holder);
+    }
+    if !had {
         return;
     }
     without_lost(change, &mut job);
@@ -216,9 +241,10 @@ pub(super) fn wiped(change: &mut Change, node: &str) {
 /// Before the next epoch starts: what is not whole by now never will be.
 pub(super) fn abandon(change: &mut Change, job: &mut Job) {
     let checkpoints = std::mem::take(&mut job.checkpoints);
-    let (whole, partial) = checkpoints.into_iter().partition(Checkpoint::is_whole);
+    let (whole, partial): (Vec<_>, Vec<_>) =
+        checkpoints.into_iter().partition(Checkpoint::is_whole);
     job.checkpoints = whole;
-    forget(change, job.id, &partial);
+    forget(change, job, &partial);
 }
 
 /// Drops checkpoints of which some part has no holder: they were lost with their nodes.
@@ -230,7 +256,7 @@ fn without_lost(change: &mut Change, job: &mut Job) {
     let checkpoints = std::mem::take(&mut job.checkpoints);
     let (gone, kept): (Vec<_>, Vec<_>) = checkpoints.into_iter().partition(gone);
     job.checkpoints = kept;
-    forget(change, job.id, &gone);
+    forget(change, job, &gone);
 }
 
 /// Lets go what no rule keeps, tells the leader that copies may be due, and writes the job.
@@ -243,7 +269,7 @@ pub(super) fn settle(change: &mut Change, mut job: Job) {
         drop.contains(&index.saturating_sub(1))
     });
     job.checkpoints = kept;
-    forget(change, job.id, &gone);
+    forget(change, &job, &gone);
     if job.state == crate::state::records::JobState::Pending {
         change.replan();
     }
@@ -251,10 +277,13 @@ pub(super) fn settle(change: &mut Change, mut job: Job) {
     change.put_job(job);
 }
 
-/// Has every holder of these forget them.
-pub(super) fn forget(change: &mut Change, job: JobId, gone: &[Checkpoint]) {
+/// Has every holder of these forget them. A part that one which stays has as well, written again with the same bytes, stays.
+pub(super) fn forget(change: &mut Change, job: &Job, gone: &[Checkpoint]) {
+    let staying = job.checkpoints.iter().flat_map(|one| one.keys(job.id));
+    let staying: BTreeSet<PartKey> = staying.map(|(key, _)| key).collect();
     let mut by_node: BTreeMap<String, Vec<PartKey>> = BTreeMap::new();
-    for (key, holders) in gone.iter().flat_map(|one| one.keys(job)) {
+    let parts = gone.iter().flat_map(|one| one.keys(job.id));
+    for (key, holders) in parts.filter(|(key, _)| !staying.contains(key)) {
         for holder in holders {
             by_node.entry(holder.clone()).or_default().push(key.clone());
         }
@@ -338,7 +367,7 @@ fn take_part(
     }
 }
 
-/// Adds a part, or its holder; not if it has this part with other bytes.
+/// Adds a part, or its holder; not if it has this part with other bytes. A node that said that it wrote nothing, and then has something, was slow.
 fn join(known: &mut Checkpoint, part: &Part) -> bool {
     let place = known
         .parts
@@ -347,6 +376,10 @@ fn join(known: &mut Checkpoint, part: &Part) -> bool {
         Err(place) => known.parts.insert(place, part.clone()),
         Ok(place) => {
             let same = &mut known.parts[place];
+            if same.is_nothing() && part.manifest.is_some() {
+                *same = part.clone();
+                return true;
+            }
             if same.manifest != part.manifest {
                 return false;
             }
@@ -360,12 +393,13 @@ fn join(known: &mut Checkpoint, part: &Part) -> bool {
     true
 }
 
-fn find<'a>(list: &'a mut [Checkpoint], key: &PartKey) -> Option<&'a mut Part> {
-    let mut parts = list
+/// Wherever it is a part: two versions of one name may have it both.
+fn find<'a>(list: &'a mut [Checkpoint], key: &PartKey) -> impl Iterator<Item = &'a mut Part> {
+    let parts = list
         .iter_mut()
-        .filter(|one| one.epoch == key.epoch && one.name == key.name)
+        .filter(move |one| one.epoch == key.epoch && one.name == key.name)
         .flat_map(|one| &mut one.parts);
-    parts.find(|part| part.index == key.index && part.manifest == Some(key.manifest))
+    parts.filter(move |part| part.index == key.index && part.manifest == Some(key.manifest))
 }
 
 /// Where a checkpoint belongs: by epoch, then by step; one whose name has no number is as new as the moment it was recorded.

@@ -101,11 +101,35 @@ fn a_node_that_wrote_nothing_needs_no_holder() {
     assert_eq!(whole.full_holders(), ["a"]);
 }
 
+/// Any other node could make one up, and the job would load it.
 #[test]
-fn a_copy_speaks_for_a_maker_that_is_gone() {
+fn only_its_maker_speaks_for_a_part_that_is_not_known() {
     let (mut cluster, job, epoch) = gang();
     let at = (job, epoch);
     seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    let held = |manifest| CopyNews::Held(part("step-5", 5, 1, Some(manifest), 2));
+    let made_up = cluster.copy("c", at, held(B));
+    let stray = key(job, epoch, "step-5", 1, B);
+    assert_eq!(forgets(&made_up), [("c", vec![stray])]);
+    assert!(!only(&cluster, job).is_whole());
+    cluster.copy("b", at, held(B));
+    assert!(only(&cluster, job).is_whole(), "its own word");
+    cluster.copy("c", at, held(B));
+    assert_eq!(only(&cluster, job).parts[1].holders, ["b", "c"]);
+    // A copy that was under way when its maker wrote over it is no newer one.
+    let late = cluster.copy("b", at, held([3; 32]));
+    let stray = key(job, epoch, "step-5", 1, [3; 32]);
+    assert_eq!(forgets(&late), [("b", vec![stray])]);
+    assert_eq!(only(&cluster, job).parts[1].manifest, Some(B));
+}
+
+#[test]
+fn a_copy_outlives_its_maker_and_its_epoch() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, Some(B), 2));
+    cluster.copy("c", at, CopyNews::Held(part("step-5", 5, 1, Some(B), 2)));
     cluster.lose("b");
     cluster.event(
         "a",
@@ -114,8 +138,6 @@ fn a_copy_speaks_for_a_maker_that_is_gone() {
         ended(crate::state::records::EndKind::NodeLost, 0),
     );
     assert_eq!(cluster.job(job).state, JobState::Pending);
-    cluster.copy("c", at, CopyNews::Held(part("step-5", 5, 1, Some(B), 2)));
-    assert!(only(&cluster, job).is_whole(), "b never said so itself");
     // The next one resumes from it, wherever it goes, and nothing more comes of the epoch before.
     let next = cluster.started(job, &["c", "d"]);
     let attempt = cluster.state.attempt(job, next).expect("it started");
@@ -129,7 +151,48 @@ fn a_copy_speaks_for_a_maker_that_is_gone() {
         [],
         "one more copy of what counts is welcome"
     );
-    assert_eq!(only(&cluster, job).parts[1].holders, ["c", "d"]);
+    assert_eq!(only(&cluster, job).parts[1].holders, ["b", "c", "d"]);
+}
+
+/// A node that said that it wrote nothing was only slow: its part belongs to what the others wrote then.
+#[test]
+fn a_part_that_comes_late_takes_the_place_of_none() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, None, 2));
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, Some(B), 2));
+    let now = only(&cluster, job);
+    assert_eq!((now.is_whole(), now.parts[1].manifest), (true, Some(B)));
+    assert_eq!(now.parts[1].holders, ["b"]);
+}
+
+/// What one node writes may be equal each time. What goes of the older version must not go of the newer.
+#[test]
+fn an_equal_part_of_a_newer_version_is_not_forgotten_with_the_older() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    for manifest in [[1; 32], [2; 32], [4; 32], [5; 32]] {
+        seal(&mut cluster, "a", at, part("last", 0, 0, Some(manifest), 2));
+        let told = cluster.event(
+            "b",
+            job,
+            epoch,
+            Happening::CheckpointSealed(part("last", 0, 1, Some(B), 2)),
+        );
+        let equal = |key: &PartKey| key.index == 1;
+        assert!(
+            forgets(&told)
+                .iter()
+                .all(|(_, keys)| !keys.iter().any(equal))
+        );
+    }
+    let list = cluster.job(job).checkpoints;
+    let newest = list.last().expect("one at least");
+    assert_eq!(
+        (newest.is_whole(), newest.parts[0].manifest),
+        (true, Some([5; 32]))
+    );
 }
 
 #[test]
@@ -176,8 +239,19 @@ fn what_was_written_over_is_another_checkpoint_of_that_name() {
         "the older one counts until the newer does"
     );
     seal(&mut cluster, "b", at, part("last", 0, 1, None, 2));
+    let list = cluster.job(job).checkpoints;
+    assert_eq!(
+        list.len(),
+        2,
+        "neither is on two nodes: the older copy goes on"
+    );
+    assert_eq!(
+        (list[1].is_whole(), list[1].parts[0].manifest),
+        (true, Some(B))
+    );
+    cluster.copy("c", at, CopyNews::Held(part("last", 0, 0, Some(B), 2)));
     let now = only(&cluster, job);
-    assert_eq!((now.is_whole(), now.parts[0].manifest), (true, Some(B)));
+    assert_eq!(now.parts[0].holders, ["a", "c"]);
 }
 
 #[test]
@@ -280,8 +354,9 @@ fn older_agents_have_only_directories() {
 #[test]
 fn a_batch_of_copies_moves_the_mark_of_its_node() {
     let (mut cluster, job, epoch) = gang();
-    let copy = CopyNews::Held(part("step-5", 5, 0, Some(A), 2));
-    cluster.copy("c", (job, epoch), copy);
+    let sealed = part("step-5", 5, 0, Some(A), 2);
+    seal(&mut cluster, "a", (job, epoch), sealed.clone());
+    cluster.copy("c", (job, epoch), CopyNews::Held(sealed));
     let node = cluster.state.node("c").expect("it is there");
     assert_eq!(node.event_mark, 1);
     let again = AgentEvents {
@@ -290,7 +365,7 @@ fn a_batch_of_copies_moves_the_mark_of_its_node() {
         events: Vec::new(),
     };
     cluster.run(system(), Body::AgentEvents(again));
-    assert_eq!(only(&cluster, job).parts[0].holders, ["c"]);
+    assert_eq!(only(&cluster, job).parts[0].holders, ["a", "c"]);
 }
 
 /// The plan was made before the newer one was whole.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId, clip};
+use mlctl_proto::units::UtcMs;
 
 use super::{Context, checkpoints, waves};
 use crate::state::change::Change;
@@ -72,6 +73,8 @@ impl StartAttempts {
 
 impl StartAttempt {
     fn commit(&self, change: &mut Change, mut job: Job, context: &Context) -> Result<(), Refusal> {
+        // Of what was checked a moment ago.
+        let resume_sealed_ms = check_resume(change.state(), &job, self).unwrap_or(0);
         if !job.fills() {
             advance(&mut job, JobState::Starting)?;
         }
@@ -102,6 +105,7 @@ impl StartAttempt {
             wave,
             resume_job: resumes_another(change.state(), &job)
                 .filter(|_| !self.resume_from.is_empty()),
+            resume_sealed_ms,
         };
         for placement in &self.placements {
             change.effect(Effect::Start {
@@ -142,7 +146,7 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     let request = state.request(job).ok_or("its spec is gone")?;
     check_gang(state, request, start)?;
     check_excluded(state, job, request, start)?;
-    check_resume(state, job, start)?;
+    check_resume(state, job, start).map(drop)?;
     Ok(Job::clone(job))
 }
 
@@ -255,13 +259,14 @@ fn check_excluded(
     }
 }
 
-fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<(), String> {
+/// When the checkpoint that it resumes from was first recorded; 0: it begins anew.
+fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<UtcMs, String> {
     let rank_0 = start
         .placements
         .first()
         .map_or("", |placement| placement.node.as_str());
     match resume(state, job) {
-        Resume::Nothing if start.resume_from.is_empty() => Ok(()),
+        Resume::Nothing if start.resume_from.is_empty() => Ok(0),
         Resume::Nothing => Err(format!(
             "no node holds checkpoint {} any more",
             clip(&start.resume_from)
@@ -273,27 +278,34 @@ fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<(), St
     }
 }
 
-/// The start goes on from one of these, newest first, and not from an older one than it could: what the plan saw may be old by now.
+/// The start goes on from one of these, newest first, and not from an older one than it could: what the plan saw may be old by now. Says which one
+/// that is, by when it was first recorded: of several with that name the newest that can be had.
 fn check_newest(
     state: &State,
     newest_first: &[&Checkpoint],
     resume_from: &str,
     rank_0: &str,
-) -> Result<(), String> {
+) -> Result<UtcMs, String> {
+    let mut named = None;
     for checkpoint in newest_first {
-        let held = checkpoint.is_portable() || checkpoint.full_holders().contains(&rank_0);
+        let portable = checkpoint.is_portable();
+        let held = portable || checkpoint.full_holders().contains(&rank_0);
         if checkpoint.name == resume_from && held {
-            return Ok(());
-        }
-        if checkpoint.is_portable() && can_be_brought(state, checkpoint) {
+            if !portable || can_be_brought(state, checkpoint) {
+                return Ok(checkpoint.sealed_ms);
+            }
+            named.get_or_insert(checkpoint.sealed_ms);
+        } else if named.is_none() && portable && can_be_brought(state, checkpoint) {
             let name = clip(&checkpoint.name);
             return Err(format!("a newer checkpoint, {name}, is there by now"));
         }
     }
-    Err(format!(
-        "rank 0 is not on a node that holds checkpoint {}",
-        clip(resume_from)
-    ))
+    named.ok_or_else(|| {
+        format!(
+            "rank 0 is not on a node that holds checkpoint {}",
+            clip(resume_from)
+        )
+    })
 }
 
 /// Every part of it is on a node that takes work: whoever leads has heard of it, or waits for that.

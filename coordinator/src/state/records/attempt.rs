@@ -211,6 +211,8 @@ pub struct Attempt {
     pub wave: Option<Wave>,
     /// The job whose checkpoint `resume_from` names, if it is not its own.
     pub resume_job: Option<JobId>,
+    /// When that checkpoint was first recorded: a job may have several of one name. 0: the newest of that name.
+    pub resume_sealed_ms: UtcMs,
 }
 
 impl Attempt {

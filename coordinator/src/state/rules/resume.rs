@@ -36,7 +36,7 @@ pub fn resumes_another(state: &State, job: &Job) -> Option<JobId> {
     (inherits && !living(state, inherited(state, job)).is_empty()).then_some(lineage.made_by)
 }
 
-/// The checkpoint that an attempt resumes from, as it is known now: the newest of its name.
+/// The checkpoint that an attempt resumes from, as it is known now: the very one, or else the newest of its name.
 pub fn resumed_from<'a>(
     state: &'a State,
     job: &'a Job,
@@ -46,8 +46,12 @@ pub fn resumed_from<'a>(
         Some(_) => inherited(state, job),
         None => &job.checkpoints,
     };
-    let mut newest_first = list.iter().rev().filter(|one| one.is_whole());
-    newest_first.find(|one| !one.name.is_empty() && one.name == attempt.resume_from)
+    let same = |one: &&Checkpoint| {
+        one.is_whole() && !one.name.is_empty() && one.name == attempt.resume_from
+    };
+    let newest_first = || list.iter().rev().filter(same);
+    let mut very = newest_first().filter(|one| one.sealed_ms == attempt.resume_sealed_ms);
+    very.next().or_else(|| newest_first().next())
 }
 
 /// What the job before left: as that job's record says while there is one, for copies come and go.

@@ -1,5 +1,5 @@
-//! Which checkpoints of a job may go: all that no rule of its spec keeps. Never the newest, never the newest that is durable, never one that an
-//! attempt resumes from, never one that a person pinned.
+//! Which checkpoints of a job may go: all that no rule of its spec keeps. Never the newest, never the newest that is durable, never the next that can
+//! become so, never one that an attempt resumes from, never one that a person pinned.
 //! Does NOT remove anything.
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use mlctl_proto::spec::{CheckpointSpec, KeepEvery};
 use crate::state::State;
 use crate::state::records::{Checkpoint, Job};
 
-use super::{Request, living_copies};
+use super::{Request, living_copies, resumed_from};
 
 /// What a job's spec says of its checkpoints; the defaults where it says nothing.
 pub fn checkpoint_rules(state: &State, job: &Job) -> CheckpointSpec {
@@ -26,8 +26,8 @@ pub fn dropped(state: &State, job: &Job) -> BTreeSet<usize> {
     }
     let rules = checkpoint_rules(state, job);
     let mut kept = kept_by_rules(list, &rules);
-    let durable = |one: &Checkpoint| living_copies(state, one) >= rules.replicas as usize;
-    kept.extend(whole(list).rfind(|one| durable(one.1)).map(|one| one.0));
+    let safe = safe(state, list, rules.replicas as usize);
+    kept.extend(&safe);
     // One older than all that stay, and not whole yet, would go as soon as it were.
     let plain = rules.keep_every.is_none() && rules.keep_best.is_none();
     let enough = whole(list).count() >= rules.newest_kept() as usize;
@@ -48,10 +48,42 @@ pub fn dropped(state: &State, job: &Job) -> BTreeSet<usize> {
         .filter(|one| !stays(one))
         .map(|(place, _)| place)
         .collect();
-    let over = rewritten(list).into_iter();
-    gone.extend(over.filter(|place| Some(*place) != newest));
+    let going_on = resumed_places(state, job);
+    let needed = |place: &usize| safe.contains(place) || going_on.contains(place);
+    gone.extend(rewritten(list).into_iter().filter(|place| !needed(place)));
     bound(list, &mut gone, newest);
     gone
+}
+
+/// Those without which the loss of a node could cost more than it must: the newest; the newest that is durable; and, as long as some node could
+/// take a copy, the oldest that came after it. Were that one dropped for each newer one, a job that saves faster than its copies travel would
+/// never have any.
+fn safe(state: &State, list: &[Checkpoint], replicas: usize) -> BTreeSet<usize> {
+    let durable = |one: &Checkpoint| living_copies(state, one) >= replicas;
+    let newest = whole(list).next_back().map(|one| one.0);
+    let newest_durable = whole(list).rfind(|one| durable(one.1)).map(|one| one.0);
+    let mut after = whole(list).filter(|one| Some(one.0) > newest_durable);
+    let coming = after.find(|one| one.1.is_portable() && another_takes(state, one.1));
+    let safe = [newest, newest_durable, coming.map(|one| one.0)];
+    safe.into_iter().flatten().collect()
+}
+
+/// Some node that has nothing of it takes work.
+fn another_takes(state: &State, one: &Checkpoint) -> bool {
+    let holders = one.holders();
+    let mut nodes = state.nodes();
+    nodes.any(|node| node.schedulable() && !holders.contains(&node.facts.name.as_str()))
+}
+
+/// Where the one lies that the current attempt resumes from.
+fn resumed_places(state: &State, job: &Job) -> BTreeSet<usize> {
+    let open = state
+        .current_attempt(job)
+        .filter(|attempt| !attempt.closed() && attempt.resume_job.is_none());
+    let from = open.and_then(|attempt| resumed_from(state, job, attempt));
+    let places = job.checkpoints.iter().enumerate();
+    let same = places.filter(|(_, one)| from.is_some_and(|from| std::ptr::eq(*one, from)));
+    same.map(|(place, _)| place).collect()
 }
 
 fn whole(list: &[Checkpoint]) -> impl DoubleEndedIterator<Item = (usize, &Checkpoint)> {
