@@ -240,6 +240,8 @@ impl Copies {
     pub fn gone(&mut self, node: &str) {
         self.peers.remove(node);
         self.inventories.remove(node);
+        // What it was asked it has forgotten, too.
+        self.asked.retain(|(_, _, asked), _| asked != node);
         self.moves
             .retain(|(_, to), one| to != node && one.from != node);
     }

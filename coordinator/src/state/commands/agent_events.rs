@@ -194,12 +194,16 @@ impl Report<'_> {
                 .get(*position)
                 .is_some_and(|allocation| allocation.boot_id == node.facts.boot_id)
         };
-        let Some(position) = current.position(&node.facts.name).filter(own) else {
+        let Some(position) = current.position(&node.facts.name) else {
             return Ok(());
         };
         if let Happening::CheckpointSealed(sealed) = self.what {
+            // What lies on its disk outlives a boot.
             let place = (self.epoch, position);
             checkpoints::seal(change, current.job, place, sealed, (node, context));
+            return Ok(());
+        }
+        if !own(&position) {
             return Ok(());
         }
         if current.attempt.allocations[position].phase == AllocationPhase::Ended {

@@ -42,11 +42,33 @@ impl ArchiveJobs {
             close(change)?;
             return Ok(Reply::Done);
         }
+        hand_on(change, &leaving);
         for job in &leaving {
             change.archive(job)?;
         }
         change.put_batch(batch);
         Ok(Reply::Done)
+    }
+}
+
+/// What they left for other tries is from now on what those know of it: some of it may have gone, or come, since a try was made.
+fn hand_on(change: &mut Change, leaving: &[Job]) {
+    let left: BTreeMap<JobId, &Job> = leaving.iter().map(|job| (job.id, job)).collect();
+    let heirs = change.state().jobs().filter_map(|heir| {
+        let lineage = heir.lineage.as_ref()?;
+        let stays = !left.contains_key(&heir.id);
+        let made_by = left.get(&lineage.made_by).filter(|_| stays)?;
+        let differs = lineage.checkpoints != made_by.checkpoints;
+        differs.then_some((heir.id, *made_by))
+    });
+    for (heir, made_by) in heirs.collect::<Vec<_>>() {
+        let Ok(mut heir) = change.job(heir) else {
+            continue;
+        };
+        if let Some(lineage) = &mut heir.lineage {
+            lineage.checkpoints = made_by.checkpoints.clone();
+        }
+        change.put_job(heir);
     }
 }
 

@@ -4,9 +4,9 @@ use mlctl_proto::limits::IDEMPOTENCY_MS;
 
 use super::*;
 use crate::state::codec::{decode_segment, decode_snapshot, encode_snapshot};
-use crate::state::commands::{CancelJobs, ChangeSettings};
+use crate::state::commands::{CancelJobs, ChangeSettings, RetryJobs};
 use crate::state::records::EndKind;
-use crate::state::testing::{Cluster, person, system};
+use crate::state::testing::{Cluster, person, sealed, system};
 use crate::state::{Applied, Body, State};
 
 fn archive(cluster: &mut Cluster, most: u32) -> Applied {
@@ -85,6 +85,37 @@ fn the_oldest_leave_and_those_that_are_kept_stay() {
     assert_eq!(cluster.state.archived_in_tail(waiting), Ok(None));
     assert!(!cluster.state.is_archived(JobId::new(1, 99)));
     assert!(!cluster.state.is_archived(JobId::new(9, 1)));
+}
+
+/// Another try of it went on from copies that had been dropped since: it could not be launched, again and again.
+#[test]
+fn another_try_of_a_job_that_leaves_knows_what_it_left_last() {
+    let (mut cluster, _) = cluster(0);
+    let over = cluster.submitted("ann", 1, 1);
+    let epoch = cluster.started(over, &["a"]);
+    cluster.running(over, epoch);
+    cluster.event("a", over, epoch, sealed("step-5", 5));
+    cluster.event(
+        "a",
+        over,
+        epoch,
+        crate::state::testing::ended(EndKind::Exited, 1),
+    );
+    let again = RetryJobs { jobs: vec![over] };
+    cluster.run(person("ann", false), Body::RetryJobs(again));
+    let heir = JobId::new(1, 2);
+    let known = |cluster: &Cluster| cluster.job(heir).lineage.expect("it comes from one");
+    let first = known(&cluster).checkpoints;
+    assert_eq!(first.len(), 1);
+    cluster.event("a", over, epoch, sealed("step-9", 9));
+    let last = cluster.job(over).checkpoints;
+    for _ in 0..6 {
+        ended(&mut cluster);
+    }
+    archive(&mut cluster, 100);
+    assert!(cluster.state.is_archived(over));
+    assert_ne!(first, last);
+    assert_eq!(known(&cluster).checkpoints, last);
 }
 
 #[test]

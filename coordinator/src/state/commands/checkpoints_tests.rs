@@ -154,6 +154,21 @@ fn a_copy_outlives_its_maker_and_its_epoch() {
     assert_eq!(only(&cluster, job).parts[1].holders, ["b", "c", "d"]);
 }
 
+/// The ranks are gone, and the job waits for its next attempt; what they saved is there.
+#[test]
+fn a_node_that_has_booted_again_speaks_for_its_disk() {
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    let known = cluster.state.node("b").expect("it is there");
+    let (mut facts, journal_id) = (known.facts.clone(), known.journal_id.clone());
+    facts.boot_id = "boot-2".into();
+    let hello = crate::state::commands::RegisterNode { facts, journal_id };
+    cluster.run(system(), Body::RegisterNode(hello));
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, Some(B), 2));
+    assert!(only(&cluster, job).is_whole());
+}
+
 /// A node that said that it wrote nothing was only slow: its part belongs to what the others wrote then.
 #[test]
 fn a_part_that_comes_late_takes_the_place_of_none() {
