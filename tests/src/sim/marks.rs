@@ -82,8 +82,8 @@ marks! {
     PartForgotten = "part forgotten",
     /// An attempt put its checkpoint together before its ranks began.
     Restored = "restored",
-    /// A checkpoint became whole by the word of somebody who did not make its last part.
-    CopySpoke = "copy spoke for its maker",
+    /// The node that made a part told of it as of a copy that it holds: its word of the seal had not come.
+    CopySpoke = "part told as a copy",
     /// A power cut of all coordinators and all nodes at once.
     WholePowerCut = "whole-cluster power cut",
 }
