@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use mlctl_agent::keeper::client::{KeeperError, connect};
-use mlctl_agent::keeper::protocol::{FromKeeper, Phase, ToKeeper};
+use mlctl_agent::keeper::protocol::{FromKeeper, PROTOCOL, Phase, ToKeeper};
 use mlctl_proto::limits::LOG_PIECE_BYTES_MAX;
 use mlctl_proto::logs::TEXT_BYTES_MAX;
 use nix::sys::signal::Signal;
@@ -131,19 +131,30 @@ async fn a_stopped_agent_stops_no_rank() {
         "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo done > finished",
     ]);
     let mut socket = UnixStream::connect(keeper.dir.join("keeper.sock")).expect("connected");
-    socket
-        .write_all(&message(r#"{"Hello":{"protocol":1}}"#))
-        .expect("sent");
-    socket
-        .write_all(&message(
-            r#"{"Go":{"master_address":"127.0.0.1","master_port":1}}"#,
-        ))
-        .expect("sent");
+    socket.write_all(&hello_and_go(PROTOCOL)).expect("sent");
     assert_eq!(keeper.noted("finished").await, "done");
     drop(socket);
     connected_when(&keeper, mlctl_agent::keeper::protocol::Status::all_ended).await;
     let log = keeper.log(0);
     assert_eq!((log.len(), log[29_999].as_str()), (30_000, "line 29999"));
+}
+
+#[tokio::test]
+async fn what_a_refused_agent_says_behind_its_hello_does_not_count() {
+    let keeper = Keeper::start(&["echo ran >> times"]);
+    for protocol in [0, PROTOCOL + 1] {
+        let mut socket = UnixStream::connect(keeper.dir.join("keeper.sock")).expect("connected");
+        socket
+            .write_all(&hello_and_go(protocol))
+            .expect("one message");
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).expect("it is closed");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains("is not spoken here"), "{answer}");
+        assert_eq!(keeper.agent().await.status.phase, Phase::Waiting);
+    }
+    keeper.running().await;
+    assert_eq!(keeper.noted("times").await, "ran");
 }
 
 #[tokio::test]
@@ -197,6 +208,13 @@ async fn a_line_without_its_end_comes_soon() {
 fn message(json: &str) -> Vec<u8> {
     let length = u32::try_from(json.len()).expect("short");
     [&length.to_le_bytes(), json.as_bytes()].concat()
+}
+
+/// What an agent of a protocol sends at once, in one piece.
+fn hello_and_go(protocol: u32) -> Vec<u8> {
+    let hello = format!(r#"{{"Hello":{{"protocol":{protocol}}}}}"#);
+    let go = r#"{"Go":{"master_address":"127.0.0.1","master_port":1}}"#;
+    [message(&hello), message(go)].concat()
 }
 
 #[tokio::test]

@@ -229,14 +229,14 @@ impl Keeper {
         self.mpi_does(|mpi| mpi.remotes.on_time(now));
     }
 
-    /// A connection has said hello: it is the agent now, whoever was before.
-    pub(super) fn greet(&mut self, mut connection: Connection, protocol: u32) {
+    /// A connection has said hello: it is the agent now, whoever was before; unless it speaks what is not spoken here, then `false`.
+    pub(super) fn greet(&mut self, mut connection: Connection, protocol: u32) -> bool {
         let own = version::own();
         if !speaks(own, protocol) {
             connection.send(&FromKeeper::Refused {
                 why: format!("protocol {protocol} is not spoken here; {own} is"),
             });
-            return;
+            return false;
         }
         connection.send(&FromKeeper::Hello {
             protocol: common(own, protocol),
@@ -249,6 +249,7 @@ impl Keeper {
             drop(array.tasks.take_news());
         }
         self.agent = Some(connection);
+        true
     }
 
     /// Does what the agent asks.

@@ -85,11 +85,10 @@ pub(super) fn run(
                         let messages = stranger.receive();
                         if let Some(ToKeeper::Hello { protocol }) = messages.first() {
                             // Later ones move down by one: who is ready is seen again in the next turn.
-                            keeper.greet(strangers.remove(at), *protocol);
-                            messages
-                                .into_iter()
-                                .skip(1)
-                                .for_each(|message| keeper.on_message(message));
+                            let taken = keeper.greet(strangers.remove(at), *protocol);
+                            // What a refused one sent behind its hello does not count either.
+                            let behind = messages.into_iter().skip(1).filter(|_| taken);
+                            behind.for_each(|message| keeper.on_message(message));
                             break;
                         }
                         stranger.broken |= !messages.is_empty();
