@@ -8,9 +8,8 @@
 //! jobs/<job>/<epoch>-<name>/part-<n>.json written last: without it there is no checkpoint
 //! collecting/<number>                     somebody removes what nobody needs; uploads wait
 //! ```
-//! - `address`, `layout`, `part`: pure; what a URL means, where things lie, what is said of a part.
+//! - `layout`, `part`: pure; where things lie, what is said of a part. What a URL means is the job spec's business.
 //! - `packing`: compression. `remote`: requests. `send`, `fetch`, `remove`, `collect`: the four things that are done with them.
-mod address;
 mod collect;
 mod each;
 mod error;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use mlctl_proto::spec::{StoreAddress, StoreService};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -14,7 +15,6 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ClientConfigKey, Error, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
-use super::address::{Address, Service};
 use super::error::UploadError;
 
 /// A request that takes longer is given up and tried again: 4 MiB at 40 kB/s.
@@ -74,11 +74,11 @@ impl Remote {
     /// # Errors
     /// When the URL is none of these or holds what could be a secret, or the environment lacks something.
     pub fn open(url: &str, options: Options) -> Result<Self, UploadError> {
-        let address = Address::parse(url).map_err(|why| UploadError::Address { why })?;
+        let address = StoreAddress::parse(url).map_err(|why| UploadError::Address { why })?;
         // Ring is the only one there is; who was first does not matter.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut options = options;
-        if address.service != Service::Directory {
+        if address.service != StoreService::Directory {
             options.settle = Duration::ZERO;
         }
         let built = build(&address, options.retry_for);
@@ -211,7 +211,7 @@ impl From<ObjectMeta> for Meta {
     }
 }
 
-fn build(address: &Address, retry_for: Duration) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn build(address: &StoreAddress, retry_for: Duration) -> object_store::Result<Arc<dyn ObjectStore>> {
     let retry = RetryConfig {
         retry_timeout: retry_for,
         ..RetryConfig::default()
@@ -219,7 +219,7 @@ fn build(address: &Address, retry_for: Duration) -> object_store::Result<Arc<dyn
     let limit = ClientConfigKey::Timeout;
     let bucket = address.bucket.as_str();
     let store: Arc<dyn ObjectStore> = match address.service {
-        Service::S3 => {
+        StoreService::S3 => {
             let keys = [AmazonS3ConfigKey::Endpoint, AmazonS3ConfigKey::S3Endpoint];
             let from = AmazonS3Builder::from_env();
             let plain = |key| {
@@ -233,12 +233,12 @@ fn build(address: &Address, retry_for: Duration) -> object_store::Result<Arc<dyn
             }
             Arc::new(builder.with_bucket_name(bucket).with_retry(retry).build()?)
         }
-        Service::Google => {
+        StoreService::Google => {
             let builder = GoogleCloudStorageBuilder::from_env()
                 .with_config(GoogleConfigKey::Client(limit), REQUEST_MAX);
             Arc::new(builder.with_bucket_name(bucket).with_retry(retry).build()?)
         }
-        Service::Azure => {
+        StoreService::Azure => {
             let builder = MicrosoftAzureBuilder::from_env()
                 .with_config(AzureConfigKey::Client(limit), REQUEST_MAX);
             Arc::new(
@@ -248,7 +248,7 @@ fn build(address: &Address, retry_for: Duration) -> object_store::Result<Arc<dyn
                     .build()?,
             )
         }
-        Service::Directory => {
+        StoreService::Directory => {
             let directory = format!("/{}", address.prefix);
             let files = LocalFileSystem::new_with_prefix(directory)?.with_fsync(true);
             // Directories that become empty go.

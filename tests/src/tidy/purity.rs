@@ -94,7 +94,6 @@ pub const PURE: &[Pure] = &[
         later: false,
     },
     pure("blobs/src/transfer/pace", &[]),
-    pure("blobs/src/upload/address", &[]),
     Pure {
         place: "blobs/src/upload/layout",
         crates: &[],

@@ -1,5 +1,5 @@
-//! What the URL of a remote store means. A URL that could hold a secret is refused, and never repeated in an error. Pure.
-//! Does NOT know credentials: those come from the environment.
+//! What the URL of an object store means. A URL that could hold a secret is refused, and never repeated in an error. Pure.
+//! Does NOT know credentials: those come from the environment of whoever opens the store.
 #![deny(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -12,29 +12,34 @@ const URL_BYTES_MAX: usize = 512;
 
 /// Which kind of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Service {
+pub enum StoreService {
+    /// Amazon, and what speaks like it.
     S3,
+    /// Google.
     Google,
+    /// Azure.
     Azure,
+    /// A directory, such as an NFS mount.
     Directory,
 }
 
 /// Where a store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) service: Service,
+pub struct StoreAddress {
+    /// Which kind of store.
+    pub service: StoreService,
     /// Bucket or container; empty for a directory.
-    pub(super) bucket: String,
+    pub bucket: String,
     /// Names with `/` between them, none at the ends; the directory without its first `/`.
-    pub(super) prefix: String,
+    pub prefix: String,
 }
 
-impl Address {
+impl StoreAddress {
     /// Reads a URL.
     ///
     /// # Errors
     /// What is wrong with it, as the end of a sentence.
-    pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
+    pub fn parse(url: &str) -> Result<Self, &'static str> {
         if url.len() > URL_BYTES_MAX {
             return Err("is longer than 512 bytes");
         }
@@ -50,17 +55,17 @@ impl Address {
             );
         }
         let service = match scheme {
-            "s3" => Service::S3,
-            "gs" => Service::Google,
-            "az" | "azure" => Service::Azure,
-            "file" => Service::Directory,
+            "s3" => StoreService::S3,
+            "gs" => StoreService::Google,
+            "az" | "azure" => StoreService::Azure,
+            "file" => StoreService::Directory,
             _ => return Err("has a scheme that is not known"),
         };
         let (bucket, path) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.contains('@') {
             return Err("has a user in it: credentials belong into the environment");
         }
-        if service == Service::Directory {
+        if service == StoreService::Directory {
             if !bucket.is_empty() {
                 return Err("names a host: a directory is file:///and/its/path");
             }
@@ -68,7 +73,7 @@ impl Address {
             return Err("names no bucket of 3 to 63 of a-z, 0-9, `-`, `.` and `_`");
         }
         let prefix = path.strip_suffix('/').unwrap_or(path);
-        if prefix.is_empty() && service == Service::Directory {
+        if prefix.is_empty() && service == StoreService::Directory {
             return Err("names no directory");
         }
         let bad = |name: &str| matches!(name, "" | "." | "..");
@@ -91,13 +96,13 @@ fn is_bucket(text: &str) -> bool {
     (3..=63).contains(&text.len()) && text.bytes().all(legal) && !text.contains("..")
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for StoreAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.service {
-            Service::S3 => "s3",
-            Service::Google => "gs",
-            Service::Azure => "az",
-            Service::Directory => "file",
+            StoreService::S3 => "s3",
+            StoreService::Google => "gs",
+            StoreService::Azure => "az",
+            StoreService::Directory => "file",
         };
         write!(f, "{scheme}://{}", self.bucket)?;
         if self.prefix.is_empty() {
@@ -115,27 +120,27 @@ mod tests {
     #[test]
     fn addresses_are_read_and_shown() {
         for (url, service, bucket, prefix, shown) in [
-            ("s3://runs", Service::S3, "runs", "", "s3://runs"),
-            ("s3://runs/", Service::S3, "runs", "", "s3://runs"),
+            ("s3://runs", StoreService::S3, "runs", "", "s3://runs"),
+            ("s3://runs/", StoreService::S3, "runs", "", "s3://runs"),
             (
                 "s3://runs/a/b/",
-                Service::S3,
+                StoreService::S3,
                 "runs",
                 "a/b",
                 "s3://runs/a/b",
             ),
-            ("gs://runs/a", Service::Google, "runs", "a", "gs://runs/a"),
-            ("az://runs/a", Service::Azure, "runs", "a", "az://runs/a"),
-            ("azure://runs/a", Service::Azure, "runs", "a", "az://runs/a"),
+            ("gs://runs/a", StoreService::Google, "runs", "a", "gs://runs/a"),
+            ("az://runs/a", StoreService::Azure, "runs", "a", "az://runs/a"),
+            ("azure://runs/a", StoreService::Azure, "runs", "a", "az://runs/a"),
             (
                 "file:///mnt/nfs@2/ü",
-                Service::Directory,
+                StoreService::Directory,
                 "",
                 "mnt/nfs@2/ü",
                 "file:///mnt/nfs@2/ü",
             ),
         ] {
-            let address = Address::parse(url).expect(url);
+            let address = StoreAddress::parse(url).expect(url);
             assert_eq!(
                 (
                     address.service,
@@ -145,7 +150,7 @@ mod tests {
                 (service, bucket, prefix)
             );
             assert_eq!(address.to_string(), shown);
-            assert_eq!(Address::parse(shown), Ok(address));
+            assert_eq!(StoreAddress::parse(shown), Ok(address));
         }
     }
 
@@ -177,7 +182,7 @@ mod tests {
             ("file://", "directory"),
             (long.as_str(), "512"),
         ] {
-            let found = Address::parse(url).expect_err(url);
+            let found = StoreAddress::parse(url).expect_err(url);
             assert!(found.contains(why), "{url}: {found}");
         }
     }
