@@ -1,4 +1,4 @@
-//! PURE: who copies which part of a checkpoint to whom, who may read what, and whose part of one is still missing.
+//! PURE: who copies which part of a checkpoint to whom, who uploads it, who may read what, and whose part of one is still missing.
 //!
 //! The state says who holds what and how many copies a job wants; this is what is under way because of that, and is soft: a new leader
 //! derives it again. A copy counts when its holder has said so in an event, never because it was ordered.
@@ -8,9 +8,11 @@
     clippy::float_arithmetic
 )]
 mod inventory;
+mod restores;
 mod target;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +27,9 @@ use crate::state::records::{
     Admin, Checkpoint, Job, JobState, Liveness, ManifestId, Part, PartKey,
 };
 use crate::state::rules::{checkpoint_rules, resumed_from};
+pub use restores::{RestoreOrder, RestorePart, restore, restore_ms};
 use target::Choice;
+use uploads::Uploads;
 
 /// What lacks copies or parts is looked at again after so long, milliseconds.
 const AGAIN_MS: u64 = 1_000;
@@ -37,8 +41,6 @@ const FORGOTTEN_MS: u64 = 30 * 60 * 1_000;
 const SAID_MS: u64 = 10_000;
 /// A node that was asked for its part of a checkpoint is asked again after so long, milliseconds.
 const ASK_AGAIN_MS: u64 = 5_000;
-/// Bytes of a restore that a slow network brings in a millisecond.
-const SLOW_BYTES_MS: u64 = 20_000;
 /// Copies that one node sends, or takes, at the same time.
 const AT_ONCE: usize = 4;
 /// Parts that one answer names; the rest comes with the next question.
@@ -83,6 +85,13 @@ pub enum Word {
         /// Why not; empty: it is there.
         error: String,
     },
+    /// What became of an upload that it was told to do.
+    Uploaded {
+        /// Which part.
+        key: PartKey,
+        /// Why not; empty: all of it is there.
+        error: String,
+    },
 }
 
 /// What a node is told about parts.
@@ -97,6 +106,17 @@ pub enum CopyOrder {
         /// Nothing trains that it could disturb.
         urgent: bool,
         /// Bytes a second that all copies of this job from there may take; `None`: as that node finds fit.
+        rate: Option<u64>,
+    },
+    /// Upload this part.
+    Upload {
+        /// Which part.
+        key: PartKey,
+        /// What is said of it there.
+        sealed: SealedPart,
+        /// Of the object store.
+        url: String,
+        /// As in [`CopyOrder::Replicate`].
         rate: Option<u64>,
     },
     /// The answer to [`Word::Ask`].
@@ -132,28 +152,6 @@ pub struct DataPeer {
     pub address: String,
 }
 
-/// What a node needs to put a checkpoint together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestoreOrder {
-    /// Of the attempt that made it.
-    pub epoch: Epoch,
-    /// All its parts with something in them.
-    pub parts: Vec<RestorePart>,
-}
-
-/// One part, and who has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestorePart {
-    /// Node rank of the node that made it.
-    pub index: u32,
-    /// Names its bytes.
-    pub manifest: ManifestId,
-    /// Its size.
-    pub bytes: u64,
-    /// Those that are connected.
-    pub holders: Vec<DataPeer>,
-}
-
 /// A copy that was ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Move {
@@ -175,6 +173,7 @@ pub struct Copies {
     moves: BTreeMap<(PartKey, String), Move>,
     /// Until when a target is passed over for a part.
     failed: BTreeMap<(PartKey, String), Mono>,
+    uploads: Uploads,
     /// When a node was last asked for its part.
     asked: BTreeMap<(Key, String, String), Mono>,
     /// Connected nodes that can take and give parts.
@@ -229,6 +228,7 @@ impl Copies {
     pub fn gone(&mut self, node: &str) {
         self.peers.remove(node);
         self.inventories.remove(node);
+        self.uploads.gone(node);
         self.moves
             .retain(|(_, to), one| to != node && one.from != node);
     }
@@ -240,6 +240,10 @@ impl Copies {
         } else {
             Some(0)
         }
+    }
+
+    fn is_connected(&self, node: &str) -> bool {
+        self.peers.contains_key(node)
     }
 
     /// Where a connected node gives parts.
@@ -283,22 +287,31 @@ impl Copies {
                 told(CopyOrder::Answer { id, brought, yes })
             }
             Word::Pushed { key, to, error } => {
-                let copy = (key, to);
-                if error.is_empty() {
-                    // Its holder says so in a moment, and then it counts.
-                    if let Some(one) = self.moves.get_mut(&copy) {
-                        one.until = now.saturating_add(SAID_MS);
-                        one.sent = true;
-                    }
-                    return Vec::new();
-                }
-                self.failed
-                    .insert(copy.clone(), now.saturating_add(FAILED_MS));
-                self.moves.remove(&copy);
-                self.touched.insert(copy.0.job);
+                self.pushed(now, (key, to), error.is_empty());
+                Vec::new()
+            }
+            Word::Uploaded { key, error } => {
+                self.touched.insert(key.job);
+                self.uploads.said(now, key, !error.is_empty());
                 Vec::new()
             }
         }
+    }
+
+    /// What became of a copy, by the node that sent it.
+    fn pushed(&mut self, now: Mono, copy: (PartKey, String), sent: bool) {
+        if sent {
+            // Its holder says so in a moment, and then it counts.
+            if let Some(one) = self.moves.get_mut(&copy) {
+                one.until = now.saturating_add(SAID_MS);
+                one.sent = true;
+            }
+            return;
+        }
+        self.failed
+            .insert(copy.clone(), now.saturating_add(FAILED_MS));
+        self.moves.remove(&copy);
+        self.touched.insert(copy.0.job);
     }
 
     /// What is due now.
@@ -312,6 +325,7 @@ impl Copies {
             .retain(|_, at| at.saturating_add(ASK_AGAIN_MS) > now);
         self.moves
             .retain(|(key, _), one| one.until > now && is_known(state, key));
+        self.uploads.tidy(now, state);
         let mut jobs = std::mem::take(&mut self.touched);
         if due {
             jobs.append(&mut self.lacking);
@@ -342,6 +356,7 @@ impl Copies {
             for part in checkpoint.filled() {
                 lacks |= self.copy(now, state, (job, checkpoint), part, &rules, told);
             }
+            lacks |= self.upload(now, state, (job, checkpoint), &rules, told);
         }
         lacks
     }
@@ -534,35 +549,4 @@ fn stays(state: &State, node: &str) -> bool {
     state.node(node).is_some_and(|node| {
         node.liveness != Liveness::Lost && matches!(node.admin, Admin::Open | Admin::Cordoned)
     })
-}
-
-/// What `attempt` of `job` needs to restore on any node: `None` where only a directory is there.
-pub fn restore(copies: &Copies, state: &State, job: JobId, epoch: Epoch) -> Option<RestoreOrder> {
-    let job = state.job(job)?;
-    let one = resumed_from(state, job, state.attempt(job.id, epoch)?)?;
-    if !one.is_portable() {
-        return None;
-    }
-    let parts = one.filled().filter_map(|part| {
-        let holders = part.holders.iter();
-        Some(RestorePart {
-            index: part.index,
-            manifest: part.manifest?,
-            bytes: part.bytes,
-            holders: holders.filter_map(|node| copies.peer(node)).collect(),
-        })
-    });
-    Some(RestoreOrder {
-        epoch: one.epoch,
-        parts: parts.collect(),
-    })
-}
-
-/// How much longer a gang may take to be ready because it restores, milliseconds.
-pub fn restore_ms(state: &State, (job, epoch): Key) -> u64 {
-    let resumed = || {
-        let job = state.job(job)?;
-        resumed_from(state, job, state.attempt(job.id, epoch)?)
-    };
-    resumed().map_or(0, |one| one.bytes() / SLOW_BYTES_MS)
 }
