@@ -525,6 +525,7 @@ fn resuming(mut start: StartAllocation, part: CheckpointPart) -> StartAllocation
             manifest: part.manifest,
             bytes: part.bytes,
             holders: vec![],
+            url: String::new(),
         }],
     });
     start

@@ -41,6 +41,8 @@ struct Said {
     sealed: Vec<CheckpointSealed>,
     lost: Vec<PartKey>,
     pushed: Vec<Pushed>,
+    uploaded: Vec<PartKey>,
+    uploads: Vec<Uploaded>,
 }
 
 struct Place {
@@ -66,6 +68,11 @@ impl Place {
         Self { dir, ca, leader }
     }
 
+    /// Where uploads go.
+    fn far(&self) -> PathBuf {
+        self.dir.path().join("far")
+    }
+
     async fn node(&self, name: &'static str) -> Bench {
         let root = self.dir.path().join(name);
         fs::create_dir_all(root.join("ckpt")).expect("made");
@@ -77,6 +84,7 @@ impl Place {
             ledger: root.join("ledger"),
             staging: root.join("staging"),
             limit_bytes: u64::MAX,
+            upload_dirs: Some(vec![self.far()]),
             addresses: vec![([127, 0, 0, 1], 0).into()],
             tls,
         };
@@ -132,6 +140,8 @@ async fn lead(
                 said.sealed.push(sealed);
             }
             Input::Core(Event::CopyLost(key)) => lock(&said).lost.push(key),
+            Input::Core(Event::CopyUploaded(key)) => lock(&said).uploaded.push(key),
+            Input::Copies(What::Uploaded(one)) => lock(&said).uploads.push(one),
             other => panic!("{other:?}"),
         }
         news.notify_waiters();
@@ -269,6 +279,7 @@ fn part(key: &PartKey, holders: &[&Bench]) -> RestorePart {
         manifest: Some(key.manifest),
         bytes: 1,
         holders: holders.iter().map(|node| node.holder()).collect(),
+        url: None,
     }
 }
 
@@ -452,6 +463,7 @@ async fn parts_of_several_nodes_are_put_together_with_ones_own_first() {
         manifest: None,
         bytes: 0,
         holders: vec![],
+        url: None,
     };
     let parts = vec![part(&zero, &[&a]), part(&one, &[&b]), empty];
     // Somebody left something else there.
@@ -491,6 +503,7 @@ async fn parts_of_several_nodes_are_put_together_with_ones_own_first() {
         manifest: Some([9; 32]),
         bytes: 1,
         holders: vec![c.holder()],
+        url: None,
     };
     let error = c.restore("step-5", 0, vec![missing]).await;
     let error = error.expect_err("nobody has it").to_string();

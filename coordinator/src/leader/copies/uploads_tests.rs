@@ -176,18 +176,13 @@ fn a_new_leader_derives_it_again() {
 fn who_restores_is_told_where_it_was_uploaded() {
     let mut stage = stage(&[("a", ""), ("b", "")], &["a"]);
     stage.seals("a", at(5));
-    let (job, epoch) = (stage.job, stage.epoch);
-    let parts = |stage: &mut Stage| {
-        let mut cluster = stage.cluster.clone();
-        cluster.ended("a", job, epoch, EndKind::KeeperLost);
-        cluster.lose("a");
-        let next = cluster.started(job, &["b"]);
-        let order = restore(&stage.copies, &cluster.state, job, next);
-        order.map_or(Vec::new(), |order| order.parts)
-    };
-    assert_eq!(parts(&mut stage), [], "it began anew");
     uploaded(&mut stage, "a", 5);
+    let (job, epoch) = (stage.job, stage.epoch);
+    stage.cluster.ended("a", job, epoch, EndKind::KeeperLost);
+    stage.cluster.lose("a");
     stage.copies.gone("a");
+    let next = stage.cluster.started(job, &["b"]);
+    let order = restore(&stage.copies, &stage.cluster.state, job, next).expect("it restores");
     let wanted = RestorePart {
         index: 0,
         manifest: [5; 32],
@@ -195,5 +190,5 @@ fn who_restores_is_told_where_it_was_uploaded() {
         holders: Vec::new(),
         url: Some(URL.into()),
     };
-    assert_eq!(parts(&mut stage), [wanted]);
+    assert_eq!(order.parts, [wanted]);
 }

@@ -395,8 +395,9 @@ fn what_was_uploaded_outlives_its_nodes() {
         );
         cluster.lose(node);
     }
-    let next = cluster.start(job, &["c", "d"]);
-    assert_eq!(next.resume_from, "step-5", "from the store");
+    let next = cluster.started(job, &["c", "d"]);
+    let attempt = cluster.state.attempt(job, next).expect("it was started");
+    assert_eq!(attempt.resume_from, "step-5", "from the store");
     // And a node that fetched it holds it.
     let copy = CopyNews::Held(part("step-5", 5, 0, Some(A), 2));
     cluster.copy("c", at, copy);
