@@ -189,7 +189,7 @@ impl Vault {
             Err(source) if last && !is_passing(&source) => Err(RestoreError::Remote {
                 index: key.index,
                 name: key.name.clone(),
-                source,
+                source: Box::new(source),
             }),
             Err(error) => Ok(Err(error.to_string())),
         }

@@ -49,7 +49,7 @@ pub(crate) enum RestoreError {
         /// The checkpoint.
         name: String,
         /// What is wrong there.
-        source: UploadError,
+        source: Box<UploadError>,
     },
     /// A name that is none of a checkpoint.
     #[error("{0:?} is no checkpoint's name")]
@@ -186,7 +186,7 @@ impl Vault {
     }
 
     /// What lies there is this part, as it was sealed: it need not be hashed to know that the store has it.
-    pub(super) fn is_own(&self, wanted: &Wanted, key: &PartKey) -> bool {
+    fn is_own(&self, wanted: &Wanted, key: &PartKey) -> bool {
         let now = print(&wanted.into, &wanted.name).ok().flatten();
         let sealed = self.sealed_as(key.job, key.epoch, &key.name, now.as_ref());
         sealed.is_some_and(|entry| entry.key == *key)

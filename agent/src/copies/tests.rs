@@ -1,5 +1,7 @@
 //! Real vaults in one process, over loopback, with a leader that the test plays: copies go and come, are lost, forgotten and put together.
 //! Does NOT test the leader: it knows every part that was told of, and allows what the test wants.
+#[path = "upload_tests.rs"]
+mod upload;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mlctl_proto::agent::{Inventory, Pushed};
+use mlctl_proto::agent::{Inventory, Pushed, Uploaded};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist::CheckpointSealed;
 use mlctl_runtime::identity::Ca;

@@ -2,7 +2,7 @@
 //! copies are. When all of it is there the core is told; what fails is told to the leader, who orders it again.
 //! Does NOT choose anything and removes nothing there. Credentials come from the agent's own environment, never with an order.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mlctl_blobs::BlobId;
 use mlctl_blobs::upload::{Entry, Options, Remote, UploadError, Uploaded};
@@ -14,7 +14,6 @@ use super::ledger::blob;
 use super::push::Counted;
 use super::{Vault, lock};
 use crate::core::Event;
-use crate::failpoint;
 use crate::link::copies::{Upload, part_to_wire};
 
 impl Vault {
@@ -70,7 +69,6 @@ impl Vault {
             skipped_chunks,
             wall,
         } = sending.await.map_err(|error| error.to_string())?;
-        failpoint::hit("copy.uploaded");
         info!(job = %key.job, epoch = %key.epoch, key.name, key.index, url = order.url, sent_bytes, sent_chunks, skipped_chunks, wall_ms = wall.as_millis(), "a checkpoint was uploaded");
         Ok(())
     }
@@ -97,7 +95,7 @@ impl Vault {
 }
 
 /// Whether a directory is one of those, or below one: an agent may write where the job's user may not.
-fn may_use(dirs: Option<&[std::path::PathBuf]>, address: &StoreAddress) -> bool {
+fn may_use(dirs: Option<&[PathBuf]>, address: &StoreAddress) -> bool {
     let Some(dirs) = dirs.filter(|_| address.service == StoreService::Directory) else {
         return true;
     };
@@ -127,7 +125,7 @@ mod tests {
     #[test]
     fn directories_are_bounded_and_buckets_are_not() {
         let address = |url: &str| StoreAddress::parse(url).expect(url);
-        let dirs = ["/mnt/ckpt".into(), "/srv".into()];
+        let dirs: [PathBuf; 2] = ["/mnt/ckpt".into(), "/srv".into()];
         for (url, may) in [
             ("file:///mnt/ckpt", true),
             ("file:///mnt/ckpt/a", true),
@@ -137,7 +135,7 @@ mod tests {
             ("file:///srv/x", true),
             ("s3://runs/a", true),
         ] {
-            assert_eq!(may_use(Some(&dirs), &address(url)), may, "{url}");
+            assert_eq!(may_use(Some(&dirs[..]), &address(url)), may, "{url}");
             assert!(may_use(None, &address(url)), "{url}");
         }
         assert!(!may_use(Some(&[]), &address("file:///srv")));
