@@ -5,6 +5,8 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::far::*;
 use common::*;
@@ -207,8 +209,36 @@ async fn two_uploads_at_once_and_one_that_is_dropped() {
     .expect("a download can be given to the runtime");
 }
 
+/// Downloads into a store that has nothing yet: what came good before would not come again.
+async fn afresh(remote: &Remote, dir: &Path, id: BlobId) -> Result<CheckpointStore, UploadError> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let to = open(&dir.join(format!("afresh-{number}")));
+    let down = remote.download(&to, id).await;
+    assert_eq!(to.is_held(&id), down.is_ok());
+    down.map(|_| to)
+}
+
+/// What may become of an object: other bytes, fewer, none, and many more.
+fn spoilt(good: &[u8], raw: bool) -> Vec<Vec<u8>> {
+    let mut flipped = good.to_vec();
+    flipped[good.len() / 2..]
+        .iter_mut()
+        .for_each(|b| *b ^= 0xff);
+    let mut bad = vec![
+        flipped,
+        good[..good.len() - 1].to_vec(),
+        Vec::new(),
+        vec![7; 6 * MIB],
+    ];
+    if raw {
+        bad.push([good, &[0]].concat());
+    }
+    bad
+}
+
 #[tokio::test]
-async fn what_is_damaged_or_missing_is_named_and_the_rest_stays() {
+async fn a_chunk_that_is_damaged_or_missing_is_named_and_comes_again() {
     let dir = scratch();
     let (store, id) = sealed(dir.path(), 9);
     let far = dir.path().join("far");
@@ -217,43 +247,26 @@ async fn what_is_damaged_or_missing_is_named_and_the_rest_stays() {
         .upload(&store, id, &entry("a"), &unpaced())
         .await
         .expect("uploaded");
-    let to = open(&dir.path().join("to"));
-    let chunks = objects(&far, "chunks");
-    for (number, path) in chunks.iter().enumerate() {
+    for (number, path) in objects(&far, "chunks").iter().take(4).enumerate() {
         let good = fs::read(path).expect("read");
         let name = path.file_name().and_then(|n| n.to_str()).expect("a name");
-        let mut flipped = good.clone();
-        flipped[good.len() / 2..]
-            .iter_mut()
-            .for_each(|b| *b ^= 0xff);
-        let mut bad = vec![
-            flipped,
-            good[..good.len() - 1].to_vec(),
-            Vec::new(),
-            vec![7; 6 * MIB],
-        ];
-        if name.ends_with(".raw") {
-            bad.push([good.as_slice(), &[0]].concat());
-        }
-        for bad in bad {
+        for bad in spoilt(&good, name.ends_with(".raw")) {
             fs::write(path, bad).expect("written");
-            let error = remote
-                .download(&to, id)
-                .await
-                .expect_err("it is not what it was");
+            let down = afresh(&remote, dir.path(), id).await;
+            let error = down.err().expect("it is not what it was");
             assert!(
                 matches!(&error, UploadError::Damaged { object, .. } if object.ends_with(name)),
                 "{error}"
             );
         }
         fs::remove_file(path).expect("removed");
-        let error = remote.download(&to, id).await.expect_err("it is not there");
+        let down = afresh(&remote, dir.path(), id).await;
+        let error = down.err().expect("it is not there");
         let stem = &name[..64];
         assert!(
             matches!(&error, UploadError::Missing { object, .. } if object.contains(stem)),
             "{error}"
         );
-        assert!(!to.is_held(&id));
         // Cut to nothing it would not be taken for there.
         if number % 2 == 0 {
             fs::write(path, b"").expect("written");
@@ -264,10 +277,19 @@ async fn what_is_damaged_or_missing_is_named_and_the_rest_stays() {
             .expect("uploaded");
         assert_eq!(up.sent_chunks, 1);
         assert_eq!(fs::read(path).expect("read"), good);
-        if number == 3 {
-            break;
-        }
     }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_damaged_or_missing_is_named() {
+    let dir = scratch();
+    let (store, id) = sealed(dir.path(), 9);
+    let far = dir.path().join("far");
+    let remote = directory(&far, Options::default());
+    remote
+        .upload(&store, id, &entry("a"), &unpaced())
+        .await
+        .expect("uploaded");
     let manifest = &objects(&far, "manifests")[0];
     let good = fs::read(manifest).expect("read");
     let bombed = objects(&far, "chunks")
@@ -281,24 +303,23 @@ async fn what_is_damaged_or_missing_is_named_and_the_rest_stays() {
         b"junk".to_vec(),
     ] {
         fs::write(manifest, bad).expect("written");
-        let error = remote
-            .download(&to, id)
-            .await
-            .expect_err("it is not what it was");
+        let down = afresh(&remote, dir.path(), id).await;
+        let error = down.err().expect("it is not what it was");
         assert!(
             matches!(&error, UploadError::Damaged { object, .. } if object.starts_with("manifests/")),
             "{error}"
         );
     }
     fs::remove_file(manifest).expect("removed");
-    let error = remote.download(&to, id).await.expect_err("it is not there");
+    let down = afresh(&remote, dir.path(), id).await;
+    let error = down.err().expect("it is not there");
     assert!(
         matches!(&error, UploadError::Missing { object, .. } if object.starts_with("manifests/")),
         "{error}"
     );
     fs::write(manifest, good).expect("written");
-    remote.download(&to, id).await.expect("all is right again");
-    to.verify(&id).expect("whole");
+    let to = afresh(&remote, dir.path(), id).await;
+    to.expect("all is right again").verify(&id).expect("whole");
 }
 
 #[tokio::test]
@@ -331,42 +352,41 @@ async fn bytes_that_the_disk_changed_are_not_uploaded() {
     );
 }
 
-#[tokio::test]
-async fn what_no_part_needs_is_collected_and_nothing_else() {
-    let dir = scratch();
-    let (store, id) = sealed(dir.path(), 11);
-    let (other, next) = sealed(dir.path(), 52);
-    let far = dir.path().join("far");
-    let remote = directory(&far, at_once());
+/// A remote store with a and b, which are equal, and c.
+async fn three(dir: &Path) -> (Remote, CheckpointStore, [BlobId; 2]) {
+    let (store, id) = sealed(dir, 11);
+    let (other, next) = sealed(dir, 52);
+    let remote = directory(&dir.join("far"), at_once());
     for (store, id, name) in [(&store, id, "a"), (&store, id, "b"), (&other, next, "c")] {
         remote
             .upload(store, id, &entry(name), &unpaced())
             .await
             .expect("uploaded");
     }
+    (remote, store, [id, next])
+}
+
+#[tokio::test]
+async fn a_part_is_removed_with_what_no_other_needs() {
+    let dir = scratch();
+    let far = dir.path().join("far");
+    let (remote, _, [id, next]) = three(dir.path()).await;
     let nobody = Entry {
         index: 1,
         parts: 2,
         ..entry("a")
     };
     remote.upload_nothing(&nobody).await.expect("said");
-    assert_eq!(
-        remote.list_parts(None).await.expect("listed").parts.len(),
-        4
-    );
-    write(&far, "chunks/README", b"not ours");
-    write(&far, "jobs/README", b"not ours");
-    let swept = given(remote.collect_remote()).await.expect("collected");
-    assert_eq!(swept, mlctl_blobs::upload::Swept::default());
-
+    let parts = async || {
+        let listed = remote.list_parts(None).await.expect("listed");
+        listed.parts.len()
+    };
+    assert_eq!(parts().await, 4);
     remote
         .remove(&entry("a"), Some(next))
         .await
         .expect("that is another part");
-    assert_eq!(
-        remote.list_parts(None).await.expect("listed").parts.len(),
-        4
-    );
+    assert_eq!(parts().await, 4);
     remote.remove(&entry("a"), Some(id)).await.expect("removed");
     remote.remove(&nobody, None).await.expect("removed");
     assert_eq!(objects(&far, "manifests").len(), 2, "b has the same");
@@ -376,6 +396,21 @@ async fn what_no_part_needs_is_collected_and_nothing_else() {
         .await
         .expect("removed again");
     assert_eq!(objects(&far, "manifests").len(), 1);
+}
+
+#[tokio::test]
+async fn what_no_part_needs_is_collected_and_nothing_else() {
+    let dir = scratch();
+    let far = dir.path().join("far");
+    let (remote, store, [id, next]) = three(dir.path()).await;
+    write(&far, "chunks/README", b"not ours");
+    write(&far, "jobs/README", b"not ours");
+    let swept = given(remote.collect_remote()).await.expect("collected");
+    assert_eq!(swept, mlctl_blobs::upload::Swept::default());
+    for name in ["a", "b"] {
+        let removed = remote.remove(&entry(name), Some(id)).await;
+        removed.expect("removed");
+    }
 
     // As it is by default nothing that is young goes, so that a running upload loses nothing.
     let careful = directory(

@@ -222,7 +222,9 @@ async fn takes_and_gives(tls: bool) {
         busy: 3,
         ..Bucket::default()
     }));
-    let acceptor = tls.then(|| certified(&dir.path().join("roots")));
+    // Without any root no client is made, of plain HTTP neither.
+    let acceptor = certified(&dir.path().join("roots"));
+    let acceptor = tls.then_some(acceptor);
     let port = serve(bucket.clone(), acceptor).await.port();
     let endpoint = if tls {
         format!("https://localhost:{port}")
@@ -266,6 +268,7 @@ async fn over_tls_as_well() {
 #[tokio::test]
 async fn who_may_not_is_told_at_once() {
     let dir = scratch();
+    certified(&dir.path().join("roots"));
     let bucket = Arc::new(Mutex::new(Bucket::default()));
     let endpoint = format!("http://{}", serve(bucket.clone(), None).await);
     child("is_refused", dir.path(), "another-key", endpoint).await;

@@ -84,7 +84,7 @@ impl Remote {
         let built = build(&address, options.retry_for);
         let store = built.map_err(|error| UploadError::Open {
             remote: address.to_string(),
-            why: error.to_string(),
+            why: with_causes(&error),
         })?;
         Ok(Self::over(store, &address.to_string(), options))
     }
@@ -196,9 +196,25 @@ impl Remote {
             doing,
             object,
             remote,
-            why: error.to_string(),
+            why: with_causes(&error),
         }
     }
+}
+
+/// What went wrong and why: "builder error" alone says nothing to whoever has no root certificates.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let more = next.to_string();
+        // Many say what their cause says as well.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = next.source();
+    }
+    text
 }
 
 impl From<ObjectMeta> for Meta {
@@ -211,7 +227,10 @@ impl From<ObjectMeta> for Meta {
     }
 }
 
-fn build(address: &StoreAddress, retry_for: Duration) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn build(
+    address: &StoreAddress,
+    retry_for: Duration,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
     let retry = RetryConfig {
         retry_timeout: retry_for,
         ..RetryConfig::default()
