@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
+use mlctl_blobs::BlobId;
+use mlctl_blobs::checkpoint::CheckpointStore;
 use mlctl_blobs::transfer::{Pacer, Rate};
 use mlctl_blobs::upload::{Entry, Options, Remote};
 use object_store::local::LocalFileSystem;
@@ -16,6 +18,8 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+
+use super::{open, write, write_everything};
 
 /// Nothing is young, and nobody waits for a directory to settle.
 pub fn at_once() -> Options {
@@ -40,6 +44,16 @@ pub fn entry(name: &str) -> Entry {
         step: 40,
         metric: None,
     }
+}
+
+/// A store that holds everything that may be in a checkpoint.
+pub fn sealed(dir: &Place, seed: u64) -> (CheckpointStore, BlobId) {
+    let source = dir.join(format!("source-{seed}"));
+    write_everything(&source, seed);
+    write(&source, "log.txt", &b"loss 0.25\n".repeat(500_000));
+    let store = open(&dir.join(format!("store-{seed}")));
+    let id = store.seal(&source).expect("sealed").id;
+    (store, id)
 }
 
 /// The directory as a remote store.
