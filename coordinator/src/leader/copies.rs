@@ -16,7 +16,7 @@ mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::ids::JobId;
 use mlctl_proto::spec::CheckpointSpec;
 
 use super::gang::Key;

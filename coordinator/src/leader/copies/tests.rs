@@ -1,5 +1,4 @@
 //! What a leader orders, and whom it lets do what.
-#[path = "uploads_tests.rs"]
 mod uploads;
 
 use mlctl_proto::ids::{Epoch, JobId};
