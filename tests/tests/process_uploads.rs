@@ -72,7 +72,11 @@ fn a_job_resumes_from_the_store_when_every_holder_died_with_its_disk() {
     });
     assert_eq!(named(&far, "part-0.json").len(), 1);
     let shown = fleet.mlctl(&["checkpoint", "show", &id]).expect(0);
-    assert!(shown.stdout.contains(&format!("uploaded to {url}")), "{}", shown.stdout);
+    assert!(
+        shown.stdout.contains(&format!("uploaded to {url}")),
+        "{}",
+        shown.stdout
+    );
 
     let left: Vec<String> = (fleet.nodes().into_iter())
         .filter(|node| !holders.contains(node))

@@ -123,7 +123,12 @@ fn part(part: &CheckpointPart) -> String {
 fn uploaded(job: &Job, checkpoint: &Checkpoint) -> Option<String> {
     let spec: Value = serde_json::from_slice(&job.spec).unwrap_or(Value::Null);
     let url = clean(spec["checkpoint"]["upload"].as_str()?);
-    let filled = || checkpoint.parts.iter().filter(|part| !part.manifest.is_empty());
+    let filled = || {
+        checkpoint
+            .parts
+            .iter()
+            .filter(|part| !part.manifest.is_empty())
+    };
     let there = filled().filter(|part| part.uploaded).count();
     Some(match filled().count() {
         all if there == all => format!("uploaded to {url}"),

@@ -82,7 +82,10 @@ fn what_was_uploaded_is_said() {
         "step-9000  41.1 GiB  sealed 3 min ago  metric 1.91  durability 0/1  uploaded"
     );
     let lines = said(&one);
-    assert_eq!(lines[1], "part 0   20.5 GiB on no node, uploaded  abababababab");
+    assert_eq!(
+        lines[1],
+        "part 0   20.5 GiB on no node, uploaded  abababababab"
+    );
     let value = value(&one);
     assert_eq!(
         (&value["uploaded"], &value["parts"][0]["uploaded"]),

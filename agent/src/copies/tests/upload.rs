@@ -57,7 +57,10 @@ async fn what_was_uploaded_comes_back_where_no_node_has_it() {
     drop(a);
     let restored = b.restore("step-5", 0, vec![stored(&key, vec![], &url)]);
     let restored = restored.await.expect("restored");
-    assert_eq!((restored.from, restored.ways), (vec![url], vec!["store".into()]));
+    assert_eq!(
+        (restored.from, restored.ways),
+        (vec![url], vec!["store".into()])
+    );
     assert!(restored.came >= 5 << 20);
     assert_eq!(b.read("step-5/w"), noise(1, 5 << 20));
     assert_eq!(b.read("step-5/small"), b"good");

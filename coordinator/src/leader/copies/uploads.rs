@@ -131,12 +131,7 @@ impl Copies {
 }
 
 /// The node that made a part, as long as its attempt is known.
-fn maker<'a>(
-    state: &'a State,
-    checkpoint: &Checkpoint,
-    job: &Job,
-    part: &Part,
-) -> Option<&'a str> {
+fn maker<'a>(state: &'a State, checkpoint: &Checkpoint, job: &Job, part: &Part) -> Option<&'a str> {
     let attempt = state.attempt(job.id, checkpoint.epoch)?;
     let place = usize::try_from(part.index).ok()?;
     let made = attempt.allocations.get(place)?;

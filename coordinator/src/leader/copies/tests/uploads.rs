@@ -33,10 +33,7 @@ fn ordered(stage: &mut Stage) -> Vec<(String, String, u32)> {
         } => {
             assert_eq!((url.as_str(), &sealed.name), (URL, &key.name));
             let part = sealed.part.expect("it has one");
-            assert_eq!(
-                (part.index, part.manifest),
-                (key.index, Some(key.manifest))
-            );
+            assert_eq!((part.index, part.manifest), (key.index, Some(key.manifest)));
             Some((node, key.name, key.index))
         }
         _ => None,
