@@ -42,6 +42,10 @@ pub struct Config {
     /// What copies of checkpoints may take of the disk, GiB. Default: what there is.
     #[serde(default)]
     pub copies_gib: Option<u64>,
+    /// Directories below which checkpoints of jobs may be uploaded (`file://`) where jobs run as other users: the agent writes there with its own
+    /// rights. Default: none.
+    #[serde(default)]
+    pub upload_dirs: Vec<PathBuf>,
     /// Nodes of one network reach each other. Default: the pool.
     #[serde(default)]
     pub network: String,
@@ -203,6 +207,9 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() || !self.data_dir.is_absolute() {
             return wrong("data_dir", "must be an absolute path");
         }
+        if self.upload_dirs.iter().any(|dir| !dir.is_absolute()) {
+            return wrong("upload_dirs", "holds a path that is not absolute");
+        }
         if self.coordinators.is_empty() {
             return wrong("coordinators", "is empty: write at least one `host:port`");
         }
@@ -257,8 +264,18 @@ impl Config {
 
     /// Have ranks a `/tmp` of their own?
     pub fn private_tmp(&self) -> bool {
-        let others = !self.job_user.is_empty() || self.users.apart();
-        self.private_tmp.unwrap_or(others)
+        self.private_tmp.unwrap_or(self.jobs_of_others())
+    }
+
+    /// Directories that checkpoints may be uploaded to; `None`: any, for jobs run as the agent's own user and could write there themselves.
+    pub fn upload_dirs(&self) -> Option<Vec<PathBuf>> {
+        let bounded = self.jobs_of_others() || !self.upload_dirs.is_empty();
+        bounded.then(|| self.upload_dirs.clone())
+    }
+
+    /// Do jobs run as other users than the agent?
+    fn jobs_of_others(&self) -> bool {
+        !self.job_user.is_empty() || self.users.apart()
     }
 
     /// The address for checkpoints and probes.
@@ -309,6 +326,17 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_with_more_rights_than_jobs_uploads_only_where_it_was_told() {
+        let dirs = |more: &str| load(&format!("{GOOD}{more}")).expect("good").upload_dirs();
+        assert_eq!(dirs(""), None);
+        assert_eq!(dirs("job_user = 'ann'"), Some(vec![]));
+        assert_eq!(dirs("[users]\nmode = 'owner'"), Some(vec![]));
+        let named = dirs("job_user = 'ann'\nupload_dirs = ['/mnt/ckpt']");
+        assert_eq!(named, Some(vec!["/mnt/ckpt".into()]));
+        assert_eq!(dirs("upload_dirs = ['/a']"), Some(vec!["/a".into()]));
+    }
+
+    #[test]
     fn bad_values_name_their_key() {
         for (from, to, word) in [
             ("'gpu-1'", "'GPU 1'", "name"),
@@ -318,6 +346,11 @@ mod tests {
             ("127.0.0.1:7070", "127.0.0.1:0", "coordinators"),
             ("127.0.0.1:7070", "http://a:1", "coordinators"),
             ("'127.0.0.11'", "''", "rank_address"),
+            (
+                "rank_address",
+                "upload_dirs = ['mnt']\nrank_address",
+                "upload_dirs",
+            ),
             ("rank_address", "rank_adress", "rank_adress"),
         ] {
             let error = load(&GOOD.replace(from, to)).expect_err(to).to_string();

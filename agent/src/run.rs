@@ -212,6 +212,7 @@ async fn setup(config: &Config, dirs: &Dirs, tls: Tls) -> Setup {
         limit_bytes: config
             .copies_gib
             .map_or(u64::MAX, |gib| gib.saturating_mul(1 << 30)),
+        upload_dirs: config.upload_dirs(),
         addresses,
         tls,
     }

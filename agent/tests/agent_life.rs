@@ -524,7 +524,7 @@ fn resuming(mut start: StartAllocation, part: CheckpointPart) -> StartAllocation
             index: 0,
             manifest: part.manifest,
             bytes: part.bytes,
-            holders: vec![],
+            ..RestorePart::default()
         }],
     });
     start

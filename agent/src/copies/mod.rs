@@ -3,12 +3,13 @@
 //!
 //! - `permits` (pure): what other nodes may do here. `door`: asks the leader, and takes in what has come.
 //! - `ledger`: which parts are held. `sealing`: a directory of this node becomes a part. `restore`: parts become a directory.
-//! - `push`: to another node. `orders`: forget, announce, list.
+//! - `push`: to another node. `upload`: to an object store. `fetch`: from either. `orders`: forget, announce, list.
 //!
 //! Everything that reads, hashes or sends much runs on threads that give way to training. A part is in the ledger only when the store holds
 //! it; what the store does not hold any more is told within seconds.
 
 mod door;
+mod fetch;
 mod ledger;
 mod orders;
 mod permits;
@@ -17,6 +18,7 @@ pub(crate) mod restore;
 pub(crate) mod sealing;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -89,6 +91,8 @@ pub(crate) struct Setup {
     pub(crate) staging: PathBuf,
     /// What all contents may have together, bytes.
     pub(crate) limit_bytes: u64,
+    /// Directories below which checkpoints may be uploaded; `None`: any.
+    pub(crate) upload_dirs: Option<Vec<PathBuf>>,
     /// Where to listen: the first that can be had.
     pub(crate) addresses: Vec<SocketAddr>,
     /// Who this node is.
@@ -111,6 +115,13 @@ struct Inner {
     /// One directory is sealed at a time.
     sealing: Semaphore,
     pushing: Semaphore,
+    /// One part is uploaded at a time.
+    uploading: Semaphore,
+    /// Parts that are being uploaded, or wait for that.
+    uploads: Mutex<BTreeSet<PartKey>>,
+    upload_dirs: Option<Vec<PathBuf>>,
+    /// What all copies of this node together may take of the network.
+    pacer: Pacer,
     /// Of jobs that say how fast their copies may go.
     pacers: Mutex<BTreeMap<(JobId, u64), Pacer>>,
     sending: AtomicU32,
@@ -220,7 +231,7 @@ impl Vault {
         });
         let door = Arc::new(door::Door(shared.clone()));
         let pacer = Pacer::new(Rate::Auto(RATE_MOST));
-        let node = Node::new(store, setup.tls, door, pacer, Options::default());
+        let node = Node::new(store, setup.tls, door, pacer.clone(), Options::default());
         let server = serve(&handle, &node, setup.addresses).await;
         let inner = Arc::new(Inner {
             own: setup.own,
@@ -231,6 +242,10 @@ impl Vault {
             space: watch::Sender::new(CopySpace::default()),
             sealing: Semaphore::new(1),
             pushing: Semaphore::new(PUSHES),
+            uploading: Semaphore::new(1),
+            uploads: Mutex::default(),
+            upload_dirs: setup.upload_dirs,
+            pacer,
             pacers: Mutex::default(),
             sending: AtomicU32::new(0),
             orphans,

@@ -28,10 +28,10 @@ const NEAR: usize = 2;
 const PACERS_MAX: usize = 256;
 
 /// Counts what is under way until it is dropped.
-struct Counted<'a>(&'a AtomicU32);
+pub(super) struct Counted<'a>(&'a AtomicU32);
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
+    pub(super) fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
@@ -146,7 +146,7 @@ impl Vault {
     }
 
     /// What a job says of its own copies counts for all of them together.
-    fn pacer_of(&self, job: JobId, rate: u64) -> Pacer {
+    pub(super) fn pacer_of(&self, job: JobId, rate: u64) -> Pacer {
         let mut pacers = lock(&self.inner.pacers);
         if pacers.len() >= PACERS_MAX {
             // Who still sends keeps its own.

@@ -1,5 +1,5 @@
-//! Parts become a directory again, before the ranks that resume from it start: what this node holds, and from other nodes what it does not.
-//! What is fetched stays, so that this node is a holder too. Does NOT choose a checkpoint, and gives nobody anything before it is whole.
+//! Parts become a directory again, before the ranks that resume from it start: what this node holds, and what `fetch` brings.
+//! Does NOT choose a checkpoint, and gives nobody anything before it is whole.
 //!
 //! All is laid out in a directory that only the agent can enter, and then renamed to its place: no process of the job sees it before, and
 //! nothing in a part can lead outside.
@@ -11,23 +11,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mlctl_blobs::checkpoint::{CheckpointError, Restore as How};
-use mlctl_blobs::transfer::{Peer, Pull, TransferError};
+use mlctl_blobs::upload::UploadError;
 use mlctl_proto::ids::JobId;
-use mlctl_proto::persist::CheckpointSealed;
-use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::fetch::is_lost;
 use super::ledger::{Entry, blob};
-use super::push::{PAUSE_FIRST, PAUSE_MOST, resolve, way_word};
 use super::sealing::{FILE, print};
 use super::{Vault, lock};
 use crate::checkpoints::leftovers::move_aside;
-use crate::checkpoints::rules::{is_final, step_of};
-use crate::core::{Holder, PartFound, PartKey, Restore, RestorePart};
-use crate::failpoint;
+use crate::checkpoints::rules::is_final;
+use crate::core::{PartKey, Restore, RestorePart};
 
-/// Parts that are fetched at once.
-const AT_ONCE: usize = 4;
 /// A file that is about to take another's place. No trainer's: it is there for a moment only.
 const COPY: &str = ".mlctl-copy";
 /// How often what was found damaged while it was laid out is fetched again.
@@ -43,6 +38,18 @@ pub(crate) enum RestoreError {
         index: u32,
         /// The checkpoint.
         name: String,
+    },
+    /// Nobody has a part, and the object store does not give it.
+    #[error(
+        "no node that is connected holds part {index} of checkpoint {name}, and the object store does not give it: {source}"
+    )]
+    Remote {
+        /// The part.
+        index: u32,
+        /// The checkpoint.
+        name: String,
+        /// What is wrong there.
+        source: Box<UploadError>,
     },
     /// A name that is none of a checkpoint.
     #[error("{0:?} is no checkpoint's name")]
@@ -67,7 +74,7 @@ pub(crate) enum RestoreError {
     },
 }
 
-fn disk(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
+pub(super) fn disk(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
     let path = path.to_owned();
     move |source| RestoreError::Disk {
         doing,
@@ -100,31 +107,18 @@ pub(crate) struct Wanted {
 pub(crate) struct Restored {
     /// Of its files.
     pub(crate) bytes: u64,
-    /// That came from other nodes.
+    /// That came from elsewhere.
     pub(crate) came: u64,
-    /// The nodes that gave something; this node's own name if nothing came.
+    /// The nodes that gave something, and the URL of an object store that did; this node's own name if nothing came.
     pub(crate) from: Vec<String>,
-    /// How: `quic`, `tcp`, or `local`.
+    /// How: `quic`, `tcp`, `store`, or `local`.
     pub(crate) ways: Vec<String>,
     /// From the order until it was there.
     pub(crate) wall: Duration,
 }
 
-/// A part that is held now.
-#[derive(Debug, Default)]
-struct Fetched {
-    came: u64,
-    from: Vec<(String, &'static str)>,
-    /// Verified a moment ago.
-    fresh: bool,
-}
-
-/// Of a checkpoint with more parts than this a node keeps its own alone: were every node of a large gang to keep and announce all of them, the job's
-/// record would grow with the square of its nodes.
-const KEPT_ALL: usize = 4;
-
 /// A part with a manifest.
-type Part = (PartKey, RestorePart);
+pub(super) type Part = (PartKey, RestorePart);
 
 impl Vault {
     /// Makes the directory whole, and returns when it has its name. Dropped before, it has left nothing but parts that need not come again.
@@ -218,126 +212,6 @@ impl Vault {
         sealed.is_some_and(|entry| entry.key == *key)
     }
 
-    /// Sees to it that every part is held here; in order of `parts`.
-    async fn fetch_all(
-        &self,
-        wanted: &Wanted,
-        parts: &[Part],
-    ) -> Result<Vec<Fetched>, RestoreError> {
-        let mut fetched: Vec<Option<Fetched>> = parts.iter().map(|_| None).collect();
-        let mut fetching = JoinSet::new();
-        let mut next = parts.iter().enumerate();
-        loop {
-            while fetching.len() < AT_ONCE
-                && let Some((number, (key, part))) = next.next()
-            {
-                let (vault, key, part) = (self.clone(), key.clone(), part.clone());
-                let whole = u32::try_from(wanted.restore.parts.len()).unwrap_or(u32::MAX);
-                let keeps = parts.len() <= KEPT_ALL || key.index == wanted.own;
-                let whole = keeps.then_some(whole);
-                // They end with this call, if it is given up.
-                let fetch = async move { (number, vault.fetch(key, part, whole).await) };
-                fetching.spawn_on(fetch, &self.inner.quiet.handle());
-            }
-            match fetching.join_next().await {
-                None => break,
-                Some(Ok((number, one))) => fetched[number] = Some(one?),
-                Some(Err(error)) => {
-                    return Err(disk("fetch to", &wanted.into)(io::Error::other(error)));
-                }
-            }
-        }
-        Ok(fetched.into_iter().flatten().collect())
-    }
-
-    /// Fetches one part, from all who have it, until it is here. It is kept as a copy, one of `keep` parts, or only laid out.
-    async fn fetch(
-        &self,
-        key: PartKey,
-        part: RestorePart,
-        keep: Option<u32>,
-    ) -> Result<Fetched, RestoreError> {
-        let id = blob(&key.manifest);
-        let others: Vec<Holder> = part
-            .holders
-            .iter()
-            .filter(|holder| holder.node != self.inner.own)
-            .cloned()
-            .collect();
-        let pull = Pull {
-            id,
-            near: self.near(&key),
-            urgent: true,
-        };
-        let (mut pause, mut told) = (PAUSE_FIRST, false);
-        let mut fetched = Fetched::default();
-        while !self.shared().store.is_held(&id) {
-            if others.is_empty() {
-                let (index, name) = (key.index, key.name);
-                return Err(RestoreError::NoHolder { index, name });
-            }
-            let why = match self.pull(&others, &pull).await {
-                Ok(got) => {
-                    failpoint::hit("restore.pulled");
-                    fetched = got;
-                    break;
-                }
-                Err(TransferError::Store(source)) if !is_lost(&source) => {
-                    let name = key.name;
-                    return Err(RestoreError::Store { name, source });
-                }
-                Err(error) => error.to_string(),
-            };
-            if pause == PAUSE_MOST && !std::mem::replace(&mut told, true) {
-                warn!(job = %key.job, key.name, key.index, why, "a checkpoint cannot be fetched yet; trying again");
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MOST);
-        }
-        let Some(whole) = keep else {
-            return Ok(fetched);
-        };
-        let found = PartFound {
-            index: key.index,
-            manifest: Some(key.manifest),
-            bytes: part.bytes,
-        };
-        let sealed = CheckpointSealed {
-            name: key.name.clone(),
-            step: step_of(&key.name),
-            part: Some(found.to_record()),
-            parts: whole,
-            ..CheckpointSealed::default()
-        };
-        if self.shared().ledger.get(&key).is_none() {
-            let held = self.hold(Entry::new(key, sealed)).await;
-            held.map_err(disk("write down a part in", &self.inner.staging))?;
-        }
-        Ok(fetched)
-    }
-
-    async fn pull(&self, holders: &[Holder], pull: &Pull) -> Result<Fetched, TransferError> {
-        let mut peers: Vec<Peer> = Vec::new();
-        let mut why = String::new();
-        for holder in holders {
-            match resolve(holder).await {
-                Ok(peer) => peers.push(peer),
-                Err(error) => why = error,
-            }
-        }
-        if peers.is_empty() {
-            return Err(TransferError::Local(why));
-        }
-        let pulled = self.inner.node.pull(&peers, pull).await?;
-        let gave = pulled.sources.iter().filter(|source| source.bytes > 0);
-        let from = gave.filter_map(|source| Some((source.node.clone(), way_word(source.way?))));
-        Ok(Fetched {
-            came: pulled.sources.iter().map(|source| source.bytes).sum(),
-            from: from.collect(),
-            fresh: true,
-        })
-    }
-
     /// Lays the parts over each other and gives the whole its name. On a thread that may block.
     fn lay_out(&self, wanted: &Wanted, parts: &[Part], fresh: &[bool]) -> Result<(), RestoreError> {
         let staging = Staging::new(&wanted.staging)?;
@@ -412,18 +286,6 @@ fn parts_of(wanted: &Wanted) -> Vec<Part> {
     let mut parts: Vec<Part> = wanted.restore.parts.iter().filter_map(with_key).collect();
     parts.sort_by_key(|(key, _)| (key.index != wanted.own, key.index));
     parts
-}
-
-/// Can it be had anew?
-fn is_lost(error: &CheckpointError) -> bool {
-    matches!(
-        error,
-        CheckpointError::Damaged { .. }
-            | CheckpointError::NotHeld { .. }
-            | CheckpointError::Incomplete { .. }
-            | CheckpointError::WrongChunk { .. }
-            | CheckpointError::Busy { .. }
-    )
 }
 
 /// The file that a checkpoint of one file is.
@@ -575,6 +437,7 @@ mod tests {
             manifest,
             bytes: 1,
             holders: vec![],
+            url: None,
         };
         let parts = [3, 0, 2].map(|index| part(index, Some([index as u8; 32])));
         let wanted = Wanted {

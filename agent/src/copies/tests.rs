@@ -1,6 +1,8 @@
 //! Real vaults in one process, over loopback, with a leader that the test plays: copies go and come, are lost, forgotten and put together.
 //! Does NOT test the leader: it knows every part that was told of, and allows what the test wants.
 
+mod upload;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mlctl_proto::agent::{Inventory, Pushed};
+use mlctl_proto::agent::{Inventory, Pushed, Uploaded};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::persist::CheckpointSealed;
 use mlctl_runtime::identity::Ca;
@@ -41,6 +43,8 @@ struct Said {
     sealed: Vec<CheckpointSealed>,
     lost: Vec<PartKey>,
     pushed: Vec<Pushed>,
+    uploaded: Vec<PartKey>,
+    uploads: Vec<Uploaded>,
 }
 
 struct Place {
@@ -66,6 +70,11 @@ impl Place {
         Self { dir, ca, leader }
     }
 
+    /// Where uploads go.
+    fn far(&self) -> PathBuf {
+        self.dir.path().join("far")
+    }
+
     async fn node(&self, name: &'static str) -> Bench {
         let root = self.dir.path().join(name);
         fs::create_dir_all(root.join("ckpt")).expect("made");
@@ -77,6 +86,7 @@ impl Place {
             ledger: root.join("ledger"),
             staging: root.join("staging"),
             limit_bytes: u64::MAX,
+            upload_dirs: Some(vec![self.far()]),
             addresses: vec![([127, 0, 0, 1], 0).into()],
             tls,
         };
@@ -132,6 +142,8 @@ async fn lead(
                 said.sealed.push(sealed);
             }
             Input::Core(Event::CopyLost(key)) => lock(&said).lost.push(key),
+            Input::Core(Event::CopyUploaded(key)) => lock(&said).uploaded.push(key),
+            Input::Copies(What::Uploaded(one)) => lock(&said).uploads.push(one),
             other => panic!("{other:?}"),
         }
         news.notify_waiters();
@@ -269,6 +281,7 @@ fn part(key: &PartKey, holders: &[&Bench]) -> RestorePart {
         manifest: Some(key.manifest),
         bytes: 1,
         holders: holders.iter().map(|node| node.holder()).collect(),
+        url: None,
     }
 }
 
@@ -452,6 +465,7 @@ async fn parts_of_several_nodes_are_put_together_with_ones_own_first() {
         manifest: None,
         bytes: 0,
         holders: vec![],
+        url: None,
     };
     let parts = vec![part(&zero, &[&a]), part(&one, &[&b]), empty];
     // Somebody left something else there.
@@ -491,6 +505,7 @@ async fn parts_of_several_nodes_are_put_together_with_ones_own_first() {
         manifest: Some([9; 32]),
         bytes: 1,
         holders: vec![c.holder()],
+        url: None,
     };
     let error = c.restore("step-5", 0, vec![missing]).await;
     let error = error.expect_err("nobody has it").to_string();

@@ -190,6 +190,7 @@ fn copies_are_told_in_order_and_survive_a_restart() {
         sealed: sealed.clone(),
     });
     bench.step(Event::CopyLost(key(3, "step-4", 2)));
+    bench.step(Event::CopyUploaded(key(3, "step-3", 1)));
     assert_eq!(bench.events(), [], "not before it is on disk");
     bench.sync();
     bench.crash(true);
@@ -204,9 +205,15 @@ fn copies_are_told_in_order_and_survive_a_restart() {
         index: 0,
         manifest: vec![2; 32],
     };
+    let uploaded = persist::CopyUploaded {
+        name: "step-3".into(),
+        index: 0,
+        manifest: vec![1; 32],
+    };
     let expected = [
         agent_event::What::CopyHeld(held),
         agent_event::What::CopyLost(lost),
+        agent_event::What::CopyUploaded(uploaded),
     ];
     assert_eq!(what, expected.map(Some));
     assert_eq!(events[0].job, Some(other.into()));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::persist::{CheckpointSealed, CopyHeld, CopyLost, agent_event};
+use mlctl_proto::persist::{CheckpointSealed, CopyHeld, CopyLost, CopyUploaded, agent_event};
 
 use super::Core;
 use super::parts::{CheckpointFound, PartKey};
@@ -121,6 +121,17 @@ impl Core {
         };
         let key = (lost.job, lost.epoch);
         self.emit(key, agent_event::What::CopyLost(event));
+    }
+
+    /// A part is in the object store, whatever becomes of this node.
+    pub(super) fn on_copy_uploaded(&mut self, uploaded: PartKey) {
+        let event = CopyUploaded {
+            name: uploaded.name,
+            index: uploaded.index,
+            manifest: uploaded.manifest.to_vec(),
+        };
+        let key = (uploaded.job, uploaded.epoch);
+        self.emit(key, agent_event::What::CopyUploaded(event));
     }
 
     /// The cluster does not know these parts. Those that it was told of and has not acknowledged it will know in a moment.

@@ -187,6 +187,7 @@ impl Core {
             Event::Sealing { job, epoch, begun } => self.on_sealing(now, (job, epoch), begun),
             Event::CopyHeld { job, epoch, sealed } => self.on_copy_held((job, epoch), sealed),
             Event::CopyLost(lost) => self.on_copy_lost(lost),
+            Event::CopyUploaded(key) => self.on_copy_uploaded(key),
         }
         self.on_time(now);
         self.finish()

@@ -143,6 +143,8 @@ pub struct RestorePart {
     pub bytes: u64,
     /// Nodes that have it.
     pub holders: Vec<Holder>,
+    /// Of the object store that has it too.
+    pub url: Option<String>,
 }
 
 /// A node that has a part.

@@ -51,6 +51,7 @@ enum Act {
     },
     CopyHeld(u64),
     CopyLost(u64),
+    CopyUploaded(u64),
     Forget(u64),
 }
 
@@ -82,6 +83,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (e.clone(), any::<bool>()).prop_map(|(epoch, begun)| Act::Sealing { epoch, begun }),
         1 => e.clone().prop_map(Act::CopyHeld),
         1 => e.clone().prop_map(Act::CopyLost),
+        1 => e.clone().prop_map(Act::CopyUploaded),
         1 => e.prop_map(Act::Forget),
     ];
     proptest::collection::vec(act, 1..120)
@@ -257,6 +259,7 @@ fn local(act: Act) -> Event {
             sealed: with_part(n).sealed(),
         },
         Act::CopyLost(n) => Event::CopyLost(part(n)),
+        Act::CopyUploaded(n) => Event::CopyUploaded(part(n)),
         other => unreachable!("{other:?} is performed above"),
     }
 }

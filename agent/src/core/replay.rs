@@ -264,7 +264,8 @@ fn note_event(attempt: &mut Attempt, what: Option<&agent_event::What>) {
             agent_event::What::DevicesDirty(_)
             | agent_event::What::DevicesClean(_)
             | agent_event::What::CopyHeld(_)
-            | agent_event::What::CopyLost(_),
+            | agent_event::What::CopyLost(_)
+            | agent_event::What::CopyUploaded(_),
         )
         | None => {}
     }

@@ -455,6 +455,8 @@ pub enum Event {
     },
     /// A part that was held here is not there any more, or is damaged.
     CopyLost(PartKey),
+    /// This node has uploaded a part: all of it is in the object store.
+    CopyUploaded(PartKey),
 }
 
 /// What is sent to the leader.

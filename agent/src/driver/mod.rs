@@ -189,6 +189,7 @@ impl Driver {
             Input::Probed(result) => self.send(Outgoing::Probed(result)),
             Input::Relayed(relay) => self.relayed(relay),
             Input::CopyOrder(CopyOrder::Replicate(order)) => self.context.vault.replicate(order),
+            Input::CopyOrder(CopyOrder::Upload(order)) => self.context.vault.upload(order),
             Input::CopyOrder(CopyOrder::Answer(answer)) => self.context.vault.answered(answer),
             Input::SealPart(order) => self.seal_part(order),
             Input::Copies(what) => self.send(Outgoing::Copies(what)),

@@ -10,7 +10,7 @@ use mlctl_proto::spec::Ranges;
 
 use super::copies::{
     CopyOrder, SealPart, answer_from_wire, part_keys, replicate_from_wire, restore_from_wire,
-    restore_to_wire,
+    restore_to_wire, upload_from_wire,
 };
 use super::{LinkConfig, Outgoing, Relay};
 use crate::core::{
@@ -174,6 +174,9 @@ pub(crate) fn from_wire(message: agent::LeaderMessage) -> Result<FromCoordinator
                 replicate_from_wire(replicate)?,
             )));
         }
+        Some(What::Upload(upload)) => {
+            return Ok(FromCoordinator::Copies(upload_from_wire(upload)?));
+        }
         Some(What::Answer(answer)) => {
             return Ok(FromCoordinator::Copies(CopyOrder::Answer(
                 answer_from_wire(answer)?,
@@ -336,6 +339,7 @@ mod tests {
                 node: "b".into(),
                 address: "10.0.0.2:7100".into(),
             }],
+            url: manifest.map(|_| "s3://runs/a".into()),
         };
         start.restore = Some(Restore {
             epoch: Epoch::new(3, 3),
@@ -387,6 +391,16 @@ mod tests {
                 job: id,
                 epoch: id,
                 master_port: 65_536,
+                ..Default::default()
+            }),
+            What::Upload(agent::Upload::default()),
+            What::Upload(agent::Upload {
+                key: Some(agent::PartKey {
+                    job: id,
+                    epoch: id,
+                    manifest: vec![6; 31],
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
         ] {

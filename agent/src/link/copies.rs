@@ -11,6 +11,8 @@ use crate::core::{Holder, ManifestId, PartKey, Restore, RestorePart};
 pub(crate) enum CopyOrder {
     /// Copy a part to another node.
     Replicate(Replicate),
+    /// Upload a part to an object store.
+    Upload(Upload),
     /// What another node may do here.
     Answer(Answer),
 }
@@ -25,6 +27,19 @@ pub(crate) struct Replicate {
     /// This node is about to go: as fast as it can.
     pub(crate) urgent: bool,
     /// Bytes a second that all copies of this job from here may take; `None`: as this node finds fit.
+    pub(crate) rate: Option<u64>,
+}
+
+/// Upload this part to that object store.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Upload {
+    /// Which.
+    pub(crate) key: PartKey,
+    /// What is said of it there.
+    pub(crate) sealed: CheckpointSealed,
+    /// Of the store.
+    pub(crate) url: String,
+    /// As in [`Replicate`].
     pub(crate) rate: Option<u64>,
 }
 
@@ -103,6 +118,15 @@ pub(super) fn replicate_from_wire(order: agent::Replicate) -> Result<Replicate, 
     })
 }
 
+pub(super) fn upload_from_wire(order: agent::Upload) -> Result<CopyOrder, IdError> {
+    Ok(CopyOrder::Upload(Upload {
+        key: part_from_wire(order.key.unwrap_or_default())?,
+        sealed: order.sealed.unwrap_or_default(),
+        url: order.url,
+        rate: Some(order.rate).filter(|rate| *rate > 0),
+    }))
+}
+
 pub(super) fn answer_from_wire(answer: agent::Answer) -> Result<Answer, IdError> {
     let part = |one: agent::Brought| {
         let key = part_from_wire(one.key.unwrap_or_default())?;
@@ -130,6 +154,7 @@ pub(super) fn restore_from_wire(restore: agent::Restore) -> Result<Restore, IdEr
             manifest: manifest_or_none(&part.manifest)?,
             bytes: part.bytes,
             holders: part.holders.into_iter().map(holder).collect(),
+            url: Some(part.url).filter(|url| !url.is_empty()),
         })
     };
     let parts: Result<_, IdError> = restore.parts.into_iter().map(part).collect();
@@ -152,6 +177,7 @@ pub(super) fn restore_to_wire(restore: &Restore) -> agent::Restore {
         manifest: part.manifest.map_or_else(Vec::new, |id| id.to_vec()),
         bytes: part.bytes,
         holders: holders(&part.holders),
+        url: part.url.clone().unwrap_or_default(),
     };
     agent::Restore {
         epoch: Some(restore.epoch.into()),

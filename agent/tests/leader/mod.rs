@@ -200,7 +200,8 @@ impl Leader {
             | agent_message::What::Probed(_)
             | agent_message::What::Inventory(_)
             | agent_message::What::Ask(_)
-            | agent_message::What::Pushed(_) => {}
+            | agent_message::What::Pushed(_)
+            | agent_message::What::Uploaded(_) => {}
         }
     }
 

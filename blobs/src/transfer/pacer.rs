@@ -40,7 +40,7 @@ impl Pacer {
     }
 
     /// Waits until `bytes` may be sent.
-    pub(super) async fn take(&self, bytes: usize) {
+    pub(crate) async fn take(&self, bytes: usize) {
         let now = self.now_ms();
         let wait_ms = self.bucket().take(bytes as u64, now);
         if wait_ms > 0 {

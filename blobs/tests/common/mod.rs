@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod far;
 pub mod net;
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ const NODES_MAX: usize = 6;
 const MANIFEST_CHARS: usize = 12;
 
 /// Titles of [`cells`].
-pub(super) const HEAD: [&str; 8] = [
+pub(super) const HEAD: [&str; 9] = [
     "JOB",
     "CHECKPOINT",
     "SIZE",
@@ -20,6 +20,7 @@ pub(super) const HEAD: [&str; 8] = [
     "METRIC",
     "DURABILITY",
     "NODES",
+    "UPLOADED",
     "PINNED",
 ];
 
@@ -28,7 +29,7 @@ pub(super) fn cells(listed: &ListedCheckpoint, ago: impl Fn(i64) -> String) -> V
     let checkpoint = listed.checkpoint.clone().unwrap_or_default();
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let count = usize::try_from(listed.nodes).unwrap_or(usize::MAX);
-    let pinned = if checkpoint.pinned { "pinned" } else { "" };
+    let word = |is: bool, word: &str| if is { word.to_owned() } else { String::new() };
     vec![
         listed.job.clone(),
         clean(&checkpoint.name),
@@ -37,7 +38,8 @@ pub(super) fn cells(listed: &ListedCheckpoint, ago: impl Fn(i64) -> String) -> V
         or_dash(metric(&checkpoint, &listed.metric_name)),
         checkpoint.durability.clone(),
         nodes(&checkpoint.holders, count),
-        pinned.to_owned(),
+        word(checkpoint.uploaded, "uploaded"),
+        word(checkpoint.pinned, "pinned"),
     ]
 }
 
@@ -52,7 +54,10 @@ pub(super) fn line(
     parts.push(format!("sealed {} ago", ago(checkpoint.sealed_ms)));
     parts.extend(metric(checkpoint, metric_name));
     parts.push(format!("durability {}", checkpoint.durability));
-    parts.push(nodes(&checkpoint.holders, checkpoint.holders.len()));
+    if !checkpoint.holders.is_empty() {
+        parts.push(nodes(&checkpoint.holders, checkpoint.holders.len()));
+    }
+    parts.extend(checkpoint.uploaded.then(|| "uploaded".to_owned()));
     parts.extend(checkpoint.pinned.then(|| "pinned".to_owned()));
     parts.join("  ")
 }
@@ -87,6 +92,7 @@ pub(super) fn details(
     let metric = metric(checkpoint, &metric_name(job));
     lines.extend(metric.map(|metric| format!("metric   {metric}")));
     lines.push(format!("durable  {}", durability(&checkpoint.durability)));
+    lines.extend(uploaded(job, checkpoint));
     if checkpoint.pinned {
         let undo = format!("mlctl checkpoint unpin {} {name}", job.id);
         lines.push(format!("pinned   it stays until `{undo}`"));
@@ -105,7 +111,30 @@ fn part(part: &CheckpointPart) -> String {
         return format!("{at} on {nodes}, only as a directory");
     }
     let manifest: String = part.manifest.chars().take(MANIFEST_CHARS).collect();
-    format!("{at} {} on {nodes}  {manifest}", bytes_text(part.bytes))
+    let size = bytes_text(part.bytes);
+    match (part.holders.is_empty(), part.uploaded) {
+        (true, _) => format!("{at} {size} on no node, uploaded  {manifest}"),
+        (false, true) => format!("{at} {size} on {nodes}, uploaded  {manifest}"),
+        (false, false) => format!("{at} {size} on {nodes}  {manifest}"),
+    }
+}
+
+/// Where the parts are that were uploaded, if the job's spec names an object store.
+fn uploaded(job: &Job, checkpoint: &Checkpoint) -> Option<String> {
+    let spec: Value = serde_json::from_slice(&job.spec).unwrap_or(Value::Null);
+    let url = clean(spec["checkpoint"]["upload"].as_str()?);
+    let filled = || {
+        checkpoint
+            .parts
+            .iter()
+            .filter(|part| !part.manifest.is_empty())
+    };
+    let there = filled().filter(|part| part.uploaded).count();
+    Some(match filled().count() {
+        all if there == all => format!("uploaded to {url}"),
+        _ if there == 0 => format!("uploaded not yet to {url}"),
+        all => format!("uploaded {there} of {all} parts to {url}"),
+    })
 }
 
 fn durability(text: &str) -> String {
@@ -227,13 +256,14 @@ pub(super) fn value(checkpoint: &Checkpoint) -> Value {
     let c = checkpoint;
     let parts = c.parts.iter().map(|part| {
         let manifest = Some(&part.manifest).filter(|manifest| !manifest.is_empty());
-        json!({ "index": part.index, "manifest": manifest, "bytes": part.bytes, "holders": part.holders })
+        json!({ "index": part.index, "manifest": manifest, "bytes": part.bytes, "holders": part.holders, "uploaded": part.uploaded })
     });
     let save_ms = Some(c.save_ms).filter(|ms| *ms > 0);
     let sealed_ms = Some(c.sealed_ms).filter(|ms| *ms != 0);
     json!({
         "name": c.name, "step": c.step, "holders": c.holders, "durability": c.durability, "sealed_ms": sealed_ms, "attempt": c.attempt,
-        "bytes": c.bytes, "pinned": c.pinned, "metric": c.metric.map(metric_of), "save_ms": save_ms, "parts": parts.collect::<Vec<_>>(),
+        "bytes": c.bytes, "pinned": c.pinned, "metric": c.metric.map(metric_of), "save_ms": save_ms,
+        "uploaded": c.uploaded, "parts": parts.collect::<Vec<_>>(),
     })
 }
 

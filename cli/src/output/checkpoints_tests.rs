@@ -15,6 +15,7 @@ fn checkpoint() -> Checkpoint {
         manifest: manifest.into(),
         bytes: 22_119_000_000,
         holders: names(holders),
+        uploaded: false,
     };
     Checkpoint {
         name: "step-9000".into(),
@@ -31,6 +32,7 @@ fn checkpoint() -> Checkpoint {
             part(0, &"ab".repeat(32), &["gpu-03", "gpu-07"]),
             part(1, "", &[]),
         ],
+        uploaded: false,
     }
 }
 
@@ -51,6 +53,47 @@ fn a_checkpoint_is_one_line() {
 }
 
 #[test]
+fn what_was_uploaded_is_said() {
+    let job = Job {
+        spec: br#"{"checkpoint":{"dir":"c","upload":"s3://runs/a"}}"#.to_vec(),
+        ..Job::default()
+    };
+    let mut one = checkpoint();
+    let said = |one: &Checkpoint| details(&job, one, ago)[6..].to_vec();
+    assert_eq!(said(&one)[0], "uploaded not yet to s3://runs/a");
+    one.parts[1] = one.parts[0].clone();
+    one.parts[1].uploaded = true;
+    assert_eq!(said(&one)[0], "uploaded 1 of 2 parts to s3://runs/a");
+    one.parts[0].uploaded = true;
+    one.uploaded = true;
+    assert_eq!(said(&one)[0], "uploaded to s3://runs/a");
+    let listed = ListedCheckpoint {
+        checkpoint: Some(one.clone()),
+        ..ListedCheckpoint::default()
+    };
+    assert_eq!(cells(&listed, ago)[7], "uploaded");
+    // All nodes are gone that had it.
+    one.holders.clear();
+    one.parts[0].holders.clear();
+    one.pinned = false;
+    one.durability = "0/1".into();
+    assert_eq!(
+        line(&one, "", ago),
+        "step-9000  41.1 GiB  sealed 3 min ago  metric 1.91  durability 0/1  uploaded"
+    );
+    let lines = said(&one);
+    assert_eq!(
+        lines[1],
+        "part 0   20.5 GiB on no node, uploaded  abababababab"
+    );
+    let value = value(&one);
+    assert_eq!(
+        (&value["uploaded"], &value["parts"][0]["uploaded"]),
+        (&json!(true), &json!(true))
+    );
+}
+
+#[test]
 fn a_list_has_a_cell_for_each_title() {
     let mut listed = ListedCheckpoint {
         job: "412".into(),
@@ -67,6 +110,7 @@ fn a_list_has_a_cell_for_each_title() {
         "val_loss 1.91",
         "1/1",
         "gpu-03, gpu-07",
+        "",
         "pinned",
     ];
     assert_eq!(cells(&listed, ago), wanted);
@@ -113,6 +157,7 @@ fn details_say_who_has_which_part() {
     );
     let value = value(&checkpoint());
     assert_eq!(value["metric"], json!(1.91));
+    assert_eq!(value["uploaded"], json!(false));
     assert_eq!(value["parts"][0]["manifest"], json!("ab".repeat(32)));
     assert_eq!(value["parts"][1]["manifest"], Value::Null);
 }

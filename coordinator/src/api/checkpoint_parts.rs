@@ -74,11 +74,7 @@ pub async fn open(
     room(shared, &wanted)?;
     let holders = peers(shared, &wanted).await?;
     if holders.is_empty() {
-        let why = format!(
-            "no node that has it is connected: {}; try again when one is",
-            wanted.holders.join(", ")
-        );
-        return Err(Refusal::new(Code::Unavailable, why).into());
+        return Err(nobody(&wanted).into());
     }
     let (pieces, answers) = mpsc::channel(PIECES);
     let shared = Arc::clone(shared);
@@ -127,6 +123,18 @@ pub(super) fn wanted(
         bytes: part.bytes,
         holders: part.holders.clone(),
     })
+}
+
+fn nobody(wanted: &Wanted) -> Refusal {
+    let why = match wanted.holders[..] {
+        // It would not be known without that.
+        [] => "no node has it: it is in the object store that the job's spec names, below `manifests/` and `chunks/`, and comes to a node when the job resumes from it".to_owned(),
+        [..] => format!(
+            "no node that has it is connected: {}; try again when one is",
+            wanted.holders.join(", ")
+        ),
+    };
+    Refusal::new(Code::Unavailable, why)
 }
 
 /// A part passes through this member's disk, which is wanted for the cluster first.

@@ -392,6 +392,9 @@ impl Session {
             Some(agent_message::What::Pushed(pushed)) => {
                 return self.copies(port, convert::copies::pushed(pushed)?).await;
             }
+            Some(agent_message::What::Uploaded(done)) => {
+                return self.copies(port, convert::copies::uploaded(done)?).await;
+            }
             Some(agent_message::What::Ready(ready)) => Input::Ready {
                 node,
                 link,

@@ -1,4 +1,4 @@
-//! PURE: who copies which part of a checkpoint to whom, who may read what, and whose part of one is still missing.
+//! PURE: who copies which part of a checkpoint to whom, who uploads it, who may read what, and whose part of one is still missing.
 //!
 //! The state says who holds what and how many copies a job wants; this is what is under way because of that, and is soft: a new leader
 //! derives it again. A copy counts when its holder has said so in an event, never because it was ordered.
@@ -9,14 +9,16 @@
 )]
 mod inventory;
 mod known;
+mod restores;
 mod target;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::ids::JobId;
 use mlctl_proto::spec::CheckpointSpec;
 
 use super::gang::Key;
@@ -24,9 +26,11 @@ use super::liveness::Mono;
 use crate::state::State;
 use crate::state::commands::SealedPart;
 use crate::state::records::{Checkpoint, Job, JobState, ManifestId, Part, PartKey};
-use crate::state::rules::{checkpoint_rules, resumed_from};
+use crate::state::rules::checkpoint_rules;
 use known::{is_known, may_read, missing, sealed, stayed_up, stays};
+pub use restores::{RestoreOrder, RestorePart, restore, restore_ms};
 use target::Choice;
+use uploads::Uploads;
 
 /// What lacks copies or parts is looked at again after so long, milliseconds.
 const AGAIN_MS: u64 = 1_000;
@@ -38,12 +42,8 @@ const FORGOTTEN_MS: u64 = 30 * 60 * 1_000;
 const SAID_MS: u64 = 10_000;
 /// A node that was asked for its part of a checkpoint is asked again after so long, milliseconds.
 const ASK_AGAIN_MS: u64 = 5_000;
-/// Bytes of a restore that a slow network brings in a millisecond.
-const SLOW_BYTES_MS: u64 = 20_000;
 /// Copies that one node sends, or takes, at the same time.
 const AT_ONCE: usize = 4;
-/// Holders of one part that a restore is told of: more make it no faster, and a large gang has many.
-const HOLDERS_MAX: usize = 8;
 /// Specs whose rules are remembered.
 const RULES_MAX: usize = 4_096;
 /// Parts that one answer names; the rest comes with the next question.
@@ -88,6 +88,13 @@ pub enum Word {
         /// Why not; empty: it is there.
         error: String,
     },
+    /// What became of an upload that it was told to do.
+    Uploaded {
+        /// Which part.
+        key: PartKey,
+        /// Why not; empty: all of it is there.
+        error: String,
+    },
 }
 
 /// What a node is told about parts.
@@ -102,6 +109,17 @@ pub enum CopyOrder {
         /// Nothing trains that it could disturb.
         urgent: bool,
         /// Bytes a second that all copies of this job from there may take; `None`: as that node finds fit.
+        rate: Option<u64>,
+    },
+    /// Upload this part.
+    Upload {
+        /// Which part.
+        key: PartKey,
+        /// What is said of it there.
+        sealed: SealedPart,
+        /// Of the object store.
+        url: String,
+        /// As in [`CopyOrder::Replicate`].
         rate: Option<u64>,
     },
     /// The answer to [`Word::Ask`].
@@ -137,28 +155,6 @@ pub struct DataPeer {
     pub address: String,
 }
 
-/// What a node needs to put a checkpoint together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestoreOrder {
-    /// Of the attempt that made it.
-    pub epoch: Epoch,
-    /// All its parts with something in them.
-    pub parts: Vec<RestorePart>,
-}
-
-/// One part, and who has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestorePart {
-    /// Node rank of the node that made it.
-    pub index: u32,
-    /// Names its bytes.
-    pub manifest: ManifestId,
-    /// Its size.
-    pub bytes: u64,
-    /// Those that are connected.
-    pub holders: Vec<DataPeer>,
-}
-
 /// A copy that was ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Move {
@@ -180,6 +176,7 @@ pub struct Copies {
     moves: BTreeMap<(PartKey, String), Move>,
     /// Until when a target is passed over for a part.
     failed: BTreeMap<(PartKey, String), Mono>,
+    uploads: Uploads,
     /// When a node was last asked for its part.
     asked: BTreeMap<(Key, String, String), Mono>,
     /// Connected nodes that can take and give parts.
@@ -242,6 +239,7 @@ impl Copies {
         self.inventories.remove(node);
         // What it was asked it has forgotten, too.
         self.asked.retain(|(_, _, asked), _| asked != node);
+        self.uploads.gone(node);
         self.moves
             .retain(|(_, to), one| to != node && one.from != node);
     }
@@ -253,6 +251,10 @@ impl Copies {
         } else {
             Some(0)
         }
+    }
+
+    fn is_connected(&self, node: &str) -> bool {
+        self.peers.contains_key(node)
     }
 
     /// Where a connected node gives parts.
@@ -296,26 +298,35 @@ impl Copies {
                 told(CopyOrder::Answer { id, brought, yes })
             }
             Word::Pushed { key, to, error } => {
-                let copy = (key, to);
-                // Only who was told to send it knows.
-                if self.moves.get(&copy).is_none_or(|one| one.from != node) {
-                    return Vec::new();
-                }
-                if error.is_empty() {
-                    // Its holder says so in a moment, and then it counts.
-                    if let Some(one) = self.moves.get_mut(&copy) {
-                        one.until = now.saturating_add(SAID_MS);
-                        one.sent = true;
-                    }
-                    return Vec::new();
-                }
-                self.failed
-                    .insert(copy.clone(), now.saturating_add(FAILED_MS));
-                self.moves.remove(&copy);
-                self.touched.insert(copy.0.job);
+                self.pushed(now, node, (key, to), error.is_empty());
+                Vec::new()
+            }
+            Word::Uploaded { key, error } => {
+                self.touched.insert(key.job);
+                self.uploads.said(now, node, key, !error.is_empty());
                 Vec::new()
             }
         }
+    }
+
+    /// What became of a copy, by the node that sent it.
+    fn pushed(&mut self, now: Mono, node: &str, copy: (PartKey, String), sent: bool) {
+        // Only who was told to send it knows.
+        if self.moves.get(&copy).is_none_or(|one| one.from != node) {
+            return;
+        }
+        if sent {
+            // Its holder says so in a moment, and then it counts.
+            if let Some(one) = self.moves.get_mut(&copy) {
+                one.until = now.saturating_add(SAID_MS);
+                one.sent = true;
+            }
+            return;
+        }
+        self.failed
+            .insert(copy.clone(), now.saturating_add(FAILED_MS));
+        self.moves.remove(&copy);
+        self.touched.insert(copy.0.job);
     }
 
     /// What is due now.
@@ -329,6 +340,7 @@ impl Copies {
             .retain(|_, at| at.saturating_add(ASK_AGAIN_MS) > now);
         self.moves
             .retain(|(key, _), one| one.until > now && is_known(state, key));
+        self.uploads.tidy(now, state);
         let mut jobs = std::mem::take(&mut self.touched);
         if due {
             jobs.append(&mut self.lacking);
@@ -387,6 +399,7 @@ impl Copies {
             for part in checkpoint.filled() {
                 lacks |= self.copy(now, state, (job, checkpoint), part, &rules, told);
             }
+            lacks |= self.upload(now, state, (job, checkpoint), &rules, told);
         }
         lacks
     }
@@ -498,35 +511,4 @@ impl Copies {
         let known = ordered.filter_map(|((key, _), _)| Some((key.clone(), sealed(state, key)?)));
         known.take(BROUGHT_MAX).collect()
     }
-}
-
-/// What `attempt` of `job` needs to restore on any node: `None` where only a directory is there.
-pub fn restore(copies: &Copies, state: &State, job: JobId, epoch: Epoch) -> Option<RestoreOrder> {
-    let job = state.job(job)?;
-    let one = resumed_from(state, job, state.attempt(job.id, epoch)?)?;
-    if !one.is_portable() {
-        return None;
-    }
-    let parts = one.filled().filter_map(|part| {
-        let connected = part.holders.iter().filter_map(|node| copies.peer(node));
-        Some(RestorePart {
-            index: part.index,
-            manifest: part.manifest?,
-            bytes: part.bytes,
-            holders: connected.take(HOLDERS_MAX).collect(),
-        })
-    });
-    Some(RestoreOrder {
-        epoch: one.epoch,
-        parts: parts.collect(),
-    })
-}
-
-/// How much longer a gang may take to be ready because it restores, milliseconds.
-pub fn restore_ms(state: &State, (job, epoch): Key) -> u64 {
-    let resumed = || {
-        let job = state.job(job)?;
-        resumed_from(state, job, state.attempt(job.id, epoch)?)
-    };
-    resumed().map_or(0, |one| one.bytes() / SLOW_BYTES_MS)
 }

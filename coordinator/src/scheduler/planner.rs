@@ -268,9 +268,12 @@ impl<'a> Planner<'a> {
         holders.find_map(|holder| self.capacity.find(request, Some(holder), out))
     }
 
-    /// Every part of it lies, sealed, on a node that answers.
+    /// Every part of it lies, sealed, on a node that answers, or in the object store.
     fn can_be_brought(&self, checkpoint: &Checkpoint) -> bool {
-        let answers = |part: &Part| part.holders.iter().any(|one| self.view.heard.contains(one));
+        let answers = |part: &Part| {
+            let mut holders = part.holders.iter();
+            part.uploaded || holders.any(|one| self.view.heard.contains(one))
+        };
         checkpoint.is_portable() && checkpoint.filled().all(answers)
     }
 

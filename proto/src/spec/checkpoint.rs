@@ -1,11 +1,12 @@
-//! `[checkpoint]`: where a job keeps its checkpoints, how many copies other nodes hold, which ones stay, and how fast copies may move.
+//! `[checkpoint]`: where a job keeps its checkpoints, how many copies other nodes hold, which ones stay, how fast copies may move, and the
+//! object store that they go to as well.
 //! Does NOT choose what to keep: the coordinator's rules do.
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Bytes, KeepBest, KeepEvery, SpecError, Time};
+use super::{Bytes, KeepBest, KeepEvery, SpecError, StoreAddress, Time};
 use crate::limits::{CHECKPOINT_REPLICAS_MAX, CHECKPOINTS_PER_JOB_MAX};
 
 /// Where a job keeps its checkpoints, and what becomes of them.
@@ -33,6 +34,9 @@ pub struct CheckpointSpec {
     /// How fast copies may leave or reach a node. Agents do not act on it yet: they all pace as [`Bandwidth::Auto`].
     #[serde(default, skip_serializing_if = "Bandwidth::is_default")]
     pub bandwidth: Bandwidth,
+    /// The URL of an object store that every whole checkpoint is uploaded to; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<String>,
 }
 
 fn dir() -> String {
@@ -61,6 +65,7 @@ impl Default for CheckpointSpec {
             keep_best: None,
             notice: None,
             bandwidth: Bandwidth::Auto,
+            upload: None,
         }
     }
 }
@@ -96,8 +101,25 @@ impl CheckpointSpec {
         )?;
         let last = self.keep_last.unwrap_or(1);
         let most = u32::try_from(CHECKPOINTS_PER_JOB_MAX).unwrap_or(u32::MAX);
-        super::range("checkpoint.keep_last", last, 1, most)
+        super::range("checkpoint.keep_last", last, 1, most)?;
+        let Some(url) = &self.upload else {
+            return Ok(());
+        };
+        check_upload(url).map_err(|why| SpecError::Value {
+            key: "checkpoint.upload".into(),
+            why,
+        })
     }
+}
+
+/// Is it the URL of an object store? It is not repeated: it may hold a secret.
+fn check_upload(url: &str) -> Result<(), String> {
+    let wrong = |why: &str| {
+        format!(
+            "{why}; use \"s3://bucket/prefix\", \"gs://bucket/prefix\", \"az://container/prefix\" or \"file:///directory\""
+        )
+    };
+    StoreAddress::parse(url).map(drop).map_err(wrong)
 }
 
 /// How fast copies of a job's checkpoints may move between two nodes.
@@ -177,10 +199,11 @@ type Check = fn(&str) -> Result<(), String>;
 pub(super) fn check_table(
     table: &serde_json::Map<String, serde_json::Value>,
 ) -> Result<(), SpecError> {
-    let texts: [(&str, Check); 3] = [
+    let texts: [(&str, Check); 4] = [
         ("keep_every", |text| KeepEvery::parse(text).map(drop)),
         ("keep_best", |text| KeepBest::parse(text).map(drop)),
         ("bandwidth", |text| text.parse::<Bandwidth>().map(drop)),
+        ("upload", check_upload),
     ];
     for (key, parse) in texts {
         let Some(value) = table.get(key) else {

@@ -64,7 +64,7 @@ const KEYS: [&str; 20] = [
     "retry",
     "time",
 ];
-const CHECKPOINT_KEYS: [&str; 7] = [
+const CHECKPOINT_KEYS: [&str; 8] = [
     "dir",
     "replicas",
     "keep_last",
@@ -72,11 +72,12 @@ const CHECKPOINT_KEYS: [&str; 7] = [
     "keep_best",
     "notice",
     "bandwidth",
+    "upload",
 ];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 const RETRY_KEYS: [&str; 2] = ["max", "on"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 13] = [
+const PLANNED: [&str; 12] = [
     "total_time",
     "team",
     "class",
@@ -85,7 +86,6 @@ const PLANNED: [&str; 13] = [
     "secrets",
     "disk",
     "licenses",
-    "upload",
     "tier",
     "shared",
     "torchrun",

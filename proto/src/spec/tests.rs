@@ -97,7 +97,7 @@ fn typos_are_explained() {
         "`checkpoint.dri`; did you mean `dir`?",
     );
     refused("command = 'a'\ntotal_time = '12h'", "not support it yet");
-    for planned in ["upload = 's3://a/b'", "tier = 'ram'", "shared = true"] {
+    for planned in ["tier = 'ram'", "shared = true"] {
         refused(
             &format!("command = 'a'\n[checkpoint]\ndir = 'c'\n{planned}"),
             "not support it yet",
@@ -266,7 +266,50 @@ fn what_becomes_of_checkpoints() {
         ("bandwidth = '10MB/s'", "such as \"200MiB/s\""),
         ("bandwidth = '1KiB/s'", "at least"),
         ("bandwidth = 5", "`checkpoint.bandwidth` needs a text"),
+        ("upload = true", "`checkpoint.upload` needs a text"),
     ] {
         refused(&format!("command = 'a'\n[checkpoint]\n{wrong}"), says);
     }
+}
+
+#[test]
+fn where_checkpoints_are_uploaded() {
+    for url in ["s3://runs/a", "gs://runs", "az://runs/a/b", "file:///mnt/c"] {
+        let text = format!("command = 'a'\n[checkpoint]\nupload = '{url}'");
+        let spec = parse_toml(&text).expect(url);
+        let upload = spec.checkpoint.as_ref().and_then(|one| one.upload.clone());
+        assert_eq!(upload.as_deref(), Some(url));
+        let again = parse_json(&spec.canonical_json()).expect("what was written can be read");
+        assert_eq!(again, spec);
+    }
+}
+
+/// A URL is nobody's secret, is not repeated where it could be one, and leads nowhere else.
+#[test]
+fn hostile_urls_of_uploads_are_refused() {
+    let long = format!("s3://runs/{}", "a".repeat(600));
+    for (url, says) in [
+        ("", "has no scheme"),
+        ("/mnt/c", "has no scheme"),
+        ("http://runs/a", "scheme that is not known"),
+        ("s3://hunter2:hunter2@runs/a", "has a user in it"),
+        ("s3://runs/a?token=hunter2", "has a query"),
+        ("s3://runs/a#hunter2", "has a query or a fragment"),
+        ("file:///", "names no directory"),
+        ("file://hunter2/a", "names a host"),
+        ("file:///mnt/../etc", "`..`"),
+        ("s3://runs/%2e%2e/a", "`%`"),
+        (long.as_str(), "longer than 512"),
+    ] {
+        let text = format!("command = 'a'\n[checkpoint]\nupload = '{url}'");
+        refused(&text, says);
+        let error = parse_toml(&text).expect_err(url).to_string();
+        assert!(error.contains("`checkpoint.upload`"), "{url}: {error}");
+        assert!(!error.contains("hunter2"), "{url}: {error}");
+        assert!(error.len() < 400, "{url}: {error}");
+    }
+    refused(
+        "command = 'a'\n[checkpoint]\nupload = \"s3://runs/a\\nb\"",
+        "control character",
+    );
 }

@@ -1,5 +1,6 @@
-//! I13: a checkpoint that is listed is whole, of one epoch, and was really made; who is said to hold a part held it; the newest one never goes back
-//! while somebody has it; a start resumes from the newest that can be had. Knows nothing of how parts are copied.
+//! I13: a checkpoint that is listed is whole, of one epoch, and was really made; who is said to hold a part held it, and what is said to be uploaded was;
+//! the newest one never goes back while somebody has it, or the object store; a start resumes from the newest that can be had.
+//! Knows nothing of how parts are copied.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +17,7 @@ type Made = (Key, String, u32, Option<ManifestId>);
 pub struct Checkpoints {
     made: BTreeSet<Made>,
     held: BTreeSet<(String, PartKey)>,
+    uploaded: BTreeSet<PartKey>,
     restored: BTreeSet<(String, Key)>,
 }
 
@@ -28,6 +30,11 @@ impl Checkpoints {
     /// A part is durable on a node.
     pub fn held(&mut self, node: &str, key: &PartKey) {
         self.held.insert((node.to_owned(), key.clone()));
+    }
+
+    /// The object store has a part.
+    pub fn uploaded(&mut self, key: &PartKey) {
+        self.uploaded.insert(key.clone());
     }
 
     /// A node has put together all that this attempt resumes from.
@@ -78,6 +85,10 @@ impl Checkpoints {
                     format!("job {id}: {holder} never held part {} of {name}", key.index)
                 })?;
             }
+            let there = !is_uploaded(one, &key) || self.uploaded.contains(&key);
+            ensure(there, "I13", || {
+                format!("job {id}: part {} of {name} was never uploaded", key.index)
+            })?;
         }
         Ok(())
     }
@@ -98,7 +109,8 @@ impl Checkpoints {
         })
     }
 
-    /// A start was committed: it goes on from the newest checkpoint of which every part is on a node that is Ready, or a newer one.
+    /// A start was committed: it goes on from the newest checkpoint of which every part is on a node that is Ready or in the object store, or a
+    /// newer one.
     ///
     /// # Errors
     /// When it throws work away.
@@ -115,7 +127,8 @@ impl Checkpoints {
         };
         let had = |one: &Checkpoint| {
             let mut parts = one.filled();
-            one.is_whole() && parts.all(|part: &Part| part.holders.iter().any(ready))
+            let had = |part: &Part| part.uploaded || part.holders.iter().any(ready);
+            one.is_whole() && parts.all(had)
         };
         let Some(newest) = old.checkpoints.iter().rposition(had) else {
             return Ok(());
@@ -134,8 +147,13 @@ impl Checkpoints {
     }
 }
 
-/// The newest whole checkpoint goes only for a newer one, or when none of its holders has all of it. A copy that came a moment ago, and of which its
-/// new holder has not spoken yet, keeps nothing: its word brings the checkpoint back while its epoch is the current one.
+fn is_uploaded(one: &Checkpoint, key: &PartKey) -> bool {
+    let mut parts = one.parts.iter();
+    parts.any(|part| part.index == key.index && part.uploaded)
+}
+
+/// The newest whole checkpoint goes only for a newer one, or when of some part that was not uploaded no holder has anything. A copy that came a
+/// moment ago, and of which its new holder has not spoken yet, keeps nothing: its word brings the checkpoint back while its epoch is the current one.
 fn stays(old: &Job, new: &Job, has: &impl Fn(&str, &PartKey) -> bool) -> Checked {
     let whole = |job: &Job| job.checkpoints.iter().rfind(|one| one.is_whole()).cloned();
     let Some(was) = whole(old) else {
@@ -146,7 +164,9 @@ fn stays(old: &Job, new: &Job, has: &impl Fn(&str, &PartKey) -> bool) -> Checked
         one.is_whole() && newer
     });
     let mut parts = was.keys(old.id);
-    let lost = parts.any(|(key, holders)| !holders.iter().any(|holder| has(holder, &key)));
+    let lost = parts.any(|(key, holders)| {
+        !is_uploaded(&was, &key) && !holders.iter().any(|holder| has(holder, &key))
+    });
     ensure(there || lost, "I13", || {
         let holders: Vec<_> = was.keys(old.id).map(|(_, holders)| holders).collect();
         format!(

@@ -147,8 +147,12 @@ impl World {
                 r#"{{"command":["train","{who}-{number}"],"gpus":{gpus},"on_disconnect":"{policy}","array":"0-{last}{limit}"}}"#
             )
         } else {
+            let upload = match number.is_multiple_of(3) {
+                true => r#","checkpoint":{"upload":"s3://runs/sim"}"#,
+                false => "",
+            };
             format!(
-                r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks},"on_disconnect":"{policy}"{retry}}}"#
+                r#"{{"command":["train","{who}-{number}"],"nodes":{nodes},"gpus":{gpus},"ranks":{ranks},"on_disconnect":"{policy}"{upload}{retry}}}"#
             )
         };
         Body::SubmitJob(SubmitJob {

@@ -74,7 +74,7 @@ fn manifest((job, epoch): Key, step: u64, index: u32) -> agent::ManifestId {
     *blake3::hash(text.as_bytes()).as_bytes()
 }
 
-fn to_agent(key: PartKey) -> agent::PartKey {
+pub(super) fn to_agent(key: PartKey) -> agent::PartKey {
     agent::PartKey {
         job: key.job,
         epoch: key.epoch,
@@ -84,7 +84,7 @@ fn to_agent(key: PartKey) -> agent::PartKey {
     }
 }
 
-fn to_leader(key: &agent::PartKey) -> PartKey {
+pub(super) fn to_leader(key: &agent::PartKey) -> PartKey {
     PartKey {
         job: key.job,
         epoch: key.epoch,
@@ -194,6 +194,7 @@ impl World {
                 };
                 self.after(delay, Event::Copied(copying));
             }
+            CopyOrder::Upload { key, .. } => self.begin_upload(at, key),
             CopyOrder::SealPart { key, name, step } => {
                 let sealing = Sealing {
                     at,
@@ -312,7 +313,7 @@ impl World {
     }
 
     /// A word to the leader, if an agent has one.
-    fn say_of_copies(&mut self, at: Process, word: Word) {
+    pub(super) fn say_of_copies(&mut self, at: Process, word: Word) {
         if let Some(stream) = self.agent(at).and_then(|agent| agent.stream) {
             self.push_up(stream, Up::Copies(word));
         }
@@ -403,7 +404,7 @@ impl World {
         self.after(AGAIN_MS, Event::Restore(Restoring { at, start, tries }));
     }
 
-    /// One part is here, or comes from a holder that answers.
+    /// One part is here, or comes from a holder that answers, or from the object store.
     fn fetch(
         &mut self,
         who: usize,
@@ -441,7 +442,7 @@ impl World {
             gives(self, node).then_some(())?;
             self.nodes[node].vault.get(&key).cloned()
         });
-        let Some(sealed) = from else {
+        let Some(sealed) = from.or_else(|| self.ask_store(part, &key)) else {
             return false;
         };
         self.hold(who, key.job, epoch, sealed.clone());

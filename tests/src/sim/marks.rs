@@ -80,6 +80,10 @@ marks! {
     PartAsked = "part asked for",
     /// Parts were forgotten because nothing counts on them any more.
     PartForgotten = "part forgotten",
+    /// A part was uploaded to the object store.
+    PartUploaded = "part uploaded",
+    /// A part that no node gave came from the object store.
+    PartFromStore = "part from the object store",
     /// An attempt put its checkpoint together before its ranks began.
     Restored = "restored",
     /// The node that made a part told of it as of a copy that it holds: its word of the seal had not come.

@@ -27,6 +27,7 @@ mod plants;
 mod records;
 mod stream;
 pub mod totals;
+mod uploads;
 mod vitals;
 mod witness;
 mod words;

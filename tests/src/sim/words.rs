@@ -126,6 +126,7 @@ fn restore(order: RestoreOrder) -> agent::Restore {
         manifest: Some(part.manifest),
         bytes: part.bytes,
         holders: part.holders.into_iter().map(holder).collect(),
+        url: part.url,
     });
     agent::Restore {
         epoch: order.epoch,

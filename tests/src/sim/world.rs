@@ -20,6 +20,7 @@ use super::marks::Marks;
 use super::node::Node;
 use super::plants::Plant;
 use super::stream::Stream;
+use super::uploads::{Far, Uploading};
 use super::witness::Asking;
 use crate::checkers::{Checked, Checkers, Key, Violation};
 
@@ -69,6 +70,7 @@ pub(super) enum Event {
     Sealed(Sealing),
     PartAsked(Sealing),
     Copied(Copying),
+    Uploaded(Uploading),
     Unanswered(u64),
     Adopt(Process, Arc<agent::Start>),
     Look(Process),
@@ -164,6 +166,8 @@ pub(super) struct World {
     pub(super) loss: u64,
     /// Copies that have come and are not noted yet.
     pub(super) arriving: Arriving,
+    /// The object store. It fails, and never forgets.
+    pub(super) far: Far,
     pub(super) weather: Weather,
     /// When everything last healed.
     pub(super) healed_at: u64,
@@ -206,6 +210,7 @@ impl World {
             cut_until: vec![vec![0; ends]; ends],
             loss: 1,
             arriving: Arriving::default(),
+            far: Far::new(),
             weather: Weather::Calm,
             healed_at: 0,
             checkers: Checkers::default(),
@@ -292,6 +297,7 @@ impl World {
             Event::Restore(restoring) => agent(restoring.at.who),
             Event::Sealed(sealing) | Event::PartAsked(sealing) => agent(sealing.at.who),
             Event::Copied(copying) => agent(copying.from.who).max(agent(copying.to.who)),
+            Event::Uploaded(uploading) => agent(uploading.at.who),
             Event::RankEnds(ending) => self.nodes[ending.node].frozen_until,
             Event::FenceDue(look) => self.nodes[look.node].frozen_until,
             Event::Seal { node, .. } => self.nodes[*node].frozen_until,
@@ -320,6 +326,7 @@ impl World {
             Event::Sealed(sealing) => self.on_sealed(sealing),
             Event::PartAsked(asked) => self.on_part_asked(asked),
             Event::Copied(copying) => self.on_copied(copying),
+            Event::Uploaded(uploading) => self.on_uploaded(uploading),
             Event::Unanswered(id) => self.on_unanswered(id),
             Event::Look(at) => self.on_look(at),
             Event::RankEnds(ending) => self.on_rank_ends(ending),

@@ -39,6 +39,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("raft-engine", &["mlctl-coordinator"]),
     ("nvml-wrapper", &["mlctl-agent"]),
     ("quinn", &["mlctl-blobs"]),
+    ("object_store", &["mlctl-blobs"]),
+    ("reqwest", &["mlctl-blobs"]),
 ];
 
 /// Checks `cargo metadata --no-deps`.

@@ -48,6 +48,13 @@ pub async fn run(
         };
         copies.extend(found.into_iter().map(of_part));
     }
+    if copies.is_empty() {
+        return Err(Failure::failed(format!(
+            "no node holds a copy of {} of job {}: it is in the object store alone, and is verified when a node fetches it",
+            clean(&checkpoint.name),
+            job.id
+        )));
+    }
     let good = copies.iter().all(|copy| copy.found.good);
     let rows: Vec<Value> = copies.iter().map(row).collect();
     let value = json!({ "v": 1, "job": job.id, "name": checkpoint.name, "attempt": checkpoint.attempt, "good": good, "copies": rows });

@@ -51,6 +51,18 @@ pub fn pushed(message: wire::Pushed) -> Result<Word, Refusal> {
     })
 }
 
+/// What became of an upload.
+///
+/// # Errors
+/// When it names no part.
+pub fn uploaded(message: wire::Uploaded) -> Result<Word, Refusal> {
+    let key = message.key.ok_or_else(|| bad("an upload of nothing"))?;
+    Ok(Word::Uploaded {
+        key: part_key(key)?,
+        error: message.error,
+    })
+}
+
 /// How much room a node has.
 pub fn room(space: &wire::CopySpace) -> Word {
     Word::Room(Room { free: space.free })
@@ -69,6 +81,17 @@ pub fn order(order: CopyOrder) -> wire::leader_message::What {
             key: Some(wire_key(key)),
             to: Some(peer(to)),
             urgent,
+            rate: rate.unwrap_or(0),
+        }),
+        CopyOrder::Upload {
+            key,
+            sealed,
+            url,
+            rate,
+        } => What::Upload(wire::Upload {
+            key: Some(wire_key(key)),
+            sealed: Some(encode_sealed(&sealed)),
+            url,
             rate: rate.unwrap_or(0),
         }),
         CopyOrder::Answer { id, brought, yes } => {
@@ -108,6 +131,7 @@ pub fn restore(order: RestoreOrder) -> wire::Restore {
         manifest: part.manifest.to_vec(),
         bytes: part.bytes,
         holders: part.holders.into_iter().map(peer).collect(),
+        url: part.url.unwrap_or_default(),
     });
     wire::Restore {
         epoch: Some(order.epoch.into()),
@@ -186,5 +210,6 @@ mod tests {
         let parts = vec![wired(&[1; 32]); PARTS_MAX + 1];
         inventory(wire::Inventory { parts, more: false }).expect_err("too many");
         pushed(wire::Pushed::default()).expect_err("of nothing");
+        uploaded(wire::Uploaded::default()).expect_err("of nothing");
     }
 }

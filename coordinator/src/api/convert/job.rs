@@ -182,6 +182,7 @@ fn checkpoint(state: &State, checkpoint: &Checkpoint, wanted: u32) -> api::Check
         metric: checkpoint.metric,
         save_ms: checkpoint.save_ms,
         parts: checkpoint.parts.iter().map(part).collect(),
+        uploaded: checkpoint.is_uploaded(),
     }
 }
 
@@ -192,5 +193,6 @@ fn part(part: &Part) -> api::CheckpointPart {
         manifest: part.manifest.map(hex).unwrap_or_default(),
         bytes: part.bytes,
         holders: part.holders.clone(),
+        uploaded: part.uploaded,
     }
 }

@@ -1,12 +1,15 @@
 //! What a leader orders, and whom it lets do what.
+mod uploads;
+
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::{CheckpointSpec, JobSpec};
 
 use super::{Copies, CopyOrder, Room, Told, Word, restore};
 use crate::leader::liveness::Mono;
 use crate::state::Body;
 use crate::state::commands::{CopyNews, Happening, PartOf, RegisterNode, SealedPart};
 use crate::state::records::{EndKind, ManifestId, PartKey};
-use crate::state::testing::{Cluster, node, system};
+use crate::state::testing::{Cluster, node, spec, system};
 
 const M: ManifestId = [7; 32];
 const GIB: u64 = 1 << 30;
@@ -37,6 +40,11 @@ fn sealed(index: u32, manifest: Option<ManifestId>, parts: u32) -> SealedPart {
 impl Stage {
     /// A job on these nodes; the others, and those, are connected.
     fn new(names: &[(&str, &str)], on: &[&str]) -> Self {
+        Self::ruled(names, on, None)
+    }
+
+    /// A job with these rules for its checkpoints.
+    fn ruled(names: &[(&str, &str)], on: &[&str], checkpoint: Option<CheckpointSpec>) -> Self {
         let mut cluster = Cluster::new();
         for (name, rack) in names {
             let mut facts = node(name, 1, "SIM").facts;
@@ -50,7 +58,11 @@ impl Stage {
             );
         }
         let count = u32::try_from(on.len()).expect("few");
-        let job = cluster.submitted("ann", count, 1);
+        let spec = JobSpec {
+            checkpoint,
+            ..spec(count, 1)
+        };
+        let job = cluster.submitted_spec("ann", &spec);
         let epoch = cluster.started(job, on);
         cluster.running(job, epoch);
         let mut copies = Copies::new(&cluster.state);

@@ -30,6 +30,7 @@ fn encode_part(part: &Part) -> persist::PartRecord {
         manifest: part.manifest.map(Vec::from).unwrap_or_default(),
         bytes: part.bytes,
         holders: part.holders.clone(),
+        uploaded: part.uploaded,
     }
 }
 
@@ -47,6 +48,7 @@ pub(super) fn decode_checkpoint(
             manifest: None,
             bytes: 0,
             holders: record.holders,
+            uploaded: false,
         }];
     }
     Ok(Checkpoint {
@@ -68,6 +70,7 @@ fn decode_part(record: persist::PartRecord) -> Result<Part, CodecError> {
         manifest: manifest(&record.manifest)?,
         bytes: record.bytes,
         holders: record.holders,
+        uploaded: record.uploaded,
     })
 }
 
@@ -127,6 +130,15 @@ pub(super) fn encode_copy(news: &CopyNews) -> persist::agent_event::What {
             index: *index,
             manifest: manifest.to_vec(),
         }),
+        CopyNews::Uploaded {
+            name,
+            index,
+            manifest,
+        } => What::CopyUploaded(persist::CopyUploaded {
+            name: name.clone(),
+            index: *index,
+            manifest: manifest.to_vec(),
+        }),
     }
 }
 
@@ -142,6 +154,14 @@ pub(super) fn decode_lost(lost: persist::CopyLost) -> Result<CopyNews, CodecErro
         name: lost.name,
         index: lost.index,
         manifest: array("a lost copy", "manifest", &lost.manifest)?,
+    })
+}
+
+pub(super) fn decode_uploaded(uploaded: persist::CopyUploaded) -> Result<CopyNews, CodecError> {
+    Ok(CopyNews::Uploaded {
+        name: uploaded.name,
+        index: uploaded.index,
+        manifest: array("an uploaded copy", "manifest", &uploaded.manifest)?,
     })
 }
 

@@ -4,7 +4,9 @@ use mlctl_proto::persist::{self, agent_event::What};
 
 use super::array::{decode_tasks_ended, encode_tasks_ended};
 use super::attempt::{decode_end, decode_exit, encode_end, encode_exit};
-use super::checkpoint::{decode_held, decode_lost, decode_sealed, encode_copy, encode_sealed};
+use super::checkpoint::{
+    decode_held, decode_lost, decode_sealed, decode_uploaded, encode_copy, encode_sealed,
+};
 use super::node::{decode_dirty, encode_dirty};
 use super::{CodecError, bad_id, missing};
 use crate::state::commands::{AgentEvent, DeviceNews, Happening, News};
@@ -77,6 +79,7 @@ pub fn decode_event(event: persist::AgentEvent) -> Result<AgentEvent, CodecError
         What::CheckpointSealed(sealed) => Happening::CheckpointSealed(decode_sealed(sealed)?),
         What::CopyHeld(held) => return of_copy(decode_held(held)?),
         What::CopyLost(lost) => return of_copy(decode_lost(lost)?),
+        What::CopyUploaded(uploaded) => return of_copy(decode_uploaded(uploaded)?),
     };
     let news = News::OfAttempt {
         job: id()?,

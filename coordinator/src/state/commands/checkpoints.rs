@@ -10,7 +10,7 @@ use super::{Context, in_doubt};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{Checkpoint, Job, ManifestId, Node, Part, PartKey};
-use crate::state::rules::{checkpoint_name_is_legal, dropped};
+use crate::state::rules::{checkpoint_name_is_legal, checkpoint_rules, dropped};
 
 /// Everything there is to say of a part that is durable on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,15 @@ pub enum CopyNews {
     Held(SealedPart),
     /// It is not there any more, or damaged.
     Lost {
+        /// The checkpoint's name.
+        name: String,
+        /// Which part.
+        index: u32,
+        /// Names its bytes.
+        manifest: ManifestId,
+    },
+    /// The object store that the job's spec names has all of it.
+    Uploaded {
         /// The checkpoint's name.
         name: String,
         /// Which part.
@@ -92,6 +101,7 @@ impl CopyNews {
         match self {
             Self::Held(sealed) => held(change, job, epoch, sealed, (holder, context)),
             Self::Lost { .. } => lost(change, job, self.key_of(epoch), holder),
+            Self::Uploaded { .. } => uploaded(change, job, self.key_of(epoch), holder),
         }
     }
 
@@ -117,6 +127,11 @@ impl CopyNews {
                 )
             }
             Self::Lost {
+                name,
+                index,
+                manifest,
+            }
+            | Self::Uploaded {
                 name,
                 index,
                 manifest,
@@ -190,7 +205,7 @@ fn may_speak(
     open && fits && made && !over
 }
 
-/// A holder has a part no more. Without any holder the checkpoint is gone.
+/// A holder has a part no more. Without any holder the checkpoint is gone, unless the object store has that part.
 fn lost(
     change: &mut Change,
     mut job: Job,
@@ -215,6 +230,37 @@ fn lost(
     without_lost(change, &mut job);
     change.replan();
     settle(change, job);
+}
+
+/// The object store has a part: of every checkpoint of that name, for the bytes are the same. What is not known any more stays there all the same.
+/// Only of what a node holds does it say so: nobody else had the bytes.
+fn uploaded(
+    change: &mut Change,
+    mut job: Job,
+    (epoch, (name, index, manifest)): (Epoch, (&str, u32, Option<ManifestId>)),
+    holder: &str,
+) {
+    // Without a place to fetch it from nobody could count on it.
+    if checkpoint_rules(change.state(), &job).upload.is_none() {
+        return;
+    }
+    let key = PartKey {
+        job: job.id,
+        epoch,
+        name: name.to_owned(),
+        index,
+        manifest: manifest.unwrap_or_default(),
+    };
+    let mut news = false;
+    for part in find(&mut job.checkpoints, &key) {
+        if !part.uploaded && part.holders.iter().any(|known| known == holder) {
+            part.uploaded = true;
+            news = true;
+        }
+    }
+    if news {
+        settle(change, job);
+    }
 }
 
 /// A node has nothing any more of what it held: another journal, so another disk.
@@ -247,12 +293,10 @@ pub(super) fn abandon(change: &mut Change, job: &mut Job) {
     forget(change, job, &partial);
 }
 
-/// Drops checkpoints of which some part has no holder: they were lost with their nodes.
+/// Drops checkpoints of which some part is nowhere any more: they were lost with their nodes.
 fn without_lost(change: &mut Change, job: &mut Job) {
-    let gone = |one: &Checkpoint| {
-        let empty = |part: &Part| part.holders.is_empty() && part.manifest.is_some();
-        one.parts.iter().any(empty) || one.filled().next().is_none()
-    };
+    let gone =
+        |one: &Checkpoint| one.parts.iter().any(Part::is_lost) || one.filled().next().is_none();
     let checkpoints = std::mem::take(&mut job.checkpoints);
     let (gone, kept): (Vec<_>, Vec<_>) = checkpoints.into_iter().partition(gone);
     job.checkpoints = kept;
@@ -325,6 +369,7 @@ fn readable(sealed: &SealedPart, position: usize, holder: &str) -> Option<(Part,
         } else {
             vec![holder.to_owned()]
         },
+        uploaded: false,
     };
     Some((part, whole))
 }

@@ -1,10 +1,11 @@
 //! Parts, copies, and what becomes of them.
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::{CheckpointSpec, JobSpec};
 
 use crate::state::Effect;
 use crate::state::commands::{AgentEvents, CopyNews, Happening, PartOf, SealedPart};
 use crate::state::records::{Checkpoint, JobState, ManifestId, PartKey};
-use crate::state::testing::{Cluster, ended, node, sealed, system};
+use crate::state::testing::{Cluster, ended, node, sealed, spec, system};
 use crate::state::{Applied, Body};
 
 const A: ManifestId = [1; 32];
@@ -37,11 +38,27 @@ fn key(job: JobId, epoch: Epoch, name: &str, index: u32, manifest: ManifestId) -
 
 /// A gang of two on a and b that runs; c and d look on.
 fn gang() -> (Cluster, JobId, Epoch) {
+    gang_of(None)
+}
+
+/// One whose checkpoints go to an object store as well.
+fn uploading() -> (Cluster, JobId, Epoch) {
+    gang_of(Some(CheckpointSpec {
+        upload: Some("s3://runs/a".into()),
+        ..CheckpointSpec::default()
+    }))
+}
+
+fn gang_of(checkpoint: Option<CheckpointSpec>) -> (Cluster, JobId, Epoch) {
     let mut cluster = Cluster::new();
     for name in ["a", "b", "c", "d"] {
         cluster.gpu_node(name, 1);
     }
-    let job = cluster.submitted("ann", 2, 1);
+    let spec = JobSpec {
+        checkpoint,
+        ..spec(2, 1)
+    };
+    let job = cluster.submitted_spec("ann", &spec);
     let epoch = cluster.started(job, &["a", "b"]);
     cluster.running(job, epoch);
     (cluster, job, epoch)
@@ -423,4 +440,85 @@ fn a_start_from_an_older_checkpoint_than_there_is_by_now_is_refused() {
     let told = refused(lost.propose(vec![older]));
     assert!(told[0].1.contains("no node holds"), "a had both: {told:?}");
     assert_eq!(refused(cluster.propose(vec![newest])), []);
+}
+
+fn uploaded(name: &str, index: u32, manifest: ManifestId) -> CopyNews {
+    CopyNews::Uploaded {
+        name: name.into(),
+        index,
+        manifest,
+    }
+}
+
+#[test]
+fn what_was_uploaded_outlives_its_nodes() {
+    let (mut cluster, job, epoch) = uploading();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, Some(B), 2));
+    cluster.copy("a", at, uploaded("step-5", 0, A));
+    let one = only(&cluster, job);
+    assert!(one.parts[0].uploaded && !one.is_uploaded(), "half of it");
+    cluster.copy("b", at, uploaded("step-5", 1, B));
+    let one = only(&cluster, job);
+    assert!(one.is_uploaded());
+    assert_eq!(one.copies(), 0, "those are on nodes");
+    let again = cluster.copy("a", at, uploaded("step-5", 0, A));
+    let told = |effect: &&Effect| matches!(effect, Effect::Checkpoints { .. });
+    assert_eq!(again.effects.iter().filter(told).count(), 0, "no news");
+    for (node, index, manifest) in [("a", 0, A), ("b", 1, B)] {
+        let lost = CopyNews::Lost {
+            name: "step-5".into(),
+            index,
+            manifest,
+        };
+        cluster.copy(node, at, lost);
+    }
+    let one = only(&cluster, job);
+    assert_eq!((one.holders(), one.is_uploaded()), (vec![], true));
+    for node in ["a", "b"] {
+        cluster.event(
+            node,
+            job,
+            epoch,
+            ended(crate::state::records::EndKind::KeeperLost, 0),
+        );
+        cluster.lose(node);
+    }
+    let next = cluster.started(job, &["c", "d"]);
+    let attempt = cluster.state.attempt(job, next).expect("it was started");
+    assert_eq!(attempt.resume_from, "step-5", "from the store");
+    // And a node that fetched it holds it.
+    let copy = CopyNews::Held(part("step-5", 5, 0, Some(A), 2));
+    cluster.copy("c", at, copy);
+    assert_eq!(only(&cluster, job).holders(), ["c"]);
+}
+
+#[test]
+fn an_upload_counts_only_for_what_is_known_and_where_the_spec_names_a_store() {
+    let (mut cluster, job, epoch) = uploading();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    seal(&mut cluster, "b", at, part("step-5", 5, 1, None, 2));
+    for stray in [
+        uploaded("step-5", 0, B),
+        uploaded("step-5", 1, A),
+        uploaded("step-5", 1, [0; 32]),
+        uploaded("step-6", 0, A),
+    ] {
+        let applied = cluster.copy("a", at, stray);
+        assert_eq!(forgets(&applied), []);
+        assert!(!only(&cluster, job).parts.iter().any(|part| part.uploaded));
+    }
+    // Nor the word of a node that never had the bytes.
+    cluster.copy("c", at, uploaded("step-5", 0, A));
+    assert!(!only(&cluster, job).parts[0].uploaded);
+    cluster.copy("a", at, uploaded("step-5", 0, A));
+    assert!(only(&cluster, job).is_uploaded(), "b wrote nothing");
+
+    let (mut cluster, job, epoch) = gang();
+    let at = (job, epoch);
+    seal(&mut cluster, "a", at, part("step-5", 5, 0, Some(A), 2));
+    cluster.copy("a", at, uploaded("step-5", 0, A));
+    assert!(!only(&cluster, job).parts[0].uploaded, "it names none");
 }

@@ -308,11 +308,11 @@ fn check_newest(
     })
 }
 
-/// Every part of it is on a node that takes work: whoever leads has heard of it, or waits for that.
+/// Every part of it is in the object store, or on a node that takes work: whoever leads has heard of it, or waits for that.
 fn can_be_brought(state: &State, checkpoint: &Checkpoint) -> bool {
     let takes = |name: &String| state.node(name).is_some_and(|node| node.schedulable());
     let mut parts = checkpoint.filled();
-    parts.all(|part| part.holders.iter().any(takes))
+    parts.all(|part| part.uploaded || part.holders.iter().any(takes))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use crate::state::records::{Checkpoint, Job, Part};
 
 /// They are in the order of their epochs, all of which were; each has distinct parts in order, no more than make it whole, and every sealed part
-/// is held by somebody, once.
+/// is held by somebody, once, or was uploaded.
 pub(super) fn sound(job: &Job) -> bool {
     let list = &job.checkpoints;
     let sorted = list.windows(2).all(|pair| pair[0].epoch <= pair[1].epoch);
@@ -18,7 +18,7 @@ fn is_sound(one: &Checkpoint) -> bool {
     let held = |part: &Part| {
         let distinct: BTreeSet<&String> = part.holders.iter().collect();
         let once = distinct.len() == part.holders.len();
-        once && (part.manifest.is_none() || !part.holders.is_empty())
+        once && !part.is_lost() && (part.manifest.is_some() || !part.uploaded)
     };
     let parts = &one.parts;
     !parts.is_empty() && parts.windows(2).all(ascending) && below && parts.iter().all(held)

@@ -41,6 +41,8 @@ pub struct Part {
     pub bytes: u64,
     /// Nodes that have it, durable and verified.
     pub holders: Vec<String>,
+    /// The object store that the job's spec names has it. Does not count as a copy: those are on nodes.
+    pub uploaded: bool,
 }
 
 /// Names one part wherever it lies.
@@ -63,6 +65,11 @@ impl Part {
     pub fn is_nothing(&self) -> bool {
         self.manifest.is_none() && self.holders.is_empty()
     }
+
+    /// It was sealed, and is nowhere any more.
+    pub fn is_lost(&self) -> bool {
+        self.manifest.is_some() && self.holders.is_empty() && !self.uploaded
+    }
 }
 
 impl Checkpoint {
@@ -79,6 +86,11 @@ impl Checkpoint {
     /// It can be brought to any node.
     pub fn is_portable(&self) -> bool {
         self.filled().all(|part| part.manifest.is_some())
+    }
+
+    /// The object store has all of it.
+    pub fn is_uploaded(&self) -> bool {
+        self.is_whole() && self.filled().all(|part| part.uploaded)
     }
 
     /// Nodes that have something of it, each once, in order of name.

@@ -1,5 +1,5 @@
-//! Where a job goes on: from the newest of its whole checkpoints that somebody still holds. One that was sealed can be brought to any node; one
-//! that is only a directory draws rank 0 to a node that has it.
+//! Where a job goes on: from the newest of its whole checkpoints that somebody still holds, or that was uploaded. One that was sealed can be brought
+//! to any node; one that is only a directory draws rank 0 to a node that has it.
 //! Does not ask whether there is room: the caller knows what is free.
 use mlctl_proto::ids::JobId;
 
@@ -9,10 +9,10 @@ use crate::state::records::{Admin, Attempt, Checkpoint, Job, Liveness, Part};
 /// From what a start may resume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resume<'a> {
-    /// No checkpoint has holders that still live: from the beginning.
+    /// No checkpoint has holders that still live, or was uploaded: from the beginning.
     Nothing,
-    /// From the first of these, newest first, that can be had: a portable one where nodes that hold all of it answer, another one where one of
-    /// its holders can take rank 0; until then the job waits.
+    /// From the first of these, newest first, that can be had: a portable one where of each part a node that holds it answers, or the object
+    /// store has it; another one where one of its holders can take rank 0; until then the job waits.
     From(Vec<&'a Checkpoint>),
 }
 
@@ -76,7 +76,8 @@ fn living<'a>(state: &State, checkpoints: &'a [Checkpoint]) -> Vec<&'a Checkpoin
 fn is_held(state: &State, checkpoint: &Checkpoint) -> bool {
     let mut parts = checkpoint.filled().peekable();
     let something = parts.peek().is_some();
-    let held = |part: &Part| part.holders.iter().any(|holder| lives(state, holder));
+    let lives = |holder: &String| lives(state, holder);
+    let held = |part: &Part| part.uploaded || part.holders.iter().any(lives);
     let portable = checkpoint.is_portable();
     something && parts.all(held) && (portable || living_holders(state, checkpoint).next().is_some())
 }

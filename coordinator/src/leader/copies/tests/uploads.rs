@@ -1,0 +1,192 @@
+//! What a leader has uploaded, by whom, and what follows when that fails.
+use super::*;
+use crate::leader::copies::RestorePart;
+
+const URL: &str = "s3://runs/a";
+
+/// A job whose checkpoints are uploaded and not copied.
+fn stage(names: &[(&str, &str)], on: &[&str]) -> Stage {
+    let rules = CheckpointSpec {
+        replicas: 0,
+        keep_last: Some(64),
+        upload: Some(URL.into()),
+        ..CheckpointSpec::default()
+    };
+    Stage::ruled(names, on, Some(rules))
+}
+
+/// Checkpoint `step` of one part.
+fn at(step: u8) -> SealedPart {
+    SealedPart {
+        name: format!("step-{step}"),
+        step: step.into(),
+        ..sealed(0, Some([step; 32]), 1)
+    }
+}
+
+/// (node, checkpoint, part) of the uploads ordered now.
+fn ordered(stage: &mut Stage) -> Vec<(String, String, u32)> {
+    let told = stage.look().into_iter();
+    let uploads = told.filter_map(|(node, order)| match order {
+        CopyOrder::Upload {
+            key, sealed, url, ..
+        } => {
+            assert_eq!((url.as_str(), &sealed.name), (URL, &key.name));
+            let part = sealed.part.expect("it has one");
+            assert_eq!((part.index, part.manifest), (key.index, Some(key.manifest)));
+            Some((node, key.name, key.index))
+        }
+        _ => None,
+    });
+    uploads.collect()
+}
+
+fn up(node: &str, step: u8) -> (String, String, u32) {
+    (node.into(), format!("step-{step}"), 0)
+}
+
+fn key(stage: &Stage, step: u8) -> PartKey {
+    PartKey {
+        name: format!("step-{step}"),
+        manifest: [step; 32],
+        ..stage.key(0)
+    }
+}
+
+fn says(stage: &mut Stage, node: &str, step: u8, error: &str) {
+    let word = Word::Uploaded {
+        key: key(stage, step),
+        error: error.into(),
+    };
+    assert_eq!(stage.says(node, word), []);
+}
+
+/// The node's event is applied.
+fn uploaded(stage: &mut Stage, node: &str, step: u8) {
+    let PartKey {
+        name,
+        index,
+        manifest,
+        ..
+    } = key(stage, step);
+    let news = CopyNews::Uploaded {
+        name,
+        index,
+        manifest,
+    };
+    let of = (stage.job, stage.epoch);
+    stage.cluster.copy(node, of, news);
+    stage.copies.touch(stage.job);
+}
+
+#[test]
+fn only_jobs_that_name_a_store_upload() {
+    let mut stage = Stage::new(&[("a", "")], &["a"]);
+    stage.seals("a", at(5));
+    assert_eq!(ordered(&mut stage), []);
+}
+
+#[test]
+fn what_is_whole_is_uploaded_once() {
+    let mut stage = stage(&[("a", "")], &["a"]);
+    stage.seals("a", at(5));
+    assert_eq!(ordered(&mut stage), [up("a", 5)]);
+    stage.copies.touch(stage.job);
+    assert_eq!(ordered(&mut stage), [], "it is under way");
+    says(&mut stage, "a", 5, "");
+    assert_eq!(ordered(&mut stage), [], "its event is on the way");
+    uploaded(&mut stage, "a", 5);
+    assert_eq!(ordered(&mut stage), []);
+    assert_eq!(stage.copies.next(), None, "nothing lacks anything");
+}
+
+#[test]
+fn the_newest_goes_first_and_a_node_has_few_before_it() {
+    let mut stage = stage(&[("a", "")], &["a"]);
+    for step in 1..=5 {
+        stage.seals("a", at(step));
+    }
+    assert_eq!(ordered(&mut stage), [up("a", 5), up("a", 4)]);
+    says(&mut stage, "a", 5, "");
+    uploaded(&mut stage, "a", 5);
+    stage.seals("a", at(6));
+    assert_eq!(ordered(&mut stage), [up("a", 6)]);
+}
+
+#[test]
+fn the_maker_uploads_unless_another_holder_has_less_to_do() {
+    let mut stage = stage(&[("a", ""), ("b", "")], &["b"]);
+    for step in [1, 2, 3] {
+        stage.seals("b", at(step));
+        stage.holds("a", at(step));
+    }
+    let now = ordered(&mut stage);
+    assert_eq!(now, [up("b", 3), up("a", 2), up("b", 1)]);
+}
+
+#[test]
+fn parts_of_a_gang_are_uploaded_once_all_are_known() {
+    let mut stage = stage(&[("a", ""), ("b", ""), ("c", "")], &["a", "b"]);
+    stage.seals("a", sealed(0, Some(M), 2));
+    assert_eq!(ordered(&mut stage), []);
+    stage.seals("b", sealed(1, Some([8; 32]), 2));
+    let part = |node: &str, index| (node.to_owned(), "step-5".to_owned(), index);
+    assert_eq!(ordered(&mut stage), [part("a", 0), part("b", 1)]);
+}
+
+#[test]
+fn what_fails_rests_and_what_is_not_heard_of_is_ordered_anew() {
+    let mut stage = stage(&[("a", ""), ("b", "")], &["a"]);
+    stage.seals("a", at(5));
+    stage.holds("b", at(5));
+    assert_eq!(ordered(&mut stage), [up("a", 5)]);
+    says(&mut stage, "a", 5, "access denied");
+    stage.now += 30_000;
+    assert_eq!(ordered(&mut stage), [], "it rests");
+    stage.now += 31_000;
+    assert_eq!(ordered(&mut stage), [up("a", 5)]);
+    stage.copies.gone("a");
+    stage.copies.touch(stage.job);
+    assert_eq!(ordered(&mut stage), [up("b", 5)], "by who is left");
+    stage.now += 7 * 3_600 * 1_000;
+    assert_eq!(ordered(&mut stage), [up("b", 5)]);
+    // It was there, and nobody came to say so.
+    says(&mut stage, "b", 5, "");
+    stage.now += 11_000;
+    assert_eq!(ordered(&mut stage), [up("b", 5)]);
+}
+
+#[test]
+fn a_new_leader_derives_it_again() {
+    let mut stage = stage(&[("a", "")], &["a"]);
+    stage.seals("a", at(5));
+    assert_eq!(ordered(&mut stage), [up("a", 5)]);
+    stage.copies = Copies::new(&stage.cluster.state);
+    assert_eq!(ordered(&mut stage), [], "nobody is connected");
+    stage
+        .copies
+        .connected(&stage.cluster.state, "a", "10.0.0.1", 7_000);
+    stage.now += 1_000;
+    assert_eq!(ordered(&mut stage), [up("a", 5)]);
+}
+
+#[test]
+fn who_restores_is_told_where_it_was_uploaded() {
+    let mut stage = stage(&[("a", ""), ("b", "")], &["a"]);
+    stage.seals("a", at(5));
+    uploaded(&mut stage, "a", 5);
+    let (job, epoch) = (stage.job, stage.epoch);
+    stage.cluster.ended("a", job, epoch, EndKind::KeeperLost);
+    stage.cluster.lose("a");
+    stage.copies.gone("a");
+    let next = stage.cluster.started(job, &["b"]);
+    let order = restore(&stage.copies, &stage.cluster.state, job, next).expect("it restores");
+    let wanted = RestorePart {
+        index: 0,
+        manifest: [5; 32],
+        bytes: GIB,
+        holders: Vec::new(),
+        url: Some(URL.into()),
+    };
+    assert_eq!(order.parts, [wanted]);
+}
