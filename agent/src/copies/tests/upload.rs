@@ -50,7 +50,7 @@ async fn what_was_uploaded_comes_back_where_no_node_has_it() {
     a.write("step-5", "small", b"good");
     let key = a.seal(&place, "step-5", 0).await;
     assert_eq!(a.uploads(&key, &url).await, "");
-    assert_eq!(lock(&a.said).uploaded, [key.clone()]);
+    assert_eq!(lock(&a.said).uploaded, std::slice::from_ref(&key));
     let listed = place.far().join("jobs/7/2-step-5/part-0.json");
     assert!(listed.exists(), "it is listed there");
     assert_eq!(a.uploads(&key, &url).await, "", "once more");
@@ -85,7 +85,7 @@ async fn nodes_are_asked_first_and_the_store_when_they_are_gone() {
     assert_eq!(restored.from, ["a"]);
     drop(a);
     let restored = c.restore("step-5", 0, parts()).await.expect("restored");
-    assert_eq!(restored.from, [url.clone()]);
+    assert_eq!(restored.from, std::slice::from_ref(&url));
     assert_eq!(c.read("step-5/w"), noise(1, 1 << 20));
 }
 
