@@ -4,18 +4,23 @@
 //! - `permits` (pure): what other nodes may do here. `door`: asks the leader, and takes in what has come.
 //! - `ledger`: which parts are held. `sealing`: a directory of this node becomes a part. `restore`: parts become a directory.
 //! - `push`: to another node. `upload`: to an object store. `fetch`: from either. `orders`: forget, announce, list.
+//! - `attempts`: whose ranks are here. `sight`: what the kernel says of them. `strain` (pure): are they held up? `reporter`: tells the pacer.
 //!
 //! Everything that reads, hashes or sends much runs on threads that give way to training. A part is in the ledger only when the store holds
 //! it; what the store does not hold any more is told within seconds.
 
+mod attempts;
 mod door;
 mod fetch;
 mod ledger;
 mod orders;
 mod permits;
 mod push;
+mod reporter;
 pub(crate) mod restore;
 pub(crate) mod sealing;
+mod sight;
+mod strain;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -34,14 +39,15 @@ use mlctl_blobs::transfer::{
     Node, Options, Pacer, Rate, Server, Tls, TransferError, quiet_runtime,
 };
 use mlctl_proto::agent::{CopySpace, agent_message::What};
-use mlctl_proto::ids::JobId;
+use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_runtime::tls::NodeTls;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::core::{Event, PartKey};
 use crate::driver::Input;
+use attempts::{AttemptHere, Attempts};
 use ledger::{Entry, Ledger, blob};
 use permits::Permits;
 
@@ -125,6 +131,10 @@ struct Inner {
     /// Of jobs that say how fast their copies may go.
     pacers: Mutex<BTreeMap<(JobId, u64), Pacer>>,
     sending: AtomicU32,
+    /// Something begins to be sent.
+    begun: Arc<Notify>,
+    /// Those whose ranks may be here.
+    attempts: Attempts,
     /// Held when the agent started, and named by no entry then.
     orphans: Mutex<BTreeSet<BlobId>>,
     /// Begun to be received, or found damaged, and since when that was seen.
@@ -248,12 +258,16 @@ impl Vault {
             pacer,
             pacers: Mutex::default(),
             sending: AtomicU32::new(0),
+            begun: Arc::default(),
+            attempts: Attempts::default(),
             orphans,
             halves: Mutex::default(),
             quiet,
         });
         inner.measure();
         handle.spawn(look_after(Arc::downgrade(&inner)));
+        let begun = inner.begun.clone();
+        handle.spawn(reporter::report(Arc::downgrade(&inner), begun));
         Ok(Self { inner })
     }
 
@@ -266,6 +280,11 @@ impl Vault {
     /// The room for copies, as it changes.
     pub(crate) fn space(&self) -> watch::Receiver<CopySpace> {
         self.inner.space.subscribe()
+    }
+
+    /// An attempt has a keeper here, which is this process: its ranks are not held up by copies, until the answer is dropped.
+    pub(crate) fn attempt_here(&self, key: (JobId, Epoch), keeper: u32) -> AttemptHere {
+        self.inner.attempts.enter(key, keeper)
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -31,7 +31,7 @@ const PACERS_MAX: usize = 256;
 pub(super) struct Counted<'a>(&'a AtomicU32);
 
 impl<'a> Counted<'a> {
-    pub(super) fn new(count: &'a AtomicU32) -> Self {
+    fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
@@ -88,12 +88,19 @@ impl Vault {
         });
     }
 
+    /// Counts something that is sent until the answer is dropped; who looks after training hears of it.
+    pub(super) fn counted(&self) -> Counted<'_> {
+        let counted = Counted::new(&self.inner.sending);
+        self.inner.begun.notify_one();
+        counted
+    }
+
     async fn push(&self, order: &Replicate) -> Result<Way, String> {
         let _turn = match order.urgent {
             true => None,
             false => Some(self.inner.pushing.acquire().await),
         };
-        let _counted = Counted::new(&self.inner.sending);
+        let _counted = self.counted();
         let id = blob(&order.key.manifest);
         let held = self.shared().ledger.get(&order.key).is_some();
         if !held || !self.shared().store.is_held(&id) {
@@ -111,7 +118,9 @@ impl Vault {
             let failed = match resolve(&order.to).await {
                 Ok(peer) => match self.inner.node.push(&peer, &push).await {
                     Ok(pushed) => {
-                        info!(%id, to = order.to.node, way = ?pushed.way, bytes = pushed.sent_bytes, wall_ms = pushed.wall.as_millis(), "a checkpoint was copied");
+                        let pacer = push.pacer.as_ref().unwrap_or(&self.inner.pacer);
+                        let rate = pacer.rate();
+                        info!(%id, to = order.to.node, way = ?pushed.way, bytes = pushed.sent_bytes, wall_ms = pushed.wall.as_millis(), urgent = push.urgent, ?rate, "a checkpoint was copied");
                         return Ok(pushed.way);
                     }
                     Err(error) if is_passing(&error) => error.to_string(),

@@ -11,7 +11,6 @@ use mlctl_proto::spec::{StoreAddress, StoreService};
 use tracing::{info, warn};
 
 use super::ledger::blob;
-use super::push::Counted;
 use super::{Vault, lock};
 use crate::core::Event;
 use crate::link::copies::{Upload, part_to_wire};
@@ -46,7 +45,7 @@ impl Vault {
 
     async fn send_up(&self, order: &Upload) -> Result<(), String> {
         let _turn = self.inner.uploading.acquire().await;
-        let _counted = Counted::new(&self.inner.sending);
+        let _counted = self.counted();
         let (key, id) = (&order.key, blob(&order.key.manifest));
         let held = self.shared().ledger.get(key).is_some();
         if !held || !self.shared().store.is_held(&id) {

@@ -130,6 +130,8 @@ fn plan_age(folder: &Path) -> Option<Duration> {
 /// Carries orders and words between the core and a keeper until it is released, lost, or the agent ends.
 pub(super) async fn own(mut task: Task, mut connection: Connection) {
     let mut ended = connection.status.all_ended();
+    let vault = &task.context.vault;
+    let _here = vault.attempt_here(task.key(), connection.status.pid);
     loop {
         tokio::select! {
             message = connection.receiver.recv() => match message {

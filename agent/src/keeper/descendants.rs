@@ -102,7 +102,8 @@ fn children() -> Vec<Pid> {
         .collect()
 }
 
-fn parent_of(pid: i32) -> Option<u32> {
+/// The parent of a process.
+pub(crate) fn parent_of(pid: i32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold anything, also `)`: what counts stands behind the last one.
     stat.rsplit_once(')')?

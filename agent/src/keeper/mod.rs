@@ -14,7 +14,7 @@ mod clock;
 mod connection;
 mod control;
 pub mod deadline;
-mod descendants;
+pub(crate) mod descendants;
 mod exits;
 pub mod fence;
 pub mod limit;

@@ -1,7 +1,7 @@
 //! How fast a node may send: a token bucket whose rate is fixed or follows whether training suffers. Pure, integers only: time and the signal
 //! come in. Does NOT measure anything and never waits.
 //!
-//! `auto` begins with a quarter of its cap. Each report that training is *busy* (its steps take longer than usual, or the network is full)
+//! `auto` begins with a quarter of its cap. Each report that training is *busy* (its ranks wait for cores, or for a network that is full)
 //! halves the rate, each that it is not adds a sixteenth of the cap: the transfer takes what is free and gives way within a report.
 //! When nobody has reported for [`SILENCE_MS`] nobody trains here, and the cap alone counts.
 #![deny(

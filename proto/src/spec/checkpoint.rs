@@ -31,7 +31,7 @@ pub struct CheckpointSpec {
     /// So long before it is ended a job hears of it, in time to save once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<Time>,
-    /// How fast copies may leave or reach a node. Agents do not act on it yet: they all pace as [`Bandwidth::Auto`].
+    /// How fast copies and uploads of this job may leave a node, all together. What a node takes in is as fast as its senders are.
     #[serde(default, skip_serializing_if = "Bandwidth::is_default")]
     pub bandwidth: Bandwidth,
     /// The URL of an object store that every whole checkpoint is uploaded to; absent: none.

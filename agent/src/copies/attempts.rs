@@ -1,0 +1,68 @@
+//! Attempts that have a keeper on this node, as far as copies care: whose ranks must not be held up.
+//! Does NOT know whether ranks run (see `sight`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use mlctl_proto::ids::{Epoch, JobId};
+
+use super::lock;
+
+type Key = (JobId, Epoch);
+
+/// All of them. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Attempts(Arc<Mutex<BTreeMap<Key, Here>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Here {
+    /// Its keeper's process.
+    keeper: u32,
+}
+
+/// An attempt counts as being here until this is dropped.
+#[derive(Debug)]
+pub(crate) struct AttemptHere {
+    attempts: Attempts,
+    key: Key,
+}
+
+impl Attempts {
+    /// This attempt has a keeper here.
+    pub(super) fn enter(&self, key: Key, keeper: u32) -> AttemptHere {
+        lock(&self.0).insert(key, Here { keeper });
+        AttemptHere {
+            attempts: self.clone(),
+            key,
+        }
+    }
+
+    /// The processes of their keepers.
+    pub(super) fn keepers(&self) -> BTreeSet<u32> {
+        lock(&self.0).values().map(|here| here.keeper).collect()
+    }
+}
+
+impl Drop for AttemptHere {
+    fn drop(&mut self) {
+        lock(&self.attempts.0).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_here_while_somebody_keeps_it() {
+        let attempts = Attempts::default();
+        let job = JobId::new(1, 7);
+        let old = attempts.enter((job, Epoch::new(1, 1)), 10);
+        let new = attempts.enter((job, Epoch::new(1, 2)), 20);
+        assert_eq!(attempts.keepers(), BTreeSet::from([10, 20]));
+        drop(old);
+        assert_eq!(attempts.keepers(), BTreeSet::from([20]));
+        drop(new);
+        assert!(attempts.keepers().is_empty());
+    }
+}
