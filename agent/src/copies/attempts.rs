@@ -1,5 +1,5 @@
-//! Attempts that have a keeper on this node, as far as copies care: whose ranks must not be held up.
-//! Does NOT know whether ranks run (see `sight`).
+//! Attempts that have a keeper on this node, as far as copies care: whose ranks must not be held up, and whose end is near.
+//! Does NOT know whether ranks run (see `sight`) and ends nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,8 @@ pub(super) struct Attempts(Arc<Mutex<BTreeMap<Key, Here>>>);
 struct Here {
     /// Its keeper's process.
     keeper: u32,
+    /// Its ranks were told to end.
+    ending: bool,
 }
 
 /// An attempt counts as being here until this is dropped.
@@ -30,7 +32,8 @@ pub(crate) struct AttemptHere {
 impl Attempts {
     /// This attempt has a keeper here.
     pub(super) fn enter(&self, key: Key, keeper: u32) -> AttemptHere {
-        lock(&self.0).insert(key, Here { keeper });
+        let ending = false;
+        lock(&self.0).insert(key, Here { keeper, ending });
         AttemptHere {
             attempts: self.clone(),
             key,
@@ -40,6 +43,22 @@ impl Attempts {
     /// The processes of their keepers.
     pub(super) fn keepers(&self) -> BTreeSet<u32> {
         lock(&self.0).values().map(|here| here.keeper).collect()
+    }
+
+    /// An attempt of this job is being ended here: what it saves now is the last that it saves.
+    pub(super) fn is_ending(&self, job: JobId) -> bool {
+        let here = lock(&self.0);
+        let mut its = here.iter().filter(|((other, _), _)| *other == job);
+        its.any(|(_, one)| one.ending)
+    }
+}
+
+impl AttemptHere {
+    /// Its ranks were told to end. It stays so.
+    pub(crate) fn ends(&self) {
+        if let Some(here) = lock(&self.attempts.0).get_mut(&self.key) {
+            here.ending = true;
+        }
     }
 }
 
@@ -60,7 +79,11 @@ mod tests {
         let old = attempts.enter((job, Epoch::new(1, 1)), 10);
         let new = attempts.enter((job, Epoch::new(1, 2)), 20);
         assert_eq!(attempts.keepers(), BTreeSet::from([10, 20]));
+        assert!(!attempts.is_ending(job));
+        old.ends();
+        assert!(attempts.is_ending(job) && !attempts.is_ending(JobId::new(1, 8)));
         drop(old);
+        assert!(!attempts.is_ending(job), "the new one runs");
         assert_eq!(attempts.keepers(), BTreeSet::from([20]));
         drop(new);
         assert!(attempts.keepers().is_empty());

@@ -95,8 +95,14 @@ impl Vault {
         counted
     }
 
+    /// Whether a copy leaves at once and unpaced: the leader says so, or an attempt of its job is being ended here. What is saved then is what
+    /// the job goes on from, and its ranks are ended as soon as another node has it.
+    pub(super) fn is_urgent(&self, order: &Replicate) -> bool {
+        order.urgent || self.inner.attempts.is_ending(order.key.job)
+    }
+
     async fn push(&self, order: &Replicate) -> Result<Way, String> {
-        let _turn = match order.urgent {
+        let _turn = match self.is_urgent(order) {
             true => None,
             false => Some(self.inner.pushing.acquire().await),
         };
@@ -107,7 +113,7 @@ impl Vault {
             self.lose(order.key.clone()).await;
             return Err("it is not held here".into());
         }
-        let push = Push {
+        let mut push = Push {
             id,
             near: self.near(&order.key),
             urgent: order.urgent,
@@ -115,6 +121,8 @@ impl Vault {
         };
         let (begun, mut pause) = (Instant::now(), PAUSE_FIRST);
         loop {
+            // It may have become so while it waited.
+            push.urgent = self.is_urgent(order);
             let failed = match resolve(&order.to).await {
                 Ok(peer) => match self.inner.node.push(&peer, &push).await {
                     Ok(pushed) => {

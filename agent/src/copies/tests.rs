@@ -1,6 +1,7 @@
 //! Real vaults in one process, over loopback, with a leader that the test plays: copies go and come, are lost, forgotten and put together.
 //! Does NOT test the leader: it knows every part that was told of, and allows what the test wants.
 
+mod ending;
 mod upload;
 
 use std::collections::BTreeMap;

@@ -15,7 +15,7 @@ use crate::checkpoints::seal::Life;
 use crate::core::{Event, KeeperStatus, RankEnd};
 use crate::failpoint;
 use crate::keeper::client::{Connection, KeeperError, connect};
-use crate::keeper::protocol::{Exit, FENCES, FromKeeper, Remote, Status, ToKeeper};
+use crate::keeper::protocol::{Exit, FENCES, FromKeeper, Phase, Remote, Status, ToKeeper};
 use crate::keeper::sweep::kill_leftovers;
 use crate::keeper::{IDENTITY, PLAN};
 use crate::keeper::{Written, read_exits};
@@ -131,17 +131,26 @@ fn plan_age(folder: &Path) -> Option<Duration> {
 pub(super) async fn own(mut task: Task, mut connection: Connection) {
     let mut ended = connection.status.all_ended();
     let vault = &task.context.vault;
-    let _here = vault.attempt_here(task.key(), connection.status.pid);
+    let here = vault.attempt_here(task.key(), connection.status.pid);
+    if is_ending(&connection.status) {
+        here.ends();
+    }
     loop {
         tokio::select! {
             message = connection.receiver.recv() => match message {
                 Some(message) => {
                     ended |= matches!(message, FromKeeper::AllEnded { .. });
+                    if says_end(&message) {
+                        here.ends();
+                    }
                     heard(&task, message).await;
                 }
                 None => match again(&task, ended).await {
                     Some(renewed) => {
                         ended = renewed.status.all_ended();
+                        if is_ending(&renewed.status) {
+                            here.ends();
+                        }
                         report_status(&task, &renewed.status).await;
                         connection = renewed;
                     }
@@ -169,7 +178,10 @@ pub(super) async fn own(mut task: Task, mut connection: Connection) {
                     // A keeper that knows no fences keeps no attempt that needs one.
                     Some(Order::Lease { .. }) if connection.protocol < FENCES => continue,
                     Some(Order::Lease { confirmed_at }) => ToKeeper::Lease { confirmed_at_ms: confirmed_at },
-                    Some(Order::Stop { grace_ms }) => ToKeeper::Stop { grace_ms },
+                    Some(Order::Stop { grace_ms }) => {
+                        here.ends();
+                        ToKeeper::Stop { grace_ms }
+                    }
                     Some(Order::Remote { from, what }) => ToKeeper::Remote { from, what },
                 };
                 if timeout(TAKE, connection.sender.send(message)).await.is_err() {
@@ -179,6 +191,20 @@ pub(super) async fn own(mut task: Task, mut connection: Connection) {
             }
         }
     }
+}
+
+/// Were the ranks of this keeper told to end?
+fn is_ending(status: &Status) -> bool {
+    let told = status.timed_out.is_some() || status.fenced.is_some();
+    told || status.phase == Phase::Stopping
+}
+
+/// Does a keeper say that it has told its ranks to end? `TimedOut` comes with the notice, while they still have time to save.
+fn says_end(message: &FromKeeper) -> bool {
+    matches!(
+        message,
+        FromKeeper::TimedOut { .. } | FromKeeper::Fenced { .. }
+    )
 }
 
 /// The connection broke: is the keeper still there?
