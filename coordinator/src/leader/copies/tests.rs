@@ -7,9 +7,9 @@ use mlctl_proto::spec::{CheckpointSpec, JobSpec};
 use super::{Copies, CopyOrder, Room, Told, Word, restore};
 use crate::leader::liveness::Mono;
 use crate::state::Body;
-use crate::state::commands::{CopyNews, Happening, PartOf, RegisterNode, SealedPart};
+use crate::state::commands::{CancelJobs, CopyNews, Happening, PartOf, RegisterNode, SealedPart};
 use crate::state::records::{EndKind, ManifestId, PartKey};
-use crate::state::testing::{Cluster, node, spec, system};
+use crate::state::testing::{Cluster, node, person, spec, system};
 
 const M: ManifestId = [7; 32];
 const GIB: u64 = 1 << 30;
@@ -179,6 +179,32 @@ fn without_another_rack_any_node_will_do_and_without_room_none() {
     stage.room("b", 2 * GIB);
     stage.now += 5_000;
     assert_eq!(stage.ordered(), [to("a", "b", 0)]);
+}
+
+/// What a stopped job saves last is what it may go on from, and its ranks wait for nothing else.
+#[test]
+fn copies_of_a_job_that_is_being_ended_are_urgent() {
+    let mut stage = Stage::new(&[("a", ""), ("b", "")], &["a"]);
+    let urgent = |told: Vec<Told>| -> Vec<bool> {
+        let told = told.into_iter();
+        let copies = told.filter_map(|(_, order)| match order {
+            CopyOrder::Replicate { urgent, .. } => Some(urgent),
+            _ => None,
+        });
+        copies.collect()
+    };
+    stage.seals("a", sealed(0, Some(M), 1));
+    assert_eq!(urgent(stage.look()), [false], "it runs");
+    let jobs = vec![stage.job];
+    let cancel = Body::CancelJobs(CancelJobs { jobs });
+    stage.cluster.run(person("ann", false), cancel);
+    let last = SealedPart {
+        name: "step-6".into(),
+        step: 6,
+        ..sealed(0, Some([6; 32]), 1)
+    };
+    stage.seals("a", last);
+    assert_eq!(urgent(stage.look()), [true], "it is being ended");
 }
 
 #[test]
