@@ -1,4 +1,4 @@
-//! What people do with checkpoints, on real processes: list, show, fetch, verify, pin and remove. A copy that the disk changed is found, and made anew.
+//! What people do with checkpoints, on real processes: list, show, fetch, verify, push, count, pin and remove. A copy that the disk changed is found, and made anew.
 //! Does NOT kill anything.
 
 use std::fs;
@@ -130,6 +130,102 @@ fn a_copy_that_the_disk_changed_is_found_and_made_anew() {
         job.0["checkpoints"][0]["durability"] == "1/1"
             && states(&verified(&cluster, &id)) == ["good", "good"]
     });
+    cluster.mlctl(&["cancel", &id]).expect(0);
+    cluster.wait(&id, SOON);
+}
+
+/// The paths of all files of this name below `dir`.
+fn named(dir: &Path, name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(named(&path, name));
+        } else if entry.file_name() == name {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// URLs that may hold a secret are refused, and what is said does not repeat them.
+fn refuses_secrets(cluster: &Cluster, name: &str) {
+    for url in [
+        "s3://me:hunter2@runs/a",
+        "s3://runs/a?X-Amz-Signature=hunter2",
+        "https://hunter2.example/a",
+        "file:///tmp/../hunter2",
+    ] {
+        let output = cluster.mlctl(&["ckpt", "push", name, "--to", url]);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(!said.contains("hunter2"), "{said}");
+        output.refused(64, &["--to", "file:///directory"]);
+    }
+}
+
+/// The job's spec names no store, so nothing counts on what is there.
+#[test]
+fn a_checkpoint_is_pushed_where_a_person_says_and_does_not_count_as_uploaded() {
+    let cluster = Cluster::start(2, 0);
+    let (id, _) = saved(&cluster);
+    let name = format!("{id}/step-5");
+    cluster
+        .mlctl(&["ckpt", "push", &name])
+        .refused(64, &["names no object store", "--to s3://", "upload ="]);
+    refuses_secrets(&cluster, &name);
+    let other = cluster.user("bob", false);
+    let far = cluster.work().join("far");
+    fs::create_dir(&far).expect("made");
+    let url = format!("file://{}", far.display());
+    let foreign = cluster.mlctl_as(&other, &["ckpt", "push", &name, "--to", &url]);
+    assert_ne!(foreign.code, 0, "{}", foreign.text());
+    assert_eq!(named(&far, "part-0.json"), Vec::<PathBuf>::new());
+
+    let pushed = cluster.json(&["ckpt", "push", &id, "--to", &url]);
+    assert_eq!(pushed["name"], "step-5", "{pushed:#}");
+    assert_eq!(pushed["url"], url.as_str(), "{pushed:#}");
+    assert_eq!(pushed["there"], true, "{pushed:#}");
+    assert_eq!(pushed["parts"][0]["state"], "there", "{pushed:#}");
+    assert_eq!(named(&far, "part-0.json").len(), 1);
+    let chunks = fs::read_dir(far.join("chunks")).expect("they are there");
+    assert!(chunks.count() > 0);
+    // Once more nothing is sent, and it is there all the same.
+    let again = cluster.mlctl(&["ckpt", "push", &name, "--to", &url]);
+    let again = again.expect(0);
+    assert!(
+        again.stdout.contains(&format!("is in {url}: 1 part")) && again.stderr.contains("part 0"),
+        "{}",
+        again.text()
+    );
+    // Neither now nor when the node's events have long been applied.
+    std::thread::sleep(Duration::from_secs(2));
+    let job = cluster.job(&id);
+    assert_eq!(job.0["checkpoints"][0]["uploaded"], false, "{:#}", job.0);
+    // A store that cannot be written to.
+    let file = cluster.work().join("file");
+    fs::write(&file, b"no directory").expect("written");
+    let nowhere = format!("file://{}/below", file.display());
+    let failed = cluster.mlctl(&["ckpt", "push", &name, "--to", &nowhere]);
+    assert_eq!(failed.code, 1, "{}", failed.text());
+    assert!(failed.stdout.contains("failed: "), "{}", failed.text());
+    cluster.mlctl(&["cancel", &id]).expect(0);
+    cluster.wait(&id, SOON);
+}
+
+#[test]
+fn both_copies_of_a_checkpoint_count_for_the_team() {
+    let cluster = Cluster::start(2, 0);
+    let (id, _) = saved(&cluster);
+    let usage = cluster.json(&["ckpt", "usage"]);
+    let total = &usage["total"];
+    assert_eq!(total["jobs"], 1, "{usage:#}");
+    assert_eq!(total["checkpoints"], 1, "{usage:#}");
+    let bytes = total["bytes"].as_u64().expect("a number");
+    assert!(bytes >= BYTES, "{usage:#}");
+    assert_eq!(total["held_bytes"], 2 * bytes, "{usage:#}");
+    assert_eq!(usage["teams"][0]["held_bytes"], 2 * bytes, "{usage:#}");
+    let table = cluster.mlctl(&["ckpt", "usage"]).expect(0);
+    assert_eq!(table.lines().len(), 3, "{}", table.text());
     cluster.mlctl(&["cancel", &id]).expect(0);
     cluster.wait(&id, SOON);
 }

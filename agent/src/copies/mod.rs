@@ -123,8 +123,8 @@ struct Inner {
     pushing: Semaphore,
     /// One part is uploaded at a time.
     uploading: Semaphore,
-    /// Parts that are being uploaded, or wait for that.
-    uploads: Mutex<BTreeSet<PartKey>>,
+    /// Parts that are being uploaded, or wait for that, with where to.
+    uploads: Mutex<BTreeSet<(PartKey, String)>>,
     upload_dirs: Option<Vec<PathBuf>>,
     /// What all copies of this node together may take of the network.
     pacer: Pacer,

@@ -1,5 +1,6 @@
-//! A part goes to the object store that its job's spec names, as the leader ordered it: one at a time, on threads that come last, paced as all
-//! copies are. When all of it is there the core is told; what fails is told to the leader, who orders it again.
+//! A part goes to the object store that its job's spec names, or to one that a person named, as the leader ordered it: one at a time, on threads that
+//! come last, paced as all copies are. When all of it is in the store of the spec the core is told. The leader is told in any case, and orders
+//! again what failed.
 //! Does NOT choose anything and removes nothing there. Credentials come from the agent's own environment, never with an order.
 
 use std::path::{Path, PathBuf};
@@ -16,9 +17,10 @@ use crate::core::Event;
 use crate::link::copies::{Upload, part_to_wire};
 
 impl Vault {
-    /// Uploads a part, and says what became of it. One that is on its way already goes on.
+    /// Uploads a part, and says what became of it. One that is on its way there already goes on; to another store is another upload.
     pub(crate) fn upload(&self, order: Upload) {
-        if !lock(&self.inner.uploads).insert(order.key.clone()) {
+        let going = (order.key.clone(), order.url.clone());
+        if !lock(&self.inner.uploads).insert(going.clone()) {
             return;
         }
         let vault = self.clone();
@@ -31,13 +33,15 @@ impl Vault {
                     error
                 }
             };
-            lock(&vault.inner.uploads).remove(&order.key);
-            if error.is_empty() {
+            lock(&vault.inner.uploads).remove(&going);
+            // Its event promises that the store of the spec has it.
+            if error.is_empty() && !order.elsewhere {
                 vault.shared().tell(Event::CopyUploaded(order.key.clone())).await;
             }
             let told = What::Uploaded(agent::Uploaded {
                 key: Some(part_to_wire(&order.key)),
                 error,
+                url: order.url,
             });
             vault.shared().say(told).await;
         });

@@ -39,6 +39,8 @@ pub(crate) struct Upload {
     pub(crate) sealed: CheckpointSealed,
     /// Of the store.
     pub(crate) url: String,
+    /// Not the store that the job's spec names: the cluster must not count on what is there.
+    pub(crate) elsewhere: bool,
     /// As in [`Replicate`].
     pub(crate) rate: Option<u64>,
 }
@@ -119,10 +121,16 @@ pub(super) fn replicate_from_wire(order: agent::Replicate) -> Result<Replicate, 
 }
 
 pub(super) fn upload_from_wire(order: agent::Upload) -> Result<CopyOrder, IdError> {
+    let elsewhere = !order.elsewhere.is_empty();
     Ok(CopyOrder::Upload(Upload {
         key: part_from_wire(order.key.unwrap_or_default())?,
         sealed: order.sealed.unwrap_or_default(),
-        url: order.url,
+        url: if elsewhere {
+            order.elsewhere
+        } else {
+            order.url
+        },
+        elsewhere,
         rate: Some(order.rate).filter(|rate| *rate > 0),
     }))
 }
@@ -182,5 +190,35 @@ pub(super) fn restore_to_wire(restore: &Restore) -> agent::Restore {
     agent::Restore {
         epoch: Some(restore.epoch.into()),
         parts: restore.parts.iter().map(part).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_goes_to_the_store_of_the_spec_or_elsewhere() {
+        let key = PartKey {
+            job: JobId::new(1, 7),
+            epoch: Epoch::new(1, 2),
+            name: "step-5".into(),
+            index: 0,
+            manifest: [3; 32],
+        };
+        let read = |url: &str, elsewhere: &str| {
+            let order = agent::Upload {
+                key: Some(part_to_wire(&key)),
+                url: url.into(),
+                elsewhere: elsewhere.into(),
+                ..agent::Upload::default()
+            };
+            match upload_from_wire(order).expect("a good one") {
+                CopyOrder::Upload(order) => (order.url, order.elsewhere),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(read("s3://runs/a", ""), ("s3://runs/a".into(), false));
+        assert_eq!(read("", "s3://mine/b"), ("s3://mine/b".into(), true));
     }
 }

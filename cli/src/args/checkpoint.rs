@@ -14,6 +14,10 @@ pub enum CheckpointCommand {
     Get(GetCheckpointArgs),
     /// Have every node that holds a checkpoint read it again from its disk
     Verify(ShowCheckpointArgs),
+    /// Upload a checkpoint to an object store now, and wait until all of it is there
+    Push(PushCheckpointArgs),
+    /// What the checkpoints of each team take
+    Usage,
     /// Keep checkpoints, whatever the rules of their job say
     Pin(NamedCheckpointsArgs),
     /// Let the rules of their job decide again
@@ -53,6 +57,17 @@ pub struct GetCheckpointArgs {
     pub checkpoint: String,
     /// A directory that is not there yet; default: the checkpoint's name
     pub dir: Option<PathBuf>,
+}
+
+/// Arguments of `checkpoint push`.
+#[derive(Debug, Args)]
+pub struct PushCheckpointArgs {
+    /// Job id and name of a checkpoint; of a job id alone: the newest one
+    #[arg(value_name = "JOB[/NAME]")]
+    pub checkpoint: String,
+    /// An object store, such as s3://bucket/prefix or file:///directory; default: the one that the job's spec names
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
 }
 
 /// Arguments of `checkpoint pin`, `unpin` and `rm`.

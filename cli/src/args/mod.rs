@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use admin::{AdminCommand, CertCommand, UserCommand};
 pub use checkpoint::{
     CheckpointCommand, CommitArgs, GetCheckpointArgs, LsCheckpointsArgs, NamedCheckpointsArgs,
-    ShowCheckpointArgs,
+    PushCheckpointArgs, ShowCheckpointArgs,
 };
 pub use daemon::{AgentArgs, CoordinatorArgs, LauncherArgs};
 pub use dev::{DemoArgs, DevArgs, DevCommand};

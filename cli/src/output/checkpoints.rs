@@ -1,5 +1,7 @@
 //! Checkpoints as lines and cells for people and as JSON, and what is advised about them.
-use mlctl_proto::api::{Checkpoint, CheckpointPart, Job, ListedCheckpoint};
+use mlctl_proto::api::{
+    Checkpoint, CheckpointPart, CheckpointUsageReply, Job, ListedCheckpoint, TeamUsage,
+};
 use mlctl_proto::units::{bytes_text, duration_text, metric_of};
 use serde_json::{Value, json};
 
@@ -180,6 +182,41 @@ pub(super) fn metric_name(job: &Job) -> String {
     let spec: Value = serde_json::from_slice(&job.spec).unwrap_or(Value::Null);
     let best = spec["checkpoint"]["keep_best"].as_str().unwrap_or("");
     best.split(':').next().unwrap_or("").to_owned()
+}
+
+/// Titles of [`usage_cells`].
+pub(super) const USAGE_HEAD: [&str; 5] = ["TEAM", "JOBS", "CHECKPOINTS", "SIZE", "ON NODES"];
+
+/// What the checkpoints of each team take, and of all together.
+pub(super) fn usage_cells(reply: &CheckpointUsageReply) -> Vec<Vec<String>> {
+    let cells = |team: String, one: &TeamUsage| {
+        vec![
+            team,
+            one.jobs.to_string(),
+            one.checkpoints.to_string(),
+            bytes_text(one.bytes),
+            bytes_text(one.held_bytes),
+        ]
+    };
+    let teams = reply.teams.iter();
+    let mut rows: Vec<Vec<String>> = teams.map(|one| cells(clean(&one.team), one)).collect();
+    rows.push(cells("all".into(), &reply.total.clone().unwrap_or_default()));
+    rows
+}
+
+/// The same for programs.
+pub(super) fn usage_value(reply: &CheckpointUsageReply) -> Value {
+    let value = |one: &TeamUsage| {
+        json!({ "jobs": one.jobs, "checkpoints": one.checkpoints, "bytes": one.bytes, "held_bytes": one.held_bytes })
+    };
+    let team = |one: &TeamUsage| {
+        let mut value = value(one);
+        value["team"] = json!(one.team);
+        value
+    };
+    let teams: Vec<Value> = reply.teams.iter().map(team).collect();
+    let total = value(&reply.total.clone().unwrap_or_default());
+    json!({ "v": 1, "teams": teams, "total": total, "left_out": reply.left_out })
 }
 
 /// What people are advised, as lines.

@@ -217,3 +217,31 @@ fn advice_is_short_and_says_what_it_assumes() {
     assert!(advice_lines(&told)[1].contains("is not known"));
     assert_eq!(advice_value(Some(&told))["save_s"], Value::Null);
 }
+
+#[test]
+fn what_teams_take_ends_with_a_total() {
+    let one = |team: &str, jobs, bytes| TeamUsage {
+        team: team.into(),
+        jobs,
+        checkpoints: 3 * jobs,
+        bytes,
+        held_bytes: 2 * bytes,
+    };
+    let reply = CheckpointUsageReply {
+        teams: vec![one("vision", 2, 3 << 30), one("a\x1b[2J", 1, 512)],
+        total: Some(one("", 3, (3 << 30) + 512)),
+        left_out: 0,
+        index: 7,
+    };
+    let cells = usage_cells(&reply);
+    assert_eq!(cells[0], ["vision", "2", "6", "3.0 GiB", "6.0 GiB"]);
+    assert_eq!(cells[1], ["a\u{fffd}[2J", "1", "3", "512 B", "1.0 KiB"]);
+    assert_eq!(cells[2], ["all", "3", "9", "3.0 GiB", "6.0 GiB"]);
+    assert!(cells.iter().all(|row| row.len() == USAGE_HEAD.len()));
+    let value = usage_value(&reply);
+    assert_eq!(value["teams"][0]["team"], "vision");
+    assert_eq!(value["teams"][1]["held_bytes"], 1_024);
+    assert_eq!(value["total"]["jobs"], 3);
+    let nothing = CheckpointUsageReply::default();
+    assert_eq!(usage_cells(&nothing)[0][0], "all");
+}

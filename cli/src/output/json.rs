@@ -2,8 +2,8 @@
 use std::collections::BTreeSet;
 
 use mlctl_proto::api::{
-    Attempt, CancelReply, Checkpoint, Device, Job, ListedCheckpoint, LogLine, Node, Outcome,
-    Retries, RetryReply, WhyReply,
+    Attempt, CancelReply, Checkpoint, CheckpointUsageReply, Device, Job, ListedCheckpoint, LogLine,
+    Node, Outcome, Retries, RetryReply, WhyReply,
 };
 use serde_json::{Value, json};
 
@@ -133,6 +133,10 @@ impl Output for Json {
         let metric = checkpoints::metric_name(job);
         let metric = Some(&metric).filter(|name| !name.is_empty());
         print(&json!({ "v": 1, "job": job.id, "metric_name": metric, "checkpoints": shown }));
+    }
+
+    fn usage(&self, reply: &CheckpointUsageReply) {
+        print(&checkpoints::usage_value(reply));
     }
 
     fn why(&self, why: &WhyReply) {

@@ -10,7 +10,8 @@ mod table;
 use std::collections::BTreeSet;
 
 use mlctl_proto::api::{
-    CancelReply, Checkpoint, Job, ListedCheckpoint, LogLine, Node, RetryReply, WhyReply,
+    CancelReply, Checkpoint, CheckpointUsageReply, Job, ListedCheckpoint, LogLine, Node, RetryReply,
+    WhyReply,
 };
 
 use crate::advice::Advice;
@@ -37,6 +38,8 @@ pub trait Output {
     fn checkpoints(&self, listed: &[ListedCheckpoint]);
     /// Checkpoints of `job` in full.
     fn checkpoint(&self, job: &Job, shown: &[&Checkpoint]);
+    /// What the checkpoints of each team take.
+    fn usage(&self, reply: &CheckpointUsageReply);
     /// Why a job does not run.
     fn why(&self, why: &WhyReply);
     /// A line of these ranks' output, or a remark between the lines; `raw`: also to a terminal as it is.

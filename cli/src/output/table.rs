@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlctl_proto::api::{
-    Attempt, CancelReply, Checkpoint, Job, ListedCheckpoint, LogLine, Node, Outcome, RetryReply,
-    WhyReply,
+    Attempt, CancelReply, Checkpoint, CheckpointUsageReply, Job, ListedCheckpoint, LogLine, Node,
+    Outcome, RetryReply, WhyReply,
 };
 use mlctl_proto::units::{bytes_text, duration_text};
 
@@ -267,6 +267,11 @@ impl Output for Table {
                 out(line.as_bytes());
             }
         }
+    }
+
+    fn usage(&self, reply: &CheckpointUsageReply) {
+        let cells = checkpoints::usage_cells(reply);
+        rows(&checkpoints::USAGE_HEAD, &cells);
     }
 
     fn why(&self, why: &WhyReply) {

@@ -36,7 +36,7 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 32] = [
+pub const CALLS: [(&str, Access); 34] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
@@ -53,6 +53,8 @@ pub const CALLS: [(&str, Access); 32] = [
     ("/mlctl.api.v1.Checkpoints/List", Access::User),
     ("/mlctl.api.v1.Checkpoints/GetPart", Access::User),
     ("/mlctl.api.v1.Checkpoints/VerifyPart", Access::User),
+    ("/mlctl.api.v1.Checkpoints/Upload", Access::User),
+    ("/mlctl.api.v1.Checkpoints/Usage", Access::User),
     ("/mlctl.api.v1.Blobs/Missing", Access::User),
     ("/mlctl.api.v1.Blobs/Put", Access::User),
     ("/mlctl.agent.v1.Link/Open", Access::Node),

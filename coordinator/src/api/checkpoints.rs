@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use mlctl_proto::api::checkpoints_client::CheckpointsClient;
 use mlctl_proto::api::{
-    self, ChangeCheckpointsReply, ChangeCheckpointsRequest, GetPartRequest, ListCheckpointsReply,
-    ListCheckpointsRequest, ListedCheckpoint, PartPiece, VerifiedCopy, VerifyPartRequest,
-    checkpoints_server,
+    self, ChangeCheckpointsReply, ChangeCheckpointsRequest, CheckpointUsageReply,
+    CheckpointUsageRequest, GetPartRequest, ListCheckpointsReply, ListCheckpointsRequest,
+    ListedCheckpoint, PartPiece, UploadCheckpointRequest, UploadedPart, VerifiedCopy,
+    VerifyPartRequest, checkpoints_server,
 };
 use mlctl_proto::errors::{Code, Refusal};
 use prost::Message;
@@ -18,7 +19,9 @@ use super::jobs::held;
 use super::jobs_read::{PAGE_BYTES, not_found, parse};
 use super::jobs_submit::{key, unexpected};
 use super::route::on_leader;
-use super::{Answers, checkpoint_parts, checkpoint_verify, shown};
+use super::{
+    Answers, checkpoint_parts, checkpoint_upload, checkpoint_usage, checkpoint_verify, shown,
+};
 use crate::peers::Lease;
 use crate::shared::{CallError, Shared};
 use crate::state::commands::{ChangeCheckpoints, CheckpointAction, NamedCheckpoint};
@@ -105,6 +108,39 @@ impl checkpoints_server::Checkpoints for Checkpoints {
                 .verify_part(request)
                 .await?;
             Ok(held(answer, lease, self.shared.shutdown.clone()))
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    type UploadStream = Answers<UploadedPart>;
+
+    async fn upload(
+        &self,
+        request: Request<UploadCheckpointRequest>,
+    ) -> Result<Response<Self::UploadStream>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| checkpoint_upload::open(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            let answer = CheckpointsClient::new(lease.channel.clone())
+                .upload(request)
+                .await?;
+            Ok(held(answer, lease, self.shared.shutdown.clone()))
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    async fn usage(
+        &self,
+        request: Request<CheckpointUsageRequest>,
+    ) -> Result<Response<CheckpointUsageReply>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |_| checkpoint_usage::get(&self.shared);
+        let there = |lease: Lease, request| async move {
+            CheckpointsClient::new(lease.channel.clone())
+                .usage(request)
+                .await
         };
         on_leader(&self.shared, &person, &message, here, there).await
     }

@@ -6,6 +6,8 @@ pub mod auth;
 mod blobs;
 mod bulk;
 mod checkpoint_parts;
+mod checkpoint_upload;
+mod checkpoint_usage;
 mod checkpoint_verify;
 mod checkpoints;
 mod cluster;

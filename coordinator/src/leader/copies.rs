@@ -14,6 +14,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use known::{is_known, may_read, missing, sealed, stayed_up, stays};
 pub use restores::{RestoreOrder, RestorePart, restore, restore_ms};
 use target::Choice;
 use uploads::Uploads;
+pub use wanted::{Store, WantedPart, wanted};
 
 /// What lacks copies or parts is looked at again after so long, milliseconds.
 const AGAIN_MS: u64 = 1_000;
@@ -92,6 +94,8 @@ pub enum Word {
     Uploaded {
         /// Which part.
         key: PartKey,
+        /// To which object store; empty: an agent of an older release does not say.
+        url: String,
         /// Why not; empty: all of it is there.
         error: String,
     },
@@ -119,6 +123,8 @@ pub enum CopyOrder {
         sealed: SealedPart,
         /// Of the object store.
         url: String,
+        /// Not the one that the job's spec names: it does not count that the part is there.
+        elsewhere: bool,
         /// As in [`CopyOrder::Replicate`].
         rate: Option<u64>,
     },
@@ -301,9 +307,9 @@ impl Copies {
                 self.pushed(now, node, (key, to), error.is_empty());
                 Vec::new()
             }
-            Word::Uploaded { key, error } => {
+            Word::Uploaded { key, url, error } => {
                 self.touched.insert(key.job);
-                self.uploads.said(now, node, key, !error.is_empty());
+                self.uploads.said(now, node, (key, &url), !error.is_empty());
                 Vec::new()
             }
         }

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::awaited::Awaited;
+use super::copies::Word;
 use super::liveness::Mono;
 use super::step::{Event, Note, Output, Term, Why};
-use super::{Connected, Input, Order, planning};
+use super::{AskedUpload, Connected, Input, Order, planning};
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
 
@@ -23,6 +25,7 @@ struct Way {
     out: mpsc::Sender<Order>,
     /// Keeps the stream; dropped to end it.
     _hold: oneshot::Sender<()>,
+    awaited: Awaited,
 }
 
 /// A term's loop.
@@ -93,7 +96,13 @@ impl Lead {
                     out,
                     hold,
                 } = *connected;
-                self.ways.insert(link.id, Way { out, _hold: hold });
+                let awaited = Awaited::default();
+                let way = Way {
+                    out,
+                    _hold: hold,
+                    awaited,
+                };
+                self.ways.insert(link.id, way);
                 let link = Box::new(link);
                 Event::Connected { link, reports }
             }
@@ -123,13 +132,31 @@ impl Lead {
             },
             Input::Probed { node, link, answer } => Event::Probed { node, link, answer },
             Input::Relay { node, link, relay } => Event::Relay { node, link, relay },
-            Input::Copies { node, link, word } => Event::Copies { node, link, word },
+            Input::Copies { node, link, word } => {
+                self.tell_who_waits(link, &word);
+                Event::Copies { node, link, word }
+            }
+            Input::Upload(asked) => self.upload(*asked).unwrap_or(Event::Time),
             Input::Peers { nodes, answer } => {
                 // Who asked may be gone.
                 let _ = answer.send(self.term.data_peers(&nodes));
                 Event::Time
             }
             Input::Ready { node, link, report } => Event::Ready { node, link, report },
+        }
+    }
+
+    /// Tells a node to upload a part. If it is not connected, whoever waits learns it as `done` is dropped.
+    fn upload(&mut self, asked: AskedUpload) -> Option<Event> {
+        let AskedUpload { node, order, done } = asked;
+        let link = self.term.link(&node)?;
+        self.ways.get_mut(&link)?.awaited.add(&order, done);
+        self.tell(node, link, Order::Copies(Box::new(order)))
+    }
+
+    fn tell_who_waits(&mut self, link: u64, word: &Word) {
+        if let (Some(way), Word::Uploaded { key, url, error }) = (self.ways.get_mut(&link), word) {
+            way.awaited.said(key, url, error);
         }
     }
 

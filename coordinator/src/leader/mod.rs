@@ -2,6 +2,7 @@
 //!
 //! All of it is soft and starts anew with every term. What decides lies in `step` and what it is made of (`liveness`,
 //! `leases`, `gang`, `reconcile`, `orders`, `pace`), which are pure; `lead` is the loop that feeds it. Nothing here is replicated state.
+mod awaited;
 pub mod copies;
 pub mod gang;
 mod lead;
@@ -97,6 +98,8 @@ pub enum Input {
         /// Those that are connected.
         answer: oneshot::Sender<Vec<copies::DataPeer>>,
     },
+    /// A service wants a part to be uploaded, and waits for what becomes of it.
+    Upload(Box<AskedUpload>),
     /// It is ready for its part of a gang.
     Ready {
         /// The node.
@@ -106,6 +109,17 @@ pub enum Input {
         /// Which attempt, with the port.
         report: Report,
     },
+}
+
+/// An upload that a service asks for.
+#[derive(Debug)]
+pub struct AskedUpload {
+    /// Who is to do it.
+    pub node: String,
+    /// What it is told.
+    pub order: copies::CopyOrder,
+    /// Told why not, or nothing: it is there. Dropped when the node is not connected, or not any more.
+    pub done: oneshot::Sender<String>,
 }
 
 /// A node said hello.

@@ -194,7 +194,7 @@ impl World {
                 };
                 self.after(delay, Event::Copied(copying));
             }
-            CopyOrder::Upload { key, .. } => self.begin_upload(at, key),
+            CopyOrder::Upload { key, url, .. } => self.begin_upload(at, key, url),
             CopyOrder::SealPart { key, name, step } => {
                 let sealing = Sealing {
                     at,

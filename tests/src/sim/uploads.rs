@@ -20,20 +20,21 @@ pub(super) type Far = BTreeMap<agent::PartKey, CheckpointSealed>;
 pub(super) struct Uploading {
     pub(super) at: Process,
     part: agent::PartKey,
+    url: String,
 }
 
 impl World {
     /// A leader wants a part to be uploaded.
-    pub(super) fn begin_upload(&mut self, at: Process, key: PartKey) {
+    pub(super) fn begin_upload(&mut self, at: Process, key: PartKey, url: String) {
         let slow = self.storms() && self.dice.chance(10);
         let delay = self.dice.between(5, if slow { 20_000 } else { 600 });
         let part = to_agent(key);
-        self.after(delay, Event::Uploaded(Uploading { at, part }));
+        self.after(delay, Event::Uploaded(Uploading { at, part, url }));
     }
 
     /// All of it is there, or it failed on the way; an agent that died meanwhile says nothing.
     pub(super) fn on_uploaded(&mut self, uploading: Uploading) {
-        let Uploading { at, part } = uploading;
+        let Uploading { at, part, url } = uploading;
         if self.agent(at).is_none() {
             return;
         }
@@ -50,7 +51,7 @@ impl World {
             None => "the store does not answer".to_owned(),
         };
         let key = to_leader(&part);
-        self.say_of_copies(at, Word::Uploaded { key, error });
+        self.say_of_copies(at, Word::Uploaded { key, url, error });
     }
 
     /// A part that no node gives, if it was said to be in the store. That answers mostly.

@@ -13,6 +13,7 @@ fn order(key: &PartKey, url: &str) -> Upload {
         key: key.clone(),
         sealed: part,
         url: url.into(),
+        elsewhere: false,
         rate: None,
     }
 }
@@ -65,6 +66,39 @@ async fn what_was_uploaded_comes_back_where_no_node_has_it() {
     assert_eq!(b.read("step-5/w"), noise(1, 5 << 20));
     assert_eq!(b.read("step-5/small"), b"good");
     b.held(&key).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_elsewhere_is_said_to_the_leader_and_not_to_the_core() {
+    let place = Place::new();
+    let a = place.node("a").await;
+    let url = url(&place);
+    let mine = format!("{url}/mine");
+    fs::create_dir(place.far().join("mine")).expect("made");
+    a.write("step-5", "w", &noise(1, 5 << 20));
+    let key = a.seal(&place, "step-5", 0).await;
+    // Both at once, to different places: neither is taken for the other. A third is the same as the second.
+    let elsewhere = Upload {
+        elsewhere: true,
+        ..order(&key, &mine)
+    };
+    a.vault.upload(order(&key, &url));
+    a.vault.upload(elsewhere.clone());
+    a.vault.upload(elsewhere);
+    let mut said = a
+        .until("outcome of both", |said| {
+            let uploads = said.uploads.iter();
+            let done = uploads.map(|one| (one.url.clone(), one.error.clone()));
+            (said.uploads.len() == 2).then(|| done.collect::<Vec<_>>())
+        })
+        .await;
+    said.sort();
+    let good = |url: &String| (url.clone(), String::new());
+    assert_eq!(said, [good(&url), good(&mine)]);
+    for dir in [place.far(), place.far().join("mine")] {
+        assert!(dir.join("jobs/7/2-step-5/part-0.json").exists(), "{dir:?}");
+    }
+    assert_eq!(lock(&a.said).uploaded, [key], "once, for the spec's store");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

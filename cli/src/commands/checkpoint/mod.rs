@@ -6,7 +6,9 @@ mod get;
 #[cfg(target_os = "linux")]
 mod lay;
 mod ls;
+mod push;
 mod show;
+mod usage;
 mod verify;
 
 use mlctl_proto::api::CheckpointAction;
@@ -33,6 +35,8 @@ pub fn dispatch(
             "checkpoints are put together on Linux only: run this there".into(),
         )),
         CheckpointCommand::Verify(args) => client_side(verify::run(args, global, output)),
+        CheckpointCommand::Push(args) => client_side(push::run(args, global, output)),
+        CheckpointCommand::Usage => client_side(usage::run(global, output)),
         CheckpointCommand::Pin(args) => change(args, CheckpointAction::Pin),
         CheckpointCommand::Unpin(args) => change(args, CheckpointAction::Unpin),
         CheckpointCommand::Rm(args) => change(args, CheckpointAction::Remove),

@@ -59,6 +59,7 @@ pub fn uploaded(message: wire::Uploaded) -> Result<Word, Refusal> {
     let key = message.key.ok_or_else(|| bad("an upload of nothing"))?;
     Ok(Word::Uploaded {
         key: part_key(key)?,
+        url: message.url,
         error: message.error,
     })
 }
@@ -87,13 +88,22 @@ pub fn order(order: CopyOrder) -> wire::leader_message::What {
             key,
             sealed,
             url,
+            elsewhere,
             rate,
-        } => What::Upload(wire::Upload {
-            key: Some(wire_key(key)),
-            sealed: Some(encode_sealed(&sealed)),
-            url,
-            rate: rate.unwrap_or(0),
-        }),
+        } => {
+            // Agents that do not know the other field find no URL, and refuse.
+            let (url, elsewhere) = match elsewhere {
+                true => (String::new(), url),
+                false => (url, String::new()),
+            };
+            What::Upload(wire::Upload {
+                key: Some(wire_key(key)),
+                sealed: Some(encode_sealed(&sealed)),
+                url,
+                rate: rate.unwrap_or(0),
+                elsewhere,
+            })
+        }
         CopyOrder::Answer { id, brought, yes } => {
             let brought = brought.into_iter().map(|(key, sealed)| wire::Brought {
                 key: Some(wire_key(key)),
@@ -175,6 +185,7 @@ fn manifest(bytes: &[u8]) -> Result<ManifestId, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::commands::SealedPart;
     use mlctl_proto::persist;
 
     fn wired(manifest: &[u8]) -> wire::PartKey {
@@ -195,6 +206,35 @@ mod tests {
     fn parts_are_read_as_they_were_written() {
         let key = part_key(wired(&[3; 32])).expect("a good one");
         assert_eq!(wire_key(key), wired(&[3; 32]));
+    }
+
+    #[test]
+    fn an_upload_to_another_store_is_none_for_agents_that_do_not_know_the_word() {
+        let sealed = SealedPart {
+            name: "step-5".into(),
+            step: 5,
+            part: None,
+            parts: 1,
+            metric: None,
+            save_ms: 0,
+        };
+        let sent = |elsewhere| {
+            let key = part_key(wired(&[3; 32])).expect("a good one");
+            let upload = CopyOrder::Upload {
+                key,
+                sealed: sealed.clone(),
+                url: "s3://runs/a".into(),
+                elsewhere,
+                rate: None,
+            };
+            match order(upload) {
+                wire::leader_message::What::Upload(sent) => (sent.url, sent.elsewhere),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (url, nothing) = ("s3://runs/a".to_owned(), String::new());
+        assert_eq!(sent(false), (url.clone(), nothing.clone()));
+        assert_eq!(sent(true), (nothing, url));
     }
 
     #[test]

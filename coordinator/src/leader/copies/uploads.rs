@@ -21,6 +21,7 @@ const FORGOTTEN_MS: u64 = 6 * 3_600 * 1_000;
 #[derive(Debug)]
 struct Upload {
     from: String,
+    url: String,
     /// Ordered anew then, if nobody has said that the store has the part.
     until: Mono,
     /// All of it is there: it costs nobody anything any more.
@@ -42,9 +43,16 @@ impl Uploads {
     }
 
     /// What became of an upload, by the node that has done it.
-    pub(super) fn said(&mut self, now: Mono, node: &str, key: PartKey, failed: bool) {
-        // Only who was told to do it knows.
-        if self.going.get(&key).is_none_or(|one| one.from != node) {
+    pub(super) fn said(
+        &mut self,
+        now: Mono,
+        node: &str,
+        (key, url): (PartKey, &str),
+        failed: bool,
+    ) {
+        // Only who was told to do it knows. A person may have had it upload the same part elsewhere; older agents do not say where to.
+        let meant = |one: &Upload| one.from == node && (url.is_empty() || url == one.url);
+        if self.going.get(&key).is_none_or(|one| !meant(one)) {
             return;
         }
         if failed {
@@ -105,19 +113,17 @@ impl Copies {
                 continue;
             }
             let from = self.uploader(maker(state, checkpoint, job, part), part);
-            let (Some(from), Some(sealed)) = (from, sealed(state, &key)) else {
+            let order = order(state, &key, (url, false), rules);
+            let (Some(from), Some(order)) = (from, order) else {
                 continue;
             };
-            let order = CopyOrder::Upload {
-                key: key.clone(),
-                sealed,
-                url: url.clone(),
-                rate: rules.bandwidth.rate(),
-            };
             told.push((from.clone(), order));
-            let until = now.saturating_add(FORGOTTEN_MS);
-            let sent = false;
-            let going = Upload { from, until, sent };
+            let going = Upload {
+                from,
+                url: url.clone(),
+                until: now.saturating_add(FORGOTTEN_MS),
+                sent: false,
+            };
             self.uploads.going.insert(key, going);
         }
         lacks
@@ -135,8 +141,29 @@ impl Copies {
     }
 }
 
+/// What a node is told that is to upload a part; `None`: the part does not count any more.
+pub(super) fn order(
+    state: &State,
+    key: &PartKey,
+    (url, elsewhere): (&str, bool),
+    rules: &CheckpointSpec,
+) -> Option<CopyOrder> {
+    Some(CopyOrder::Upload {
+        key: key.clone(),
+        sealed: sealed(state, key)?,
+        url: url.to_owned(),
+        elsewhere,
+        rate: rules.bandwidth.rate(),
+    })
+}
+
 /// The node that made a part, as long as its attempt is known.
-fn maker<'a>(state: &'a State, checkpoint: &Checkpoint, job: &Job, part: &Part) -> Option<&'a str> {
+pub(super) fn maker<'a>(
+    state: &'a State,
+    checkpoint: &Checkpoint,
+    job: &Job,
+    part: &Part,
+) -> Option<&'a str> {
     let attempt = state.attempt(job.id, checkpoint.epoch)?;
     let place = usize::try_from(part.index).ok()?;
     let made = attempt.allocations.get(place)?;

@@ -325,6 +325,11 @@ impl Term {
         peers.collect()
     }
 
+    /// The stream of a node that is connected.
+    pub fn link(&self, node: &str) -> Option<u64> {
+        self.links.get(node).map(|link| link.id)
+    }
+
     /// When [`Event::Time`] is due at the latest.
     pub fn next_wake(&self) -> Mono {
         let others = [

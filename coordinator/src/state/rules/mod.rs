@@ -6,6 +6,7 @@ mod request;
 mod resume;
 mod retention;
 mod retry;
+mod usage;
 
 pub use excluded::excluded;
 pub(crate) use fits::kinds_text;
@@ -18,3 +19,4 @@ pub use resume::{
 };
 pub use retention::{checkpoint_rules, dropped};
 pub use retry::{Backoff, Ended, Verdict, count, verdict};
+pub use usage::{Usage, usage};

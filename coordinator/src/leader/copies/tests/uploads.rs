@@ -1,6 +1,7 @@
 //! What a leader has uploaded, by whom, and what follows when that fails.
 use super::*;
-use crate::leader::copies::RestorePart;
+use crate::leader::copies::{RestorePart, Store, WantedPart, wanted};
+use std::collections::BTreeSet;
 
 const URL: &str = "s3://runs/a";
 
@@ -29,9 +30,14 @@ fn ordered(stage: &mut Stage) -> Vec<(String, String, u32)> {
     let told = stage.look().into_iter();
     let uploads = told.filter_map(|(node, order)| match order {
         CopyOrder::Upload {
-            key, sealed, url, ..
+            key,
+            sealed,
+            url,
+            elsewhere,
+            ..
         } => {
             assert_eq!((url.as_str(), &sealed.name), (URL, &key.name));
+            assert!(!elsewhere, "its event is to come");
             let part = sealed.part.expect("it has one");
             assert_eq!((part.index, part.manifest), (key.index, Some(key.manifest)));
             Some((node, key.name, key.index))
@@ -54,8 +60,14 @@ fn key(stage: &Stage, step: u8) -> PartKey {
 }
 
 fn says(stage: &mut Stage, node: &str, step: u8, error: &str) {
+    says_of(stage, node, (step, URL), error);
+}
+
+/// What became of an upload to `url`.
+fn says_of(stage: &mut Stage, node: &str, (step, url): (u8, &str), error: &str) {
     let word = Word::Uploaded {
         key: key(stage, step),
+        url: url.into(),
         error: error.into(),
     };
     assert_eq!(stage.says(node, word), []);
@@ -154,6 +166,87 @@ fn what_fails_rests_and_what_is_not_heard_of_is_ordered_anew() {
     says(&mut stage, "b", 5, "");
     stage.now += 11_000;
     assert_eq!(ordered(&mut stage), [up("b", 5)]);
+}
+
+/// A person had the same part uploaded to another store.
+#[test]
+fn the_word_of_another_store_is_not_taken_for_that_of_the_specs() {
+    let mut stage = stage(&[("a", "")], &["a"]);
+    stage.seals("a", at(5));
+    assert_eq!(ordered(&mut stage), [up("a", 5)]);
+    for error in ["", "access denied"] {
+        says_of(&mut stage, "a", (5, "s3://mine/b"), error);
+        stage.now += 120_000;
+        assert_eq!(ordered(&mut stage), [], "it is still under way");
+    }
+    // Agents of an older release do not say where to.
+    says_of(&mut stage, "a", (5, ""), "access denied");
+    stage.now += 120_000;
+    assert_eq!(ordered(&mut stage), [up("a", 5)]);
+}
+
+/// (part, nodes in the order in which they are asked).
+fn asked(wanted: &[WantedPart]) -> Vec<(u32, Vec<&str>)> {
+    let mut asked = Vec::new();
+    for one in wanted {
+        asked.push((one.index, one.nodes.iter().map(String::as_str).collect()));
+    }
+    asked
+}
+
+#[test]
+fn what_a_person_wants_is_spread_over_those_that_are_connected() {
+    let mut stage = Stage::new(&[("a", ""), ("b", ""), ("c", "")], &["a", "b"]);
+    stage.seals("a", sealed(0, Some(M), 2));
+    stage.seals("b", sealed(1, Some([8; 32]), 2));
+    stage.holds("b", sealed(0, Some(M), 2));
+    stage.holds("c", sealed(1, Some([8; 32]), 2));
+    let job = stage.cluster.job(stage.job);
+    let checkpoint = &job.checkpoints[0];
+    let mine = Store {
+        url: "s3://mine/b".into(),
+        elsewhere: true,
+    };
+    let with = |names: &[&str]| {
+        let names: BTreeSet<String> = names.iter().map(|&name| name.to_owned()).collect();
+        wanted(&stage.cluster.state, &job, checkpoint, &names, &mine)
+    };
+    let all = with(&["a", "b", "c"]);
+    assert_eq!(asked(&all), [(0, vec!["a", "b"]), (1, vec!["b", "c"])]);
+    let without_a = with(&["b", "c"]);
+    let spread = [(0, vec!["b"]), (1, vec!["c", "b"])];
+    assert_eq!(asked(&without_a), spread, "b has one before it");
+    assert_eq!(asked(&with(&[])), [(0, vec![]), (1, vec![])]);
+    assert_eq!(all[1].holders, ["b", "c"]);
+    assert!(!all[0].there && all[0].bytes == GIB);
+    let CopyOrder::Upload {
+        key,
+        url,
+        elsewhere,
+        sealed,
+        ..
+    } = &all[0].order
+    else {
+        panic!("{:?}", all[0].order)
+    };
+    assert_eq!((key, sealed.parts), (&stage.key(0), 2));
+    assert_eq!((url.as_str(), *elsewhere), ("s3://mine/b", true));
+}
+
+#[test]
+fn what_the_store_of_the_spec_has_is_not_there_elsewhere() {
+    let mut stage = stage(&[("a", "")], &["a"]);
+    stage.seals("a", at(5));
+    uploaded(&mut stage, "a", 5);
+    let job = stage.cluster.job(stage.job);
+    for elsewhere in [false, true] {
+        let url = URL.to_owned();
+        let store = Store { url, elsewhere };
+        let nobody = BTreeSet::new();
+        let state = &stage.cluster.state;
+        let parts = wanted(state, &job, &job.checkpoints[0], &nobody, &store);
+        assert_eq!((parts.len(), parts[0].there), (1, !elsewhere));
+    }
 }
 
 #[test]
