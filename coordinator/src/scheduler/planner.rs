@@ -10,9 +10,7 @@ use super::capacity::{Capacity, Choice};
 use super::reasons::{Inventory, Reason, excluded_reason, holder_reason};
 use super::shape::Shape;
 use super::waves;
-use crate::state::rules::{
-    Request, Resume, all_of, excluded, is_shared, living_holders, resume,
-};
+use crate::state::rules::{Request, Resume, all_of, excluded, is_shared, living_holders, resume};
 use crate::state::view::{Checkpoint, ClusterView, Job, JobState, Part, StartAttempt};
 
 /// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
