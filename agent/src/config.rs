@@ -46,6 +46,9 @@ pub struct Config {
     /// rights. Default: none.
     #[serde(default)]
     pub upload_dirs: Vec<PathBuf>,
+    /// A tmpfs for checkpoints of jobs with `tier = "ram"`. Default: `/dev/shm`, for jobs that have none of their own.
+    #[serde(default)]
+    pub ram_dir: Option<PathBuf>,
     /// Nodes of one network reach each other. Default: the pool.
     #[serde(default)]
     pub network: String,
@@ -210,6 +213,9 @@ impl Config {
         if self.upload_dirs.iter().any(|dir| !dir.is_absolute()) {
             return wrong("upload_dirs", "holds a path that is not absolute");
         }
+        if self.ram_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            return wrong("ram_dir", "must be an absolute path, of a tmpfs");
+        }
         if self.coordinators.is_empty() {
             return wrong("coordinators", "is empty: write at least one `host:port`");
         }
@@ -350,6 +356,11 @@ mod tests {
                 "rank_address",
                 "upload_dirs = ['mnt']\nrank_address",
                 "upload_dirs",
+            ),
+            (
+                "rank_address",
+                "ram_dir = 'shm'\nrank_address",
+                "ram_dir",
             ),
             ("rank_address", "rank_adress", "rank_adress"),
         ] {

@@ -25,6 +25,7 @@ pub mod launch;
 #[allow(unsafe_code)]
 pub mod launcher;
 mod link;
+mod ram;
 mod run;
 mod tasks;
 pub mod users;

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use array::ArraySpec;
-pub use checkpoint::{Bandwidth, CheckpointSpec};
+pub use checkpoint::{Bandwidth, CheckpointSpec, Tier};
 pub use command::{Argv, CommandError};
 pub use cpu_bind::CpuBind;
 pub use disconnect::OnDisconnect;
@@ -362,6 +362,12 @@ impl JobSpec {
         }
         if let Some(checkpoint) = &self.checkpoint {
             checkpoint.check()?;
+            if checkpoint.shared && self.on_disconnect == OnDisconnect::Replace {
+                return wrong(
+                    "on_disconnect",
+                    "must be \"fence\" or \"hold\" with `checkpoint.shared`: an attempt that is only cut off would write beside the one that takes its place",
+                );
+            }
         }
         Ok(())
     }

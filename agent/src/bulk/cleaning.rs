@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::STORED;
 use crate::config::Keep;
 use crate::dirs::{Dirs, attempts_on_disk};
+use crate::ram;
 
 /// Between two looks.
 const EACH: Duration = Duration::from_secs(600);
@@ -68,6 +69,8 @@ fn sweep(dirs: &Dirs, keep: Keep, now: SystemTime) -> io::Result<(usize, usize)>
     let mut works = 0;
     for attempt in over.iter().filter(|attempt| attempt.since >= work_for) {
         works += usize::from(removed(&attempt.work)?);
+        // Gone long ago, unless that failed.
+        ram::remove(&attempt.folder)?;
     }
     let mut logs = 0;
     let mut total: u64 = over.iter().map(|attempt| attempt.log_bytes).sum();
@@ -78,6 +81,7 @@ fn sweep(dirs: &Dirs, keep: Keep, now: SystemTime) -> io::Result<(usize, usize)>
         total -= attempt.log_bytes;
         // Without its mark an attempt would be asked about again, so the whole of it goes.
         logs += usize::from(removed(&attempt.work)? | removed(&attempt.logs)?);
+        ram::remove(&attempt.folder)?;
         removed(&attempt.folder)?;
         // Fails while there are checkpoints or other attempts, as it should.
         let _ = attempt.folder.parent().map(fs::remove_dir);
@@ -106,6 +110,8 @@ fn bytes_in(folder: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use mlctl_proto::ids::{Epoch, JobId};
+
     use super::*;
 
     #[test]
@@ -134,6 +140,13 @@ mod tests {
         attempt(2, 2, None);
         attempt(3, 1, Some(10));
         attempt(4, 1, Some(0));
+        let base = root.path().join("ram");
+        fs::create_dir(&base).expect("made");
+        for job in [1, 3] {
+            let at = (JobId::new(1, job), Epoch::new(1, 1));
+            ram::make(&base, &dirs, at).expect("made");
+        }
+        let in_memory = || fs::read_dir(&base).expect("read").count();
         let there = |path: &str| root.path().join("jobs").join(path).exists();
         let keep = |work_hours, logs_mib| Keep {
             work_hours,
@@ -143,10 +156,12 @@ mod tests {
         assert_eq!(sweep(Keep::default()), (2, 0));
         assert!(!there("1/1/work") && !there("2/1/work") && there("3/1/work"));
         assert!(there("1/1/logs") && there("2/2/work"));
+        assert_eq!(in_memory(), 1, "goes with the work directory");
         assert_eq!(sweep(keep(1_000, 1)), (0, 0));
         assert_eq!(sweep(keep(1_000, 0)), (0, 3));
         assert!(!there("1/1") && !there("2/1") && !there("3/1"));
         assert!(there("2/2/logs") && there("4/1/work") && there("4/1/logs"));
         assert!(there("1/checkpoints"));
+        assert_eq!(in_memory(), 0, "goes with the attempt");
     }
 }

@@ -285,6 +285,7 @@ mod tests {
         ranks: 0..1,
         nodes: 1,
         began_ns: 0,
+        shared: 0,
     };
 
     fn sealed(news: Vec<News>) -> Vec<(String, By, bool)> {
@@ -383,6 +384,7 @@ mod tests {
             ranks: 1..2,
             nodes: 2,
             began_ns: 0,
+            shared: 0,
         };
         let (mut follow, _) = Follow::begin(dir.path(), terms(), false)
             .await

@@ -13,6 +13,9 @@ use super::seal::listing::{Entry, Fingerprint, Kind, Listing};
 use super::seal::notify::{Commit, Metric};
 use super::seal::{By, Facts, Life, Verdict, Why, Writers, judge};
 
+/// Where ranks of other nodes write into the same directory, only this tells that none of them does: nobody sees what they have open, and a file
+/// system may show this node so late what they wrote. Milliseconds.
+const UNSEEN_MS: u64 = 60_000;
 /// What has not become complete in so long is looked at seldom, milliseconds.
 const PATIENCE_MS: u64 = 60_000;
 
@@ -25,6 +28,8 @@ pub struct Terms {
     pub nodes: u32,
     /// When the attempt began, by the clock of the file system, nanoseconds; 0: nobody knows.
     pub began_ns: i64,
+    /// Nodes of the job that write into this one directory, which others may use as well; 0: it is the job's on this node.
+    pub shared: u32,
 }
 
 /// Something to tell.
@@ -152,6 +157,7 @@ impl Tracker {
         writers: impl FnOnce() -> Writers,
     ) -> Vec<News> {
         let (ranks, nodes) = (self.terms.ranks.clone(), self.terms.nodes);
+        let shared = self.terms.shared;
         let was = self.ones.get(&listing.name).filter(|one| one.sealed);
         let was = was.map(|one| one.now.clone());
         let one = self.take(now_ms, listing);
@@ -184,6 +190,10 @@ impl Tracker {
         match verdict {
             // A part of an attempt before this one, which nobody came to seal: with other nodes' parts of this one it would be of neither.
             Verdict::Sealed(_) if one.old && nodes > 1 => {}
+            // In a directory of several jobs it is perhaps another's.
+            Verdict::Sealed(_) if one.old && shared > 0 => {}
+            Verdict::Sealed(sealed)
+                if sealed.by == By::Quiet && shared > 1 && facts.quiet_ms < UNSEEN_MS => {}
             Verdict::Sealed(sealed) => {
                 one.sealed = true;
                 news.push(News::Sealed {
@@ -301,6 +311,7 @@ mod tests {
             ranks: 0..1,
             nodes: 1,
             began_ns: 100,
+            shared: 0,
         })
     }
 
@@ -415,6 +426,7 @@ mod tests {
             ranks: 1..2,
             nodes: 2,
             began_ns: 100,
+            shared: 0,
         });
         let look = |tracker: &mut Tracker, now_ms, time| {
             tracker.look(now_ms, &part(time), Life::Running, || Writers::Nobody)
@@ -454,12 +466,43 @@ mod tests {
                 ranks: 0..1,
                 nodes,
                 began_ns: 100,
+                shared: 0,
             });
             let mut whole = step_5(50);
             whole.root.mark.ctime_ns = 60;
             tracker.found(0, &whole);
             let news = tracker.look(2, &whole, Life::Running, || Writers::Nobody);
             assert_eq!(news, told, "{nodes} nodes");
+        }
+    }
+
+    /// What lay there before is perhaps of another job, and of other nodes' writers only time tells.
+    #[test]
+    fn in_a_directory_that_every_node_sees() {
+        let with = |shared| {
+            Tracker::new(Terms {
+                ranks: 0..1,
+                nodes: 1,
+                began_ns: 100,
+                shared,
+            })
+        };
+        let mut old = step_5(50);
+        old.root.mark.ctime_ns = 60;
+        let mut tracker = with(1);
+        tracker.found(0, &old);
+        let news = tracker.look(2, &old, Life::Running, || Writers::Nobody);
+        assert_eq!(news, []);
+        for (shared, first) in [(1, 3_000), (2, 60_500)] {
+            let mut tracker = with(shared);
+            for now_ms in [500, 1_500] {
+                assert_eq!(look(&mut tracker, now_ms, 200), [], "{shared} at {now_ms}");
+            }
+            let news = look(&mut tracker, 3_000, 200);
+            assert_eq!(news.is_empty(), first > 3_000, "{shared}");
+            if first > 3_000 {
+                assert_eq!(look(&mut tracker, first, 200), sealed(By::Quiet, false));
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -232,6 +232,56 @@ fn seal_file(store: &CheckpointStore, at: &Path, staging: &Path) -> Result<Seale
     let made = builder.mode(0o700).create(&stage.0);
     made.map_err(disk("make a directory for a checkpoint"))?;
     let second = stage.0.join(FILE);
-    fs::hard_link(at, &second).map_err(disk("give a checkpoint a second name"))?;
+    match fs::hard_link(at, &second) {
+        // It lies in memory, or the agent's data on several file systems.
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            copy_file(at, &second).map_err(disk("copy a checkpoint"))?;
+        }
+        linked => linked.map_err(disk("give a checkpoint a second name"))?,
+    }
     Ok(store.seal(&stage.0)?)
+}
+
+/// Copies a file that a job's user may change at any time: a link that has taken its place is not followed, and nothing waits for a pipe.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut opening = fs::OpenOptions::new();
+    opening.read(true);
+    opening.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut from = opening.open(from)?;
+    let found = from.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no file any more"));
+    }
+    let mut to = fs::File::create_new(to)?;
+    io::copy(&mut from, &mut to)?;
+    to.set_permissions(found.permissions())?;
+    to.set_modified(found.modified()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::copy_file;
+
+    #[test]
+    fn a_file_is_copied_as_it_is_and_a_link_is_not_followed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (from, to) = (dir.path().join("last.pt"), dir.path().join("copy"));
+        fs::write(&from, "weights").expect("written");
+        fs::set_permissions(&from, fs::Permissions::from_mode(0o640)).expect("set");
+        copy_file(&from, &to).expect("copied");
+        assert_eq!(fs::read(&to).expect("read"), b"weights");
+        let (old, new) = (fs::metadata(&from), fs::metadata(&to));
+        let (old, new) = (old.expect("there"), new.expect("there"));
+        assert_eq!(old.permissions(), new.permissions());
+        assert_eq!(old.modified().expect("known"), new.modified().expect("known"));
+        let link = dir.path().join("link");
+        symlink(&from, &link).expect("linked");
+        for wrong in [link.as_path(), dir.path()] {
+            assert!(copy_file(wrong, &dir.path().join("other")).is_err());
+        }
+        assert!(!dir.path().join("other").exists());
+    }
 }

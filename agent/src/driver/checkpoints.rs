@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::notify::{Notify, Said};
+use super::place::{Kind, Place, looked_at};
 use super::prepare::START;
 use super::restart::read_start;
 use super::sealing::{Complete, Seals};
@@ -46,8 +47,12 @@ pub(super) struct Checkpoints {
 impl Checkpoints {
     /// Follows those of this attempt. With `rescan` what is there already is reported.
     pub(super) async fn follow(context: &Arc<Context>, start: &Arc<Start>, rescan: bool) -> Self {
-        let dir = context.dirs.checkpoints(start.job);
-        let (follow, news) = match Follow::begin(&dir, terms(context, start), rescan).await {
+        let Some(place) = looked_at(context, start).await else {
+            return Self::default();
+        };
+        let dir = &place.dir;
+        let terms = terms(context, start, &place);
+        let (follow, news) = match Follow::begin(dir, terms, rescan).await {
             Ok(begun) => begun,
             Err(error) => {
                 warn!(job = %start.job, %error, "checkpoints cannot be watched; they are found when the attempt ends");
@@ -62,7 +67,7 @@ impl Checkpoints {
             follow,
             seals,
             asked: Vec::new(),
-            notify: bind(context, start, &dir),
+            notify: bind(context, start, dir),
         };
         tokio::spawn(following.run(heard));
         Self { words: Some(words) }
@@ -70,14 +75,18 @@ impl Checkpoints {
 
     /// All ranks have ended like that: reports what is complete now. What takes long to seal is reported later.
     pub(super) async fn end(&self, context: &Arc<Context>, start: &Arc<Start>, life: Life) {
+        let life = Place::of(&context.dirs, start).life(start, life);
         if let Some(words) = &self.words {
             let (told, done) = oneshot::channel();
             if words.send(Word::Ended(life, told)).await.is_ok() && done.await.is_ok() {
                 return;
             }
         }
-        let (dir, terms) = (context.dirs.checkpoints(start.job), terms(context, start));
-        let looking = tokio::task::spawn_blocking(move || look_once(&dir, terms, life));
+        let Some(place) = looked_at(context, start).await else {
+            return;
+        };
+        let terms = terms(context, start, &place);
+        let looking = tokio::task::spawn_blocking(move || look_once(&place.dir, terms, life));
         // A panic was reported where it happened; the attempt ends all the same.
         let news = looking.await.unwrap_or_default();
         let seals = Seals::new(context.clone(), start.clone());
@@ -113,10 +122,15 @@ pub(super) async fn seal_part(context: Arc<Context>, order: SealPart) {
         return;
     }
     let folder = context.dirs.attempt(order.job, order.epoch);
-    let (dir, terms) = (context.dirs.checkpoints(order.job), terms(&context, &start));
+    let place = looked_at(&context, &start).await;
+    let terms = place.as_ref().map(|place| terms(&context, &start, place));
     let seals = Seals::new(context, start.clone());
-    let name = order.name.clone();
-    let look = move || look_once_at(&dir, &name, terms, life_of(&folder));
+    let (name, of) = (order.name.clone(), start.clone());
+    let look = move || {
+        let (place, terms) = place.zip(terms)?;
+        let life = place.life(&of, life_of(&folder));
+        look_once_at(&place.dir, &name, terms, life)
+    };
     // A panic was reported where it happened; the leader asks again.
     let news = tokio::task::spawn_blocking(look).await.unwrap_or_default();
     match news {
@@ -132,9 +146,16 @@ pub(super) async fn go_on_sealing(context: Arc<Context>, (job, epoch): (JobId, E
     if start.members.is_empty() {
         return;
     }
+    let Some(place) = looked_at(&context, &start).await else {
+        return;
+    };
     let folder = context.dirs.attempt(job, epoch);
-    let (dir, terms) = (context.dirs.checkpoints(job), terms(&context, &start));
-    let look = move || look_once(&dir, terms, life_of(&folder));
+    let terms = terms(&context, &start, &place);
+    let of = start.clone();
+    let look = move || {
+        let life = place.life(&of, life_of(&folder));
+        look_once(&place.dir, terms, life)
+    };
     // A panic was reported where it happened.
     let news = tokio::task::spawn_blocking(look).await.unwrap_or_default();
     let seals = Seals::new(context, start.clone());
@@ -267,17 +288,28 @@ async fn look(
     follow.look(seen?).await
 }
 
-fn terms(context: &Context, start: &Start) -> Terms {
+fn terms(context: &Context, start: &Start, place: &Place) -> Terms {
     // A spec that cannot be read has one rank as far as anybody knows; preparing says what is wrong with it.
     let ranks = parse_json(&start.spec).map_or(1, |spec| spec.ranks_per_node());
-    let first = start.node_rank.saturating_mul(ranks);
+    let members = u32::try_from(start.members.len());
+    let nodes = members.unwrap_or(u32::MAX).max(1);
     let began = context.dirs.attempt(start.job, start.epoch).join(START);
+    let began_ns = began_ns(&began);
+    if place.kind == Kind::Shared {
+        // What all ranks of the job write lies there, as if it had one node.
+        return Terms {
+            ranks: 0..ranks.saturating_mul(nodes),
+            nodes: 1,
+            began_ns,
+            shared: nodes,
+        };
+    }
+    let first = start.node_rank.saturating_mul(ranks);
     Terms {
         ranks: first..first.saturating_add(ranks),
-        nodes: u32::try_from(start.members.len())
-            .unwrap_or(u32::MAX)
-            .max(1),
-        began_ns: began_ns(&began),
+        nodes,
+        began_ns,
+        shared: 0,
     }
 }
 

@@ -4,7 +4,9 @@
 mod attempt;
 mod checkpoints;
 mod keepers;
+mod memory;
 mod notify;
+mod place;
 mod prepare;
 mod restart;
 mod restore;
@@ -35,6 +37,7 @@ use crate::journal::{Journal, JournalError};
 use crate::launch::cpus::Topology;
 use crate::link::copies::{CopyOrder, SealPart};
 use crate::link::{Leader, Outgoing, Relay};
+use crate::ram;
 use crate::witness::{Question, ask};
 use attempt::Order;
 pub(crate) use restart::recover;
@@ -120,6 +123,7 @@ impl Driver {
         let (core, actions) = Core::new(context.config.name.clone(), recovered, boottime::now());
         let journal = Journal::start(context.dirs.root(), id, &core.records())?;
         let context = Arc::new(context);
+        memory::clear(&context);
         let mut driver = Self {
             core,
             journal,
@@ -210,15 +214,33 @@ impl Driver {
         }
     }
 
-    /// What an agent before this one was sealing when it died. Of attempts that are adopted all is looked at anyway.
+    /// What an agent before this one was sealing when it died, and what it left in memory. Of attempts that are adopted all is looked at anyway.
     fn go_on_sealing(&self) {
         for (job, epoch) in attempts_on_disk(&self.context.dirs) {
-            let cut_short = sealing::was_cut_short(&self.context.dirs.attempt(job, epoch));
-            if cut_short && !self.attempts.contains_key(&(job, epoch)) {
-                let context = self.context.clone();
-                tokio::spawn(checkpoints::go_on_sealing(context, (job, epoch)));
+            let folder = self.context.dirs.attempt(job, epoch);
+            let cut_short = sealing::was_cut_short(&folder);
+            let goes_on = cut_short || ram::of(&folder).is_some();
+            if !goes_on || self.attempts.contains_key(&(job, epoch)) {
+                continue;
             }
+            let context = self.context.clone();
+            tokio::spawn(async move {
+                if cut_short {
+                    checkpoints::go_on_sealing(context.clone(), (job, epoch)).await;
+                }
+                memory::let_go(context, (job, epoch)).await;
+            });
         }
+    }
+
+    /// The end of an attempt is on the disk. At the start of the agent it has no task any more, and [`Driver::go_on_sealing`] frees its memory.
+    fn release(&mut self, (job, epoch): (JobId, Epoch)) {
+        let Some(orders) = self.attempts.remove(&(job, epoch)) else {
+            tokio::spawn(keepers::release(self.context.dirs.attempt(job, epoch)));
+            return;
+        };
+        give((job, epoch), &orders, Order::Release);
+        tokio::spawn(memory::let_go(self.context.clone(), (job, epoch)));
     }
 
     /// Looks at devices until this driver ends.
@@ -293,12 +315,7 @@ impl Driver {
             }
             Action::ReleaseKeeper { job, epoch } => {
                 failpoint::hit("release.ordered");
-                match self.attempts.remove(&(job, epoch)) {
-                    Some(orders) => give((job, epoch), &orders, Order::Release),
-                    None => {
-                        tokio::spawn(keepers::release(self.context.dirs.attempt(job, epoch)));
-                    }
-                }
+                self.release((job, epoch));
             }
             Action::Forget(keys) => {
                 let vault = self.context.vault.clone();

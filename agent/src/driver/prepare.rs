@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::Context;
+use super::place::{Kind, Place};
+use super::{Context, memory};
 use crate::checkpoints::leftovers::{set_aside, set_aside_half};
 use crate::code::{self, FetchError};
 use crate::copies::restore::RestoreError;
@@ -32,6 +33,7 @@ use crate::launch::{
 };
 use crate::link::Leader;
 use crate::link::convert::start_to_wire;
+use crate::ram;
 
 /// The committed start, so that a live keeper can be adopted even without a journal.
 pub(super) const START: &str = "start.pb";
@@ -74,6 +76,8 @@ pub(super) enum PrepareError {
     User(String),
     #[error("{0}")]
     Nobody(String),
+    #[error("{0}")]
+    Shared(String),
     #[error("a task of the agent died: {0}")]
     Task(#[from] tokio::task::JoinError),
     #[error(transparent)]
@@ -98,13 +102,20 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
     }
     make(&work)?;
     let checkpoints = dirs.checkpoints(start.job);
-    if let Some(checkpoint) = &spec.checkpoint {
-        link_checkpoints(&work.join(&checkpoint.dir), &checkpoints)?;
+    let in_memory = memory::make(context, start, &spec);
+    let place = Place::of(dirs, start);
+    place.check(start).await?;
+    let own = spec.checkpoint.as_ref().filter(|one| !one.shared);
+    if let Some(checkpoint) = own {
+        link_checkpoints(&work.join(&checkpoint.dir), &place.dir)?;
     }
     let user = user_of(context, start)?;
     if let Some(user) = &user {
         hand_over(&work, user)?;
         hand_over_checkpoints(&checkpoints, user)?;
+        if let Some(dir) = &in_memory {
+            hand_over_checkpoints(dir, user)?;
+        }
     }
     let own = start
         .members
@@ -120,7 +131,7 @@ pub(super) async fn lay_out(context: &Context, start: &Start) -> Result<Laid, Pr
         Ok::<_, PortError>((lease, peer.and_then(|peer| interface::to_peer(&peer))))
     })
     .await??;
-    let request = request(context, start, spec, interface, user);
+    let request = request(context, start, spec, &place, interface, user);
     let mut plan = plan(&request)?;
     plan.fence = start.fence.map(|fence| FencePlan {
         after_ms: fence.after_ms,
@@ -161,6 +172,7 @@ pub(super) fn make_folders(context: &Context, start: &Start) -> Result<(), Prepa
     let dirs = &context.dirs;
     let folder = dirs.attempt(start.job, start.epoch);
     // An interrupted preparation: nothing of it ever ran.
+    ram::remove(&folder).map_err(failed("clear what is in memory of", &folder))?;
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(failed("clear", &folder)(error));
@@ -171,19 +183,31 @@ pub(super) fn make_folders(context: &Context, start: &Start) -> Result<(), Prepa
     make(&dirs.logs(start.job, start.epoch))?;
     let checkpoints = dirs.checkpoints(start.job);
     make(&checkpoints)?;
-    let moved = set_aside(&checkpoints)
-        .map_err(failed("set aside unfinished checkpoints in", &checkpoints))?;
+    // What others have in a directory that every node sees is theirs.
+    if Place::of(dirs, start).kind != Kind::Shared {
+        set_leftovers_aside(start, &spec, &checkpoints)?;
+    }
+    failpoint::hit("prepare.folders");
+    Ok(())
+}
+
+fn set_leftovers_aside(
+    start: &Start,
+    spec: &JobSpec,
+    checkpoints: &Path,
+) -> Result<(), PrepareError> {
+    let moved = set_aside(checkpoints)
+        .map_err(failed("set aside unfinished checkpoints in", checkpoints))?;
     if moved > 0 {
         info!(job = %start.job, moved, "unfinished checkpoints of an earlier attempt were set aside");
     }
     if spec.nodes == 1 {
-        let half = set_aside_half(&checkpoints, 0..spec.ranks_per_node(), &start.resume_from)
-            .map_err(failed("set aside half a checkpoint in", &checkpoints))?;
+        let half = set_aside_half(checkpoints, 0..spec.ranks_per_node(), &start.resume_from)
+            .map_err(failed("set aside half a checkpoint in", checkpoints))?;
         for (name, why) in half {
             info!(job = %start.job, name, %why, "a checkpoint that an earlier attempt did not finish was set aside");
         }
     }
-    failpoint::hit("prepare.folders");
     Ok(())
 }
 
@@ -240,20 +264,16 @@ fn request(
     context: &Context,
     start: &Start,
     spec: JobSpec,
+    place: &Place,
     interface: Option<Interface>,
     user: Option<User>,
 ) -> Request {
     let dirs = &context.dirs;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     // Tasks of an array have none of their own.
-    let checkpoints = start.wave.is_none().then(|| dirs.checkpoints(start.job));
+    let checkpoints = start.wave.is_none().then(|| place.dir.clone());
     // Set for every member; only a holder has it.
-    // Another try of a job that is over goes on from what that one left.
-    let made = start.resume_job.map(|job| dirs.checkpoints(job));
-    let resume = made
-        .or_else(|| checkpoints.clone())
-        .map(|path| path.join(&start.resume_from))
-        .filter(|path| !start.resume_from.is_empty() && path.exists());
+    let resume = place.resume_from(dirs, start);
     let members = start.members.iter().map(|member| Member {
         node: member.node.clone(),
         rank_address: member.rank_address.clone(),

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Context;
+use super::place::{Kind, Place};
 use crate::checkpoints::seal::notify::Metric;
 use crate::copies::sealing::SealError;
 use crate::core::{CheckpointFound, Event, PartFound, Start};
@@ -25,6 +26,7 @@ const WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Seals {
     context: Arc<Context>,
     start: Arc<Start>,
+    place: Place,
     /// How many are under way.
     running: watch::Sender<usize>,
 }
@@ -46,16 +48,19 @@ fn note_of(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{BEGUN}{}", &hash[..16]))
 }
 
-/// Whether an agent before this one died while something of an attempt was being sealed. What says so goes.
-pub(super) fn was_cut_short(folder: &Path) -> bool {
+fn notes(folder: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let notes = entries.filter(|entry| {
+    entries.filter(|entry| {
         let name = entry.file_name();
         name.to_string_lossy().starts_with(BEGUN)
-    });
+    })
+}
+
+/// Whether an agent before this one died while something of an attempt was being sealed. What says so goes.
+pub(super) fn was_cut_short(folder: &Path) -> bool {
     // One that stays costs a look at the next start.
     let mut any = false;
-    for note in notes {
+    for note in notes(folder) {
         any = true;
         // One that stays brings another look, and nothing else.
         let _ = fs::remove_file(note.path());
@@ -63,25 +68,35 @@ pub(super) fn was_cut_short(folder: &Path) -> bool {
     any
 }
 
+/// Whether something of an attempt is being sealed now, by whichever task.
+pub(super) fn is_sealing(folder: &Path) -> bool {
+    notes(folder).next().is_some()
+}
+
 impl Seals {
     pub(super) fn new(context: Arc<Context>, start: Arc<Start>) -> Self {
         let running = watch::Sender::new(0);
+        let place = Place::of(&context.dirs, &start);
         Self {
             context,
             start,
+            place,
             running,
         }
     }
 
     /// Begins to seal one. The core is told of it when it is done, or cannot be.
     pub(super) async fn begin(&self, complete: Complete) {
+        if self.place.kind == Kind::Shared {
+            return self.tell_shared(complete).await;
+        }
         self.tell_sealing(true).await;
         self.running.send_modify(|running| *running += 1);
         let (job, epoch) = (self.start.job, self.start.epoch);
         let note = note_of(&self.context.dirs.attempt(job, epoch), &complete.name);
         // Without it a crash just now costs a copy of this checkpoint, and nothing else.
         let _ = fs::write(&note, &complete.name);
-        let dir = self.context.dirs.checkpoints(job);
+        let dir = self.place.dir.clone();
         let judged = self.context.vault.print_of(&dir, &complete.name).await;
         let seals = self.clone();
         tokio::spawn(async move {
@@ -117,29 +132,44 @@ impl Seals {
         self.context.tell(Event::Checkpoint(found)).await;
     }
 
-    /// `judged`: what it looked like when it was complete. It may have waited for others since.
-    async fn seal(&self, complete: Complete, judged: Option<&str>) {
+    /// Tells the cluster of one that lies where every node sees it. It is all there: it has one part, and that is its directory.
+    async fn tell_shared(&self, complete: Complete) {
+        let found = self.found(complete, 1);
+        self.context.tell(Event::Checkpoint(found)).await;
+    }
+
+    fn found(&self, complete: Complete, parts: u32) -> CheckpointFound {
         let (job, epoch) = (self.start.job, self.start.epoch);
-        let mut found = CheckpointFound {
+        CheckpointFound {
             by_rescan: complete.by_rescan,
-            parts: self.parts(),
+            parts,
             metric: metric(&self.start.spec, &complete.metrics),
             save_ms: u32::try_from(complete.save_ms).unwrap_or(u32::MAX),
             ..CheckpointFound::bare(job, epoch, complete.name, complete.step)
-        };
-        let dir = self.context.dirs.checkpoints(job);
+        }
+    }
+
+    /// `judged`: what it looked like when it was complete. It may have waited for others since.
+    async fn seal(&self, complete: Complete, judged: Option<&str>) {
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let mut found = self.found(complete, self.parts());
+        let dir = &self.place.dir;
         let vault = &self.context.vault;
-        if found.by_rescan && vault.is_of_earlier(&dir, &found).await {
+        if found.by_rescan && vault.is_of_earlier(dir, &found).await {
             return;
         }
         let index = self.start.node_rank;
-        match vault.seal(&dir, &mut found, index, judged).await {
+        match vault.seal(dir, &mut found, index, judged).await {
             Ok(key) => {
                 self.context.tell(Event::Checkpoint(found)).await;
                 vault.said(&key);
             }
             Err(SealError::Overtaken) => {
                 info!(%job, %epoch, found.name, "a checkpoint was written to, or removed, before it was sealed");
+            }
+            // Nobody could resume from it: it goes with its attempt.
+            Err(error) if self.place.kind == Kind::Ram => {
+                warn!(%job, %epoch, found.name, %error, "a checkpoint in memory cannot be sealed, so it does not count");
             }
             Err(error) => {
                 warn!(%job, %epoch, found.name, %error, "a checkpoint cannot be sealed: it stays in its directory on this node only");

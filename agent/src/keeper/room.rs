@@ -33,6 +33,21 @@ pub(crate) fn missing() -> Option<String> {
     })
 }
 
+/// What of the node ranks do not see from such a room: with private directories, or with shared memory of a size of their own.
+pub(crate) fn hidden(private: bool, own_shm: bool) -> Vec<&'static Path> {
+    let mut places = Vec::new();
+    if missing().is_some() {
+        return places;
+    }
+    if private {
+        places.extend(PRIVATE.map(|(place, _)| Path::new(place)));
+    }
+    if private || own_shm {
+        places.push(Path::new(SHM));
+    }
+    places
+}
+
 /// Is there something that [`remove`] has to remove?
 pub(crate) fn is_there(attempt_dir: &Path) -> bool {
     attempt_dir.join(FOLDER).is_dir()

@@ -46,7 +46,8 @@ fn request(spec: &JobSpec, node_rank: u32) -> Request {
             .collect(),
     };
     let job_dir = format!("{DATA}/jobs/0");
-    let checkpoints = format!("{job_dir}/checkpoints");
+    let shared = spec.checkpoint.as_ref().filter(|one| one.shared);
+    let checkpoints = shared.map_or_else(|| format!("{job_dir}/checkpoints"), |one| one.dir.clone());
     Request {
         job: JobId::new(0, 0),
         epoch: Epoch::new(0, 0),

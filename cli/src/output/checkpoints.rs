@@ -13,6 +13,9 @@ const NODES_MAX: usize = 6;
 /// Characters of a manifest's name that people see.
 const MANIFEST_CHARS: usize = 12;
 
+/// The durability of what every node sees.
+const SHARED: &str = "shared";
+
 /// Titles of [`cells`].
 pub(super) const HEAD: [&str; 9] = [
     "JOB",
@@ -99,15 +102,24 @@ pub(super) fn details(
         let undo = format!("mlctl checkpoint unpin {} {name}", job.id);
         lines.push(format!("pinned   it stays until `{undo}`"));
     }
-    lines.extend(checkpoint.parts.iter().map(part));
+    let shared = is_shared(checkpoint);
+    lines.extend(checkpoint.parts.iter().map(|one| part(one, shared)));
     lines
 }
 
-fn part(part: &CheckpointPart) -> String {
+/// It lies in a directory that every node sees, and mlctl has nothing of it.
+pub(crate) fn is_shared(checkpoint: &Checkpoint) -> bool {
+    checkpoint.durability == SHARED
+}
+
+fn part(part: &CheckpointPart, shared: bool) -> String {
     let at = format!("part {:<3}", part.index);
     let nodes = nodes(&part.holders, part.holders.len());
     if part.manifest.is_empty() && part.holders.is_empty() {
         return format!("{at} nothing: this node of the attempt wrote nothing for it");
+    }
+    if part.manifest.is_empty() && shared {
+        return format!("{at} in the directory that every node sees, found by {nodes}");
     }
     if part.manifest.is_empty() {
         return format!("{at} on {nodes}, only as a directory");
@@ -140,6 +152,9 @@ fn uploaded(job: &Job, checkpoint: &Checkpoint) -> Option<String> {
 }
 
 fn durability(text: &str) -> String {
+    if text == SHARED {
+        return "as the file system is that every node sees: mlctl copies nothing of it".into();
+    }
     match text.split_once('/') {
         Some((have, want)) => format!("{have} of {want} copies beside the first are there"),
         None => "only as a directory of the node that wrote it".into(),
@@ -148,7 +163,8 @@ fn durability(text: &str) -> String {
 
 /// Bytes are known of what was sealed only.
 fn size(checkpoint: &Checkpoint) -> Option<String> {
-    let known = checkpoint.bytes > 0 || checkpoint.durability != "local";
+    let sealed = !matches!(checkpoint.durability.as_str(), "local" | SHARED);
+    let known = checkpoint.bytes > 0 || sealed;
     known.then(|| bytes_text(checkpoint.bytes))
 }
 

@@ -53,6 +53,29 @@ fn a_checkpoint_is_one_line() {
 }
 
 #[test]
+fn what_every_node_sees_is_said_to_be_shared() {
+    let part = CheckpointPart {
+        holders: vec!["n1".into()],
+        ..CheckpointPart::default()
+    };
+    let shared = Checkpoint {
+        name: "step-1".into(),
+        durability: "shared".into(),
+        holders: vec!["n1".into()],
+        parts: vec![part],
+        ..Checkpoint::default()
+    };
+    assert_eq!(
+        line(&shared, "", ago),
+        "step-1  sealed 3 min ago  durability shared  n1"
+    );
+    let text = details(&Job::default(), &shared, ago).join("\n");
+    assert!(text.contains("mlctl copies nothing of it"), "{text}");
+    assert!(text.contains("every node sees, found by n1"), "{text}");
+    assert!(text.contains("size     not known"), "{text}");
+}
+
+#[test]
 fn what_was_uploaded_is_said() {
     let job = Job {
         spec: br#"{"checkpoint":{"dir":"c","upload":"s3://runs/a"}}"#.to_vec(),

@@ -18,6 +18,7 @@ use crate::advice::Advice;
 use crate::args::Format;
 use crate::failure::Failure;
 
+pub(crate) use checkpoints::is_shared;
 pub use clean::clean;
 
 /// One way to print.

@@ -351,6 +351,29 @@ mod tests {
     }
 
     #[test]
+    fn what_every_node_sees_is_called_shared() {
+        let mut cluster = Cluster::new();
+        cluster.gpu_node("a", 1);
+        let spec = JobSpec {
+            gpus: 1,
+            checkpoint: Some(CheckpointSpec {
+                shared: true,
+                replicas: 0,
+                ..CheckpointSpec::in_dir("/nfs/a")
+            }),
+            ..JobSpec::new(vec!["true".into()])
+        };
+        let job = cluster.submitted_spec("ann", &spec);
+        let epoch = cluster.started(job, &["a"]);
+        let what = crate::state::testing::sealed("step-1", 1);
+        cluster.event("a", job, epoch, what);
+        let mut page = Page::new(&cluster.state);
+        assert!(page.add(&cluster.state, &cluster.job(job), 0));
+        let one = page.reply.checkpoints[0].checkpoint.clone();
+        assert_eq!(one.expect("always").durability, "shared");
+    }
+
+    #[test]
     fn a_page_goes_on_where_the_last_one_ended() {
         let (cluster, job) = cluster(9);
         let record = cluster.job(job);

@@ -10,7 +10,7 @@ use super::capacity::{Capacity, Choice};
 use super::reasons::{Inventory, Reason, excluded_reason, holder_reason};
 use super::shape::Shape;
 use super::waves;
-use crate::state::rules::{Request, Resume, all_of, excluded, living_holders, resume};
+use crate::state::rules::{Request, Resume, all_of, excluded, is_shared, living_holders, resume};
 use crate::state::view::{Checkpoint, ClusterView, Job, JobState, Part, StartAttempt};
 
 /// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
@@ -240,6 +240,10 @@ impl<'a> Planner<'a> {
             Resume::From(checkpoints) => checkpoints,
         };
         for checkpoint in checkpoints {
+            // Who wrote it is as good as anybody else.
+            if is_shared(&self.view.state, job, checkpoint) {
+                return Verdict::Starts(anywhere, checkpoint.name.clone());
+            }
             if let Some(choice) = self.on_holder(checkpoint, request, &out) {
                 return Verdict::Starts(choice, checkpoint.name.clone());
             }
@@ -288,7 +292,9 @@ impl<'a> Planner<'a> {
         let Resume::From(checkpoints) = resume(&self.view.state, job) else {
             return None;
         };
-        let newest = checkpoints.first()?;
+        let newest = checkpoints
+            .first()
+            .filter(|newest| !is_shared(&self.view.state, job, newest))?;
         let out = self.out(job, request);
         if self.on_holder(newest, request, &out).is_some() {
             return None;

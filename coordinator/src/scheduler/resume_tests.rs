@@ -1,9 +1,10 @@
 //! Tests of resuming: rank 0 goes where the checkpoint is, and a job does not give up work that may still come back.
 use mlctl_proto::ids::JobId;
+use mlctl_proto::spec::{CheckpointSpec, JobSpec, OnDisconnect};
 
 use super::*;
 use crate::state::records::{EndKind, Reply};
-use crate::state::testing::{Cluster, sealed};
+use crate::state::testing::{Cluster, sealed, spec};
 
 /// A job that sealed `step-10` on `a` and `b` and `step-20` on `b`, and waits to start again; `c` is a spare.
 fn interrupted() -> (Cluster, JobId) {
@@ -122,4 +123,50 @@ fn a_full_holder_is_waited_for() {
         gpus: 1,
     };
     waits(&full, &ALL, &reason);
+}
+
+/// Whatever becomes of `c`, which wrote it as rank 0: any node will do, and nobody waits.
+#[test]
+fn what_every_node_sees_draws_rank_0_nowhere() {
+    let spoils: [&dyn Fn(&mut Cluster); 3] = [
+        &|_| {},
+        &|cluster| cluster.silence("c"),
+        &|cluster| cluster.lose("c"),
+    ];
+    for spoil in spoils {
+        let mut cluster = Cluster::new();
+        for name in ["a", "b", "c"] {
+            cluster.gpu_node(name, 1);
+        }
+        let rules = CheckpointSpec {
+            shared: true,
+            replicas: 0,
+            ..CheckpointSpec::in_dir("/nfs/a")
+        };
+        let asked = JobSpec {
+            checkpoint: Some(rules),
+            on_disconnect: OnDisconnect::Fence,
+            ..spec(2, 1)
+        };
+        let job = cluster.submitted_spec("ann", &asked);
+        let epoch = cluster.started(job, &["c", "b"]);
+        for step in [10, 20] {
+            cluster.event("c", job, epoch, sealed(&format!("step-{step}"), step));
+        }
+        cluster.ended("c", job, epoch, EndKind::Preempted);
+        cluster.ended("b", job, epoch, EndKind::Preempted);
+        spoil(&mut cluster);
+        // A new leader has not heard c.
+        let plan = plan(&view(&cluster, &["a", "b"]), 0);
+        let start = plan.starts.first().expect("it starts");
+        let places = start.placements.iter();
+        let placed: Vec<&str> = places.map(|one| one.node.as_str()).collect();
+        assert_eq!(placed, ["a", "b"]);
+        assert_eq!(start.resume_from, "step-20");
+        let reply = cluster.propose(plan.starts).reply;
+        assert!(
+            matches!(&reply, Reply::Started { refused, .. } if refused.is_empty()),
+            "{reply:?}"
+        );
+    }
 }

@@ -1,5 +1,5 @@
-//! `[checkpoint]`: where a job keeps its checkpoints, how many copies other nodes hold, which ones stay, how fast copies may move, and the
-//! object store that they go to as well.
+//! `[checkpoint]`: where a job keeps its checkpoints (on a node's disk, in its memory, or where every node sees them), how many copies other
+//! nodes hold, which ones stay, how fast copies may move, and the object store that they go to as well.
 //! Does NOT choose what to keep: the coordinator's rules do.
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use crate::limits::{CHECKPOINT_REPLICAS_MAX, CHECKPOINTS_PER_JOB_MAX};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointSpec {
-    /// A directory relative to the job's working directory. `$MLCTL_CHECKPOINT_DIR` names it absolutely.
+    /// A directory relative to the job's working directory. `$MLCTL_CHECKPOINT_DIR` names it absolutely. With `shared` an absolute path.
     #[serde(default = "dir")]
     pub dir: String,
     /// Nodes that hold a copy beside the one that made it, 0 to [`CHECKPOINT_REPLICAS_MAX`].
@@ -37,6 +37,41 @@ pub struct CheckpointSpec {
     /// The URL of an object store that every whole checkpoint is uploaded to; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<String>,
+    /// Where the trainer writes, before anything is sealed.
+    #[serde(default, skip_serializing_if = "Tier::is_default")]
+    pub tier: Tier,
+    /// `dir` lies on a file system that every node sees: nothing is sealed or copied.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+}
+
+/// Where a trainer writes its checkpoints on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// On its disk.
+    #[default]
+    Disk,
+    /// In its memory, from where they are sealed to its disk.
+    Ram,
+}
+
+impl Tier {
+    /// All of them with their words.
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Disk, "disk"), (Self::Ram, "ram")];
+
+    /// The default, which a canonical spec does not mention.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn dir() -> String {
@@ -66,6 +101,8 @@ impl Default for CheckpointSpec {
             notice: None,
             bandwidth: Bandwidth::Auto,
             upload: None,
+            tier: Tier::Disk,
+            shared: false,
         }
     }
 }
@@ -92,7 +129,10 @@ impl CheckpointSpec {
     }
 
     pub(super) fn check(&self) -> Result<(), SpecError> {
-        super::check_inside("checkpoint.dir", &self.dir)?;
+        match self.shared {
+            true => self.check_shared()?,
+            false => self.check_inside()?,
+        }
         super::range(
             "checkpoint.replicas",
             self.replicas,
@@ -110,6 +150,62 @@ impl CheckpointSpec {
             why,
         })
     }
+
+    /// A directory of the job's own.
+    fn check_inside(&self) -> Result<(), SpecError> {
+        if is_absolute(&self.dir) {
+            return wrong(
+                "dir",
+                "must be a relative path inside the working directory, without `..`; \
+                 a path on a file system that every node sees needs `shared = true`",
+            );
+        }
+        super::check_inside("checkpoint.dir", &self.dir)
+    }
+
+    /// A directory that every node sees: mlctl copies nothing there, so nothing that asks for copies goes with it.
+    fn check_shared(&self) -> Result<(), SpecError> {
+        if !is_absolute(&self.dir) {
+            return wrong(
+                "dir",
+                "must be an absolute path without `..` below a file system that every node sees, because `shared` is true",
+            );
+        }
+        if self.replicas > 0 {
+            return wrong(
+                "replicas",
+                "must be 0 or left out with `shared = true`: mlctl copies nothing of a file system that every node sees",
+            );
+        }
+        if self.upload.is_some() {
+            return wrong(
+                "upload",
+                "must be left out with `shared = true`: mlctl copies nothing of a file system that every node sees",
+            );
+        }
+        if self.tier == Tier::Ram {
+            return wrong(
+                "tier",
+                "must be \"disk\" or left out with `shared = true`: no other node sees what lies in the memory of one",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn wrong<T>(key: &str, why: &str) -> Result<T, SpecError> {
+    Err(SpecError::Value {
+        key: format!("checkpoint.{key}"),
+        why: why.into(),
+    })
+}
+
+/// An absolute path below the root: no `..`, nothing that no path has.
+fn is_absolute(path: &str) -> bool {
+    let mut parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    let climbs = path.split('/').any(|part| part == "..");
+    let plain = !climbs && !path.contains(char::is_control) && path.len() <= 1024;
+    path.starts_with('/') && plain && parts.next().is_some()
 }
 
 /// Is it the URL of an object store? It is not repeated: it may hold a secret.
@@ -220,6 +316,12 @@ pub(super) fn check_table(
             why,
         })?;
     }
+    if let Some(value) = table.get("tier") {
+        super::parse::check_word("checkpoint.tier", value, &Tier::ALL.map(|(_, word)| word))?;
+    }
+    if table.get("shared").is_some_and(|value| !value.is_boolean()) {
+        return wrong("shared", "needs `true` or `false`");
+    }
     if let Some(value) = table.get("notice") {
         super::time::check_time("checkpoint.notice", value)?;
     }
@@ -229,4 +331,21 @@ pub(super) fn check_table(
         }
     }
     Ok(())
+}
+
+/// What a spec with `shared = true` means where it says nothing: no copies, and that an attempt which is only cut off does not write beside
+/// the one that takes its place. A canonical spec says both.
+pub(super) fn fill_in_shared(spec: &mut serde_json::Value) {
+    let checkpoint = spec.get_mut("checkpoint");
+    let Some(checkpoint) = checkpoint.and_then(|one| one.as_object_mut()) else {
+        return;
+    };
+    if checkpoint.get("shared") != Some(&serde_json::Value::Bool(true)) {
+        return;
+    }
+    checkpoint.entry("replicas").or_insert_with(|| 0_u32.into());
+    if let Some(spec) = spec.as_object_mut() {
+        spec.entry("on_disconnect")
+            .or_insert_with(|| super::OnDisconnect::Fence.word().into());
+    }
 }

@@ -64,7 +64,7 @@ const KEYS: [&str; 20] = [
     "retry",
     "time",
 ];
-const CHECKPOINT_KEYS: [&str; 8] = [
+const CHECKPOINT_KEYS: [&str; 10] = [
     "dir",
     "replicas",
     "keep_last",
@@ -73,11 +73,13 @@ const CHECKPOINT_KEYS: [&str; 8] = [
     "notice",
     "bandwidth",
     "upload",
+    "tier",
+    "shared",
 ];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 const RETRY_KEYS: [&str; 2] = ["max", "on"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 12] = [
+const PLANNED: [&str; 10] = [
     "total_time",
     "team",
     "class",
@@ -86,8 +88,6 @@ const PLANNED: [&str; 12] = [
     "secrets",
     "disk",
     "licenses",
-    "tier",
-    "shared",
     "torchrun",
     "environment",
 ];
@@ -117,7 +117,7 @@ fn too_long(bytes: usize) -> Result<(), SpecError> {
     }
 }
 
-fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
+fn from_value(mut json: serde_json::Value) -> Result<JobSpec, SpecError> {
     let Some(table) = json.as_object() else {
         return Err(SpecError::Syntax(
             "expected a table of keys such as `command`".into(),
@@ -175,6 +175,7 @@ fn from_value(json: serde_json::Value) -> Result<JobSpec, SpecError> {
             why: "is missing: name the program to run".into(),
         });
     }
+    super::checkpoint::fill_in_shared(&mut json);
     let spec: JobSpec =
         serde_json::from_value(json).map_err(|error| SpecError::Syntax(error.to_string()))?;
     spec.check()?;
@@ -233,7 +234,11 @@ pub(super) fn check_count(key: &str, value: &serde_json::Value) -> Result<(), Sp
     })
 }
 
-fn check_word(key: &str, value: &serde_json::Value, words: &[&str]) -> Result<(), SpecError> {
+pub(super) fn check_word(
+    key: &str,
+    value: &serde_json::Value,
+    words: &[&str],
+) -> Result<(), SpecError> {
     let text = value.as_str().unwrap_or_default();
     if words.contains(&text) {
         return Ok(());

@@ -97,12 +97,10 @@ fn typos_are_explained() {
         "`checkpoint.dri`; did you mean `dir`?",
     );
     refused("command = 'a'\ntotal_time = '12h'", "not support it yet");
-    for planned in ["tier = 'ram'", "shared = true"] {
-        refused(
-            &format!("command = 'a'\n[checkpoint]\ndir = 'c'\n{planned}"),
-            "not support it yet",
-        );
-    }
+    refused(
+        "command = 'a'\n[checkpoint]\ntier = 'rma'",
+        "did you mean `ram`?",
+    );
     refused("nodes = 1", "`command` is missing");
 }
 
@@ -269,6 +267,82 @@ fn what_becomes_of_checkpoints() {
         ("upload = true", "`checkpoint.upload` needs a text"),
     ] {
         refused(&format!("command = 'a'\n[checkpoint]\n{wrong}"), says);
+    }
+}
+
+#[test]
+fn a_trainer_writes_to_disk_or_to_memory() {
+    let spec = |line: &str| {
+        let text = format!("command = 'a'\n[checkpoint]\ndir = 'c'\n{line}");
+        parse_toml(&text).expect("good")
+    };
+    let ram = spec("tier = 'ram'");
+    assert_eq!(ram.checkpoint.as_ref().map(|one| one.tier), Some(Tier::Ram));
+    assert_eq!(parse_json(&ram.canonical_json()), Ok(ram.clone()));
+    assert_ne!(ram.hash(), spec("").hash());
+    assert_eq!(spec("tier = 'disk'").hash(), spec("").hash());
+    assert_eq!(spec("shared = false").hash(), spec("").hash());
+    refused(
+        "command = 'a'\n[checkpoint]\ntier = true",
+        "`checkpoint.tier` is true; use one of disk, ram",
+    );
+}
+
+#[test]
+fn a_directory_that_every_node_sees_needs_no_copies_and_a_fence() {
+    let spec = |before: &str| {
+        let text = format!("command = 'a'\n{before}[checkpoint]\ndir = '/nfs/a'\nshared = true");
+        parse_toml(&text).expect("good")
+    };
+    let plain = spec("");
+    let checkpoint = plain.checkpoint.clone().expect("it is there");
+    assert!(checkpoint.shared && checkpoint.dir == "/nfs/a");
+    assert_eq!(checkpoint.replicas, 0);
+    assert_eq!(plain.on_disconnect, OnDisconnect::Fence);
+    let again = parse_json(&plain.canonical_json()).expect("what was written can be read");
+    assert_eq!((again.hash(), &again), (plain.hash(), &plain));
+    let hold = spec("on_disconnect = 'hold'\n");
+    assert_eq!(hold.on_disconnect, OnDisconnect::Hold);
+    assert_eq!(parse_json(&hold.canonical_json()), Ok(hold));
+    // Only there.
+    let own = parse_toml("command = 'a'\n[checkpoint]\ndir = 'c'").expect("good");
+    assert_eq!(own.on_disconnect, OnDisconnect::Replace);
+    refused(
+        "command = 'a'\non_disconnect = 'replace'\n[checkpoint]\ndir = '/nfs/a'\nshared = true",
+        "`on_disconnect` must be \"fence\" or \"hold\"",
+    );
+}
+
+#[test]
+fn what_does_not_go_with_a_shared_directory_is_refused() {
+    for (lines, says) in [
+        ("dir = 'c'", "must be an absolute path"),
+        ("", "must be an absolute path"),
+        ("dir = '/'", "must be an absolute path"),
+        ("dir = '//.'", "must be an absolute path"),
+        ("dir = '/nfs/../etc'", "without `..`"),
+        ("dir = \"/nfs/a\\u0000\"", "must be an absolute path"),
+        ("dir = \"/nfs/a\\nb\"", "must be an absolute path"),
+        ("dir = '/nfs/a'\nreplicas = 1", "`checkpoint.replicas` must be 0"),
+        ("dir = '/nfs/a'\nupload = 's3://a'", "mlctl copies nothing"),
+        ("dir = '/nfs/a'\ntier = 'ram'", "`checkpoint.tier` must be"),
+    ] {
+        let text = format!("command = 'a'\n[checkpoint]\nshared = true\n{lines}");
+        refused(&text, says);
+    }
+    let long = format!("dir = '/{}'", "a".repeat(1_024));
+    refused(
+        &format!("command = 'a'\n[checkpoint]\nshared = true\n{long}"),
+        "must be an absolute path",
+    );
+    for (lines, says) in [
+        ("dir = '/nfs/a'", "needs `shared = true`"),
+        ("dir = '/nfs/a'\nshared = false", "needs `shared = true`"),
+        ("dir = '/nfs/a'\nshared = 'yes'", "needs `true` or `false`"),
+        ("dir = '/nfs/a'\nshared = 1", "needs `true` or `false`"),
+        ("dir = '/../a'", "inside the working directory"),
+    ] {
+        refused(&format!("command = 'a'\n[checkpoint]\n{lines}"), says);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::args::{GetCheckpointArgs, Global};
 use crate::client::{Client, checkpoints, traced};
 use crate::commands::follow;
 use crate::failure::Failure;
-use crate::output::{Output, clean};
+use crate::output::{Output, clean, is_shared};
 
 /// Nothing came for so long: it is given up, and the same command goes on.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -120,6 +120,12 @@ fn portable(checkpoint: &Checkpoint, job: &str) -> Result<Vec<CheckpointPart>, F
         .filter(|part| !(part.manifest.is_empty() && part.holders.is_empty()))
         .cloned()
         .collect();
+    if is_shared(checkpoint) {
+        return Err(Failure::failed(format!(
+            "{} of job {job} lies in the directory that the job's spec names, which every node sees, and mlctl has nothing of it: copy it from there",
+            clean(&checkpoint.name)
+        )));
+    }
     if filled.is_empty() || filled.iter().any(|part| part.manifest.is_empty()) {
         let nodes = checkpoint.holders.join(", ");
         return Err(Failure::failed(format!(

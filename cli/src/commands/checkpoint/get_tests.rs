@@ -177,6 +177,12 @@ fn only_what_was_sealed_can_be_fetched_and_only_to_where_nothing_is() {
                 .contains("copy it from there")
         );
     }
+    let shared = Checkpoint {
+        durability: "shared".into(),
+        ..with(vec![part(0, "", &["n1"])])
+    };
+    let why = portable(&shared, "4").expect_err("not").to_string();
+    assert!(why.contains("every node sees"), "{why}");
     let root = tempfile::tempdir().expect("a directory");
     let dest = target(Some(&root.path().join("new")), "step-1").expect("free");
     assert_eq!(beside(&dest, "4", &good), beside(&dest, "4", &good));

@@ -10,7 +10,7 @@ use crate::client::{Client, checkpoints, traced};
 use crate::commands::checkpoint::show::{named, split};
 use crate::commands::follow;
 use crate::failure::Failure;
-use crate::output::{Output, clean};
+use crate::output::{Output, clean, is_shared};
 
 /// Not even a sign of life came for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,6 +69,12 @@ fn sealed<'a>(
     job: &str,
 ) -> Result<impl Iterator<Item = &'a CheckpointPart>, Failure> {
     let holds = |part: &&CheckpointPart| !part.manifest.is_empty();
+    if is_shared(checkpoint) {
+        return Err(Failure::failed(format!(
+            "{} of job {job} lies in a directory that every node sees and was never sealed: mlctl has nothing to compare it with",
+            clean(&checkpoint.name)
+        )));
+    }
     if !checkpoint.parts.iter().any(|part| holds(&part)) {
         let nodes = checkpoint.holders.join(", ");
         return Err(Failure::failed(format!(
@@ -165,6 +171,10 @@ mod tests {
         };
         let failure = sealed(&checkpoint, "4").err().expect("refused");
         assert!(failure.to_string().contains("on n1"), "{failure}");
+        checkpoint.durability = "shared".into();
+        let failure = sealed(&checkpoint, "4").err().expect("refused");
+        assert!(failure.to_string().contains("every node sees"), "{failure}");
+        checkpoint.durability = String::new();
         checkpoint.parts[0].manifest = "00".repeat(32);
         assert_eq!(sealed(&checkpoint, "4").expect("some").count(), 1);
     }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use mlctl_proto::api;
 use mlctl_proto::ids::JobId;
+use mlctl_proto::spec::CheckpointSpec;
 use mlctl_proto::units::UtcMs;
 
 use super::array;
@@ -160,14 +161,19 @@ pub fn checkpoints(state: &State, job: &Job) -> Vec<api::Checkpoint> {
     if listed().next().is_none() {
         return Vec::new();
     }
-    let wanted = checkpoint_rules(state, job).replicas;
-    listed().map(|one| checkpoint(state, one, wanted)).collect()
+    let rules = checkpoint_rules(state, job);
+    listed().map(|one| checkpoint(state, one, &rules)).collect()
 }
 
-fn checkpoint(state: &State, checkpoint: &Checkpoint, wanted: u32) -> api::Checkpoint {
+fn checkpoint(
+    state: &State,
+    checkpoint: &Checkpoint,
+    rules: &CheckpointSpec,
+) -> api::Checkpoint {
     let holders = checkpoint.holders().into_iter();
     let durability = match checkpoint.is_portable() {
-        true => format!("{}/{wanted}", living_copies(state, checkpoint)),
+        true => format!("{}/{}", living_copies(state, checkpoint), rules.replicas),
+        false if rules.shared => "shared".to_owned(),
         false => "local".to_owned(),
     };
     api::Checkpoint {

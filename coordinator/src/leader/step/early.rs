@@ -10,7 +10,7 @@ use crate::leader::gang::{Key, Phase, Report};
 use crate::leader::orders::{self, Order};
 use crate::state::State;
 use crate::state::records::EndKind;
-use crate::state::rules::{checkpoint_rules, living_copies};
+use crate::state::rules::{checkpoint_rules, is_shared, living_copies};
 
 /// Attempts whose ranks are being ended, and since when, in state time.
 #[derive(Debug, Default)]
@@ -46,7 +46,9 @@ impl Early {
         let mut newest_first = job.checkpoints.iter().rev();
         let saved = newest_first.any(|one| {
             let new = one.epoch == key.1 && one.sealed_ms >= since;
-            new && one.is_whole() && one.is_portable() && living_copies(state, one) >= wanted
+            let copied = || one.is_portable() && living_copies(state, one) >= wanted;
+            // On a file system that every node sees it is as durable as it will be.
+            new && one.is_whole() && (copied() || is_shared(state, job, one))
         });
         saved.then_some(key)
     }

@@ -276,8 +276,12 @@ pub(super) fn wiped(change: &mut Change, node: &str) {
         let Ok(mut job) = change.job(id) else {
             continue;
         };
+        let shared = checkpoint_rules(change.state(), &job).shared;
         for part in job.checkpoints.iter_mut().flat_map(|one| &mut one.parts) {
-            part.holders.retain(|holder| holder != node);
+            // A directory that every node sees was never on that disk.
+            if part.manifest.is_some() || !shared {
+                part.holders.retain(|holder| holder != node);
+            }
         }
         without_lost(change, &mut job);
         settle(change, job);

@@ -1,6 +1,6 @@
 //! Parts, copies, and what becomes of them.
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::{CheckpointSpec, JobSpec};
+use mlctl_proto::spec::{CheckpointSpec, JobSpec, OnDisconnect};
 
 use crate::state::Effect;
 use crate::state::commands::{AgentEvents, CopyNews, Happening, PartOf, SealedPart};
@@ -336,6 +336,47 @@ fn a_node_with_another_journal_has_nothing_any_more() {
     let hello = crate::state::commands::RegisterNode { facts, journal_id };
     cluster.run(system(), Body::RegisterNode(hello));
     assert_eq!(only(&cluster, job).parts[0].holders, ["c"]);
+}
+
+/// In a directory that every node sees: rank 0's node speaks of it, no disk holds it, and nobody is told to let it go.
+#[test]
+fn what_every_node_sees_is_lost_with_no_disk() {
+    let (mut cluster, job, epoch) = gang_of(Some(CheckpointSpec {
+        shared: true,
+        replicas: 0,
+        ..CheckpointSpec::in_dir("/nfs/a")
+    }));
+    assert_eq!(cluster.job(job).on_disconnect, OnDisconnect::Fence);
+    for step in 1..=5 {
+        let told = cluster.event("a", job, epoch, sealed(&format!("step-{step}"), step));
+        assert!(forgets(&told).is_empty());
+    }
+    let mut facts = node("a", 1, "SIM").facts;
+    facts.boot_id = "boot-2".into();
+    let journal_id = "another".into();
+    let hello = crate::state::commands::RegisterNode { facts, journal_id };
+    let wiped = cluster.run(system(), Body::RegisterNode(hello));
+    assert!(forgets(&wiped).is_empty());
+    let list = cluster.job(job).checkpoints;
+    let left: Vec<u64> = list.iter().map(|one| one.step).collect();
+    assert_eq!(left, [3, 4, 5], "what rules keep");
+    assert!(list.iter().all(|one| one.is_whole() && one.holders() == ["a"]));
+    cluster.event(
+        "b",
+        job,
+        epoch,
+        ended(crate::state::records::EndKind::NodeLost, 0),
+    );
+    let start = cluster.start(job, &["c", "d"]);
+    assert_eq!(start.resume_from, "step-5");
+    let nothing = crate::state::commands::StartAttempt {
+        resume_from: String::new(),
+        ..start.clone()
+    };
+    let reply = cluster.propose(vec![nothing]).reply;
+    assert!(format!("{reply:?}").contains("it has a checkpoint"), "{reply:?}");
+    cluster.propose(vec![start]);
+    assert_eq!(cluster.job(job).epoch_counter, epoch.counter + 1);
 }
 
 #[test]

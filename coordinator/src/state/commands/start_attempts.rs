@@ -12,7 +12,7 @@ use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Checkpoint, Job, JobState, Node, Reply, Wave,
 };
 use crate::state::rules::{
-    Request, Resume, cpu_room_for, excluded, fits_kind, resume, resumes_another,
+    Request, Resume, cpu_room_for, excluded, fits_kind, is_shared, resume, resumes_another,
 };
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
@@ -33,7 +33,7 @@ pub struct StartAttempt {
     pub epoch: Epoch,
     /// In node-rank order.
     pub placements: Vec<Placement>,
-    /// Checkpoint to resume from, empty: none. The first placement's node holds it.
+    /// Checkpoint to resume from, empty: none. The first placement's node holds it, if it is only a directory that not every node sees.
     pub resume_from: String,
     /// Of an array job: what runs there.
     pub wave: Option<Wave>,
@@ -274,14 +274,16 @@ fn check_resume(state: &State, job: &Job, start: &StartAttempt) -> Result<UtcMs,
         Resume::From(_) if start.resume_from.is_empty() => {
             Err("it has a checkpoint to resume from".into())
         }
-        Resume::From(checkpoints) => check_newest(state, &checkpoints, &start.resume_from, rank_0),
+        Resume::From(checkpoints) => {
+            check_newest((state, job), &checkpoints, &start.resume_from, rank_0)
+        }
     }
 }
 
 /// The start goes on from one of these, newest first, and not from an older one than it could: what the plan saw may be old by now. Says which one
 /// that is, by when it was first recorded: of several with that name the newest that can be had.
 fn check_newest(
-    state: &State,
+    (state, job): (&State, &Job),
     newest_first: &[&Checkpoint],
     resume_from: &str,
     rank_0: &str,
@@ -289,13 +291,15 @@ fn check_newest(
     let mut named = None;
     for checkpoint in newest_first {
         let portable = checkpoint.is_portable();
-        let held = portable || checkpoint.full_holders().contains(&rank_0);
+        let shared = is_shared(state, job, checkpoint);
+        let anywhere = shared || portable && can_be_brought(state, checkpoint);
+        let held = shared || portable || checkpoint.full_holders().contains(&rank_0);
         if checkpoint.name == resume_from && held {
-            if !portable || can_be_brought(state, checkpoint) {
+            if !portable || anywhere {
                 return Ok(checkpoint.sealed_ms);
             }
             named.get_or_insert(checkpoint.sealed_ms);
-        } else if named.is_none() && portable && can_be_brought(state, checkpoint) {
+        } else if named.is_none() && anywhere {
             let name = clip(&checkpoint.name);
             return Err(format!("a newer checkpoint, {name}, is there by now"));
         }

@@ -3,7 +3,7 @@
 //! another node.
 use std::collections::BTreeMap;
 
-use super::{Request, Resume, fits_kind, living_holders, resume};
+use super::{Request, Resume, fits_kind, is_shared, living_holders, resume};
 use crate::state::State;
 use crate::state::records::{Job, Node};
 
@@ -16,10 +16,10 @@ pub fn excluded<'a>(state: &State, job: &'a Job, request: &Request) -> Vec<&'a s
     let mut out: Vec<&str> = failed.iter().map(|one| one.node.as_str()).collect();
     let holders: Vec<&str> = match resume(state, job) {
         Resume::Nothing => Vec::new(),
-        // What can be brought to any node draws the job nowhere.
+        // What can be brought to any node, or is seen by every one, draws the job nowhere.
         Resume::From(checkpoints) => checkpoints
             .first()
-            .filter(|newest| !newest.is_portable())
+            .filter(|newest| !newest.is_portable() && !is_shared(state, job, newest))
             .map(|newest| living_holders(state, newest).collect())
             .unwrap_or_default(),
     };
@@ -71,10 +71,11 @@ fn models_with_room<'a>(node: &'a Node, request: &Request) -> Vec<&'a str> {
 #[cfg(test)]
 mod tests {
     use mlctl_proto::ids::JobId;
+    use mlctl_proto::spec::{CheckpointSpec, JobSpec};
 
     use super::excluded;
     use crate::state::records::{EndKind, ExcludedNode};
-    use crate::state::testing::{Cluster, sealed};
+    use crate::state::testing::{Cluster, sealed, spec};
 
     fn cluster(names: &[&str]) -> Cluster {
         let mut cluster = Cluster::new();
@@ -120,5 +121,23 @@ mod tests {
         assert_eq!(kept.len(), 1, "it is remembered");
         assert_eq!(out(&cluster, job, &["a"]), [""; 0], "and needed");
         assert_eq!(out(&cluster, job, &["a", "b"]), ["b"]);
+    }
+
+    #[test]
+    fn one_that_every_node_sees_is_no_reason_to_forgive_its_writer() {
+        let mut cluster = cluster(&["a", "b"]);
+        let asked = JobSpec {
+            checkpoint: Some(CheckpointSpec {
+                shared: true,
+                replicas: 0,
+                ..CheckpointSpec::in_dir("/nfs/a")
+            }),
+            ..spec(1, 1)
+        };
+        let job = cluster.submitted_spec("ann", &asked);
+        let epoch = cluster.started(job, &["a"]);
+        cluster.event("a", job, epoch, sealed("step-1", 1));
+        cluster.ended("a", job, epoch, EndKind::KeeperLost);
+        assert_eq!(out(&cluster, job, &["a"]), ["a"]);
     }
 }

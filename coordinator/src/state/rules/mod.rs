@@ -14,8 +14,8 @@ pub use fits::{CPU_RANKS_PER_CPU, NeverFits, cpu_room, cpu_room_for, fits_kind, 
 pub use inventory::Inventory;
 pub use request::{Request, all_of};
 pub use resume::{
-    Resume, checkpoint_name_is_legal, living_copies, living_holders, resume, resumed_from,
-    resumes_another,
+    Resume, checkpoint_name_is_legal, is_shared, living_copies, living_holders, resume,
+    resumed_from, resumes_another,
 };
 pub use retention::{checkpoint_rules, dropped};
 pub use retry::{Backoff, Ended, Verdict, count, verdict};

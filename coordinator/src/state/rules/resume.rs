@@ -1,10 +1,12 @@
 //! Where a job goes on: from the newest of its whole checkpoints that somebody still holds, or that was uploaded. One that was sealed can be brought
-//! to any node; one that is only a directory draws rank 0 to a node that has it.
+//! to any node; one that is only a directory draws rank 0 to a node that has it, unless every node sees that directory.
 //! Does not ask whether there is room: the caller knows what is free.
 use mlctl_proto::ids::JobId;
 
 use crate::state::State;
 use crate::state::records::{Admin, Attempt, Checkpoint, Job, Liveness, Part};
+
+use super::checkpoint_rules;
 
 /// From what a start may resume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,15 +14,15 @@ pub enum Resume<'a> {
     /// No checkpoint has holders that still live, or was uploaded: from the beginning.
     Nothing,
     /// From the first of these, newest first, that can be had: a portable one where of each part a node that holds it answers, or the object
-    /// store has it; another one where one of its holders can take rank 0; until then the job waits.
+    /// store has it; one that every node sees anywhere; another one where one of its holders can take rank 0; until then the job waits.
     From(Vec<&'a Checkpoint>),
 }
 
 /// The checkpoints of a job that a start may resume from, newest first.
 pub fn resume<'a>(state: &'a State, job: &'a Job) -> Resume<'a> {
-    let mut living = living(state, &job.checkpoints);
+    let mut living = living(state, job, &job.checkpoints);
     if living.is_empty() {
-        living = self::living(state, inherited(state, job));
+        living = self::living(state, job, inherited(state, job));
     }
     if living.is_empty() {
         Resume::Nothing
@@ -32,8 +34,8 @@ pub fn resume<'a>(state: &'a State, job: &'a Job) -> Resume<'a> {
 /// The job whose checkpoints a start resumes from, if they are not its own: it is another try of one that is over.
 pub fn resumes_another(state: &State, job: &Job) -> Option<JobId> {
     let lineage = job.lineage.as_ref()?;
-    let inherits = living(state, &job.checkpoints).is_empty();
-    (inherits && !living(state, inherited(state, job)).is_empty()).then_some(lineage.made_by)
+    let inherits = living(state, job, &job.checkpoints).is_empty();
+    (inherits && !living(state, job, inherited(state, job)).is_empty()).then_some(lineage.made_by)
 }
 
 /// The checkpoint that an attempt resumes from, as it is known now: the very one, or else the newest of its name.
@@ -66,10 +68,10 @@ fn inherited<'a>(state: &'a State, job: &'a Job) -> &'a [Checkpoint] {
 }
 
 /// Those that are whole and still held, newest first.
-fn living<'a>(state: &State, checkpoints: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
+fn living<'a>(state: &State, job: &Job, checkpoints: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
     let newest_first = checkpoints.iter().rev();
     newest_first
-        .filter(|one| one.is_whole() && is_held(state, one))
+        .filter(|one| one.is_whole() && (is_held(state, one) || is_shared(state, job, one)))
         .collect()
 }
 
@@ -80,6 +82,15 @@ fn is_held(state: &State, checkpoint: &Checkpoint) -> bool {
     let held = |part: &Part| part.uploaded || part.holders.iter().any(lives);
     let portable = checkpoint.is_portable();
     something && parts.all(held) && (portable || living_holders(state, checkpoint).next().is_some())
+}
+
+/// It lies in a directory that every node sees: whoever wrote it, any node can go on from it, and it is lost with none of them. Another try of a
+/// job has the same spec, so this is true of what it inherits as well.
+pub fn is_shared(state: &State, job: &Job, checkpoint: &Checkpoint) -> bool {
+    let mut parts = checkpoint.filled().peekable();
+    let something = parts.peek().is_some();
+    // The spec is read last: hardly any checkpoint is only a directory.
+    something && parts.all(|part| part.manifest.is_none()) && checkpoint_rules(state, job).shared
 }
 
 /// Nodes with all of it that are not gone for good.
