@@ -357,11 +357,7 @@ mod tests {
                 "upload_dirs = ['mnt']\nrank_address",
                 "upload_dirs",
             ),
-            (
-                "rank_address",
-                "ram_dir = 'shm'\nrank_address",
-                "ram_dir",
-            ),
+            ("rank_address", "ram_dir = 'shm'\nrank_address", "ram_dir"),
             ("rank_address", "rank_adress", "rank_adress"),
         ] {
             let error = load(&GOOD.replace(from, to)).expect_err(to).to_string();

@@ -276,7 +276,10 @@ mod tests {
         let (old, new) = (fs::metadata(&from), fs::metadata(&to));
         let (old, new) = (old.expect("there"), new.expect("there"));
         assert_eq!(old.permissions(), new.permissions());
-        assert_eq!(old.modified().expect("known"), new.modified().expect("known"));
+        assert_eq!(
+            old.modified().expect("known"),
+            new.modified().expect("known")
+        );
         let link = dir.path().join("link");
         symlink(&from, &link).expect("linked");
         for wrong in [link.as_path(), dir.path()] {

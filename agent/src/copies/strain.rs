@@ -154,9 +154,8 @@ fn is_full(before: &Look, after: &Look) -> bool {
     if could == 0 || now.speed != past.speed {
         return false;
     }
-    let above = |bytes: u64, percent: u64| {
-        bytes.saturating_mul(100) > could.saturating_mul(percent)
-    };
+    let above =
+        |bytes: u64, percent: u64| bytes.saturating_mul(100) > could.saturating_mul(percent);
     past.ways.iter().zip(&now.ways).any(|(past, now)| {
         let all = now.all.saturating_sub(past.all);
         let own = now.own.saturating_sub(past.own);

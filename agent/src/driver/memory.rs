@@ -25,7 +25,10 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Makes the directory in memory that the spec asks for, if this node can; without it checkpoints go to the disk. Gives what was made.
 pub(super) fn make(context: &Context, start: &Start, spec: &JobSpec) -> Option<PathBuf> {
-    let asked = spec.checkpoint.as_ref().is_some_and(|one| one.tier == Tier::Ram);
+    let asked = spec
+        .checkpoint
+        .as_ref()
+        .is_some_and(|one| one.tier == Tier::Ram);
     if !asked || start.wave.is_some() {
         return None;
     }
@@ -44,7 +47,10 @@ pub(super) fn clear(context: &Context) {
     let base = ram::place(context.config.ram_dir.as_deref());
     match ram::remove_orphans(base, &context.dirs) {
         Ok(0) => {}
-        Ok(removed) => info!(removed, "checkpoints in memory that belong to nothing were removed"),
+        Ok(removed) => info!(
+            removed,
+            "checkpoints in memory that belong to nothing were removed"
+        ),
         Err(error) => {
             warn!(base = %base.display(), %error, "checkpoints that were left in memory cannot be looked for");
         }

@@ -49,7 +49,9 @@ impl Place {
     /// That of `start`, which may have been prepared by an agent before this one.
     pub(super) fn of(dirs: &Dirs, start: &Start) -> Self {
         let spec = parse_json(&start.spec).ok();
-        let shared = spec.and_then(|spec| spec.checkpoint).filter(|one| one.shared);
+        let shared = spec
+            .and_then(|spec| spec.checkpoint)
+            .filter(|one| one.shared);
         if let Some(checkpoint) = shared {
             return Self {
                 dir: checkpoint.dir.into(),
@@ -257,7 +259,10 @@ mod tests {
         assert_eq!(place.resume_from(&dirs, &own), Some(made), "on the disk");
         let seen = start(Some(Path::new("/nfs/a")));
         let place = Place::of(&dirs, &seen);
-        assert_eq!((place.kind, place.dir.as_path()), (Kind::Shared, Path::new("/nfs/a")));
+        assert_eq!(
+            (place.kind, place.dir.as_path()),
+            (Kind::Shared, Path::new("/nfs/a"))
+        );
         let from = place.resume_from(&dirs, &seen);
         assert_eq!(from, Some("/nfs/a/step-1".into()));
         let anew = Start {
@@ -290,7 +295,11 @@ mod tests {
         assert!(absent.contains("mount the file system"), "{absent}");
         let file = root.path().join("file");
         fs::write(&file, "").expect("written");
-        assert!(look(&file, "").expect_err("a file").contains("no directory"));
+        assert!(
+            look(&file, "")
+                .expect_err("a file")
+                .contains("no directory")
+        );
         look(root.path(), "").expect("it is there");
         let missing = look(root.path(), "step-1").expect_err("not there");
         assert!(missing.contains("checkpoint step-1"), "{missing}");

@@ -47,7 +47,8 @@ fn request(spec: &JobSpec, node_rank: u32) -> Request {
     };
     let job_dir = format!("{DATA}/jobs/0");
     let shared = spec.checkpoint.as_ref().filter(|one| one.shared);
-    let checkpoints = shared.map_or_else(|| format!("{job_dir}/checkpoints"), |one| one.dir.clone());
+    let checkpoints =
+        shared.map_or_else(|| format!("{job_dir}/checkpoints"), |one| one.dir.clone());
     Request {
         job: JobId::new(0, 0),
         epoch: Epoch::new(0, 0),

@@ -216,15 +216,16 @@ pub(super) fn usage_cells(reply: &CheckpointUsageReply) -> Vec<Vec<String>> {
     };
     let teams = reply.teams.iter();
     let mut rows: Vec<Vec<String>> = teams.map(|one| cells(clean(&one.team), one)).collect();
-    rows.push(cells("all".into(), &reply.total.clone().unwrap_or_default()));
+    rows.push(cells(
+        "all".into(),
+        &reply.total.clone().unwrap_or_default(),
+    ));
     rows
 }
 
 /// The same for programs.
 pub(super) fn usage_value(reply: &CheckpointUsageReply) -> Value {
-    let value = |one: &TeamUsage| {
-        json!({ "jobs": one.jobs, "checkpoints": one.checkpoints, "bytes": one.bytes, "held_bytes": one.held_bytes })
-    };
+    let value = |one: &TeamUsage| json!({ "jobs": one.jobs, "checkpoints": one.checkpoints, "bytes": one.bytes, "held_bytes": one.held_bytes });
     let team = |one: &TeamUsage| {
         let mut value = value(one);
         value["team"] = json!(one.team);

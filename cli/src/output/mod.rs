@@ -10,8 +10,8 @@ mod table;
 use std::collections::BTreeSet;
 
 use mlctl_proto::api::{
-    CancelReply, Checkpoint, CheckpointUsageReply, Job, ListedCheckpoint, LogLine, Node, RetryReply,
-    WhyReply,
+    CancelReply, Checkpoint, CheckpointUsageReply, Job, ListedCheckpoint, LogLine, Node,
+    RetryReply, WhyReply,
 };
 
 use crate::advice::Advice;

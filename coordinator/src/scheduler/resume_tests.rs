@@ -128,11 +128,10 @@ fn a_full_holder_is_waited_for() {
 /// Whatever becomes of `c`, which wrote it as rank 0: any node will do, and nobody waits.
 #[test]
 fn what_every_node_sees_draws_rank_0_nowhere() {
-    let spoils: [&dyn Fn(&mut Cluster); 3] = [
-        &|_| {},
-        &|cluster| cluster.silence("c"),
-        &|cluster| cluster.lose("c"),
-    ];
+    let spoils: [&dyn Fn(&mut Cluster); 3] =
+        [&|_| {}, &|cluster| cluster.silence("c"), &|cluster| {
+            cluster.lose("c")
+        }];
     for spoil in spoils {
         let mut cluster = Cluster::new();
         for name in ["a", "b", "c"] {

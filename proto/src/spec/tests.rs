@@ -323,7 +323,10 @@ fn what_does_not_go_with_a_shared_directory_is_refused() {
         ("dir = '/nfs/../etc'", "without `..`"),
         ("dir = \"/nfs/a\\u0000\"", "must be an absolute path"),
         ("dir = \"/nfs/a\\nb\"", "must be an absolute path"),
-        ("dir = '/nfs/a'\nreplicas = 1", "`checkpoint.replicas` must be 0"),
+        (
+            "dir = '/nfs/a'\nreplicas = 1",
+            "`checkpoint.replicas` must be 0",
+        ),
         ("dir = '/nfs/a'\nupload = 's3://a'", "mlctl copies nothing"),
         ("dir = '/nfs/a'\ntier = 'ram'", "`checkpoint.tier` must be"),
     ] {

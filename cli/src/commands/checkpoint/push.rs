@@ -107,7 +107,11 @@ impl Pushed {
         }
         let line = line(&told);
         self.parts.insert(told.index, told);
-        Some(format!("{line} ({} of {})", self.parts.len(), self.expected))
+        Some(format!(
+            "{line} ({} of {})",
+            self.parts.len(),
+            self.expected
+        ))
     }
 
     fn whole(&self) -> usize {

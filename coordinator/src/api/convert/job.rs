@@ -165,11 +165,7 @@ pub fn checkpoints(state: &State, job: &Job) -> Vec<api::Checkpoint> {
     listed().map(|one| checkpoint(state, one, &rules)).collect()
 }
 
-fn checkpoint(
-    state: &State,
-    checkpoint: &Checkpoint,
-    rules: &CheckpointSpec,
-) -> api::Checkpoint {
+fn checkpoint(state: &State, checkpoint: &Checkpoint, rules: &CheckpointSpec) -> api::Checkpoint {
     let holders = checkpoint.holders().into_iter();
     let durability = match checkpoint.is_portable() {
         true => format!("{}/{}", living_copies(state, checkpoint), rules.replicas),

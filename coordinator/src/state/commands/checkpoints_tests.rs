@@ -360,7 +360,10 @@ fn what_every_node_sees_is_lost_with_no_disk() {
     let list = cluster.job(job).checkpoints;
     let left: Vec<u64> = list.iter().map(|one| one.step).collect();
     assert_eq!(left, [3, 4, 5], "what rules keep");
-    assert!(list.iter().all(|one| one.is_whole() && one.holders() == ["a"]));
+    assert!(
+        list.iter()
+            .all(|one| one.is_whole() && one.holders() == ["a"])
+    );
     cluster.event(
         "b",
         job,
@@ -374,7 +377,10 @@ fn what_every_node_sees_is_lost_with_no_disk() {
         ..start.clone()
     };
     let reply = cluster.propose(vec![nothing]).reply;
-    assert!(format!("{reply:?}").contains("it has a checkpoint"), "{reply:?}");
+    assert!(
+        format!("{reply:?}").contains("it has a checkpoint"),
+        "{reply:?}"
+    );
     cluster.propose(vec![start]);
     assert_eq!(cluster.job(job).epoch_counter, epoch.counter + 1);
 }
