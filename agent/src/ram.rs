@@ -3,19 +3,23 @@
 //! Does NOT seal what is in them, and does NOT know when an attempt needs its own no more.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use mlctl_proto::ids::{Epoch, JobId};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 use crate::dirs::{Dirs, attempts_on_disk};
 
 /// In an attempt's folder: leads to what it has in memory.
 const LINK: &str = "ram";
+/// In an attempt's folder, from before what it had in memory goes: it had something, and nobody can tell any more what.
+const GONE: &str = "ram-gone";
 /// There, the trainer's. What lies above is the agent's, so that no job can put anything else in its place.
 const INSIDE: &str = "checkpoints";
 /// How all these directories are called.
@@ -78,10 +82,51 @@ pub(crate) fn usable<'a>(
     Err(RamError::Disk(base.to_owned()))
 }
 
-/// The checkpoint directory in memory of the attempt in `folder`, if it has one.
-pub(crate) fn of(folder: &Path) -> Option<PathBuf> {
-    let outer = fs::read_link(folder.join(LINK)).ok()?;
-    Some(outer.join(INSIDE))
+/// What an attempt has in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// It never had anything there.
+    Never,
+    /// Its checkpoint directory.
+    Here(PathBuf),
+    /// It had, and that is gone: with its end, or with a boot of the machine.
+    Gone,
+}
+
+/// What the attempt in `folder` has in memory.
+pub(crate) fn of(folder: &Path) -> Memory {
+    let Ok(outer) = fs::read_link(folder.join(LINK)) else {
+        return match folder.join(GONE).exists() {
+            true => Memory::Gone,
+            false => Memory::Never,
+        };
+    };
+    // Where everybody may make directories, somebody else may have made one of that name since the machine booted.
+    let found = fs::symlink_metadata(&outer);
+    let own = found.is_ok_and(|one| one.is_dir() && one.uid() == geteuid().as_raw());
+    let inside = outer.join(INSIDE);
+    match own && inside.is_dir() {
+        true => Memory::Here(inside),
+        false => Memory::Gone,
+    }
+}
+
+/// Whether something of the attempt in `folder` may still be in memory.
+pub(crate) fn is_named(folder: &Path) -> bool {
+    fs::symlink_metadata(folder.join(LINK)).is_ok()
+}
+
+/// The attempt in `folder` needs what it has in memory no more: it goes, and that it was there stays known. Whether it had anything.
+///
+/// # Errors
+/// When something of it stays.
+pub(crate) fn end(folder: &Path) -> io::Result<bool> {
+    if !is_named(folder) {
+        return Ok(false);
+    }
+    // First: without it a part that went would look like one that never was.
+    fs::write(folder.join(GONE), "")?;
+    remove(folder)
 }
 
 /// Makes the one of an attempt, whose folder is there, below `base`. It is the agent's, and for nobody else.
@@ -120,7 +165,7 @@ fn make_at(outer: &Path, folder: &Path) -> io::Result<PathBuf> {
     Ok(inside)
 }
 
-/// Removes what the attempt in `folder` has in memory. Whether it had anything.
+/// Removes what the attempt in `folder` has in memory, as if it had never had anything there. Whether it had.
 ///
 /// # Errors
 /// When something of it stays.
@@ -142,9 +187,16 @@ pub(crate) fn remove(folder: &Path) -> io::Result<bool> {
 /// # Errors
 /// When `base` cannot be read.
 pub(crate) fn remove_orphans(base: &Path, dirs: &Dirs) -> io::Result<usize> {
+    // Who cannot read which attempts there are must not take theirs for nobody's.
+    match fs::read_dir(dirs.jobs()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let attempts = attempts_on_disk(dirs).into_iter();
     let links = attempts.map(|(job, epoch)| dirs.attempt(job, epoch).join(LINK));
-    let named: BTreeSet<PathBuf> = links.filter_map(|link| fs::read_link(link).ok()).collect();
+    // By name alone: the same place may have been called otherwise when they were made.
+    let named = links.filter_map(|link| Some(fs::read_link(link).ok()?.file_name()?.to_owned()));
+    let named: BTreeSet<OsString> = named.collect();
     let prefix = prefix(dirs);
     let entries = match fs::read_dir(base) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -155,7 +207,7 @@ pub(crate) fn remove_orphans(base: &Path, dirs: &Dirs) -> io::Result<usize> {
         let entry = entry?;
         let ours = entry.file_name().as_bytes().starts_with(prefix.as_bytes());
         // What somebody else gave such a name stays.
-        if ours && !named.contains(&entry.path()) && fs::remove_dir_all(entry.path()).is_ok() {
+        if ours && !named.contains(&entry.file_name()) && fs::remove_dir_all(entry.path()).is_ok() {
             removed += 1;
         }
     }
@@ -178,8 +230,6 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     fn at(epoch: u64) -> (JobId, Epoch) {
@@ -204,11 +254,12 @@ mod tests {
     fn it_is_named_until_it_is_gone() {
         let (_root, dirs, base) = node();
         let folder = dirs.attempt(at(1).0, at(1).1);
-        assert_eq!(of(&folder), None);
-        assert!(!remove(&folder).expect("nothing to do"));
+        assert_eq!(of(&folder), Memory::Never);
+        assert!(!remove(&folder).expect("nothing to do") && !end(&folder).expect("nor here"));
+        assert_eq!(of(&folder), Memory::Never);
         for _ in 0..2 {
             let made = make(&base, &dirs, at(1)).expect("made");
-            assert_eq!(of(&folder).as_ref(), Some(&made));
+            assert_eq!(of(&folder), Memory::Here(made.clone()));
             assert_eq!(count(&made), 0, "what was there before is gone");
             let mode = fs::metadata(&made).expect("there").mode();
             assert_eq!(mode & 0o777, 0o700);
@@ -216,11 +267,27 @@ mod tests {
         }
         assert_eq!(count(&base), 1);
         assert!(remove(&folder).expect("removed"));
-        assert_eq!((of(&folder), count(&base)), (None, 0));
-        // The machine has booted again.
+        assert_eq!((of(&folder), count(&base)), (Memory::Never, 0));
+    }
+
+    #[test]
+    fn what_is_gone_is_not_taken_for_what_never_was() {
+        let (_root, dirs, base) = node();
+        let folder = dirs.attempt(at(1).0, at(1).1);
+        make(&base, &dirs, at(1)).expect("made");
+        assert!(end(&folder).expect("it ends"));
+        assert_eq!((of(&folder), count(&base)), (Memory::Gone, 0));
+        assert!(!end(&folder).expect("nothing is left"));
+        // The machine has booted again, and a file has the name now.
         let made = make(&base, &dirs, at(1)).expect("made");
-        fs::remove_dir_all(made.parent().expect("it has one")).expect("removed");
-        assert!(remove(&folder).expect("removed"));
+        let outer = made.parent().expect("it has one");
+        fs::remove_dir_all(outer).expect("removed");
+        assert_eq!(of(&folder), Memory::Gone);
+        symlink(&base, outer).expect("linked");
+        assert_eq!(of(&folder), Memory::Gone, "not ours");
+        fs::remove_file(outer).expect("removed");
+        assert!(is_named(&folder) && end(&folder).expect("it ends"));
+        assert!(!is_named(&folder));
     }
 
     #[test]
@@ -242,7 +309,7 @@ mod tests {
             make(&base, &dirs, at(1)),
             Err(RamError::Io { .. })
         ));
-        assert_eq!(of(&dirs.attempt(at(1).0, at(1).1)), None);
+        assert_eq!(of(&dirs.attempt(at(1).0, at(1).1)), Memory::Never);
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn sweep(dirs: &Dirs, keep: Keep, now: SystemTime) -> io::Result<(usize, usize)>
     for attempt in over.iter().filter(|attempt| attempt.since >= work_for) {
         works += usize::from(removed(&attempt.work)?);
         // Gone long ago, unless that failed.
-        ram::remove(&attempt.folder)?;
+        ram::end(&attempt.folder)?;
     }
     let mut logs = 0;
     let mut total: u64 = over.iter().map(|attempt| attempt.log_bytes).sum();

@@ -1,6 +1,7 @@
 //! Follows the checkpoints of one attempt: what the watch sees and a look now and then go into the tracker, its news come out.
 //! Does NOT report to anybody, and does NOT decide what is complete.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,18 @@ impl Follow {
         let (looker, has) = looking.await?;
         self.looker = Some(looker);
         Ok(has)
+    }
+
+    /// This one lay there, of this attempt, and was removed.
+    pub fn was_removed(&self, name: &str) -> bool {
+        let looker = self.looker.as_ref();
+        looker.is_some_and(|looker| looker.tracker.was_removed(name))
+    }
+
+    /// All that were, as far as they are remembered.
+    pub fn removed(&self) -> BTreeSet<String> {
+        let looker = self.looker.as_ref();
+        looker.map_or_else(BTreeSet::new, |looker| looker.tracker.removed().clone())
     }
 
     /// The writer of this one says that it is complete, as it is now: it is judged with that, at the next look. Whether there is such a directory.
@@ -404,6 +417,33 @@ mod tests {
         let news = follow.end(Life::EndedWell).await.expect("looked");
         let expected = [("step-6".to_owned(), By::Dcp, false)];
         assert_eq!(sealed(news), expected, "of the other nobody has heard");
+    }
+
+    /// A trainer may remove what another node still copies: that this node has nothing of it now does not mean that it never had.
+    #[tokio::test]
+    async fn what_was_removed_is_not_what_never_was() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("step-5");
+        let terms = Terms {
+            ranks: 1..2,
+            nodes: 2,
+            began_ns: 0,
+            shared: 0,
+        };
+        let (mut follow, _) = Follow::begin(dir.path(), terms, false)
+            .await
+            .expect("begun");
+        fs::create_dir(&path).expect("made");
+        fs::write(path.join("__1_0.distcp"), b"x").expect("written");
+        follow.look(Vec::new()).await.expect("looked");
+        fs::remove_dir_all(&path).expect("removed");
+        for looked in [false, true] {
+            let has = follow.completed_elsewhere("step-5").await.expect("looked");
+            assert!(!has && follow.was_removed("step-5"), "{looked}");
+            assert!(!follow.was_removed("step-6"));
+            follow.look(Vec::new()).await.expect("looked");
+        }
+        assert_eq!(follow.removed(), BTreeSet::from(["step-5".to_owned()]));
     }
 
     #[tokio::test]

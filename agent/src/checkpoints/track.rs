@@ -16,6 +16,8 @@ use super::seal::{By, Facts, Life, Verdict, Why, Writers, judge};
 /// Where ranks of other nodes write into the same directory, only this tells that none of them does: nobody sees what they have open, and a file
 /// system may show this node so late what they wrote. Milliseconds.
 const UNSEEN_MS: u64 = 60_000;
+/// Names that were removed and are remembered.
+const REMOVED_MAX: usize = 4_096;
 /// What has not become complete in so long is looked at seldom, milliseconds.
 const PATIENCE_MS: u64 = 60_000;
 
@@ -95,6 +97,8 @@ struct One {
 pub struct Tracker {
     terms: Terms,
     ones: BTreeMap<String, One>,
+    /// What lay there, of this attempt, and does no more.
+    removed: BTreeSet<String>,
 }
 
 impl Tracker {
@@ -103,6 +107,7 @@ impl Tracker {
         Self {
             terms,
             ones: BTreeMap::new(),
+            removed: BTreeSet::new(),
         }
     }
 
@@ -217,7 +222,24 @@ impl Tracker {
     /// Forgets what is not there any more.
     pub fn keep(&mut self, names: &[String]) {
         let there: BTreeSet<&String> = names.iter().collect();
+        let gone = self
+            .ones
+            .iter()
+            .filter(|(name, one)| !one.old && !there.contains(name));
+        let room = REMOVED_MAX.saturating_sub(self.removed.len());
+        let gone: Vec<String> = gone.map(|(name, _)| name.clone()).take(room).collect();
+        self.removed.extend(gone);
         self.ones.retain(|name, _| there.contains(name));
+    }
+
+    /// Something of this attempt had this name and was removed: what is not there now is not what never was.
+    pub fn was_removed(&self, name: &str) -> bool {
+        self.removed.contains(name) || self.ones.get(name).is_some_and(|one| !one.old)
+    }
+
+    /// All names of which that is known.
+    pub fn removed(&self) -> &BTreeSet<String> {
+        &self.removed
     }
 
     /// Whether something may become complete soon.

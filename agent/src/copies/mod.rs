@@ -121,7 +121,7 @@ struct Inner {
     /// One directory is sealed at a time.
     sealing: Semaphore,
     pushing: Semaphore,
-    /// One part is uploaded at a time.
+    /// Few parts are uploaded at a time.
     uploading: Semaphore,
     /// Parts that are being uploaded, or wait for that, with where to.
     uploads: Mutex<BTreeSet<(PartKey, String)>>,
@@ -252,7 +252,7 @@ impl Vault {
             space: watch::Sender::new(CopySpace::default()),
             sealing: Semaphore::new(1),
             pushing: Semaphore::new(PUSHES),
-            uploading: Semaphore::new(1),
+            uploading: Semaphore::new(upload::AT_ONCE),
             uploads: Mutex::default(),
             upload_dirs: setup.upload_dirs,
             pacer,

@@ -1,5 +1,5 @@
-//! A part goes to the object store that its job's spec names, or to one that a person named, as the leader ordered it: one at a time, on threads that
-//! come last, paced as all copies are. When all of it is in the store of the spec the core is told. The leader is told in any case, and orders
+//! A part goes to the object store that its job's spec names, or to one that a person named, as the leader ordered it: few at a time, on threads
+//! that come last, paced as all copies are. When all of it is in the store of the spec the core is told. The leader is told in any case, and orders
 //! again what failed.
 //! Does NOT choose anything and removes nothing there. Credentials come from the agent's own environment, never with an order.
 
@@ -16,15 +16,27 @@ use super::{Vault, lock};
 use crate::core::Event;
 use crate::link::copies::{Upload, part_to_wire};
 
+/// Parts that are uploaded at the same time. A job has two of them at most, unless people want more: one that may only go slowly, or whose store does
+/// not answer, does not hold up all others.
+pub(super) const AT_ONCE: usize = 4;
+/// Of those that people want so many wait at most.
+const WANTED_MAX: usize = 16;
+
 impl Vault {
     /// Uploads a part, and says what became of it. One that is on its way there already goes on; to another store is another upload.
     pub(crate) fn upload(&self, order: Upload) {
         let going = (order.key.clone(), order.url.clone());
-        if !lock(&self.inner.uploads).insert(going.clone()) {
+        let mut uploads = lock(&self.inner.uploads);
+        let full = order.elsewhere && uploads.len() >= WANTED_MAX;
+        if !full && !uploads.insert(going.clone()) {
             return;
         }
+        drop(uploads);
         let vault = self.clone();
         self.inner.quiet.handle().spawn(async move {
+            if full {
+                return vault.say_full(order).await;
+            }
             let error = match vault.send_up(&order).await {
                 Ok(()) => String::new(),
                 Err(error) => {
@@ -45,6 +57,18 @@ impl Vault {
             });
             vault.shared().say(told).await;
         });
+    }
+
+    /// Too many wait already.
+    async fn say_full(&self, order: Upload) {
+        let told = What::Uploaded(agent::Uploaded {
+            key: Some(part_to_wire(&order.key)),
+            error: format!(
+                "{WANTED_MAX} other uploads wait on this node: try again when some are done"
+            ),
+            url: order.url,
+        });
+        self.shared().say(told).await;
     }
 
     async fn send_up(&self, order: &Upload) -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! Follows the checkpoints of an attempt and has those sealed that are complete.
 //! Does NOT decide: what is complete is the rules' word, what is news the core's.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,21 +123,25 @@ pub(super) async fn seal_part(context: Arc<Context>, order: SealPart) {
         return;
     }
     let folder = context.dirs.attempt(order.job, order.epoch);
-    let place = looked_at(&context, &start).await;
-    let terms = place.as_ref().map(|place| terms(&context, &start, place));
+    // Who cannot look does not say that there is nothing: then others' parts would be taken for all of it.
+    let Some(place) = looked_at(&context, &start).await else {
+        return;
+    };
+    let terms = terms(&context, &start, &place);
     let seals = Seals::new(context, start.clone());
     let (name, of) = (order.name.clone(), start.clone());
     let look = move || {
-        let (place, terms) = place.zip(terms)?;
         let life = place.life(&of, life_of(&folder));
-        look_once_at(&place.dir, &name, terms, life)
+        let news = look_once_at(&place.dir, &name, terms, life);
+        (news, removed_of(&folder).contains(&name))
     };
-    // A panic was reported where it happened; the leader asks again.
-    let news = tokio::task::spawn_blocking(look).await.unwrap_or_default();
-    match news {
-        Some(news) => tell(&seals, &start, news).await,
+    match tokio::task::spawn_blocking(look).await {
+        Ok((Some(news), _)) => tell(&seals, &start, news).await,
+        Ok((None, true)) => say_removed(&start, &order.name),
         // Its ranks are gone: nothing of it will come.
-        None => seals.tell_empty(order.name, order.step).await,
+        Ok((None, false)) => seals.tell_empty(order.name, order.step).await,
+        // A panic was reported where it happened; the leader asks again.
+        Err(_) => {}
     }
 }
 
@@ -160,6 +165,19 @@ pub(super) async fn go_on_sealing(context: Arc<Context>, (job, epoch): (JobId, E
     let news = tokio::task::spawn_blocking(look).await.unwrap_or_default();
     let seals = Seals::new(context, start.clone());
     tell(&seals, &start, news).await;
+}
+
+/// In an attempt's folder: names of checkpoints that its ranks removed, as JSON.
+const REMOVED: &str = "removed.json";
+
+fn removed_of(folder: &Path) -> BTreeSet<String> {
+    let text = std::fs::read(folder.join(REMOVED)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+fn say_removed(start: &Start, name: &str) {
+    let (job, epoch) = (start.job, start.epoch);
+    info!(%job, %epoch, name, "this node's part of a checkpoint was removed before it was sealed: the checkpoint does not count");
 }
 
 /// How the ranks of an attempt ended, as its keeper wrote it down.
@@ -217,6 +235,7 @@ impl Following {
 
     async fn ended(&mut self, life: Life, told: oneshot::Sender<()>) -> Result<(), FollowError> {
         let news = self.follow.end(life).await?;
+        self.write_removed();
         tell(&self.seals, &self.start, news).await;
         self.seals.settle().await;
         // Who asked may have gone on.
@@ -259,11 +278,30 @@ impl Following {
         self.asked = later;
         let due: Vec<(Instant, SealPart)> = due;
         for (_, order) in due {
-            if !self.follow.completed_elsewhere(&order.name).await? {
+            if self.follow.completed_elsewhere(&order.name).await? {
+                continue;
+            }
+            if self.follow.was_removed(&order.name) {
+                say_removed(&self.start, &order.name);
+            } else {
                 self.seals.tell_empty(order.name, order.step).await;
             }
         }
         Ok(())
+    }
+
+    /// For when another node asks after the end.
+    fn write_removed(&self) {
+        let removed = self.follow.removed();
+        if removed.is_empty() || self.start.members.len() < 2 {
+            return;
+        }
+        let (job, epoch) = (self.start.job, self.start.epoch);
+        let file = self.seals.folder().join(REMOVED);
+        let text = serde_json::to_vec(&removed).unwrap_or_default();
+        if let Err(error) = std::fs::write(&file, text) {
+            warn!(%job, %epoch, %error, "which checkpoints were removed is not known after the attempt");
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) fn clear(context: &Context) {
 /// An attempt is over: what it has in memory goes as soon as all of it is sealed that will be. An agent that dies meanwhile does it at its next start.
 pub(super) async fn let_go(context: Arc<Context>, (job, epoch): (JobId, Epoch)) {
     let folder = context.dirs.attempt(job, epoch);
-    if ram::of(&folder).is_none() {
+    if !ram::is_named(&folder) {
         return;
     }
     if read_start(&context.dirs, job, epoch).members.len() > 1 {
@@ -69,7 +69,7 @@ pub(super) async fn let_go(context: Arc<Context>, (job, epoch): (JobId, Epoch)) 
     while is_sealing(&folder) {
         sleep(AGAIN).await;
     }
-    let removing = spawn_blocking(move || ram::remove(&folder)).await;
+    let removing = spawn_blocking(move || ram::end(&folder)).await;
     match removing.map_err(std::io::Error::other) {
         Ok(Ok(_)) => info!(%job, %epoch, "checkpoints in memory are gone with their attempt"),
         Ok(Err(error)) | Err(error) => {

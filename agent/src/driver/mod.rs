@@ -219,15 +219,14 @@ impl Driver {
         for (job, epoch) in attempts_on_disk(&self.context.dirs) {
             let folder = self.context.dirs.attempt(job, epoch);
             let cut_short = sealing::was_cut_short(&folder);
-            let goes_on = cut_short || ram::of(&folder).is_some();
+            let goes_on = cut_short || ram::is_named(&folder);
             if !goes_on || self.attempts.contains_key(&(job, epoch)) {
                 continue;
             }
             let context = self.context.clone();
             tokio::spawn(async move {
-                if cut_short {
-                    checkpoints::go_on_sealing(context.clone(), (job, epoch)).await;
-                }
+                // Of what is in memory this is the last look.
+                checkpoints::go_on_sealing(context.clone(), (job, epoch)).await;
                 memory::let_go(context, (job, epoch)).await;
             });
         }

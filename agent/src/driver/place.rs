@@ -13,14 +13,14 @@ use mlctl_proto::spec::parse_json;
 use nix::unistd::{User, getgrouplist};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Context;
 use super::prepare::{PrepareError, user_of};
 use crate::checkpoints::seal::Life;
 use crate::core::Start;
 use crate::dirs::Dirs;
-use crate::ram;
+use crate::ram::{self, Memory};
 
 /// A file system that several nodes see may show one what another wrote some seconds later.
 const TRIES: u32 = 10;
@@ -34,6 +34,8 @@ pub(super) enum Kind {
     Disk,
     /// The attempt's own, in this node's memory.
     Ram,
+    /// It was in this node's memory, and is gone: nobody can tell what was there.
+    Gone,
     /// Every node sees it: nothing is sealed, made or moved there.
     Shared,
 }
@@ -58,16 +60,12 @@ impl Place {
                 kind: Kind::Shared,
             };
         }
-        match ram::of(&dirs.attempt(start.job, start.epoch)) {
-            Some(dir) => Self {
-                dir,
-                kind: Kind::Ram,
-            },
-            None => Self {
-                dir: dirs.checkpoints(start.job),
-                kind: Kind::Disk,
-            },
-        }
+        let (dir, kind) = match ram::of(&dirs.attempt(start.job, start.epoch)) {
+            Memory::Here(dir) => (dir, Kind::Ram),
+            Memory::Gone => (dirs.checkpoints(start.job), Kind::Gone),
+            Memory::Never => (dirs.checkpoints(start.job), Kind::Disk),
+        };
+        Self { dir, kind }
     }
 
     /// What the attempt resumes from, if it is on this node. What was sealed in memory is laid out on the disk.
@@ -80,7 +78,7 @@ impl Place {
         match self.kind {
             // It was looked for, and its user may see more than the agent.
             Kind::Shared => Some(self.dir.join(&start.resume_from)),
-            Kind::Disk | Kind::Ram => {
+            Kind::Disk | Kind::Ram | Kind::Gone => {
                 let path = dirs.checkpoints(made_by).join(&start.resume_from);
                 path.exists().then_some(path)
             }
@@ -151,22 +149,26 @@ fn look(dir: &Path, resume_from: &str) -> Result<(), String> {
 /// Where this node looks for checkpoints of an attempt; `None`: it does not. Of what every node sees the first node of the attempt speaks alone.
 pub(super) async fn looked_at(context: &Context, start: &Start) -> Option<Place> {
     let place = Place::of(&context.dirs, start);
-    if place.kind != Kind::Shared {
-        return Some(place);
-    }
-    if start.node_rank != 0 {
-        return None;
-    }
     let job = start.job;
+    match place.kind {
+        Kind::Disk | Kind::Ram => return Some(place),
+        Kind::Gone => {
+            info!(%job, epoch = %start.epoch, "checkpoints that were in memory are gone: nobody is told of them, nor that there were none");
+            return None;
+        }
+        Kind::Shared if start.node_rank != 0 => return None,
+        Kind::Shared => {}
+    }
     let user = user_of(context, start)
         .inspect_err(|error| warn!(%job, %error, "checkpoints are not looked for"))
         .ok()?;
     let dir = place.dir.clone();
     let may = spawn_blocking(move || may_look(&dir, user.as_ref())).await;
     // A panic was reported where it happened.
-    match may.unwrap_or(Ok(false)) {
-        Ok(true) => Some(place),
-        Ok(false) => {
+    match may.unwrap_or(Ok(None)) {
+        // Where that user may look, whatever the name leads to by now.
+        Ok(Some(dir)) => Some(Place { dir, ..place }),
+        Ok(None) => {
             warn!(%job, dir = %place.dir.display(), "the job's user may not list its checkpoint directory by its modes, so nobody is told what is in it: open it to that user");
             None
         }
@@ -177,13 +179,13 @@ pub(super) async fn looked_at(context: &Context, start: &Start) -> Option<Place>
     }
 }
 
-/// Whether the user that a job runs as may list `dir`, by the modes of all directories on the way: what the agent finds is told to the job's owner, and
-/// the agent may see more than that user. Access lists are not asked. `None`: the agent's own user.
-fn may_look(dir: &Path, user: Option<&User>) -> io::Result<bool> {
+/// Where `dir` leads, if the user that a job runs as may list it by the modes of all directories on the way: what the agent finds is told to the job's
+/// owner, and the agent may see more than that user. Access lists are not asked. `None` as user: the agent's own.
+fn may_look(dir: &Path, user: Option<&User>) -> io::Result<Option<PathBuf>> {
     let dir = fs::canonicalize(dir)?;
     fs::read_dir(&dir)?;
     let Some(user) = user.filter(|user| !user.uid.is_root()) else {
-        return Ok(true);
+        return Ok(Some(dir));
     };
     let name = CString::new(user.name.as_str())?;
     let groups = getgrouplist(&name, user.gid)?;
@@ -191,12 +193,12 @@ fn may_look(dir: &Path, user: Option<&User>) -> io::Result<bool> {
     let mut wanted = 0o5;
     for at in dir.ancestors() {
         if !grants(&fs::metadata(at)?, user.uid.as_raw(), &groups, wanted) {
-            return Ok(false);
+            return Ok(None);
         }
         // Above it it is enough to pass through.
         wanted = 0o1;
     }
-    Ok(true)
+    Ok(Some(dir))
 }
 
 fn grants(found: &Metadata, user: u32, groups: &[u32], wanted: u32) -> bool {
@@ -257,6 +259,8 @@ mod tests {
         let place = Place::of(&dirs, &own);
         assert_eq!((place.kind, &place.dir), (Kind::Ram, &memory));
         assert_eq!(place.resume_from(&dirs, &own), Some(made), "on the disk");
+        ram::end(&dirs.attempt(own.job, own.epoch)).expect("it ends");
+        assert_eq!(Place::of(&dirs, &own).kind, Kind::Gone);
         let seen = start(Some(Path::new("/nfs/a")));
         let place = Place::of(&dirs, &seen);
         assert_eq!(
@@ -330,6 +334,6 @@ mod tests {
             assert_eq!(granted, may, "{mode:o} {uid} {groups:?}");
         }
         let mine = found(0o700);
-        assert!(mine.is_dir() && may_look(root.path(), None).expect("read"));
+        assert!(mine.is_dir() && may_look(root.path(), None).expect("read").is_some());
     }
 }

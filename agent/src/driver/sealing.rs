@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mlctl_proto::spec::parse_json;
 use mlctl_proto::units::metric_bits;
@@ -43,16 +44,30 @@ pub(super) struct Complete {
 /// How a file in the attempt's folder begins that is there while a checkpoint is being sealed: an agent that dies then goes on with it.
 const BEGUN: &str = "sealing-";
 
-fn note_of(folder: &Path, name: &str) -> PathBuf {
-    let hash = blake3::hash(name.as_bytes()).to_hex();
-    folder.join(format!("{BEGUN}{}", &hash[..16]))
+/// How those of this process begin, and of no process before it.
+fn begun_here() -> &'static str {
+    static BEGINS: OnceLock<String> = OnceLock::new();
+    BEGINS.get_or_init(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let nanos = since.unwrap_or_default().as_nanos();
+        format!("{BEGUN}{}-{nanos}-", std::process::id())
+    })
 }
 
-fn notes(folder: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
+/// Another one each time: the same name may be sealed again before the first seal of it is done.
+fn note_of(folder: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    folder.join(format!("{}{number}", begun_here()))
+}
+
+/// Notes of this process, or of others.
+fn notes(folder: &Path, here: bool) -> impl Iterator<Item = fs::DirEntry> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter(|entry| {
+    entries.filter(move |entry| {
         let name = entry.file_name();
-        name.to_string_lossy().starts_with(BEGUN)
+        let name = name.to_string_lossy();
+        name.starts_with(BEGUN) && name.starts_with(begun_here()) == here
     })
 }
 
@@ -60,7 +75,7 @@ fn notes(folder: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
 pub(super) fn was_cut_short(folder: &Path) -> bool {
     // One that stays costs a look at the next start.
     let mut any = false;
-    for note in notes(folder) {
+    for note in notes(folder, false) {
         any = true;
         // One that stays brings another look, and nothing else.
         let _ = fs::remove_file(note.path());
@@ -70,7 +85,7 @@ pub(super) fn was_cut_short(folder: &Path) -> bool {
 
 /// Whether something of an attempt is being sealed now, by whichever task.
 pub(super) fn is_sealing(folder: &Path) -> bool {
-    notes(folder).next().is_some()
+    notes(folder, true).next().is_some()
 }
 
 impl Seals {
@@ -85,6 +100,11 @@ impl Seals {
         }
     }
 
+    /// The attempt's.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.context.dirs.attempt(self.start.job, self.start.epoch)
+    }
+
     /// Begins to seal one. The core is told of it when it is done, or cannot be.
     pub(super) async fn begin(&self, complete: Complete) {
         if self.place.kind == Kind::Shared {
@@ -92,8 +112,8 @@ impl Seals {
         }
         self.tell_sealing(true).await;
         self.running.send_modify(|running| *running += 1);
-        let (job, epoch) = (self.start.job, self.start.epoch);
-        let note = note_of(&self.context.dirs.attempt(job, epoch), &complete.name);
+
+        let note = note_of(&self.folder());
         // Without it a crash just now costs a copy of this checkpoint, and nothing else.
         let _ = fs::write(&note, &complete.name);
         let dir = self.place.dir.clone();
@@ -206,10 +226,19 @@ mod tests {
     fn what_was_being_sealed_is_known_once_after_a_crash() {
         let dir = tempfile::tempdir().expect("dir");
         assert!(!was_cut_short(dir.path()) && !was_cut_short(&dir.path().join("gone")));
-        fs::write(note_of(dir.path(), "ä/..-5"), "x").expect("written");
+        fs::write(dir.path().join("sealing-1-2-3"), "x").expect("written");
         fs::write(dir.path().join("start.pb"), "x").expect("written");
         assert!(was_cut_short(dir.path()));
         assert!(!was_cut_short(dir.path()));
+        // What this process seals is another matter, as often as it is.
+        let notes = [note_of(dir.path()), note_of(dir.path())];
+        for note in &notes {
+            fs::write(note, "x").expect("written");
+        }
+        fs::remove_file(&notes[0]).expect("sealed");
+        assert!(is_sealing(dir.path()) && !was_cut_short(dir.path()));
+        fs::remove_file(&notes[1]).expect("sealed");
+        assert!(!is_sealing(dir.path()));
         assert!(dir.path().join("start.pb").exists());
     }
 

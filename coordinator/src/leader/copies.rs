@@ -27,7 +27,7 @@ use super::liveness::Mono;
 use crate::state::State;
 use crate::state::commands::SealedPart;
 use crate::state::records::{Checkpoint, Job, JobState, ManifestId, Part, PartKey};
-use crate::state::rules::checkpoint_rules;
+use crate::state::rules::{checkpoint_rules, next_to_upload};
 use known::{is_known, may_read, missing, sealed, stayed_up, stays};
 pub use restores::{RestoreOrder, RestorePart, restore, restore_ms};
 use target::Choice;
@@ -308,7 +308,10 @@ impl Copies {
                 Vec::new()
             }
             Word::Uploaded { key, url, error } => {
-                self.touched.insert(key.job);
+                // What failed waits for the next look at all jobs: else one whose store is not there would take the place of others again and again.
+                if error.is_empty() {
+                    self.touched.insert(key.job);
+                }
                 self.uploads.said(now, node, (key, &url), !error.is_empty());
                 Vec::new()
             }
@@ -398,6 +401,11 @@ impl Copies {
     fn look_at(&mut self, now: Mono, state: &State, job: &Job, told: &mut Vec<Told>) -> bool {
         let rules = self.rules(state, job);
         let mut lacks = false;
+        // It stays until it is uploaded, whatever is newer, and would else wait for all that is.
+        let next = next_to_upload(&job.checkpoints);
+        if let Some(next) = next.and_then(|place| job.checkpoints.get(place)) {
+            lacks |= self.upload(now, state, (job, next), &rules, told);
+        }
         for checkpoint in job.checkpoints.iter().rev() {
             if !checkpoint.is_whole() {
                 lacks |= self.ask_for_parts(now, state, job, checkpoint, told);

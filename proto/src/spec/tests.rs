@@ -327,7 +327,10 @@ fn what_does_not_go_with_a_shared_directory_is_refused() {
             "dir = '/nfs/a'\nreplicas = 1",
             "`checkpoint.replicas` must be 0",
         ),
-        ("dir = '/nfs/a'\nupload = 's3://a'", "mlctl copies nothing"),
+        (
+            "dir = '/nfs/a'\nupload = 's3://runs'",
+            "mlctl copies nothing",
+        ),
         ("dir = '/nfs/a'\ntier = 'ram'", "`checkpoint.tier` must be"),
     ] {
         let text = format!("command = 'a'\n[checkpoint]\nshared = true\n{lines}");

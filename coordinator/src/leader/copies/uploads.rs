@@ -2,6 +2,7 @@
 //! derives it again. A part counts as uploaded when a node has said so in an event, never because it was ordered.
 use std::collections::BTreeMap;
 
+use mlctl_proto::ids::JobId;
 use mlctl_proto::spec::CheckpointSpec;
 
 use super::known::{is_known, sealed};
@@ -10,8 +11,10 @@ use crate::leader::liveness::Mono;
 use crate::state::State;
 use crate::state::records::{Checkpoint, Job, Part, PartKey};
 
-/// Uploads that one node has before it; it does one at a time.
-const AT_ONCE: usize = 2;
+/// Uploads that one node has before it, as many as it does at the same time,
+const AT_ONCE: usize = 4;
+/// and of those so many of one job: one that may only go slowly, or whose store does not answer, must not hold up others.
+const AT_ONCE_OF_JOB: usize = 2;
 /// A part that could not be uploaded rests for so long, milliseconds: what a store refuses once it mostly refuses again.
 const RESTS_MS: u64 = 60_000;
 /// An upload of which nothing was heard for so long is ordered anew, milliseconds. Nodes say when one fails.
@@ -72,10 +75,16 @@ impl Uploads {
         self.rests.retain(|key, until| counts(key, *until));
     }
 
-    /// How much `node` has before it.
-    fn load(&self, node: &str) -> usize {
-        let going = self.going.values();
-        going.filter(|one| one.from == node && !one.sent).count()
+    /// How much `node` has before it, and how much of that is of `job`.
+    fn load(&self, node: &str, job: JobId) -> (usize, usize) {
+        let going = self.going.iter();
+        let its = going.filter(|(_, one)| one.from == node && !one.sent);
+        its.fold((0, 0), |(all, of_job), (key, _)| {
+            (
+                all.saturating_add(1),
+                of_job.saturating_add(usize::from(key.job == job)),
+            )
+        })
     }
 }
 
@@ -112,7 +121,7 @@ impl Copies {
             if self.uploads.going.contains_key(&key) || self.uploads.rests.contains_key(&key) {
                 continue;
             }
-            let from = self.uploader(maker(state, checkpoint, job, part), part);
+            let from = self.uploader(job.id, maker(state, checkpoint, job, part), part);
             let order = order(state, &key, (url, false), rules);
             let (Some(from), Some(order)) = (from, order) else {
                 continue;
@@ -130,13 +139,14 @@ impl Copies {
     }
 
     /// The connected holder that has least before it, among equals who made the part: what it sealed need not be anywhere else for that.
-    fn uploader(&self, maker: Option<&str>, part: &Part) -> Option<String> {
+    fn uploader(&self, job: JobId, maker: Option<&str>, part: &Part) -> Option<String> {
         let connected = part.holders.iter().filter(|node| self.is_connected(node));
         let loads = connected.map(|node| {
             let made = maker == Some(node.as_str());
-            (self.uploads.load(node), !made, node)
+            (self.uploads.load(node, job), !made, node)
         });
-        let least = loads.filter(|(load, ..)| *load < AT_ONCE).min();
+        let has_room = |(all, of_job): (usize, usize)| all < AT_ONCE && of_job < AT_ONCE_OF_JOB;
+        let least = loads.filter(|(load, ..)| has_room(*load)).min();
         least.map(|(.., node)| node.clone())
     }
 }

@@ -17,6 +17,6 @@ pub use resume::{
     Resume, checkpoint_name_is_legal, is_shared, living_copies, living_holders, resume,
     resumed_from, resumes_another,
 };
-pub use retention::{checkpoint_rules, dropped};
+pub use retention::{checkpoint_rules, dropped, next_to_upload};
 pub use retry::{Backoff, Ended, Verdict, count, verdict};
 pub use usage::{Usage, usage};

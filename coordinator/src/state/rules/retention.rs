@@ -1,5 +1,6 @@
 //! Which checkpoints of a job may go: all that no rule of its spec keeps. Never the newest, never the newest that is durable, never the next that can
-//! become so, never one that an attempt resumes from, never one that a person pinned.
+//! become so, never the newest that is uploaded, never the next that can become so, never one that an attempt resumes from, never one that a person
+//! pinned.
 //! Does NOT remove anything.
 use std::collections::BTreeSet;
 
@@ -26,7 +27,11 @@ pub fn dropped(state: &State, job: &Job) -> BTreeSet<usize> {
     }
     let rules = checkpoint_rules(state, job);
     let mut kept = kept_by_rules(list, &rules);
-    let safe = safe(state, list, rules.replicas as usize);
+    let mut safe = safe(state, list, rules.replicas as usize);
+    if rules.upload.is_some() {
+        safe.extend(newest_uploaded(list));
+        safe.extend(next_to_upload(list));
+    }
     kept.extend(&safe);
     // One older than all that stay, and not whole yet, would go as soon as it were.
     let plain = rules.keep_every.is_none() && rules.keep_best.is_none();
@@ -66,6 +71,21 @@ fn safe(state: &State, list: &[Checkpoint], replicas: usize) -> BTreeSet<usize> 
     let coming = after.find(|one| one.1.is_portable() && another_takes(state, one.1));
     let safe = [newest, newest_durable, coming.map(|one| one.0)];
     safe.into_iter().flatten().collect()
+}
+
+/// What outlives all nodes.
+fn newest_uploaded(list: &[Checkpoint]) -> Option<usize> {
+    whole(list)
+        .rfind(|one| one.1.is_uploaded())
+        .map(|one| one.0)
+}
+
+/// The oldest after the newest that is uploaded. It is uploaded before newer ones and stays until it is: a job that saves faster than its uploads
+/// travel would never have any.
+pub fn next_to_upload(list: &[Checkpoint]) -> Option<usize> {
+    let newest = newest_uploaded(list);
+    let mut after = whole(list).filter(|one| Some(one.0) > newest && one.1.is_portable());
+    after.next().map(|one| one.0)
 }
 
 /// Some node that has nothing of it takes work.

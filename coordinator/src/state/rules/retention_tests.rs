@@ -190,3 +190,47 @@ fn what_newer_ones_have_overtaken_goes_before_it_is_whole() {
         "two are not enough"
     );
 }
+
+/// With `keep_last = 1` and no copies only what the store has survives the node.
+#[test]
+fn the_newest_uploaded_one_stays_and_so_does_the_next_that_will_be() {
+    let rules = CheckpointSpec {
+        replicas: 0,
+        keep_last: Some(1),
+        upload: Some("s3://runs/a".into()),
+        ..CheckpointSpec::default()
+    };
+    let (mut cluster, job, epoch) = cluster(rules);
+    let save = |cluster: &mut Cluster, step| {
+        let copied = false;
+        make(
+            cluster,
+            (job, epoch),
+            &Made {
+                copied,
+                ..made(step)
+            },
+        );
+    };
+    let upload = |cluster: &mut Cluster, step: u64| {
+        let mut manifest = [0; 32];
+        manifest[..8].copy_from_slice(&step.to_be_bytes());
+        let news = CopyNews::Uploaded {
+            name: format!("step-{step}"),
+            index: 0,
+            manifest,
+        };
+        cluster.copy("a", (job, epoch), news);
+    };
+    for step in 1..=4 {
+        save(&mut cluster, step);
+    }
+    assert_eq!(steps(&cluster, job), [1, 4], "1 is on its way");
+    upload(&mut cluster, 1);
+    for step in 5..=6 {
+        save(&mut cluster, step);
+    }
+    assert_eq!(steps(&cluster, job), [1, 4, 6], "1 is there, 4 on its way");
+    upload(&mut cluster, 6);
+    assert_eq!(steps(&cluster, job), [6]);
+}

@@ -113,12 +113,12 @@ fn what_is_whole_is_uploaded_once() {
 }
 
 #[test]
-fn the_newest_goes_first_and_a_node_has_few_before_it() {
+fn the_one_that_stays_until_then_goes_first_then_the_newest_and_a_node_has_few_before_it() {
     let mut stage = stage(&[("a", "")], &["a"]);
     for step in 1..=5 {
         stage.seals("a", at(step));
     }
-    assert_eq!(ordered(&mut stage), [up("a", 5), up("a", 4)]);
+    assert_eq!(ordered(&mut stage), [up("a", 1), up("a", 5)]);
     says(&mut stage, "a", 5, "");
     uploaded(&mut stage, "a", 5);
     stage.seals("a", at(6));
@@ -133,7 +133,7 @@ fn the_maker_uploads_unless_another_holder_has_less_to_do() {
         stage.holds("a", at(step));
     }
     let now = ordered(&mut stage);
-    assert_eq!(now, [up("b", 3), up("a", 2), up("b", 1)]);
+    assert_eq!(now, [up("b", 1), up("a", 3), up("b", 2)]);
 }
 
 #[test]
