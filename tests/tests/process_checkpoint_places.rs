@@ -111,12 +111,6 @@ fn a_directory_that_every_node_sees_is_gone_on_from_anywhere() {
     let lines = format!("dir = '{}'\nshared = true", seen.display());
     let id = saved(&fleet, &lines, "shared");
     let written = fleet.said(&id, "saved ", PATIENCE);
-    let job = fleet.job(&id);
-    assert_eq!(
-        job.0["checkpoints"][0]["parts"][0]["manifest"], "",
-        "{:#}",
-        job.0
-    );
     let refused = fleet.mlctl(&["checkpoint", "verify", &id]);
     assert_ne!(refused.code, 0, "{}", refused.text());
 
