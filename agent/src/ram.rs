@@ -95,11 +95,12 @@ pub(crate) enum Memory {
 
 /// What the attempt in `folder` has in memory.
 pub(crate) fn of(folder: &Path) -> Memory {
+    // From then on what is left there may be half of what was.
+    if folder.join(GONE).exists() {
+        return Memory::Gone;
+    }
     let Ok(outer) = fs::read_link(folder.join(LINK)) else {
-        return match folder.join(GONE).exists() {
-            true => Memory::Gone,
-            false => Memory::Never,
-        };
+        return Memory::Never;
     };
     // Where everybody may make directories, somebody else may have made one of that name since the machine booted.
     let found = fs::symlink_metadata(&outer);
@@ -153,6 +154,7 @@ pub(crate) fn make(
 
 fn make_at(outer: &Path, folder: &Path) -> io::Result<PathBuf> {
     remove(folder)?;
+    gone(fs::remove_file(folder.join(GONE)))?;
     // Of this very attempt, whose folder went without it.
     gone(fs::remove_dir_all(outer))?;
     symlink(outer, folder.join(LINK))?;
@@ -275,6 +277,8 @@ mod tests {
         let (_root, dirs, base) = node();
         let folder = dirs.attempt(at(1).0, at(1).1);
         make(&base, &dirs, at(1)).expect("made");
+        fs::write(folder.join(GONE), "").expect("written");
+        assert_eq!(of(&folder), Memory::Gone, "its removal has begun");
         assert!(end(&folder).expect("it ends"));
         assert_eq!((of(&folder), count(&base)), (Memory::Gone, 0));
         assert!(!end(&folder).expect("nothing is left"));

@@ -226,6 +226,10 @@ impl Tracker {
             .ones
             .iter()
             .filter(|(name, one)| !one.old && !there.contains(name));
+        if self.removed.len() >= REMOVED_MAX {
+            // Only those of the last saves are asked for.
+            self.removed.clear();
+        }
         let room = REMOVED_MAX.saturating_sub(self.removed.len());
         let gone: Vec<String> = gone.map(|(name, _)| name.clone()).take(room).collect();
         self.removed.extend(gone);

@@ -27,7 +27,8 @@ impl Vault {
     pub(crate) fn upload(&self, order: Upload) {
         let going = (order.key.clone(), order.url.clone());
         let mut uploads = lock(&self.inner.uploads);
-        let full = order.elsewhere && uploads.len() >= WANTED_MAX;
+        let known = uploads.contains(&going);
+        let full = order.elsewhere && !known && uploads.len() >= WANTED_MAX;
         if !full && !uploads.insert(going.clone()) {
             return;
         }

@@ -10,7 +10,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::parse_json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Context;
 use super::notify::{Notify, Said};
@@ -128,6 +128,7 @@ pub(super) async fn seal_part(context: Arc<Context>, order: SealPart) {
         return;
     };
     let terms = terms(&context, &start, &place);
+    let (kind, dirs) = (place.kind, context.dirs.clone());
     let seals = Seals::new(context, start.clone());
     let (name, of) = (order.name.clone(), start.clone());
     let look = move || {
@@ -138,6 +139,8 @@ pub(super) async fn seal_part(context: Arc<Context>, order: SealPart) {
     match tokio::task::spawn_blocking(look).await {
         Ok((Some(news), _)) => tell(&seals, &start, news).await,
         Ok((None, true)) => say_removed(&start, &order.name),
+        // It went while we looked.
+        Ok((None, false)) if Place::of(&dirs, &start).kind != kind => {}
         // Its ranks are gone: nothing of it will come.
         Ok((None, false)) => seals.tell_empty(order.name, order.step).await,
         // A panic was reported where it happened; the leader asks again.
@@ -177,7 +180,8 @@ fn removed_of(folder: &Path) -> BTreeSet<String> {
 
 fn say_removed(start: &Start, name: &str) {
     let (job, epoch) = (start.job, start.epoch);
-    info!(%job, %epoch, name, "this node's part of a checkpoint was removed before it was sealed: the checkpoint does not count");
+    // Each time that the leader asks.
+    debug!(%job, %epoch, name, "this node's part of a checkpoint was removed before it was sealed: the checkpoint does not count");
 }
 
 /// How the ranks of an attempt ended, as its keeper wrote it down.

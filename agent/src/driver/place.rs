@@ -13,7 +13,7 @@ use mlctl_proto::spec::parse_json;
 use nix::unistd::{User, getgrouplist};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::Context;
 use super::prepare::{PrepareError, user_of};
@@ -153,7 +153,7 @@ pub(super) async fn looked_at(context: &Context, start: &Start) -> Option<Place>
     match place.kind {
         Kind::Disk | Kind::Ram => return Some(place),
         Kind::Gone => {
-            info!(%job, epoch = %start.epoch, "checkpoints that were in memory are gone: nobody is told of them, nor that there were none");
+            debug!(%job, epoch = %start.epoch, "checkpoints that were in memory are gone: nobody is told of them, nor that there were none");
             return None;
         }
         Kind::Shared if start.node_rank != 0 => return None,

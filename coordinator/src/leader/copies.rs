@@ -402,7 +402,7 @@ impl Copies {
         let rules = self.rules(state, job);
         let mut lacks = false;
         // It stays until it is uploaded, whatever is newer, and would else wait for all that is.
-        let next = next_to_upload(&job.checkpoints);
+        let next = next_to_upload(state, &job.checkpoints);
         if let Some(next) = next.and_then(|place| job.checkpoints.get(place)) {
             lacks |= self.upload(now, state, (job, next), &rules, told);
         }

@@ -200,10 +200,14 @@ impl Reader {
         Ok(chunk.frames.len())
     }
 
-    /// What is stored of each rank that has a log.
+    /// What is stored of each rank that has a log. One that ended after it was read counts as ended once the rest was read too.
     pub fn stored(&self) -> BTreeMap<u32, Stored> {
         let live = self.live.iter();
-        let live = live.map(|(rank, (log, _))| (*rank, log.stored().unwrap_or_default()));
+        let live = live.map(|(rank, (log, at))| {
+            let stored = log.stored().unwrap_or_default();
+            let end = stored.end && *at >= stored.offset;
+            (*rank, Stored { end, ..stored })
+        });
         live.chain(self.done.iter().map(|(rank, stored)| (*rank, *stored)))
             .collect()
     }

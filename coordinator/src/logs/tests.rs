@@ -354,3 +354,31 @@ fn ranks_are_merged_by_time_and_followed() {
         Entry::Missing(missing) => panic!("{missing:?}"),
     }
 }
+
+/// Its text and its end came together, between a look at the one and a question for the other.
+#[test]
+fn an_end_that_came_after_the_last_read_does_not_count_yet() {
+    let dir = folder();
+    let logs = Logs::new(dir.path());
+    let ended = |reader: &Reader, rank| reader.stored().get(&rank).is_some_and(|one| one.end);
+    let words = frames(&["last words"]);
+
+    // Its node has asked how far it is: the log is known, and empty.
+    let log = logs.open(KEY).expect("opens");
+    let mut reader = Reader::new(&logs, JOB, EPOCH, Some(0));
+    assert!(reader.read().expect("nothing yet").is_empty());
+    log.append(piece(0, &words, true)).expect("stored");
+    assert!(!ended(&reader, 0), "nothing of it was read");
+    assert_eq!(reader.read().expect("read").len(), 1);
+    assert!(ended(&reader, 0));
+
+    // An end behind which there is nothing counts at once.
+    let log = logs.open((JOB, EPOCH, 1)).expect("opens");
+    log.append(piece(0, &words, false)).expect("stored");
+    let mut reader = Reader::new(&logs, JOB, EPOCH, Some(1));
+    assert_eq!(reader.read().expect("read").len(), 1);
+    assert!(!ended(&reader, 1));
+    log.append(piece(words.len() as u64, &[], true))
+        .expect("stored");
+    assert!(ended(&reader, 1));
+}

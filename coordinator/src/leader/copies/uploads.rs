@@ -145,7 +145,11 @@ impl Copies {
             let made = maker == Some(node.as_str());
             (self.uploads.load(node, job), !made, node)
         });
-        let has_room = |(all, of_job): (usize, usize)| all < AT_ONCE && of_job < AT_ONCE_OF_JOB;
+        // The last place is for a job that has none.
+        let has_room = |(all, of_job): (usize, usize)| match of_job {
+            0 => all < AT_ONCE,
+            _ => of_job < AT_ONCE_OF_JOB && all.saturating_add(1) < AT_ONCE,
+        };
         let least = loads.filter(|(load, ..)| has_room(*load)).min();
         least.map(|(.., node)| node.clone())
     }

@@ -110,7 +110,7 @@ pub fn living_copies(state: &State, checkpoint: &Checkpoint) -> usize {
 }
 
 /// A node that is Unreachable may come back with its disk; a Lost one is given up.
-fn lives(state: &State, node: &str) -> bool {
+pub(super) fn lives(state: &State, node: &str) -> bool {
     let known = state.node(node);
     known.is_some_and(|node| node.liveness != Liveness::Lost && node.admin != Admin::Retired)
 }

@@ -10,7 +10,11 @@ use mlctl_proto::spec::{CheckpointSpec, KeepEvery};
 use crate::state::State;
 use crate::state::records::{Checkpoint, Job};
 
+use super::resume::lives;
 use super::{Request, living_copies, resumed_from};
+
+/// So many of those that are not whole may still become so: of older ones some part will never come.
+const GROWING_MAX: usize = 8;
 
 /// What a job's spec says of its checkpoints; the defaults where it says nothing.
 pub fn checkpoint_rules(state: &State, job: &Job) -> CheckpointSpec {
@@ -28,10 +32,6 @@ pub fn dropped(state: &State, job: &Job) -> BTreeSet<usize> {
     let rules = checkpoint_rules(state, job);
     let mut kept = kept_by_rules(list, &rules);
     let mut safe = safe(state, list, rules.replicas as usize);
-    if rules.upload.is_some() {
-        safe.extend(newest_uploaded(list));
-        safe.extend(next_to_upload(list));
-    }
     kept.extend(&safe);
     // One older than all that stay, and not whole yet, would go as soon as it were.
     let plain = rules.keep_every.is_none() && rules.keep_best.is_none();
@@ -41,12 +41,23 @@ pub fn dropped(state: &State, job: &Job) -> BTreeSet<usize> {
         let current = state.current_attempt(job);
         current.is_some_and(|attempt| !attempt.closed() && attempt.resume_from == name)
     };
+    if rules.upload.is_some() {
+        let ends = [newest_uploaded(list), next_to_upload(state, list)];
+        safe.extend(ends.into_iter().flatten());
+        kept.extend(&safe);
+    }
+    let partial = list
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, one)| !one.is_whole());
+    let growing: BTreeSet<usize> = partial.take(GROWING_MAX).map(|(place, _)| place).collect();
     let newest = whole(list).next_back().map(|(place, _)| place);
     let stays = |(place, one): &(usize, &Checkpoint)| {
         kept.contains(place)
             || one.pinned
             // One that grows. When its epoch is over it goes; before that only if nobody would miss it.
-            || !one.is_whole() && Some(*place) > overtaken
+            || growing.contains(place) && Some(*place) > overtaken
             || resumed(&one.name)
     };
     let mut gone: BTreeSet<usize> = (list.iter().enumerate())
@@ -82,9 +93,18 @@ fn newest_uploaded(list: &[Checkpoint]) -> Option<usize> {
 
 /// The oldest after the newest that is uploaded. It is uploaded before newer ones and stays until it is: a job that saves faster than its uploads
 /// travel would never have any.
-pub fn next_to_upload(list: &[Checkpoint]) -> Option<usize> {
+///
+/// One that no living node has all of is passed over: nobody could upload it.
+pub fn next_to_upload(state: &State, list: &[Checkpoint]) -> Option<usize> {
     let newest = newest_uploaded(list);
-    let mut after = whole(list).filter(|one| Some(one.0) > newest && one.1.is_portable());
+    let is_held = |one: &Checkpoint| {
+        one.filled().all(|part| {
+            let mut holders = part.holders.iter();
+            part.uploaded || holders.any(|node| lives(state, node))
+        })
+    };
+    let can = |one: &Checkpoint| one.is_portable() && is_held(one);
+    let mut after = whole(list).filter(|one| Some(one.0) > newest && can(one.1));
     after.next().map(|one| one.0)
 }
 

@@ -2,7 +2,7 @@
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::{CheckpointSpec, JobSpec, KeepBest, KeepEvery};
 
-use super::dropped;
+use super::{dropped, next_to_upload};
 use crate::state::commands::{CopyNews, Happening, PartOf, SealedPart};
 use crate::state::testing::Cluster;
 
@@ -233,4 +233,50 @@ fn the_newest_uploaded_one_stays_and_so_does_the_next_that_will_be() {
     assert_eq!(steps(&cluster, job), [1, 4, 6], "1 is there, 4 on its way");
     upload(&mut cluster, 6);
     assert_eq!(steps(&cluster, job), [6]);
+    // What no living node has is waited for by nobody.
+    for step in 7..=8 {
+        save(&mut cluster, step);
+    }
+    assert_eq!(steps(&cluster, job), [6, 7, 8]);
+    assert_eq!(
+        next_to_upload(&cluster.state, &cluster.job(job).checkpoints),
+        Some(1)
+    );
+    cluster.lose("a");
+    assert_eq!(
+        next_to_upload(&cluster.state, &cluster.job(job).checkpoints),
+        None
+    );
+}
+
+#[test]
+fn of_those_that_will_never_be_whole_few_stay() {
+    let rules = CheckpointSpec {
+        keep_every: Some(KeepEvery::Steps(1_000)),
+        ..CheckpointSpec::default()
+    };
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    cluster.gpu_node("b", 1);
+    let mut spec = JobSpec::new(vec!["train".into()]);
+    (spec.gpus, spec.nodes, spec.checkpoint) = (1, 2, Some(rules));
+    let job = cluster.submitted_spec("ann", &spec);
+    let epoch = cluster.started(job, &["a", "b"]);
+    cluster.running(job, epoch);
+    for step in 1..=20_u8 {
+        let sealed = SealedPart {
+            name: format!("step-{step}"),
+            step: step.into(),
+            part: Some(PartOf {
+                index: 0,
+                manifest: Some([step; 32]),
+                bytes: 9,
+            }),
+            parts: 2,
+            metric: None,
+            save_ms: 0,
+        };
+        cluster.event("a", job, epoch, Happening::CheckpointSealed(sealed));
+    }
+    assert_eq!(steps(&cluster, job), Vec::from_iter(13..=20));
 }
