@@ -24,6 +24,8 @@ struct Node {
 impl Node {
     fn new(test: &str) -> Option<Self> {
         let home = tempfile::tempdir().expect("dir");
+        // A node that was here before may have had a directory with the same number.
+        Base::discard(home.path());
         let cgroups = Base::prepare(home.path());
         if !cgroups.holds() {
             skip(

@@ -65,7 +65,7 @@ fn places(fleet: &Fleet, id: &str) -> Vec<(String, PathBuf)> {
 fn dies(fleet: &mut Fleet, id: &str) -> String {
     let node = fleet.job(id).nodes().remove(0);
     fleet.kill_node(&node);
-    fs::remove_dir_all(fleet.home(&node).join("data")).expect("its disk is wiped");
+    fleet.wipe_disk(&node);
     node
 }
 

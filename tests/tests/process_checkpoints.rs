@@ -120,7 +120,7 @@ impl Trial {
         let place = self.dice.random_range(0..nodes.len());
         let node = nodes[place].clone();
         self.fleet.kill_node(&node);
-        fs::remove_dir_all(self.fleet.home(&node).join("data")).expect("its disk is wiped");
+        self.fleet.wipe_disk(&node);
         self.fleet.boot_node(&node);
         println!(
             "{}: {node}, {place} of {}, died with its disk after step {step}",

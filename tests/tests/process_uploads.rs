@@ -86,7 +86,7 @@ fn a_job_resumes_from_the_store_when_every_holder_died_with_its_disk() {
     };
     for node in &holders {
         fleet.kill_node(node);
-        fs::remove_dir_all(fleet.home(node).join("data")).expect("its disk is wiped");
+        fleet.wipe_disk(node);
     }
     let job = fleet.ended(&id, PATIENCE);
     assert_eq!(job.state(), "Completed", "{:#}", job.0);

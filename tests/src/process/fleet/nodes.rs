@@ -36,6 +36,18 @@ impl Fleet {
         });
     }
 
+    /// The disk of a node that was killed is empty from now on.
+    ///
+    /// # Panics
+    /// When it cannot be wiped.
+    #[track_caller]
+    pub fn wipe_disk(&self, node: &str) {
+        let data = self.home(node).join("data");
+        // They are named by what is wiped here: nobody would find them again.
+        mlctl_agent::cgroup::Base::discard(&data);
+        fs::remove_dir_all(&data).expect("its disk is wiped");
+    }
+
     /// Starts a node that was killed, with its disk, as after a reboot.
     ///
     /// # Panics
