@@ -261,3 +261,46 @@ fn a_job_that_does_not_listen_ends_when_its_time_is_over() {
     let end = (job.state(), job.exit_code());
     assert_eq!(end, ("TimedOut", 124), "{:#}", job.0);
 }
+
+/// Rank 0 alone saves; whoever resumes ends.
+const ONE_SAVES: &str = "if [ -n \"$MLCTL_RESUME_FROM\" ]; then
+  echo resumed
+  exit 0
+fi
+if [ $RANK = 0 ]; then
+  cd \"$MLCTL_CHECKPOINT_DIR\"
+  mkdir step-5.tmp
+  echo weights > step-5.tmp/weights
+  mv step-5.tmp step-5
+  echo saved
+fi
+while :; do sleep 0.05; done
+";
+
+/// It had not said yet that it wrote nothing, and its agent was asked while it looked for what ran before the boot.
+#[test]
+fn a_node_that_boots_again_at_once_costs_no_checkpoint() {
+    let mut fleet = Fleet::start(&Plan {
+        nodes: 3,
+        lost_after_ms: 5_000,
+        ..Plan::default()
+    });
+    let script = fleet.work().join("job.sh");
+    fs::write(&script, ONE_SAVES).expect("written");
+    let spec = format!(
+        "name = 'boots'\nnodes = 2\ncode = ''\ncommand = ['sh', '{}']\n[checkpoint]\nreplicas = 1\n",
+        script.display()
+    );
+    fs::write(fleet.work().join("job.toml"), spec).expect("written");
+    let id = fleet.submit(&["job.toml"]);
+    fleet.said(&id, "saved", PATIENCE);
+    // The other node is asked in that time, and says only after two seconds that nothing comes.
+    std::thread::sleep(Duration::from_millis(500));
+    let node = fleet.job(&id).nodes().remove(1);
+    fleet.kill_node(&node);
+    fleet.boot_node(&node);
+    let job = fleet.ended(&id, PATIENCE);
+    assert_eq!(job.state(), "Completed", "{:#}", job.0);
+    assert_eq!(job.attempts().len(), 2, "{:#}", job.0);
+    fleet.said(&id, "resumed", PATIENCE);
+}

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{Instrument, info_span, warn};
 
-use super::checkpoints::Checkpoints;
+use super::checkpoints::{self, Checkpoints};
 use super::{Context, keepers, prepare, restore};
 use crate::checkpoints::seal::Life;
 use crate::core::{BoottimeMs, Event, Rendezvous, Start};
@@ -103,13 +103,14 @@ pub(super) async fn begin(context: Arc<Context>, start: Arc<Start>, orders: mpsc
                     master_port: task.master_port,
                 })
                 .await;
-                keepers::own(task, connection).await;
+                keepers::own(&mut task, connection).await;
             }
             Err(why) => {
                 let (job, epoch) = task.key();
                 task.tell(Event::PrepareFailed { job, epoch, why }).await;
             }
         }
+        linger(task).await;
     }
     .instrument(span)
     .await;
@@ -179,12 +180,35 @@ pub(super) async fn adopt(context: Arc<Context>, start: Arc<Start>, orders: mpsc
             task.checkpoints = Checkpoints::follow(&task.context, &task.start, true).await;
             failpoint::hit("adopt.connected");
             keepers::report_status(&task, &connection.status).await;
-            keepers::own(task, connection).await;
+            keepers::own(&mut task, connection).await;
         }
         keepers::Found::Gone => {
             task.report_checkpoints(Life::EndedBadly).await;
             keepers::report_loss(&task).await;
         }
         keepers::Found::NeverStarted => task.tell(Event::KeeperNeverStarted { job, epoch }).await,
+    }
+    linger(task).await;
+}
+
+/// Nothing of it runs here any more. Until it is released other nodes may ask after its checkpoints, or have asked while its keeper was looked for.
+async fn linger(task: Task) {
+    let Task {
+        context,
+        mut orders,
+        ..
+    } = task;
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::SealPart(order) => {
+                drop(tokio::spawn(checkpoints::seal_part(context.clone(), order)));
+            }
+            Order::Release => return,
+            Order::Cancel
+            | Order::Go(_)
+            | Order::Lease { .. }
+            | Order::Stop { .. }
+            | Order::Remote { .. } => {}
+        }
     }
 }

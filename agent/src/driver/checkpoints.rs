@@ -12,18 +12,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::Context;
 use super::notify::{Notify, Said};
 use super::place::{Kind, Place, looked_at};
 use super::prepare::START;
 use super::restart::read_start;
 use super::sealing::{Complete, Seals};
+use super::{Context, Input};
 use crate::checkpoints::follow::{Follow, FollowError, began_ns, look_once, look_once_at};
 use crate::checkpoints::seal::{Life, QUIET_MS};
 use crate::checkpoints::track::{News, Terms};
 use crate::core::Start;
 use crate::keeper::read_exits;
-use crate::link::copies::SealPart;
+use crate::link::copies::{SealPart, part_gone};
 
 /// Words that may wait for the task that follows.
 const WORDS: usize = 64;
@@ -120,16 +120,16 @@ pub(super) async fn seal_part(context: Arc<Context>, order: SealPart) {
     let start = Arc::new(read_start(&context.dirs, order.job, order.epoch));
     if start.members.is_empty() {
         warn!(job = %order.job, epoch = %order.epoch, order.name, "a part of a checkpoint is asked for, and nothing of its attempt is on this node");
-        return;
+        return tell_gone(&context, &order).await;
     }
     let folder = context.dirs.attempt(order.job, order.epoch);
     // Who cannot look does not say that there is nothing: then others' parts would be taken for all of it.
     let Some(place) = looked_at(&context, &start).await else {
-        return;
+        return tell_gone(&context, &order).await;
     };
     let terms = terms(&context, &start, &place);
     let (kind, dirs) = (place.kind, context.dirs.clone());
-    let seals = Seals::new(context, start.clone());
+    let seals = Seals::new(context.clone(), start.clone());
     let (name, of) = (order.name.clone(), start.clone());
     let look = move || {
         let life = place.life(&of, life_of(&folder));
@@ -138,14 +138,26 @@ pub(super) async fn seal_part(context: Arc<Context>, order: SealPart) {
     };
     match tokio::task::spawn_blocking(look).await {
         Ok((Some(news), _)) => tell(&seals, &start, news).await,
-        Ok((None, true)) => say_removed(&start, &order.name),
+        Ok((None, true)) => {
+            say_removed(&start, &order.name);
+            tell_gone(&context, &order).await;
+        }
         // It went while we looked.
-        Ok((None, false)) if Place::of(&dirs, &start).kind != kind => {}
+        Ok((None, false)) if Place::of(&dirs, &start).kind != kind => {
+            tell_gone(&context, &order).await;
+        }
         // Its ranks are gone: nothing of it will come.
         Ok((None, false)) => seals.tell_empty(order.name, order.step).await,
         // A panic was reported where it happened; the leader asks again.
         Err(_) => {}
     }
+}
+
+/// Tells the leader that what it asked for will not come: no job waits for it then.
+async fn tell_gone(context: &Context, order: &SealPart) {
+    let gone = part_gone(order);
+    // Without a driver the agent is ending.
+    let _ = context.inputs.send(Input::Copies(gone)).await;
 }
 
 /// An agent before this one died while something of an attempt was being sealed that has no task any more: goes on with it.
@@ -287,6 +299,7 @@ impl Following {
             }
             if self.follow.was_removed(&order.name) {
                 say_removed(&self.start, &order.name);
+                tell_gone(self.seals.context(), &order).await;
             } else {
                 self.seals.tell_empty(order.name, order.step).await;
             }

@@ -128,7 +128,7 @@ fn plan_age(folder: &Path) -> Option<Duration> {
 }
 
 /// Carries orders and words between the core and a keeper until it is released, lost, or the agent ends.
-pub(super) async fn own(mut task: Task, mut connection: Connection) {
+pub(super) async fn own(task: &mut Task, mut connection: Connection) {
     let mut ended = connection.status.all_ended();
     let vault = &task.context.vault;
     let here = vault.attempt_here(task.key(), connection.status.pid);
@@ -143,15 +143,15 @@ pub(super) async fn own(mut task: Task, mut connection: Connection) {
                     if says_end(&message) {
                         here.ends();
                     }
-                    heard(&task, message).await;
+                    heard(task, message).await;
                 }
-                None => match again(&task, ended).await {
+                None => match again(task, ended).await {
                     Some(renewed) => {
                         ended = renewed.status.all_ended();
                         if is_ending(&renewed.status) {
                             here.ends();
                         }
-                        report_status(&task, &renewed.status).await;
+                        report_status(task, &renewed.status).await;
                         connection = renewed;
                     }
                     None => return,

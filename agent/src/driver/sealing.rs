@@ -100,6 +100,11 @@ impl Seals {
         }
     }
 
+    /// The driver's.
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The attempt's.
     pub(super) fn folder(&self) -> PathBuf {
         self.context.dirs.attempt(self.start.job, self.start.epoch)

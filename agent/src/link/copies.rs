@@ -69,6 +69,15 @@ pub(crate) struct SealPart {
     pub(crate) step: u64,
 }
 
+/// This node cannot tell any more what it had of that.
+pub(crate) fn part_gone(order: &SealPart) -> agent::agent_message::What {
+    agent::agent_message::What::PartGone(agent::PartGone {
+        job: Some(order.job.into()),
+        epoch: Some(order.epoch.into()),
+        name: order.name.clone(),
+    })
+}
+
 const NO_MANIFEST: IdError = IdError::Missing {
     kind: "manifest of 32 bytes",
 };

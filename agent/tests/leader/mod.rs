@@ -201,7 +201,8 @@ impl Leader {
             | agent_message::What::Inventory(_)
             | agent_message::What::Ask(_)
             | agent_message::What::Pushed(_)
-            | agent_message::What::Uploaded(_) => {}
+            | agent_message::What::Uploaded(_)
+            | agent_message::What::PartGone(_) => {}
         }
     }
 

@@ -395,6 +395,9 @@ impl Session {
             Some(agent_message::What::Uploaded(done)) => {
                 return self.copies(port, convert::copies::uploaded(done)?).await;
             }
+            Some(agent_message::What::PartGone(gone)) => {
+                return self.copies(port, convert::copies::part_gone(gone)?).await;
+            }
             Some(agent_message::What::Ready(ready)) => Input::Ready {
                 node,
                 link,

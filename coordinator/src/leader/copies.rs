@@ -28,7 +28,7 @@ use crate::state::State;
 use crate::state::commands::SealedPart;
 use crate::state::records::{Checkpoint, Job, JobState, ManifestId, Part, PartKey};
 use crate::state::rules::{checkpoint_rules, next_to_upload};
-use known::{is_known, may_read, missing, sealed, stayed_up, stays};
+use known::{is_known, is_missing, may_read, missing, sealed, stays};
 pub use restores::{RestoreOrder, RestorePart, restore, restore_ms};
 use target::Choice;
 use uploads::Uploads;
@@ -89,6 +89,13 @@ pub enum Word {
         to: String,
         /// Why not; empty: it is there.
         error: String,
+    },
+    /// It was asked for its part, and cannot tell any more whether it had one.
+    Gone {
+        /// Of which attempt.
+        key: Key,
+        /// Of which checkpoint.
+        name: String,
     },
     /// What became of an upload that it was told to do.
     Uploaded {
@@ -171,6 +178,9 @@ struct Move {
     sent: bool,
 }
 
+/// An attempt, the name of one of its checkpoints, and a node that was asked for its part.
+type Asked = (Key, String, String);
+
 /// All that is under way.
 #[derive(Debug, Default)]
 pub struct Copies {
@@ -184,7 +194,9 @@ pub struct Copies {
     failed: BTreeMap<(PartKey, String), Mono>,
     uploads: Uploads,
     /// When a node was last asked for its part.
-    asked: BTreeMap<(Key, String, String), Mono>,
+    asked: BTreeMap<Asked, Mono>,
+    /// Who cannot tell any more: nobody waits for it.
+    mute: BTreeSet<Asked>,
     /// Connected nodes that can take and give parts.
     peers: BTreeMap<String, Peer>,
     inventories: BTreeMap<String, Vec<PartKey>>,
@@ -245,6 +257,7 @@ impl Copies {
         self.inventories.remove(node);
         // What it was asked it has forgotten, too.
         self.asked.retain(|(_, _, asked), _| asked != node);
+        self.mute.retain(|(_, _, mute)| mute != node);
         self.uploads.gone(node);
         self.moves
             .retain(|(_, to), one| to != node && one.from != node);
@@ -307,6 +320,12 @@ impl Copies {
                 self.pushed(now, node, (key, to), error.is_empty());
                 Vec::new()
             }
+            Word::Gone { key, name } => {
+                if is_missing(state, key, &name, node) {
+                    self.mute.insert((key, name, node.to_owned()));
+                }
+                Vec::new()
+            }
             Word::Uploaded { key, url, error } => {
                 // What failed waits for the next look at all jobs: else one whose store is not there would take the place of others again and again.
                 if error.is_empty() {
@@ -347,6 +366,8 @@ impl Copies {
         self.failed.retain(|_, until| *until > now);
         self.asked
             .retain(|_, at| at.saturating_add(ASK_AGAIN_MS) > now);
+        self.mute
+            .retain(|(key, name, node)| is_missing(state, *key, name, node));
         self.moves
             .retain(|(key, _), one| one.until > now && is_known(state, key));
         self.uploads.tidy(now, state);
@@ -483,7 +504,8 @@ impl Copies {
             let key = (job.id, checkpoint.epoch);
             let name = checkpoint.name.clone();
             let asked = (key, name.clone(), node.clone());
-            if !self.peers.contains_key(node) || self.asked.contains_key(&asked) {
+            let knows = self.peers.contains_key(node) && !self.mute.contains(&asked);
+            if !knows || self.asked.contains_key(&asked) {
                 continue;
             }
             self.asked.insert(asked, now);
@@ -493,7 +515,8 @@ impl Copies {
         !missing.is_empty()
     }
 
-    /// Last attempts of pending jobs of which a part of a checkpoint is missing that a connected node can still give: one that has been up since.
+    /// Last attempts of pending jobs of which a part of a checkpoint is missing that a connected node may still give. One that has booted since
+    /// may: what was written lies on its disk.
     pub fn incomplete(&self, state: &State) -> BTreeMap<Key, Vec<String>> {
         let mut found: BTreeMap<Key, Vec<String>> = BTreeMap::new();
         for job in self.lacking.iter().filter_map(|id| state.job(*id)) {
@@ -502,8 +525,16 @@ impl Copies {
             }
             for checkpoint in job.checkpoints.iter().filter(|one| !one.is_whole()) {
                 let mut nodes = missing(state, job, checkpoint);
-                let up_since = |node: &String| stayed_up(state, job, node);
-                nodes.retain(|node| self.peers.contains_key(node) && up_since(node));
+                let asked = |node: &str| {
+                    (
+                        (job.id, checkpoint.epoch),
+                        checkpoint.name.clone(),
+                        node.into(),
+                    )
+                };
+                nodes.retain(|node| {
+                    self.peers.contains_key(node) && !self.mute.contains(&asked(node))
+                });
                 if !nodes.is_empty() {
                     found.insert((job.id, checkpoint.epoch), nodes);
                 }

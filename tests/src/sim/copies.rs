@@ -225,7 +225,11 @@ impl World {
             return self.seal(who, key, (&asked.name, step), false);
         }
         let Some((index, parts)) = self.nodes[who].place_in(key) else {
-            return;
+            let gone = Word::Gone {
+                key,
+                name: asked.name,
+            };
+            return self.say_of_copies(asked.at, gone);
         };
         let found = agent::CheckpointFound {
             part: Some(agent::PartFound {

@@ -51,6 +51,17 @@ pub fn pushed(message: wire::Pushed) -> Result<Word, Refusal> {
     })
 }
 
+/// A part that will not come.
+///
+/// # Errors
+/// When it names no attempt.
+pub fn part_gone(message: wire::PartGone) -> Result<Word, Refusal> {
+    Ok(Word::Gone {
+        key: key(message.job, message.epoch)?,
+        name: message.name,
+    })
+}
+
 /// What became of an upload.
 ///
 /// # Errors

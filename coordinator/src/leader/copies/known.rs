@@ -1,5 +1,6 @@
 //! PURE: what the state says of parts: what one is, who may read it, whose is missing, who can be counted on.
 //! Does NOT know what is under way.
+use crate::leader::gang::Key;
 use crate::state::State;
 use crate::state::commands::{PartOf, SealedPart};
 use crate::state::records::{Admin, Checkpoint, Job, Liveness, ManifestId, Part, PartKey};
@@ -69,15 +70,14 @@ pub(super) fn is_known(state: &State, key: &PartKey) -> bool {
     })
 }
 
-/// A node has not booted since the current attempt of `job` was placed on it: what it was about to seal is still there.
-pub(super) fn stayed_up(state: &State, job: &Job, node: &str) -> bool {
-    let attempt = state.current_attempt(job);
-    let mut allocations = attempt.iter().flat_map(|attempt| &attempt.allocations);
-    let placed = allocations.find(|one| one.node == node);
-    let known = state.node(node);
-    placed
-        .zip(known)
-        .is_some_and(|(placed, known)| placed.boot_id == known.facts.boot_id)
+/// The part that `node` had of a checkpoint of that attempt is not known, and a successor would miss it.
+pub(super) fn is_missing(state: &State, (job, epoch): Key, name: &str, node: &str) -> bool {
+    let Some(job) = state.job(job) else {
+        return false;
+    };
+    let mut partial = (job.checkpoints.iter())
+        .filter(|one| one.epoch == epoch && one.name == name && !one.is_whole());
+    partial.any(|one| missing(state, job, one).iter().any(|other| other == node))
 }
 
 /// A holder on which one can count: neither gone nor about to go.

@@ -284,6 +284,46 @@ fn a_job_waits_for_parts_that_a_connected_node_can_give() {
     assert!(stage.copies.incomplete(&stage.cluster.state).is_empty());
 }
 
+/// It had been asked, and went down before it said that it had written nothing: the two newest checkpoints were given up while it booted.
+#[test]
+fn a_job_waits_for_parts_of_a_node_that_has_booted_again_unless_it_cannot_tell() {
+    let mut stage = Stage::new(&[("a", ""), ("b", "")], &["a", "b"]);
+    stage.seals("a", sealed(0, Some(M), 2));
+    stage.look();
+    let (job, epoch) = (stage.job, stage.epoch);
+    let known = stage.cluster.state.node("b").expect("it is there");
+    let (mut facts, journal_id) = (known.facts.clone(), known.journal_id.clone());
+    facts.boot_id = "boot-2".into();
+    let hello = RegisterNode { facts, journal_id };
+    stage.cluster.run(system(), Body::RegisterNode(hello));
+    stage.cluster.ended("a", job, epoch, EndKind::KeeperLost);
+    stage
+        .copies
+        .connected(&stage.cluster.state, "b", "b.example", 1);
+    let waits = |stage: &Stage| stage.copies.incomplete(&stage.cluster.state);
+    let b = ((job, epoch), vec!["b".to_owned()]);
+    assert_eq!(Vec::from_iter(waits(&stage)), [b]);
+    let gone = |name: &str| Word::Gone {
+        key: (job, epoch),
+        name: name.into(),
+    };
+    let now = stage.now;
+    let name = stage.cluster.job(job).checkpoints[0].name.clone();
+    for (node, other) in [("b", "never-heard-of"), ("a", name.as_str())] {
+        stage
+            .copies
+            .said(now, &stage.cluster.state, node, gone(other));
+    }
+    assert_eq!(waits(&stage).len(), 1, "nobody asked for that");
+    stage
+        .copies
+        .said(now, &stage.cluster.state, "b", gone(&name));
+    assert!(waits(&stage).is_empty());
+    stage.now += 60_000;
+    let asked = |(_, order): &Told| matches!(order, CopyOrder::SealPart { .. });
+    assert!(!stage.look().iter().any(asked), "it has said so");
+}
+
 #[test]
 fn only_what_was_ordered_may_be_put_somewhere() {
     let mut stage = Stage::new(&[("a", ""), ("b", ""), ("c", "")], &["a"]);

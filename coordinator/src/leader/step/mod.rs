@@ -358,6 +358,10 @@ impl Term {
             } => self.heartbeat(now, state, Waiting { node, link, seq }, &reports),
             Event::Copies { node, link, word } => {
                 if self.is_current(&node, link) {
+                    if matches!(word, Word::Gone { .. }) {
+                        // A job may have waited for it.
+                        self.planning.want();
+                    }
                     let told = self.copies.said(now, state, &node, word);
                     self.tell_all(told);
                 }
