@@ -76,27 +76,6 @@ pub(super) fn write_sparse(file: &File, path: &Path, bytes: &[u8], at: u64) -> D
     Ok(())
 }
 
-/// Has `length` bytes of `to` at `to_at` share the blocks of `from` at `from_at`, where the file system can; else they are copied. `false`: `from` ended before.
-pub(super) fn share_part(
-    from: &File,
-    from_at: u64,
-    to: &File,
-    to_at: u64,
-    length: usize,
-) -> io::Result<bool> {
-    step(Step::Write)?;
-    let (mut from_at, mut to_at, mut left) = (from_at, to_at, length);
-    while left > 0 {
-        let copied =
-            rustix::fs::copy_file_range(from, Some(&mut from_at), to, Some(&mut to_at), left)?;
-        if copied == 0 {
-            return Ok(false);
-        }
-        left -= copied.min(left);
-    }
-    Ok(true)
-}
-
 /// Where the next bytes begin that are no hole, at or behind `at`. `None` if there are none.
 pub(super) fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, SeekFrom::Data(at)) {

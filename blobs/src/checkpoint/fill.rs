@@ -1,6 +1,5 @@
 //! Chunks of a receive that are on this node already: in its own files, written before a crash and not noted; in a content that was found
-//! damaged elsewhere; in a neighbouring checkpoint. Each is hashed before it counts, but for those that come without a byte being moved, from a content whose stamp is right.
-//! Does NOT ask other nodes.
+//! damaged elsewhere; in a neighbouring checkpoint. Each is hashed before it counts. Does NOT ask other nodes.
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -116,9 +115,6 @@ impl Receive {
         first: usize,
         buffer: &mut [u8],
     ) -> Result<(), CheckpointError> {
-        if self.store.inner.clones && self.clone_span(content, first)? {
-            return Ok(());
-        }
         let path = self.store.inner.objects.path(&content.id);
         let file = disk::open(&path)?;
         let chunks = content.chunks.iter().enumerate().skip(first);
@@ -129,53 +125,6 @@ impl Receive {
             }
         }
         Ok(())
-    }
-
-    /// The same where files share blocks: nothing is read, hashed or written of what nobody has touched since it was verified. `false`: somebody has, or
-    /// it cannot be done, and nothing was taken.
-    fn clone_span(&self, content: &Content, first: usize) -> Result<bool, CheckpointError> {
-        let objects = &self.store.inner.objects;
-        let Some(stamp) = objects.trusted(&content.id) else {
-            return Ok(false);
-        };
-        let file = disk::open(&objects.path(&content.id))?;
-        let mut shared = Vec::new();
-        let chunks = content.chunks.iter().enumerate().skip(first);
-        for (inside, chunk) in chunks.take(SPAN_CHUNKS) {
-            if !self.wants(chunk) {
-                continue;
-            }
-            let span = content.span(inside);
-            for number in self.lacking(chunk) {
-                if !self.share_chunk(&file, span, number)? {
-                    return Ok(false);
-                }
-                shared.push((number, span.1 as u64));
-            }
-        }
-        // What was written into it meanwhile may be in what was shared.
-        if objects.trusted(&content.id) != Some(stamp) {
-            return Ok(false);
-        }
-        self.have(&shared);
-        Ok(true)
-    }
-
-    /// Gives chunk `number` the blocks of `file` there. `false`: it cannot be done.
-    fn share_chunk(
-        &self,
-        file: &File,
-        (at, length): (u64, usize),
-        number: u32,
-    ) -> Result<bool, CheckpointError> {
-        let Some((content, inside)) = self.manifest.chunk(number) else {
-            return Ok(false);
-        };
-        let content_of = &self.manifest.contents()[content];
-        let path = self.content_path(content);
-        let to = disk::open_sparse(&path, content_of.size)?;
-        let (to_at, _) = content_of.span(inside);
-        disk::share_part(file, at, &to, to_at, length).map_err(io("write", &path))
     }
 
     fn wants(&self, chunk: &BlobId) -> bool {
@@ -202,7 +151,3 @@ impl Receive {
         Ok(())
     }
 }
-
-#[cfg(test)]
-#[path = "fill_tests.rs"]
-mod tests;

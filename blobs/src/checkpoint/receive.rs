@@ -319,24 +319,6 @@ impl Receive {
         places.any(|number| !self.has(*number))
     }
 
-    /// The places of a chunk where it is missing.
-    pub(super) fn lacking(&self, chunk: &BlobId) -> Vec<u32> {
-        let places = self.twins.of_chunk(&self.manifest, chunk).iter().copied();
-        places.filter(|number| !self.has(*number)).collect()
-    }
-
-    /// These chunks, of so many bytes each, are at their places now, not synced yet.
-    pub(super) fn have(&self, chunks: &[(u32, u64)]) {
-        let mut progress = lock(&self.progress);
-        for (number, bytes) in chunks {
-            if let Some((content, _)) = self.manifest.chunk(*number) {
-                progress.have.set(*number, true);
-                progress.dirty.insert(content);
-                progress.unsynced += bytes;
-            }
-        }
-    }
-
     pub(super) fn missing(&self) -> u64 {
         let progress = lock(&self.progress);
         u64::from(progress.have.len() - progress.have.count())

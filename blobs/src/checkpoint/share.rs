@@ -55,24 +55,6 @@ impl<'a> Spot<'a> {
     }
 }
 
-/// Whether files in `dir` can share blocks.
-pub(super) fn clones(dir: &Path) -> bool {
-    let (one, other) = (dir.join("clone-1"), dir.join("clone-2"));
-    let tried = || -> io::Result<()> {
-        std::fs::write(&one, [1; 4_096])?;
-        Ok(rustix::fs::ioctl_ficlone(
-            File::create(&other)?,
-            File::open(&one)?,
-        )?)
-    };
-    let can = tried().is_ok();
-    for probe in [one, other] {
-        // It may never have been made.
-        let _ = std::fs::remove_file(probe);
-    }
-    can
-}
-
 /// What two file systems were found unable to do: asked once, not for every file.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {

@@ -22,7 +22,6 @@ use super::error::{CheckpointError, bad_path, io};
 use super::limits::MANIFEST_BYTES_MAX;
 use super::manifest::Manifest;
 use super::objects::{Objects, lock};
-use super::share::clones;
 use super::stamp::Stamp;
 use crate::BlobId;
 
@@ -65,8 +64,6 @@ pub(super) struct Inner {
     pub(super) dir: PathBuf,
     pub(super) options: Options,
     pub(super) objects: Objects,
-    /// Its file system lets files share blocks.
-    pub(super) clones: bool,
     pub(super) books: Mutex<Books>,
     /// Directories that something is being restored to.
     pub(super) restoring: Mutex<BTreeSet<PathBuf>>,
@@ -90,7 +87,6 @@ impl CheckpointStore {
         }
         let objects = Objects::open(dir.join("objects"), options.threads)?;
         let inner = Inner {
-            clones: clones(&dir.join("sealing")),
             dir,
             options,
             objects,
