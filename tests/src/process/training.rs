@@ -287,14 +287,16 @@ impl Training {
         }
     }
 
-    /// Waits until there is a checkpoint of step `step`, and strikes.
+    /// Waits until a rank says that it has written the checkpoint of step `step`, and until the cluster has recorded that or an earlier one, and strikes.
+    /// Gives the newest step that was recorded by then: with less nobody may begin again.
     ///
     /// # Panics
     /// When there is none within a minute, or nothing to strike.
     #[track_caller]
-    pub fn strike(&mut self, id: &str, step: u32, strike: Strike, dice: &mut StdRng) {
+    pub fn strike(&mut self, id: &str, step: u32, strike: Strike, dice: &mut StdRng) -> u64 {
         self.fleet
             .said(id, &format!("checkpoint step {step}"), BEGUN);
+        let recorded = until("a recorded checkpoint", BEGUN, || self.recorded(id));
         let nodes = self.fleet.job(id).nodes();
         let place = dice.random_range(0..nodes.len());
         let node = nodes[place].clone();
@@ -320,6 +322,16 @@ impl Training {
             self.framework,
             nodes.len()
         );
+        recorded
+    }
+
+    /// The newest step of which the cluster has a checkpoint.
+    fn recorded(&self, id: &str) -> Option<u64> {
+        let all = self.fleet.job(id).checkpoints();
+        let steps = all
+            .iter()
+            .filter_map(|(name, _)| name.strip_prefix("step-")?.parse().ok());
+        steps.max()
     }
 
     /// The processes of ranks of the job on `node`.
