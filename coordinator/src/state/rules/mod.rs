@@ -2,6 +2,7 @@
 mod excluded;
 mod fits;
 mod inventory;
+pub mod quota;
 mod request;
 mod resume;
 mod retention;

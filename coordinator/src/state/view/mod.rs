@@ -1,6 +1,13 @@
 //! The scheduler's immutable input: the replicated state with its indexes, and what only the leader knows.
 //! A view is taken once and never changes; what it says may be stale by the time a plan is applied, so apply checks again.
+pub mod amounts;
+pub mod ask;
 mod indexes;
+pub mod jobs;
+pub mod nodes;
+pub mod policy;
+pub mod scene;
+pub mod teams;
 
 use std::collections::BTreeSet;
 
