@@ -32,6 +32,24 @@ pub const CPUS_PER_NODE_MAX: u32 = 4_096;
 pub const MEMORY_PER_NODE_MAX: u64 = 64 << 40;
 /// The least memory that a job may ask for per rank, bytes: with less not even a shell starts.
 pub const MEM_PER_RANK_MIN: u64 = 4 << 20;
+/// Disk that a job may ask for on one node, bytes.
+pub const DISK_PER_NODE_MAX: u64 = 1 << 50;
+/// The least disk that a job may ask for per rank, bytes.
+pub const DISK_PER_RANK_MIN: u64 = 1 << 20;
+/// Of one license, or another thing that is counted, that a job may ask for.
+pub const LICENSE_COUNT_MAX: u32 = 1_000_000;
+/// Pools, labels of nodes, and licenses that a job may name, each.
+pub const PLACE_WORDS_MAX: usize = 64;
+/// Sizes that an elastic gang may list; a range has any number.
+pub const ELASTIC_SIZES_MAX: usize = 64;
+/// Jobs that one job may wait for.
+pub const DEPENDENCIES_MAX: usize = 64;
+/// The longest time that a job may ask for between the notice that others get its devices and its end, milliseconds.
+pub const GRACE_MS_MAX: u64 = 600_000;
+/// A team's path, bytes.
+pub const TEAM_BYTES_MAX: usize = 255;
+/// Names in a team's path.
+pub const TEAM_DEPTH_MAX: usize = 8;
 /// Names of nodes, users, pools, bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 /// A job's name, bytes.
