@@ -1,4 +1,5 @@
 //! What plan and apply both need: one predicate, used twice, so that a plan never proposes what apply refuses on the same state.
+mod ask;
 mod excluded;
 mod fits;
 mod inventory;
