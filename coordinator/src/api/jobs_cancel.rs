@@ -39,7 +39,7 @@ pub async fn cancel(
     let hash = *blake3::hash(&bare.encode_to_vec()).as_bytes();
     let key = key(&request.key, hash)?;
     let jobs = named(&request.jobs, "cancel")?;
-    let body = Body::CancelJobs(CancelJobs { jobs });
+    let body = Body::CancelJobs(CancelJobs::of(jobs));
     let committed = shared
         .propose(person.actor.clone(), &person.source, Some(key), body)
         .await?;

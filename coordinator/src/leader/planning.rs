@@ -17,12 +17,13 @@ use crate::state::view::ClusterView;
 /// Starts in one command: keeps it far below the limit of a command.
 const STARTS_PER_COMMAND: usize = 128;
 
-/// Plans on the newest state and proposes the result. Answers with when to plan again by time alone, milliseconds.
+/// Plans on the newest state and proposes the result. Answers with when to plan again by time alone, milliseconds, and whether the deadline of some
+/// job is over.
 pub(super) async fn plan(
     shared: Arc<Shared>,
     heard: BTreeSet<String>,
     salvaging: BTreeSet<JobId>,
-) -> Option<u64> {
+) -> (Option<u64>, bool) {
     let state = shared.state();
     let now = shared.clock.stamp(state.now_ms());
     let span = tracing::info_span!(
@@ -40,7 +41,7 @@ pub(super) async fn plan(
         Ok(planned) => planned,
         Err(error) => {
             tracing::error!(%error, "the scheduler failed");
-            return plan_again_in(None, now, false);
+            return (plan_again_in(None, now, false), false);
         }
     };
     span.record("pending", plan.explanations.len());
@@ -53,7 +54,7 @@ pub(super) async fn plan(
         whole &= propose(&shared, starts).instrument(span.clone()).await;
     }
     let again_in = plan_again_in(plan.next, now, whole);
-    again_in.map(|ms| shared.clock.wait(ms))
+    (again_in.map(|ms| shared.clock.wait(ms)), plan.late)
 }
 
 /// Whether all of them were started.

@@ -1,7 +1,8 @@
 //! The scheduler: `plan(view, now)` is a function of an immutable view. It proposes; `state` checks every precondition again.
 //!
 //! Order today: first fit in submit order. A job that does not fit does not block the ones behind it; reservations, quotas and
-//! preemption come later, so a wide gang may wait behind a stream of narrow jobs. Gangs start whole, on distinct nodes of one
+//! preemption come later, so a wide gang may wait behind a stream of narrow jobs. A job that is held, waits for another one or starts later
+//! is passed over. Gangs start whole, on distinct nodes of one
 //! pool and with devices of one model. Each pending job that does not start gets its leading reason. A job that failed starts when
 //! its back-off is over, and not on nodes that failed it while there are others.
 #![deny(
@@ -23,6 +24,9 @@ mod retry_tests;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod turn;
+#[cfg(test)]
+mod turn_tests;
 mod waves;
 
 use std::collections::BTreeMap;
@@ -34,6 +38,7 @@ use crate::state::view::{ClusterView, StartAttempt};
 
 pub use explain::explain;
 pub use reasons::Reason;
+pub use turn::NoTurn;
 
 /// What to propose, and why the rest waits.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,6 +49,8 @@ pub struct Plan {
     pub explanations: BTreeMap<JobId, Reason>,
     /// When to plan again although nothing changed; `None`: time alone changes nothing.
     pub next: Option<UtcMs>,
+    /// The deadline of some job is over: it is time to end such jobs.
+    pub late: bool,
 }
 
 /// Plans once over all pending jobs. The cost is that of the pending jobs plus that of the nodes, not their product: requests

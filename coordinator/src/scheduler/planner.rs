@@ -9,8 +9,11 @@ use super::Plan;
 use super::capacity::{Capacity, Choice};
 use super::reasons::{Inventory, Reason, excluded_reason, holder_reason};
 use super::shape::Shape;
+use super::turn::NoTurn;
 use super::waves;
-use crate::state::rules::{Request, Resume, all_of, excluded, is_shared, living_holders, resume};
+use crate::state::rules::{
+    Request, Resume, all_of, excluded, is_shared, living_holders, ready_tasks, resume,
+};
 use crate::state::view::{Checkpoint, ClusterView, Job, JobState, Part, StartAttempt};
 
 /// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
@@ -70,7 +73,11 @@ impl<'a> Planner<'a> {
     }
 
     pub fn finish(mut self, next: Option<UtcMs>) -> Plan {
-        self.plan.next = next;
+        let due = self.view.state.deadlines().next().map(|(at, _)| at);
+        self.plan.late = due.is_some_and(|at| at <= self.now_ms);
+        // What is late already is not waited for.
+        let ahead = due.filter(|at| *at > self.now_ms);
+        self.plan.next = next.into_iter().chain(ahead).min();
         self.plan
     }
 
@@ -83,6 +90,15 @@ impl<'a> Planner<'a> {
             let until = job.retries.not_before_ms;
             self.next = Some(self.next.map_or(until, |next| next.min(until)));
             self.plan.explanations.insert(job.id, reason);
+            return;
+        }
+        if let Some(reason) = self.no_turn(job) {
+            if let Some(until) = reason.until() {
+                self.next = Some(self.next.map_or(until, |next| next.min(until)));
+            }
+            self.plan
+                .explanations
+                .insert(job.id, Reason::NoTurn(reason));
             return;
         }
         if let Some(reason) = self.failed.get(request) {
@@ -129,11 +145,22 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Why a job that waits does not have its turn, whatever is free.
+    fn no_turn(&self, job: &Job) -> Option<NoTurn> {
+        if job.state != JobState::Pending {
+            return None;
+        }
+        NoTurn::of(job, self.now_ms).or_else(|| NoTurn::of_tasks(self.view, job))
+    }
+
     /// Starts as many waves of an array as there are nodes with room, one on each that runs none of it.
     fn consider_array(&mut self, job: &Job, request: &Arc<Request>) {
         let Some(mut array) = job.array.as_deref().cloned() else {
             return;
         };
+        if let Some(ready) = ready_tasks(&self.view.state, job) {
+            array.pending = array.pending.and(&ready);
+        }
         let (mut busy, mut running) = (BTreeSet::new(), 0_u32);
         for open in self
             .view
@@ -193,6 +220,9 @@ impl<'a> Planner<'a> {
         };
         if let Some(reason) = Reason::of_backoff(job, self.now_ms) {
             return vec![reason];
+        }
+        if let Some(reason) = self.no_turn(job) {
+            return vec![Reason::NoTurn(reason)];
         }
         match self.judge(job, request) {
             Verdict::Starts(..) => Vec::new(),

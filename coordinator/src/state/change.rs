@@ -181,10 +181,26 @@ impl Change {
         self.state.put_spec(spec).map_err(broken)
     }
 
-    /// Writes a job.
-    pub fn put_job(&mut self, job: Job) {
+    /// Writes a job. Whether its waiting counts follows from what it now is.
+    pub fn put_job(&mut self, mut job: Job) {
+        job.keep_clock(self.state.now_ms());
         self.changed(Changed::Job(job.id));
         self.state.put_job(job);
+    }
+
+    /// One job less names this spec.
+    pub fn release_spec(&mut self, spec_hash: &[u8; 32]) -> Result<(), Refusal> {
+        let broken = |error| Refusal::new(Code::Internal, format!("a spec: {error}"));
+        self.state.release_spec(spec_hash).map_err(broken)
+    }
+
+    /// Jobs that were changed so far, each once.
+    pub fn changed_jobs(&self) -> Vec<JobId> {
+        let jobs = self.changed.iter().filter_map(|what| match what {
+            Changed::Job(id) => Some(*id),
+            Changed::Node(_) => None,
+        });
+        jobs.collect()
     }
 
     /// Writes an attempt.

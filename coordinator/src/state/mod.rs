@@ -306,7 +306,17 @@ impl State {
         self.indexes.queue().filter_map(|id| self.jobs.get(&id))
     }
 
-    /// How many jobs of a user are pending.
+    /// Jobs that wait for something to become of this one.
+    pub fn dependents(&self, id: JobId) -> impl Iterator<Item = JobId> {
+        self.indexes.dependents(id)
+    }
+
+    /// When it is too late for which job that is not over, the earliest first.
+    pub fn deadlines(&self) -> impl Iterator<Item = (UtcMs, JobId)> {
+        self.indexes.deadlines()
+    }
+
+    /// How many jobs of a user are pending or held.
     pub fn pending_count_of(&self, user_id: &str) -> usize {
         self.indexes.pending_count_of(user_id)
     }

@@ -48,14 +48,19 @@ impl State {
         }
         self.jobs.remove(&job.id);
         self.indexes.job(Some(job), None);
-        match self.specs.get(&job.spec_hash).map(|spec| Spec::clone(spec)) {
+        self.release_spec(&job.spec_hash)
+    }
+
+    /// One job less names a spec; the last one takes it along.
+    pub(super) fn release_spec(&mut self, spec_hash: &[u8; 32]) -> Result<(), CodecError> {
+        match self.specs.get(spec_hash).map(|spec| Spec::clone(spec)) {
             Some(spec) if spec.uses > 1 => self.put_spec(Spec {
                 uses: spec.uses - 1,
                 ..spec
             }),
             _ => {
-                self.specs.remove(&job.spec_hash);
-                self.indexes.remove_spec(&job.spec_hash);
+                self.specs.remove(spec_hash);
+                self.indexes.remove_spec(spec_hash);
                 Ok(())
             }
         }

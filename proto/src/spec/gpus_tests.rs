@@ -1,3 +1,4 @@
+//! Types, shares and MIG instances as people write and mistype them.
 use super::super::{parse_json, parse_toml};
 use super::*;
 

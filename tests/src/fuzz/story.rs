@@ -61,7 +61,7 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&system, devices("c", 3, dirty("c-0")));
     tell(&system, reported("c", 4, vec![running(2), exit(2, 1)]));
     let jobs = vec![JobId::new(1, 5)];
-    tell(&ann, Body::CancelJobs(CancelJobs { jobs }));
+    tell(&ann, Body::CancelJobs(CancelJobs::of(jobs)));
     tell(&ann, changed());
     tell(&system, reported("b", 2, vec![ended(2, 1)]));
     let jobs = vec![JobId::new(1, 3), JobId::new(1, 4), JobId::new(1, 5)];

@@ -24,8 +24,8 @@ use super::world::World;
 #[derive(Clone, Debug)]
 pub(super) enum Why {
     Bootstrap,
-    /// When the scheduler's answer may change by itself, and when the plan was made.
-    Plan(Option<i64>, i64),
+    /// When the scheduler's answer may change by itself, when the plan was made, and whether the deadline of some job is over.
+    Plan(Option<i64>, i64, bool),
     Step(step::Why),
 }
 
@@ -124,12 +124,13 @@ impl World {
         let plan = scheduler::plan(&view, made);
         if plan.starts.is_empty() {
             let again_in = plan_again_in(plan.next, made, true).map(|ms| member.pace.wait(ms));
-            return self.led(who, step::Event::PlanEnded { again_in });
+            let late = plan.late;
+            return self.led(who, step::Event::PlanEnded { again_in, late });
         }
         let body = Body::StartAttempts(StartAttempts {
             starts: plan.starts,
         });
-        let waiter = Waiter::Lead(Why::Plan(plan.next, made));
+        let waiter = Waiter::Lead(Why::Plan(plan.next, made, plan.late));
         self.propose(who, system("scheduler"), None, body, waiter);
     }
 
@@ -142,14 +143,14 @@ impl World {
                     member.bootstrapping = false;
                 }
             }
-            Why::Plan(next, made) => {
+            Why::Plan(next, made, late) => {
                 let whole = matches!(outcome, Some((_, Reply::Started { refused, .. })) if refused.is_empty());
                 let again_in = plan_again_in(next, made, whole);
                 let member = self.coordinators[who].live.as_ref();
                 let again_in = again_in
                     .zip(member)
                     .map(|(ms, member)| member.pace.wait(ms));
-                self.led(who, step::Event::PlanEnded { again_in });
+                self.led(who, step::Event::PlanEnded { again_in, late });
             }
             Why::Step(why) => self.led(who, step::Event::Proposed { why, carried }),
         }

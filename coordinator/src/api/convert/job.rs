@@ -26,7 +26,8 @@ pub fn summary(
     let reason = match job.state {
         JobState::Held => Reason::of_hold(job),
         JobState::Pending => {
-            Reason::of_backoff(job, now_ms).or_else(|| reasons.get(&job.id).cloned())
+            let own = Reason::of_backoff(job, now_ms).or_else(|| Reason::of_turn(job, now_ms));
+            own.or_else(|| reasons.get(&job.id).cloned())
         }
         _ => None,
     };

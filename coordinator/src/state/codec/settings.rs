@@ -187,6 +187,16 @@ fn encode_reply(reply: &Reply) -> persist::Reply {
             going: ids(going),
             anew: anew.iter().map(encode_anew).collect(),
         }),
+        Reply::Edited { jobs, left } => {
+            let left = left.iter().map(|(job, why)| persist::LeftJob {
+                job: Some((*job).into()),
+                why: why.clone(),
+            });
+            What::Edited(persist::Edited {
+                jobs: ids(jobs),
+                left: left.collect(),
+            })
+        }
         Reply::Rejected(refusal) => What::Rejected(persist::Rejected {
             code: refusal.code.word().into(),
             message: refusal.message.clone(),
@@ -236,6 +246,14 @@ fn decode_reply(reply: persist::Reply) -> Result<Reply, CodecError> {
                 released: ids(retried.released)?,
                 going: ids(retried.going)?,
                 anew: anew.collect::<Result<_, CodecError>>()?,
+            })
+        }
+        What::Edited(edited) => {
+            let left = edited.left.into_iter();
+            let left = left.map(|one| Ok((id(one.job)?, one.why)));
+            Ok(Reply::Edited {
+                jobs: ids(edited.jobs)?,
+                left: left.collect::<Result<_, CodecError>>()?,
             })
         }
         What::Rejected(rejected) => {

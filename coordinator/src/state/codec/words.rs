@@ -1,5 +1,6 @@
 //! Closed sets: each word of the records beside its number on disk. A number is never given to another word.
 use mlctl_proto::persist;
+use mlctl_proto::spec::AfterKind;
 
 use super::{CodecError, unknown};
 use crate::state::commands::{CheckpointAction, LossProof};
@@ -63,6 +64,8 @@ words!(Isolation, "isolation", Isolation: None = None, Partial = Partial, Full =
 words!(LossProof, "proof of loss", LossProof:
     NewBootId = NewBootId, LostAfter = LostAfter, Witness = Witness, DeclaredByAdmin = DeclaredByAdmin);
 
+words!(AfterKind, "what a job waits for", AfterKind: Started = Started, Ok = Ok, Any = Any, NotOk = NotOk, Corr = Corr);
+
 words!(HoldReason, "reason of a hold", HoldReason: SuspectedPoison = SuspectedPoison);
 
 words!(CheckpointAction, "what to do with checkpoints", CheckpointAction: Pin = Pin, Unpin = Unpin, Remove = Remove);
@@ -96,6 +99,7 @@ mod tests {
         check::<Power>();
         check::<Isolation>();
         check::<LossProof>();
+        check::<AfterKind>();
         check::<HoldReason>();
         check::<CheckpointAction>();
         assert!(Liveness::from_number(3).is_err(), "Suspect is never stored");

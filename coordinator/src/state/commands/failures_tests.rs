@@ -37,7 +37,7 @@ fn run_and_end(cluster: &mut Cluster, job: JobId, on: &str, kind: EndKind, code:
 }
 
 fn cancel(cluster: &mut Cluster, job: JobId) {
-    let cancel = CancelJobs { jobs: vec![job] };
+    let cancel = CancelJobs::of(vec![job]);
     cluster.run(person("ann", false), Body::CancelJobs(cancel));
 }
 

@@ -9,17 +9,23 @@ mod change_settings;
 mod checkpoints;
 mod current;
 mod declare_node_lost;
+mod dependencies;
 mod dirty_devices;
+mod drop_late;
 mod failures;
+mod hold_jobs;
 mod in_doubt;
 mod kept;
 mod register_node;
+mod release_jobs;
 pub(super) mod remembered;
 mod retry_jobs;
+mod selection;
 mod set_node_liveness;
 mod start_attempts;
 mod submit_job;
 mod supersede_attempt;
+mod update_jobs;
 mod waves;
 
 use mlctl_proto::errors::{Code, Refusal};
@@ -34,12 +40,17 @@ pub use change_settings::ChangeSettings;
 pub use checkpoints::{CopyNews, PartOf, SealedPart};
 pub use declare_node_lost::{DeclareNodeLost, LossProof};
 pub use dirty_devices::DeviceNews;
+pub use drop_late::{DROP_LATE_MAX, DropLate};
+pub use hold_jobs::HoldJobs;
 pub use register_node::RegisterNode;
+pub use release_jobs::ReleaseJobs;
 pub use retry_jobs::RetryJobs;
+pub use selection::{Filter, Selection};
 pub use set_node_liveness::SetNodeLiveness;
 pub use start_attempts::{Placement, StartAttempt, StartAttempts};
 pub use submit_job::SubmitJob;
 pub use supersede_attempt::SupersedeAttempt;
+pub use update_jobs::UpdateJobs;
 
 use super::change::Change;
 use super::records::{Actor, Reply};
@@ -98,6 +109,14 @@ pub enum Body {
     ArchiveJobs(ArchiveJobs),
     /// A successor takes over from an attempt in doubt.
     SupersedeAttempt(SupersedeAttempt),
+    /// A person says that jobs shall not start.
+    HoldJobs(HoldJobs),
+    /// A person lets them start.
+    ReleaseJobs(ReleaseJobs),
+    /// A person changes jobs in place.
+    UpdateJobs(UpdateJobs),
+    /// Jobs whose deadline is over end.
+    DropLate(DropLate),
 }
 
 impl Body {
@@ -107,6 +126,9 @@ impl Body {
             Self::SubmitJob(_)
             | Self::CancelJobs(_)
             | Self::RetryJobs(_)
+            | Self::HoldJobs(_)
+            | Self::ReleaseJobs(_)
+            | Self::UpdateJobs(_)
             | Self::ChangeCheckpoints(_)
             | Self::ChangeSettings(_) => true,
             Self::DeclareNodeLost(lost) => lost.proof == LossProof::DeclaredByAdmin,
@@ -188,7 +210,12 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::AgentEvents(body) => body.apply(change, &context),
         Body::ArchiveJobs(body) => body.apply(change, &context),
         Body::SupersedeAttempt(body) => body.apply(change, &context),
+        Body::HoldJobs(body) => body.apply(change, &context),
+        Body::ReleaseJobs(body) => body.apply(change, &context),
+        Body::UpdateJobs(body) => body.apply(change, &context),
+        Body::DropLate(body) => body.apply(change, &context),
     }?;
+    dependencies::settle(change, now_ms)?;
     remembered::remember(change, command, now_ms, &reply);
     Ok(reply)
 }

@@ -12,7 +12,8 @@ use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Checkpoint, Job, JobState, Node, Reply, Wave,
 };
 use crate::state::rules::{
-    Request, Resume, cpu_room_for, excluded, fits_kind, is_shared, resume, resumes_another,
+    NotYet, Request, Resume, cpu_room_for, excluded, fits_kind, is_shared, not_yet, resume,
+    resumes_another,
 };
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
@@ -130,6 +131,10 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     if start.epoch != next {
         return Err(format!("its next epoch is {next}, not {}", start.epoch));
     }
+    // An array of which tasks run has had its turn.
+    if job.state == JobState::Pending {
+        check_turn(job, state.now_ms())?;
+    }
     if job.array.is_some() {
         waves::check(state, job, start)?;
         return Ok(Job::clone(job));
@@ -148,6 +153,14 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     check_excluded(state, job, request, start)?;
     check_resume(state, job, start).map(drop)?;
     Ok(Job::clone(job))
+}
+
+fn check_turn(job: &Job, now_ms: UtcMs) -> Result<(), String> {
+    match not_yet(job, now_ms) {
+        None => Ok(()),
+        Some(NotYet::Begin(_)) => Err("its start time is ahead".into()),
+        Some(NotYet::After(after)) => Err(format!("it waits for job {}", after.job)),
+    }
 }
 
 fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<(), String> {

@@ -8,12 +8,12 @@ use mlctl_proto::units::UtcMs;
 
 use super::agent_events::{Happening, Report, TasksEnded};
 use super::start_attempts::{StartAttempt, check_placement};
-use super::{Context, LossProof, kept};
+use super::{Context, LossProof, failures, kept};
 use crate::state::change::Change;
 use crate::state::records::{
     AllocationPhase, Array, Attempt, End, EndKind, Job, JobState, Liveness, Node, TaskGroup, Wave,
 };
-use crate::state::rules::all_of;
+use crate::state::rules::{all_of, ready_tasks};
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
 
@@ -36,6 +36,9 @@ pub(super) fn check(state: &State, job: &Job, start: &StartAttempt) -> Result<()
     }
     if !array.pending.covers(&wave.tasks) {
         return Err("some of these tasks do not wait".into());
+    }
+    if ready_tasks(state, job).is_some_and(|ready| !ready.covers(&wave.tasks)) {
+        return Err("some of these tasks wait for tasks of another job".into());
     }
     if !start.resume_from.is_empty() {
         return Err("a task has no checkpoint".into());
@@ -179,6 +182,7 @@ pub(super) fn cancel(
         return release(change, id, now_ms);
     }
     advance(&mut job, JobState::Cancelled)?;
+    failures::release(&mut job);
     job.outcome = Some(end.clone());
     job.ended_ms = now_ms;
     change.put_job(job);
@@ -216,6 +220,18 @@ fn stop_all(
         change.put_attempt(attempt);
     }
     Ok(true)
+}
+
+/// All tasks that ran exited 0, and others never ran: those of another array that they waited for had failed.
+fn never_run(array: &Array) -> End {
+    End {
+        detail: format!(
+            "{} of {} tasks never ran: tasks that they waited for did not exit 0",
+            array.cancelled.count(),
+            array.tasks.count()
+        ),
+        ..End::of(EndKind::Cancelled)
+    }
 }
 
 /// How a task ends whose waves were lost too often. Without a reason it was its keeper.
@@ -355,11 +371,14 @@ impl Current {
         if !stopping && !array.pending.is_empty() {
             return advance(&mut self.job, JobState::Pending);
         }
-        let all = array.outcome();
+        let all = match array.outcome() {
+            end if end.success() && !array.cancelled.is_empty() => never_run(array),
+            end => end,
+        };
         let (end, to) = if self.job.cancel_requested {
             (End::of(EndKind::Cancelled), JobState::Cancelled)
         } else if stopping || !self.array()?.cancelled.is_empty() {
-            let why = self.attempt.end.clone();
+            let why = self.attempt.end.clone().filter(|end| !end.success());
             (why.unwrap_or(all), JobState::Failed)
         } else if all.success() {
             (all, JobState::Completed)

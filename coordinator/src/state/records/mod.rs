@@ -7,6 +7,7 @@ mod job;
 mod node;
 mod retry;
 mod settings;
+mod turn;
 
 pub use array::{Array, TaskFailure, TaskGroup, Wave};
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
@@ -18,3 +19,4 @@ pub use node::{
 };
 pub use retry::{ExcludedNode, HoldReason, Lineage, Retries};
 pub use settings::{Actor, Idempotency, Reply, RequestKey, Settings, Team, Timers};
+pub use turn::{Hold, Turn};

@@ -123,6 +123,13 @@ pub enum Reply {
         /// Were over: each with the new job that it was submitted as.
         anew: Vec<(JobId, JobId)>,
     },
+    /// Jobs were held, released or changed.
+    Edited {
+        /// Those.
+        jobs: Vec<JobId>,
+        /// What a filter found and could not be changed, each with the reason.
+        left: Vec<(JobId, String)>,
+    },
     /// Nothing was changed.
     Rejected(Refusal),
 }

@@ -37,6 +37,10 @@ pub struct Indexes {
     tail_jobs: OrdMap<u64, Arc<[(JobId, usize)]>>,
     tail_bytes: usize,
     keys_by_time: OrdSet<(UtcMs, RequestKey)>,
+    /// Who waits for a job: that job, then who waits.
+    dependents: OrdSet<(JobId, JobId)>,
+    /// When it is too late for a job.
+    deadlines: OrdSet<(UtcMs, JobId)>,
 }
 
 impl Indexes {
@@ -61,7 +65,21 @@ impl Indexes {
         })
     }
 
-    /// How many jobs of a user are pending.
+    /// Jobs that wait for something to become of this one.
+    pub fn dependents(&self, id: JobId) -> impl Iterator<Item = JobId> {
+        let (first, last) = (JobId::new(0, 0), JobId::new(u32::MAX, u64::MAX));
+        let waiting = self
+            .dependents
+            .range::<_, (JobId, JobId)>((id, first)..=(id, last));
+        waiting.map(|(_, waits)| *waits)
+    }
+
+    /// When it is too late for which job, the earliest first.
+    pub fn deadlines(&self) -> impl Iterator<Item = (UtcMs, JobId)> {
+        self.deadlines.iter().copied()
+    }
+
+    /// How many jobs of a user are pending or held.
     pub fn pending_count_of(&self, user_id: &str) -> usize {
         self.pending_by_user.get(user_id).copied().unwrap_or(0)
     }
@@ -197,23 +215,51 @@ impl Indexes {
         } else if old.is_some_and(Job::fills) {
             self.filling.remove(&key);
         }
-        let waited = old.is_some_and(|job| job.state == JobState::Pending);
-        let waits = new.state == JobState::Pending;
+        self.turn(old, new);
+        let pending = |job: &Job| job.state == JobState::Pending;
+        if pending(new) {
+            self.pending.insert(key);
+        } else if old.is_some_and(pending) {
+            self.pending.remove(&key);
+        }
+        // What is held waits too: nobody gets around the limit by holding.
+        let waits = |job: &Job| matches!(job.state, JobState::Pending | JobState::Held);
+        let (waited, waits) = (old.is_some_and(waits), waits(new));
         if waited == waits {
             return;
         }
         let user: Arc<str> = Arc::from(new.owner_id.as_str());
         let count = self.pending_count_of(&user);
         if waits {
-            self.pending.insert((new.submit_index, new.id));
             self.pending_by_user.insert(user, count + 1);
+        } else if count > 1 {
+            self.pending_by_user.insert(user, count - 1);
         } else {
-            self.pending.remove(&(new.submit_index, new.id));
-            if count > 1 {
-                self.pending_by_user.insert(user, count - 1);
-            } else {
-                self.pending_by_user.remove(&user);
+            self.pending_by_user.remove(&user);
+        }
+    }
+
+    /// For whom a job waits, and when it is too late for it.
+    fn turn(&mut self, old: Option<&Job>, new: &Job) {
+        let waits = |job: &Job| -> Vec<(JobId, JobId)> {
+            let after = job.turn.after.iter().filter(|_| !job.state.terminal());
+            after.map(|one| (one.job, job.id)).collect()
+        };
+        let (before, now) = (old.map(waits).unwrap_or_default(), waits(new));
+        if before != now {
+            for one in &before {
+                self.dependents.remove(one);
             }
+            for one in now {
+                self.dependents.insert(one);
+            }
+        }
+        let (before, now) = (old.and_then(Job::due_ms), new.due_ms());
+        if let Some(at) = before.filter(|_| before != now) {
+            self.deadlines.remove(&(at, new.id));
+        }
+        if let Some(at) = now.filter(|_| before != now) {
+            self.deadlines.insert((at, new.id));
         }
     }
 
