@@ -18,7 +18,8 @@ pub use checkpoint::{
 pub use daemon::{AgentArgs, CoordinatorArgs, LauncherArgs};
 pub use dev::{DemoArgs, DevArgs, DevCommand};
 pub use jobs::{
-    CancelArgs, JobsArgs, LogsArgs, RetryArgs, RunArgs, ShowArgs, SubmitArgs, WaitArgs, WhyArgs,
+    CancelArgs, HoldArgs, JobsArgs, LogsArgs, ReleaseArgs, RetryArgs, RunArgs, ShowArgs,
+    SubmitArgs, TurnArgs, UpdateArgs, WaitArgs, WhichArgs, WhyArgs,
 };
 pub use node::NodeCommand;
 
@@ -84,6 +85,12 @@ pub enum Command {
     Cancel(CancelArgs),
     /// Try jobs again: what is held or backs off may start, what is over is submitted anew
     Retry(RetryArgs),
+    /// Keep jobs that wait from starting
+    Hold(HoldArgs),
+    /// Let jobs start that a person holds
+    Release(ReleaseArgs),
+    /// Change jobs in place: what waits keeps its place in the queue
+    Update(UpdateArgs),
     /// Wait until a job has ended, and end with its exit code
     Wait(WaitArgs),
     /// What jobs saved: list it, keep it, remove it

@@ -6,17 +6,22 @@ mod admin_user_add;
 mod cancel;
 mod checkpoint;
 pub mod follow;
+mod hold;
 mod jobs;
 mod logs;
 mod node_declare_lost;
 mod nodes;
+mod release;
 mod retry;
 mod run;
 mod show;
 mod spec;
 mod submit;
+mod update;
 mod version;
 mod wait;
+mod when;
+mod which;
 mod why;
 
 #[cfg(target_os = "linux")]
@@ -52,6 +57,9 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Logs(args) => client_side(logs::run(&args, global, output)),
         Command::Cancel(args) => client_side(cancel::run(&args, global, output)),
         Command::Retry(args) => client_side(retry::run(&args, global, output)),
+        Command::Hold(args) => client_side(hold::run(&args, global, output)),
+        Command::Release(args) => client_side(release::run(&args, global, output)),
+        Command::Update(args) => client_side(update::run(&args, global, output)),
         Command::Wait(args) => client_side(wait::run(&args, global, output)),
         Command::Checkpoint { command } => checkpoint::dispatch(&command, global, output),
         Command::Nodes => client_side(nodes::run(global, output)),

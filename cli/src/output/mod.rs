@@ -6,11 +6,12 @@ pub mod fold;
 mod json;
 mod retries;
 mod table;
+mod turn;
 
 use std::collections::BTreeSet;
 
 use mlctl_proto::api::{
-    CancelReply, Checkpoint, CheckpointUsageReply, Job, ListedCheckpoint, LogLine, Node,
+    CancelReply, Checkpoint, CheckpointUsageReply, EditReply, Job, ListedCheckpoint, LogLine, Node,
     RetryReply, WhyReply,
 };
 
@@ -52,6 +53,8 @@ pub trait Output {
     }
     /// Jobs were cancelled.
     fn cancelled(&self, reply: &CancelReply);
+    /// Jobs were held, released or changed; `how`: what became of them, in a word or two.
+    fn edited(&self, reply: &EditReply, how: &str);
     /// Jobs are tried again.
     fn retried(&self, reply: &RetryReply);
     /// A job that was followed has ended.

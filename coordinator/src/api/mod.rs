@@ -15,6 +15,7 @@ mod convert;
 mod exchange;
 mod jobs;
 mod jobs_cancel;
+mod jobs_edit;
 mod jobs_read;
 mod jobs_retry;
 mod jobs_submit;

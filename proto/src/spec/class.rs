@@ -1,7 +1,7 @@
 //! How urgent a job is. The word alone: what follows from it is the scheduler's business.
 use serde::{Deserialize, Serialize};
 
-/// The first key of the order in which jobs start; strict (POLICY §4).
+/// The first key of the order in which jobs start; strict.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]

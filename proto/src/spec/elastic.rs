@@ -10,7 +10,7 @@ use super::{JobSpec, SpecError};
 use crate::ids::clip;
 use crate::limits::{ELASTIC_SIZES_MAX, GANG_NODES_MAX, GANG_RANKS_MAX};
 
-/// On how many nodes a gang may run. At least two sizes; the least is what it waits, reserves and preempts for (POLICY §8).
+/// On how many nodes a gang may run. At least two sizes; the least is what it waits, reserves and preempts for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elastic {
     /// Any number from the first to the second.

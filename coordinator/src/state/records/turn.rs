@@ -53,7 +53,7 @@ pub struct Turn {
     /// Others may have its devices at any time.
     pub preemptible: bool,
     /// From when it would have waited, had nothing but a lack of room ever hindered it, 0: from its submit on. While it waits, state
-    /// time less this is its eligible waiting (POLICY §4).
+    /// time less this is its eligible waiting.
     pub eligible_ms: UtcMs,
     /// Since when something else hinders it, or it runs: its waiting does not count from then on. 0: it counts.
     pub blocked_ms: UtcMs,

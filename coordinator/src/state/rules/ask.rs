@@ -14,7 +14,7 @@ const BLOCK: u8 = 0;
 const RACK: u8 = 1;
 
 impl Ask {
-    /// What a checked spec asks for (POLICY §1, §8).
+    /// What a checked spec asks for.
     pub fn of(spec: &JobSpec) -> Self {
         let labels = spec.node_labels.iter();
         let licenses = spec.licenses.iter();
