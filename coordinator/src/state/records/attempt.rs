@@ -223,3 +223,33 @@ impl Attempt {
             .all(|a| a.phase == AllocationPhase::Ended)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts go by these numbers: each end has the one that is written down.
+    #[test]
+    fn every_end_has_its_exit_code() {
+        for (kind, code, want) in [
+            (EndKind::Exited, 0, (0, true)),
+            (EndKind::Exited, 17, (17, true)),
+            (EndKind::Signalled, 9, (137, true)),
+            (EndKind::TimedOut, 0, (124, false)),
+            (EndKind::Cancelled, 0, (130, false)),
+            (EndKind::OutOfMemory, 9, (137, false)),
+            (EndKind::NodeLost, 0, (140, false)),
+            (EndKind::DeviceError, 0, (140, false)),
+            (EndKind::KeeperLost, 0, (140, false)),
+            (EndKind::Hung, 0, (140, false)),
+            (EndKind::LaunchFailed, 0, (141, false)),
+            (EndKind::NeverStarted, 0, (142, false)),
+        ] {
+            let end = End {
+                code,
+                ..End::of(kind)
+            };
+            assert_eq!(end.exit_code(), want, "{kind:?}");
+        }
+    }
+}
