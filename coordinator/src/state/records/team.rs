@@ -89,10 +89,10 @@ pub enum WhenExhausted {
     Stop,
 }
 
-/// So much of one flavor, in each window. Unit-seconds: 7,000 for one GPU and one second (POLICY §3).
+/// So much of one flavor, in each window. Unit-milliseconds: 7,000,000 for one GPU and one second (POLICY §3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
-    /// Unit-seconds.
+    /// Unit-milliseconds.
     pub limit: u64,
     /// When it begins anew.
     pub window: Window,
@@ -161,11 +161,11 @@ impl Team {
 /// What a budget has come to. Both maps are by the beginning of a month or an hour, as its window counts, UTC milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Account {
-    /// Unit-seconds that were used.
+    /// Unit-milliseconds that were used.
     pub used: BTreeMap<UtcMs, u64>,
-    /// Unit-seconds that running attempts may still use.
+    /// Unit-milliseconds that running attempts may still use.
     pub committed: BTreeMap<UtcMs, u64>,
-    /// Unit-seconds that were used beyond it: at low priority, or while nobody could renew.
+    /// Unit-milliseconds that were used beyond it: at low priority, or while nobody could renew.
     pub beyond: u64,
 }
 
@@ -215,4 +215,17 @@ pub struct TeamUsage {
     pub user: String,
     /// What is left of it.
     pub usage: Decayed,
+}
+
+/// One thing that a change of teams did, or would do, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeamChange {
+    /// The team.
+    pub team: String,
+    /// What of it: `weight`, `quota H100`.
+    pub what: String,
+    /// What it was; empty: it was not there.
+    pub before: String,
+    /// What it is now; empty: it is not there any more.
+    pub after: String,
 }

@@ -1,8 +1,8 @@
 //! Budgets (POLICY §3): what an attempt commits at every level that has one, what of it is used and what is given back. Use never exceeds a budget:
 //! what runs has been committed before. Does NOT say what becomes of a job that no budget covers.
 //!
-//! Amounts are unit-seconds: 7,000 for one GPU and one second. A stretch of time is split where a window's pieces meet, and each part is rounded up to a
-//! whole unit-second, less than a thousandth of a GPU-second.
+//! Amounts are unit-milliseconds, 7,000,000 for one GPU and one second, so that nothing is ever rounded. A stretch of time is split where a window's
+//! pieces meet.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -38,11 +38,11 @@ pub struct Book {
 pub struct Exhausted {
     /// The team of the level.
     pub team: Arc<str>,
-    /// What would be committed in the window that is short, unit-seconds.
+    /// What would be committed in the window that is short, unit-milliseconds.
     pub needs: u64,
-    /// What that window still allows, unit-seconds.
+    /// What that window still allows, unit-milliseconds.
     pub left: u64,
-    /// All that it allows, unit-seconds; less the reserve, if that is not for this one.
+    /// All that it allows, unit-milliseconds; less the reserve, if that is not for this one.
     pub limit: u64,
     /// What is to happen.
     pub when_exhausted: WhenExhausted,
@@ -57,11 +57,10 @@ pub enum Asks {
     ToGoOn,
 }
 
-/// Unit-seconds of a stretch of time.
+/// Unit-milliseconds of a stretch of time.
 pub fn amount(units: u64, from_ms: UtcMs, until_ms: UtcMs) -> u64 {
     let ms = u128::from(until_ms.saturating_sub(from_ms).max(0).unsigned_abs());
-    let exact = u128::from(units).saturating_mul(ms).div_ceil(1_000);
-    u64::try_from(exact).unwrap_or(u64::MAX)
+    u64::try_from(u128::from(units).saturating_mul(ms)).unwrap_or(u64::MAX)
 }
 
 /// The stretch by the pieces of a window, with what falls into each.
@@ -136,13 +135,13 @@ impl Book {
         }
     }
 
-    /// What was used and committed in the window that `now_ms` is in, unit-seconds.
+    /// What was used and committed in the window that `now_ms` is in, unit-milliseconds.
     pub fn counted(&self, now_ms: UtcMs) -> u64 {
         let (begin, _) = piece(&self.budget.window, now_ms);
         self.account.counted(&self.budget.window, begin)
     }
 
-    /// What was used of it, unit-seconds.
+    /// What was used of it, unit-milliseconds.
     pub fn used(&self, now_ms: UtcMs) -> u64 {
         let (begin, _) = piece(&self.budget.window, now_ms);
         let range = counts_from(&self.budget.window, begin)..=begin;
@@ -150,7 +149,7 @@ impl Book {
         used.fold(0, u64::saturating_add)
     }
 
-    /// What a new job may still commit now, unit-seconds.
+    /// What a new job may still commit now, unit-milliseconds.
     pub fn left(&self, now_ms: UtcMs) -> u64 {
         let over = self.budget.until_ms != 0 && self.budget.until_ms <= now_ms;
         let allowed = if over { 0 } else { self.allowed(Asks::ToBegin) };
@@ -262,10 +261,16 @@ fn commit_at(
 }
 
 /// Moves what was used of a charge up to `now_ms` from what is committed to what is used; the rest of what is committed is given back.
-/// Afterwards nothing is committed for it. `books`: the levels that have a budget now; `free`: what it used is not charged (POLICY §3: what
-/// the infrastructure wasted).
-pub fn settle(books: &mut [Book], charge: &mut Charge, now_ms: UtcMs, free: bool) {
-    let end = now_ms.max(charge.from_ms);
+/// Afterwards nothing is committed for it. `books`: the levels that have a budget now. What it used after `wasted_from_ms` is not charged, and
+/// what was charged of that is given back (POLICY §3: what the infrastructure wasted).
+pub fn settle(
+    books: &mut [Book],
+    charge: &mut Charge,
+    now_ms: UtcMs,
+    wasted_from_ms: Option<UtcMs>,
+) {
+    let now = now_ms.max(charge.from_ms);
+    let end = wasted_from_ms.map_or(now, |wasted| wasted.min(now));
     for book in books {
         let window = book.budget.window.clone();
         let covered = match charge.at.iter().any(|team| **team == *book.team) {
@@ -276,20 +281,44 @@ pub fn settle(books: &mut [Book], charge: &mut Charge, now_ms: UtcMs, free: bool
             }
             false => charge.from_ms,
         };
-        if free {
-            continue;
-        }
         for (begin, amount) in split(&window, charge.units, charge.from_ms, covered) {
             let sum = book.account.used.entry(begin).or_default();
             *sum = sum.saturating_add(amount);
         }
-        let beyond = amount(charge.units, covered, end);
+        for (begin, amount) in split(&window, charge.units, end, charge.from_ms) {
+            if let Some(sum) = book.account.used.get_mut(&begin) {
+                *sum = sum.saturating_sub(amount);
+            }
+        }
+        let beyond = amount(charge.units, covered.max(charge.from_ms), end);
         book.account.beyond = book.account.beyond.saturating_add(beyond);
         book.account.prune(&window, now_ms);
     }
-    charge.from_ms = end;
-    charge.until_ms = end;
+    charge.from_ms = now;
+    charge.until_ms = now;
     charge.at.clear();
+}
+
+/// Some of its devices are given back before the others: what they used is settled, and the others are covered up to when they were.
+pub fn shrink(
+    books: &mut [Book],
+    charge: &mut Charge,
+    units: u64,
+    (now_ms, wasted_from_ms): (UtcMs, Option<UtcMs>),
+) {
+    let mut gone = Charge {
+        units: units.min(charge.units),
+        ..charge.clone()
+    };
+    let mut stays = Charge {
+        units: charge.units.saturating_sub(units),
+        ..charge.clone()
+    };
+    settle(books, &mut gone, now_ms, wasted_from_ms);
+    if stays.units == 0 {
+        settle(books, &mut stays, now_ms, None);
+    }
+    *charge = stays;
 }
 
 /// Settles a charge and commits the next slice for it, or a shorter one where no more is left.
@@ -297,7 +326,7 @@ pub fn settle(books: &mut [Book], charge: &mut Charge, now_ms: UtcMs, free: bool
 /// # Errors
 /// The level that does not cover even that. The charge is settled all the same: nothing is committed for it any more.
 pub fn renew(books: &mut [Book], charge: &mut Charge, now_ms: UtcMs) -> Result<(), Exhausted> {
-    settle(books, charge, now_ms, false);
+    settle(books, charge, now_ms, None);
     let mut slice = SLICE_MS;
     loop {
         let until_ms = now_ms.saturating_add(slice);

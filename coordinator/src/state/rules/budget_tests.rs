@@ -4,7 +4,7 @@ use crate::state::records::Zone;
 use crate::state::rules::window::HOUR_MS;
 use crate::state::view::teams::Flavor;
 
-const GPU_HOUR: u64 = 7_000 * 3_600;
+const GPU_HOUR: u64 = 7_000 * 3_600_000;
 const BEGIN: i64 = 1_769_904_000_000; // 2026-02-01, a full hour.
 
 fn book(team: &str, gpu_hours: u64, window: Window, when_exhausted: WhenExhausted) -> Book {
@@ -51,7 +51,7 @@ fn a_start_commits_a_slice_at_every_level_and_gives_back_what_it_did_not_use() {
         assert_eq!(book.counted(BEGIN), 8 * GPU_HOUR);
         assert_eq!(book.used(BEGIN), 0);
     }
-    settle(&mut books, &mut charge, BEGIN + HOUR_MS / 4, false);
+    settle(&mut books, &mut charge, BEGIN + HOUR_MS / 4, None);
     for book in &books {
         assert_eq!(
             (book.counted(BEGIN), book.used(BEGIN)),
@@ -88,14 +88,14 @@ fn what_crosses_the_edge_of_a_month_is_split_by_the_second() {
         books[0].account.committed,
         BTreeMap::from([(BEGIN, GPU_HOUR / 6), (edge, GPU_HOUR * 5 / 6)])
     );
-    settle(&mut books, &mut charge, edge + 1_000, false);
+    settle(&mut books, &mut charge, edge + 1_000, None);
     assert_eq!(
         books[0].account.used,
-        BTreeMap::from([(BEGIN, GPU_HOUR / 6), (edge, 7_000)])
+        BTreeMap::from([(BEGIN, GPU_HOUR / 6), (edge, 7_000_000)])
     );
     assert_eq!(
         (books[0].used(edge), books[0].used(at)),
-        (7_000, GPU_HOUR / 6)
+        (7_000_000, GPU_HOUR / 6)
     );
     // The new month begins anew, and the old one may be full.
     books[0].account.used.insert(BEGIN, 2 * GPU_HOUR);
@@ -114,7 +114,7 @@ fn a_rolling_window_forgets_hour_by_hour() {
         let at = BEGIN + hour * HOUR_MS;
         let begun = begin(&mut books, 7_000, at, (None, Asks::ToBegin)).expect("there is room");
         let mut charge = charge(7_000, at, begun);
-        settle(&mut books, &mut charge, at + HOUR_MS, false);
+        settle(&mut books, &mut charge, at + HOUR_MS, None);
     }
     let full = |at: i64| {
         books[0]
@@ -147,7 +147,7 @@ fn low_priority_goes_on_uncharged_and_is_counted_apart() {
     let begun = begin(&mut books, 14_000, BEGIN, (None, Asks::ToBegin)).expect("it may");
     assert_eq!(begun.1, ["t"]);
     let mut charge = charge(14_000, BEGIN, begun);
-    settle(&mut books, &mut charge, BEGIN + HOUR_MS, false);
+    settle(&mut books, &mut charge, BEGIN + HOUR_MS, None);
     assert_eq!(
         (books[0].account.beyond, books[0].used(BEGIN)),
         (2 * GPU_HOUR, 0)
@@ -181,7 +181,7 @@ fn a_renewal_takes_what_is_left_and_then_fails() {
     );
     assert!(books[0].account.committed.is_empty());
     assert!(
-        books[0].used(at) + 7_000 * 600 > 2 * GPU_HOUR,
+        books[0].used(at) + 7_000 * 600_000 > 2 * GPU_HOUR,
         "little is left over"
     );
 }
@@ -191,14 +191,52 @@ fn what_the_infrastructure_wasted_and_what_nobody_could_renew_is_not_used() {
     let mut books = [book("t", 2, month(), WhenExhausted::Stop)];
     let begun = begin(&mut books, 7_000, BEGIN, (None, Asks::ToBegin)).expect("there is room");
     let mut lost = charge(7_000, BEGIN, begun);
-    settle(&mut books, &mut lost, BEGIN + HOUR_MS, true);
+    settle(&mut books, &mut lost, BEGIN + HOUR_MS, Some(BEGIN));
     assert_eq!(books[0].account, Account::default());
     let begun = begin(&mut books, 7_000, BEGIN, (None, Asks::ToBegin)).expect("there is room");
     let mut late = charge(7_000, BEGIN, begun);
-    settle(&mut books, &mut late, BEGIN + 3 * HOUR_MS, false);
+    settle(&mut books, &mut late, BEGIN + 3 * HOUR_MS, None);
     assert_eq!(
         (books[0].used(BEGIN), books[0].account.beyond),
         (GPU_HOUR, 2 * GPU_HOUR)
+    );
+}
+
+#[test]
+fn what_was_charged_since_the_last_checkpoint_is_given_back_when_the_node_is_lost() {
+    let mut books = [book("t", 10, month(), WhenExhausted::Stop)];
+    let begun = begin(&mut books, 7_000, BEGIN, (None, Asks::ToBegin)).expect("there is room");
+    let mut lost = charge(7_000, BEGIN, begun);
+    renew(&mut books, &mut lost, BEGIN + HOUR_MS / 2).expect("there is room");
+    assert_eq!(books[0].used(BEGIN), GPU_HOUR / 2);
+    settle(
+        &mut books,
+        &mut lost,
+        BEGIN + HOUR_MS,
+        Some(BEGIN + HOUR_MS / 4),
+    );
+    assert_eq!(
+        (books[0].used(BEGIN), books[0].account.beyond),
+        (GPU_HOUR / 4, 0)
+    );
+}
+
+#[test]
+fn a_gang_whose_nodes_end_one_by_one_pays_for_each_as_long_as_it_held_it() {
+    let mut books = [book("t", 10, month(), WhenExhausted::Stop)];
+    let begun = begin(&mut books, 14_000, BEGIN, (None, Asks::ToBegin)).expect("there is room");
+    let mut gang = charge(14_000, BEGIN, begun);
+    shrink(&mut books, &mut gang, 7_000, (BEGIN + HOUR_MS / 4, None));
+    assert_eq!(
+        (gang.units, gang.from_ms, gang.until_ms),
+        (7_000, BEGIN, BEGIN + HOUR_MS)
+    );
+    assert_eq!(books[0].used(BEGIN), GPU_HOUR / 4);
+    shrink(&mut books, &mut gang, 7_000, (BEGIN + HOUR_MS / 2, None));
+    assert_eq!((gang.units, gang.at.len()), (0, 0));
+    assert_eq!(
+        (books[0].used(BEGIN), books[0].counted(BEGIN)),
+        (GPU_HOUR * 3 / 4, GPU_HOUR * 3 / 4)
     );
 }
 
@@ -239,8 +277,8 @@ fn another_window_keeps_what_was_used() {
     assert_eq!(back.committed, committed(&month(), open()));
 }
 
-/// Many attempts of random widths and lengths, begun, renewed and ended at random: at no time more is used or committed than there is, and in the end
-/// what is used is what they held, to a unit-second for each part.
+/// Many attempts of random widths and lengths, begun, renewed and ended at random: at no time more is used or committed than there is, and what
+/// is committed is what those that run say.
 #[test]
 fn no_history_uses_more_than_there_is() {
     for seed in 0..40_u64 {
@@ -263,7 +301,16 @@ fn no_history_uses_more_than_there_is() {
             match roll(3) {
                 0 if !open.is_empty() => {
                     let mut charge = open.swap_remove(roll(open.len() as u64) as usize);
-                    settle(&mut books, &mut charge, now, roll(10) == 0);
+                    let wasted = (roll(4) == 0).then(|| now - (roll(7_200_000) as i64));
+                    if roll(2) == 0 {
+                        let units = roll(charge.units) + 1;
+                        shrink(&mut books, &mut charge, units, (now, wasted));
+                        if charge.units > 0 {
+                            open.push(charge);
+                        }
+                    } else {
+                        settle(&mut books, &mut charge, now, wasted);
+                    }
                 }
                 1 => {
                     let units = (roll(16) + 1) * 3_500;

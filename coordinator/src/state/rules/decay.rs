@@ -6,12 +6,16 @@
 //! looked: reading changes nothing, and two amounts may be added in either order.
 use mlctl_proto::units::UtcMs;
 
+use super::budget::amount;
+use super::window::HOUR_MS;
 use crate::state::records::Decayed;
 
 /// The half-life of usage, milliseconds: 7 days (POLICY §4).
 pub const HALF_LIFE_MS: i64 = 7 * 24 * 3_600_000;
 /// Bits behind the point of a usage.
 pub const FRACTION_BITS: u32 = 16;
+/// Of one attempt, what is older than this is not added any more: a year.
+const SPAN_MS_MAX: i64 = 366 * 24 * HOUR_MS;
 /// Bits behind the point of [`ROOTS`].
 const ROOT_BITS: u32 = 62;
 /// The most that is added at once, unit-seconds: what comes of it, shifted and doubled, still has its place.
@@ -100,6 +104,20 @@ pub fn add(usage: Decayed, unit_seconds: u64, time_ms: UtcMs) -> Decayed {
     }
 }
 
+/// Adds what `units` used from one time until another, hour by hour, so that the older part of it has faded by more.
+pub fn add_span(mut usage: Decayed, units: u64, from_ms: UtcMs, until_ms: UtcMs) -> Decayed {
+    let mut at = from_ms.max(until_ms.saturating_sub(SPAN_MS_MAX));
+    while at < until_ms {
+        // Hours of the clock: whoever adds a span in two parts adds the same.
+        let end = (at.div_euclid(HOUR_MS) + 1)
+            .saturating_mul(HOUR_MS)
+            .min(until_ms);
+        usage = add(usage, amount(units, at, end) / 1_000, end);
+        at = end;
+    }
+    usage
+}
+
 /// What is left of it at `time_ms`, unit-seconds / 2^16.
 pub fn left(usage: Decayed, time_ms: UtcMs) -> u128 {
     let (half_life, part) = place(time_ms);
@@ -180,6 +198,30 @@ mod tests {
             left(seen, far),
             "halving in steps is halving at once"
         );
+    }
+
+    #[test]
+    fn a_long_attempt_has_faded_where_it_is_old() {
+        let units = 7_000;
+        let long = add_span(Decayed::default(), units, 0, 20 * HALF_LIFE_MS);
+        // The sum of all halves of all time is the half-life / ln 2: 1.4427 of them.
+        let seconds = left(long, 20 * HALF_LIFE_MS) / SECOND / u128::from(units);
+        assert!((870_000..875_000).contains(&seconds), "{seconds}");
+        let (begin, middle, end) = (1_000, 2 * HOUR_MS, 5 * HOUR_MS + 77);
+        let parts = add_span(
+            add_span(Decayed::default(), units, begin, middle),
+            units,
+            middle,
+            end,
+        );
+        assert_eq!(parts, add_span(Decayed::default(), units, begin, end));
+        assert_eq!(
+            add_span(parts, units, end, begin),
+            parts,
+            "a span that ends before it begins is none"
+        );
+        let ends = add_span(Decayed::default(), units, i64::MIN, i64::MAX);
+        assert!(left(ends, i64::MAX) > 0);
     }
 
     #[test]

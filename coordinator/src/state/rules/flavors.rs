@@ -75,10 +75,9 @@ pub fn limit_text(limit: Limit) -> String {
     }
 }
 
-/// Unit-seconds as GPU-hours: `20000 GPU-h`, `0.5 GPU-h`.
-pub fn gpu_hours_text(unit_seconds: u64) -> String {
-    // Within a thousandth: a unit-second is far less.
-    format!("{} GPU-h", gpus_text(unit_seconds / 3_600))
+/// Unit-milliseconds as GPU-hours: `20000 GPU-h`, `0.5 GPU-h`.
+pub fn gpu_hours_text(unit_ms: u64) -> String {
+    format!("{} GPU-h", gpus_text(unit_ms / 3_600_000))
 }
 
 #[cfg(test)]
@@ -132,7 +131,7 @@ mod tests {
             assert_eq!(gpus_text(units), text, "{units}");
         }
         assert_eq!(limit_text(Limit::Unlimited), "unlimited");
-        assert_eq!(gpu_hours_text(7_000 * 3_600 * 20_000), "20000 GPU-h");
+        assert_eq!(gpu_hours_text(7_000 * 3_600_000 * 20_000), "20000 GPU-h");
         assert_eq!(flavor_text(&flavor("h100", Some("spot"))), "H100@spot");
     }
 }
