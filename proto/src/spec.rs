@@ -111,6 +111,9 @@ pub struct JobSpec {
     /// For people; default: the first word of the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// For which team it runs; absent: its owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
     /// Distinct machines, 1 to [`limits::GANG_NODES_MAX`].
     #[serde(default = "one")]
     pub nodes: u32,
@@ -178,6 +181,7 @@ impl JobSpec {
     pub fn new(command: Vec<String>) -> Self {
         Self {
             name: None,
+            team: None,
             nodes: 1,
             gpus: 0,
             gpu: Vec::new(),

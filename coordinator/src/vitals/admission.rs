@@ -68,6 +68,9 @@ fn growth(body: &Body) -> Growth {
         | Body::DeclareNodeLost(_)
         | Body::CancelJobs(_)
         | Body::SupersedeAttempt(_)
+        | Body::ChangeTeams(_)
+        // Without it nothing that runs would be covered any more.
+        | Body::RenewCharges(_)
         // Removing is what makes room.
         | Body::ChangeCheckpoints(_)
         | Body::AgentEvents(_) => Growth::Settles,

@@ -42,8 +42,9 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "name",
+    "team",
     "nodes",
     "gpus",
     "gpu",
@@ -79,9 +80,8 @@ const CHECKPOINT_KEYS: [&str; 10] = [
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 const RETRY_KEYS: [&str; 2] = ["max", "on"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 10] = [
+const PLANNED: [&str; 9] = [
     "total_time",
-    "team",
     "class",
     "preempt",
     "idle",

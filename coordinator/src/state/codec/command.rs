@@ -9,11 +9,12 @@ use super::checkpoint::{decode_change, encode_change};
 use super::event::{decode_event, encode_event};
 use super::node::{decode_facts, encode_facts};
 use super::settings::{decode_actor, encode_actor, retention_of, timers_of};
+use super::team::{decode_change_teams, encode_change_teams};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, missing};
 use crate::state::commands::{
     AgentEvents, ArchiveJobs, Body, Bootstrap, CancelJobs, ChangeSettings, Command,
-    DeclareNodeLost, IdempotencyKey, LossProof, Placement, RegisterNode, RetryJobs,
+    DeclareNodeLost, IdempotencyKey, LossProof, Placement, RegisterNode, RenewCharges, RetryJobs,
     SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt,
 };
 use crate::state::records::Liveness;
@@ -124,6 +125,8 @@ fn encode_body(body: &Body) -> Disk {
             job: Some(supersede.job.into()),
             epoch: Some(supersede.epoch.into()),
         }),
+        Body::ChangeTeams(change) => Disk::ChangeTeams(encode_change_teams(change)),
+        Body::RenewCharges(renew) => Disk::RenewCharges(persist::RenewCharges { most: renew.most }),
     }
 }
 
@@ -184,6 +187,8 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
             job: JobId::try_from(supersede.job).map_err(bad_id(WHAT))?,
             epoch: Epoch::try_from(supersede.epoch).map_err(bad_id(WHAT))?,
         }),
+        Disk::ChangeTeams(change) => Body::ChangeTeams(decode_change_teams(change)?),
+        Disk::RenewCharges(renew) => Body::RenewCharges(RenewCharges { most: renew.most }),
     })
 }
 

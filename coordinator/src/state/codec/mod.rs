@@ -12,6 +12,7 @@ mod retry;
 mod segment;
 mod settings;
 mod snapshot;
+mod team;
 mod words;
 
 use mlctl_proto::ids::IdError;

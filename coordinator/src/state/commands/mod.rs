@@ -1,11 +1,13 @@
 //! What the log holds: one file per command with its struct, its apply and its tests. Each checks again, on apply, everything
 //! that was checked before it was proposed: the state may have moved on.
+pub(super) mod accounts;
 mod agent_events;
 mod archive_jobs;
 mod bootstrap;
 mod cancel_jobs;
 mod change_checkpoints;
 mod change_settings;
+mod change_teams;
 mod checkpoints;
 mod current;
 mod declare_node_lost;
@@ -13,11 +15,14 @@ mod dirty_devices;
 mod failures;
 mod in_doubt;
 mod kept;
+mod membership;
 mod register_node;
 pub(super) mod remembered;
+mod renew_charges;
 mod retry_jobs;
 mod set_node_liveness;
 mod start_attempts;
+mod start_quota;
 mod submit_job;
 mod supersede_attempt;
 mod waves;
@@ -31,10 +36,15 @@ pub use bootstrap::{Bootstrap, DEFAULT_TEAM};
 pub use cancel_jobs::CancelJobs;
 pub use change_checkpoints::{ChangeCheckpoints, CheckpointAction, NAMES_MAX, NamedCheckpoint};
 pub use change_settings::ChangeSettings;
+pub use change_teams::{
+    ChangeTeams, NewMember, RemoveTeam, SetBudget, SetMembers, SetQuota, SetTeam, TeamEdit,
+    budget_text, exhausted_word, limit_texts, quota_text,
+};
 pub use checkpoints::{CopyNews, PartOf, SealedPart};
 pub use declare_node_lost::{DeclareNodeLost, LossProof};
 pub use dirty_devices::DeviceNews;
 pub use register_node::RegisterNode;
+pub use renew_charges::{RENEW_CHARGES_MAX, RenewCharges};
 pub use retry_jobs::RetryJobs;
 pub use set_node_liveness::SetNodeLiveness;
 pub use start_attempts::{Placement, StartAttempt, StartAttempts};
@@ -98,6 +108,10 @@ pub enum Body {
     ArchiveJobs(ArchiveJobs),
     /// A successor takes over from an attempt in doubt.
     SupersedeAttempt(SupersedeAttempt),
+    /// An admin changes teams, their quotas, budgets and members.
+    ChangeTeams(ChangeTeams),
+    /// What attempts have committed at budgets is renewed.
+    RenewCharges(RenewCharges),
 }
 
 impl Body {
@@ -108,6 +122,7 @@ impl Body {
             | Self::CancelJobs(_)
             | Self::RetryJobs(_)
             | Self::ChangeCheckpoints(_)
+            | Self::ChangeTeams(_)
             | Self::ChangeSettings(_) => true,
             Self::DeclareNodeLost(lost) => lost.proof == LossProof::DeclaredByAdmin,
             _ => false,
@@ -188,6 +203,8 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::AgentEvents(body) => body.apply(change, &context),
         Body::ArchiveJobs(body) => body.apply(change, &context),
         Body::SupersedeAttempt(body) => body.apply(change, &context),
+        Body::ChangeTeams(body) => body.apply(change, &context),
+        Body::RenewCharges(body) => body.apply(change, &context),
     }?;
     remembered::remember(change, command, now_ms, &reply);
     Ok(reply)

@@ -7,7 +7,7 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::PENDING_PER_USER_MAX;
 use mlctl_proto::spec::{JobSpec, parse_json};
 
-use super::bootstrap::DEFAULT_TEAM;
+use super::membership::{self, Submitter};
 use super::{Context, bounded};
 use crate::state::change::Change;
 use crate::state::records::{Array, Job, JobState, Reply, Retries, Spec};
@@ -35,7 +35,13 @@ impl SubmitJob {
         self.check_texts()?;
         let request = Request::of(&spec);
         let actor = context.actor;
+        let who = Submitter {
+            id: &actor.user_id,
+            name: &actor.name,
+        };
+        let team = membership::team_of(change.state(), who, spec.team.as_deref())?;
         admit(change, &actor.user_id, &actor.name, Some(&request))?;
+        membership::admits(change.state(), &team, who, &spec)?;
         let id = next_id(change)?;
         let json = spec.canonical_json();
         let mut stored = Spec { json, uses: 1 };
@@ -46,7 +52,7 @@ impl SubmitJob {
         change.put_spec(stored)?;
         let array = spec.array.as_ref().map(Array::new).map(Arc::new);
         let job = self.job(id, &spec, spec_hash, context);
-        change.put_job(Job { array, ..job });
+        change.put_job(Job { team, array, ..job });
         change.queued();
         Ok(Reply::Submitted { job: id })
     }
@@ -74,6 +80,7 @@ impl SubmitJob {
         Ok(())
     }
 
+    /// Its team and its tasks are the caller's.
     fn job(&self, id: JobId, spec: &JobSpec, spec_hash: [u8; 32], context: &Context) -> Job {
         Job {
             id,
@@ -81,7 +88,7 @@ impl SubmitJob {
             on_disconnect: spec.on_disconnect,
             owner_id: context.actor.user_id.clone(),
             owner_name: context.actor.name.clone(),
-            team: DEFAULT_TEAM.into(),
+            team: String::new(),
             spec_hash,
             code_manifest: self.code_manifest.clone(),
             code_bytes: self.code_bytes,

@@ -71,7 +71,9 @@ fn split(window: &Window, units: u64, from_ms: UtcMs, until_ms: UtcMs) -> Vec<(U
         let (begin, end) = piece(window, at);
         // Each step goes on: pieces end behind what they hold.
         let until = end.min(until_ms).max(at.saturating_add(1));
-        parts.push((begin, amount(units, at, until)));
+        if units > 0 {
+            parts.push((begin, amount(units, at, until)));
+        }
         at = until;
     }
     parts

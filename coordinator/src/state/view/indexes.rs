@@ -9,6 +9,8 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::spec::{JobSpec, RetrySpec};
 use mlctl_proto::units::UtcMs;
 
+use super::holdings::{Holdings, Kind, Tally};
+use super::team_indexes::TeamIndexes;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, HistoryBatch, Idempotency, Job, JobState, Node,
     RequestKey,
@@ -16,6 +18,18 @@ use crate::state::records::{
 use crate::state::rules::{Inventory, Request};
 
 type Holder = (JobId, Epoch);
+
+/// What the rows beside an attempt say of it.
+pub struct Holding<'a> {
+    /// What each of its allocations takes of its node's CPU room.
+    pub cpu_ranks: u32,
+    /// Its job's team.
+    pub team: &'a str,
+    /// Its job's owner.
+    pub user: &'a str,
+    /// What the devices of an allocation are, with their units.
+    pub kinds: &'a dyn Fn(&Allocation) -> Vec<(Kind, u64)>,
+}
 
 /// All of them. A clone is cheap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +51,10 @@ pub struct Indexes {
     tail_jobs: OrdMap<u64, Arc<[(JobId, usize)]>>,
     tail_bytes: usize,
     keys_by_time: OrdSet<(UtcMs, RequestKey)>,
+    /// What users hold and wait for, by team.
+    pub holdings: Holdings,
+    /// What teams name, and whose they are.
+    pub teams: TeamIndexes,
 }
 
 impl Indexes {
@@ -188,6 +206,10 @@ impl Indexes {
         if let Some(new) = new.filter(over) {
             self.finished.insert((new.ended_ms, new.id));
         }
+        if let Some(any) = new.or(old) {
+            let who = (any.team.as_str(), any.owner_id.as_str());
+            self.holdings.job(who, tally(old), tally(new));
+        }
         let Some(new) = new else {
             return;
         };
@@ -217,19 +239,27 @@ impl Indexes {
         }
     }
 
-    /// Hook of the attempts. `cpu_ranks`: what each of its allocations takes of its node's CPU room.
-    pub fn attempt(&mut self, old: Option<&Attempt>, new: &Attempt, cpu_ranks: u32) {
+    /// Hook of the attempts.
+    pub fn attempt(&mut self, old: Option<&Attempt>, new: &Attempt, holding: &Holding) {
         let holder = (new.job, new.epoch);
+        self.teams.attempt(old, new);
+        let (who, begun_ms) = ((holding.team, holding.user), new.started_ms);
         let old_open = open_allocations(old);
         let new_open = open_allocations(Some(new));
         for (node, allocation) in &old_open {
             if !new_open.contains_key(node) {
-                self.release(holder, node, allocation, cpu_ranks);
+                self.release(holder, node, allocation, holding.cpu_ranks);
+                let given: &Allocation = allocation;
+                let kinds = (holding.kinds)(given);
+                self.holdings.units(who, &kinds, begun_ms, false);
             }
         }
         for (node, allocation) in &new_open {
             if !old_open.contains_key(node) {
-                self.hold(holder, node, allocation, cpu_ranks);
+                self.hold(holder, node, allocation, holding.cpu_ranks);
+                let taken: &Allocation = allocation;
+                let kinds = (holding.kinds)(taken);
+                self.holdings.units(who, &kinds, begun_ms, true);
             }
         }
         if new_open.is_empty() {
@@ -292,6 +322,23 @@ impl Indexes {
         if let Some(new) = new {
             self.keys_by_time.insert(entry(new));
         }
+    }
+}
+
+/// What a job counts for in its team.
+fn tally(job: Option<&Job>) -> Tally {
+    let Some(job) = job.filter(|job| !job.state.terminal()) else {
+        return Tally::default();
+    };
+    let one = u64::from(matches!(job.state, JobState::Pending | JobState::Held));
+    let tasks = job.array.as_ref().map(|array| array.pending.count());
+    Tally {
+        running: u64::from(matches!(
+            job.state,
+            JobState::Starting | JobState::Running | JobState::Stopping
+        )),
+        waiting: tasks.unwrap_or(one),
+        jobs: 1,
     }
 }
 
