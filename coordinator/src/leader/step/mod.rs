@@ -13,6 +13,7 @@ mod attempts;
 mod early;
 mod nodes;
 mod planning;
+mod renewing;
 mod salvage;
 mod silent;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use early::Early;
 use mlctl_proto::ids::JobId;
 use planning::Planning;
 pub use planning::plan_again_in;
+use renewing::Renewing;
 use salvage::Salvage;
 
 /// A command that could not be proposed is proposed again after this, milliseconds.
@@ -202,6 +204,8 @@ pub enum Why {
     Supersede(Key),
     /// Jobs that are over leave the tables.
     Archive,
+    /// What attempts have committed at budgets is renewed.
+    Renew,
 }
 
 /// For the log.
@@ -281,6 +285,7 @@ pub struct Term {
     gangs: Gangs,
     planning: Planning,
     archiving: Archiving,
+    renewing: Renewing,
     /// Nodes whose liveness is being proposed.
     moving: BTreeSet<String>,
     /// Successors that are about to take over.
@@ -307,6 +312,7 @@ impl Term {
             gangs: Gangs::default(),
             planning: Planning::wanted(),
             archiving: Archiving::default(),
+            renewing: Renewing::default(),
             moving: BTreeSet::new(),
             superseding: BTreeSet::new(),
             salvage: Salvage::new(timers),
@@ -414,6 +420,9 @@ impl Term {
         }
         if let Some(archive) = self.archiving.begin(now, state) {
             self.propose(Body::ArchiveJobs(archive), Why::Archive);
+        }
+        if let Some(renew) = self.renewing.begin(now, state) {
+            self.propose(Body::RenewCharges(renew), Why::Renew);
         }
     }
 
