@@ -43,7 +43,7 @@ impl Zone {
 }
 
 /// Days from 1970-01-01 to the first of a month; months count from 0.
-fn days_to(year: i64, month0: i64) -> i64 {
+pub fn days_to(year: i64, month0: i64) -> i64 {
     // Years begin in March, so that the day that leap years have more is their last.
     let shifted = month0 < 2;
     let year = if shifted { year - 1 } else { year };
@@ -56,7 +56,7 @@ fn days_to(year: i64, month0: i64) -> i64 {
 }
 
 /// Year and month, from 0, of a day since 1970-01-01.
-fn month_of(day: i64) -> (i64, i64) {
+pub fn month_of(day: i64) -> (i64, i64) {
     let shifted = day + 719_468;
     let era = shifted.div_euclid(146_097);
     let of_era = shifted.rem_euclid(146_097);
