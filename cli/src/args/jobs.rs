@@ -12,6 +12,9 @@ pub struct SubmitArgs {
     /// Name for people
     #[arg(long)]
     pub name: Option<String>,
+    /// For which of your teams; default: the one that your jobs go to
+    #[arg(long, value_name = "TEAM")]
+    pub team: Option<String>,
     /// Distinct machines
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub nodes: Option<String>,
