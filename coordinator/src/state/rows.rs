@@ -70,6 +70,9 @@ impl State {
             else {
                 continue;
             };
+            if attempt.in_doubt {
+                continue;
+            }
             let who = (job.team.as_str(), job.owner_id.as_str());
             let open = |one: &&Allocation| {
                 one.node == new.facts.name && one.phase != AllocationPhase::Ended

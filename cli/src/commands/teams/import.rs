@@ -324,7 +324,7 @@ mod tests {
         let edits = edits(file, true).expect("it is sound");
         assert_eq!(edits.len(), 2);
         assert!(
-            matches!(&edits[1].what, Some(What::Quota(set)) if set.per_user.is_some_and(|cap| cap.units == Some(3_500)))
+            matches!(&edits[1].what, Some(What::Quota(set)) if set.per_user.as_ref().is_some_and(|cap| cap.units == Some(3_500)))
         );
     }
 }

@@ -80,6 +80,9 @@ pub(in crate::state) fn ended(change: &mut Change, old: &Attempt, new: &mut Atte
     let held = old.allocations.iter().zip(&new.allocations);
     let gone = held.filter(|(was, is)| !over(was) && over(is));
     let gone: Vec<Allocation> = gone.map(|(_, is)| is.clone()).collect();
+    if old.in_doubt != new.in_doubt && !new.charges.is_empty() {
+        doubted(change, new);
+    }
     if gone.iter().all(|one| one.devices.is_empty()) {
         return;
     }
@@ -124,6 +127,19 @@ pub(in crate::state) fn ended(change: &mut Change, old: &Attempt, new: &mut Atte
     }
     charges.retain(|charge| charge.units > 0);
     new.charges = charges;
+}
+
+/// Its node is Lost, or back: what it used is settled, and nothing is committed. Once it is back that is due at once.
+fn doubted(change: &mut Change, attempt: &mut Attempt) {
+    let Some(job) = change.state().job(attempt.job).cloned() else {
+        return;
+    };
+    let now_ms = change.state().now_ms();
+    for charge in &mut attempt.charges {
+        let mut books = change.state().books(&job.team, &charge.flavor);
+        budget::settle(&mut books, charge, now_ms, None);
+        store(change, books, &charge.flavor);
+    }
 }
 
 /// Adds to the usage of a job's team and of its owner there.

@@ -63,13 +63,32 @@ impl StartAttempts {
                     start.commit(change, job, charges, context)?;
                     jobs.push(start.job);
                 }
-                Err(why) => refused.push((start.job, why)),
+                Err(no) => {
+                    // What a quota or a budget refuses it refuses again until something ends or an admin changes it, and that asks for a new plan.
+                    if let Refused::Stale(_) = no {
+                        change.replan();
+                    }
+                    refused.push((start.job, no.why()));
+                }
             }
         }
-        if !refused.is_empty() {
-            change.replan();
-        }
         Ok(Reply::Started { jobs, refused })
+    }
+}
+
+/// Why one start is refused.
+enum Refused {
+    /// The plan was made of an older state.
+    Stale(String),
+    /// Its team may not have it.
+    Quota(String),
+}
+
+impl Refused {
+    fn why(self) -> String {
+        match self {
+            Self::Stale(why) | Self::Quota(why) => why,
+        }
     }
 }
 
@@ -80,10 +99,12 @@ impl StartAttempt {
         change: &mut Change,
         quota: &mut Quota,
         context: &Context,
-    ) -> Result<(Job, Vec<Charge>), String> {
-        let job = check(change.state(), self)?;
-        let units = quota.check(change.state(), &job, self)?;
-        let charges = accounts::begin(change, &job, &units, context.now_ms)?;
+    ) -> Result<(Job, Vec<Charge>), Refused> {
+        let job = check(change.state(), self).map_err(Refused::Stale)?;
+        let units = quota.check(change.state(), &job, self);
+        let units = units.map_err(Refused::Quota)?;
+        let charges = accounts::begin(change, &job, &units, context.now_ms);
+        let charges = charges.map_err(Refused::Quota)?;
         quota.started(&job, &units);
         Ok((job, charges))
     }

@@ -19,7 +19,8 @@ pub(super) fn check(state: &State, found: &mut Vec<Violation>) {
 /// Counted from the attempts alone, not through the hooks that keep the numbers.
 fn check_units(state: &State, found: &mut Vec<Violation>) {
     let mut counted: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
-    for attempt in state.attempts() {
+    // What is in doubt is on a Lost node, and counts for nobody.
+    for attempt in state.attempts().filter(|attempt| !attempt.in_doubt) {
         let Some(job) = state.job(attempt.job) else {
             continue;
         };
@@ -117,9 +118,8 @@ fn check_accounts(state: &State, found: &mut Vec<Violation>) {
 
 /// What a step did beyond a quota or a budget that it found. Who lowers one, or has devices renamed, does not make more of anything start.
 pub(super) fn check_step(before: &State, after: &State, found: &mut Vec<Violation>) {
-    let same_teams = before.teams().eq(after.teams());
-    let same_devices = before.inventory() == after.inventory();
-    if after.flavors().is_empty() || !same_teams || !same_devices {
+    let one_entry = after.applied_index() <= before.applied_index().saturating_add(1);
+    if after.flavors().is_empty() || !one_entry || !comparable(before, after) {
         return;
     }
     let (was, is) = (before.ledger(), after.ledger());
@@ -151,6 +151,18 @@ pub(super) fn check_step(before: &State, after: &State, found: &mut Vec<Violatio
         }
         check_budgets(before, after, team, found);
     }
+}
+
+/// Nothing happened that may bring a team above its quota without a start: no change of teams or devices, and nobody that was given up is back.
+fn comparable(before: &State, after: &State) -> bool {
+    let back = before
+        .attempts()
+        .filter(|attempt| attempt.in_doubt)
+        .any(|old| {
+            let new = after.attempt(old.job, old.epoch);
+            new.is_some_and(|new| !new.in_doubt && !new.closed())
+        });
+    !back && before.inventory() == after.inventory() && before.teams().eq(after.teams())
 }
 
 fn check_budgets(before: &State, after: &State, team: &Team, found: &mut Vec<Violation>) {

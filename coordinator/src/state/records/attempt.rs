@@ -220,7 +220,7 @@ pub struct Attempt {
 impl Attempt {
     /// Up to when budgets cover it, while that is to be renewed.
     pub fn renewed_by(&self) -> Option<UtcMs> {
-        let goes_on = !self.stopping && !self.closed();
+        let goes_on = !self.stopping && !self.in_doubt && !self.closed();
         let until = self.charges.iter().map(|charge| charge.until_ms);
         // 0: no budget covers it any more.
         until.filter(|until| goes_on && *until != 0).min()

@@ -243,12 +243,37 @@ impl Indexes {
     pub fn attempt(&mut self, old: Option<&Attempt>, new: &Attempt, holding: &Holding) {
         let holder = (new.job, new.epoch);
         self.teams.attempt(old, new);
-        let (who, begun_ms) = ((holding.team, holding.user), new.started_ms);
         let old_open = open_allocations(old);
         let new_open = open_allocations(Some(new));
+        self.count(old, new, holding);
         for (node, allocation) in &old_open {
             if !new_open.contains_key(node) {
                 self.release(holder, node, allocation, holding.cpu_ranks);
+            }
+        }
+        for (node, allocation) in &new_open {
+            if !old_open.contains_key(node) {
+                self.hold(holder, node, allocation, holding.cpu_ranks);
+            }
+        }
+        if new_open.is_empty() {
+            self.open_attempts.remove(&holder);
+        } else {
+            self.open_attempts.insert(holder);
+        }
+    }
+
+    /// What its team holds by it. What is in doubt is on a Lost node: nobody could have it, and its successor shall not wait for it.
+    fn count(&mut self, old: Option<&Attempt>, new: &Attempt, holding: &Holding) {
+        let counted = |attempt: Option<&Attempt>| {
+            let certain = attempt.is_some_and(|attempt| !attempt.in_doubt);
+            certain.then_some(attempt).flatten()
+        };
+        let old_open = open_allocations(counted(old));
+        let new_open = open_allocations(counted(Some(new)));
+        let (who, begun_ms) = ((holding.team, holding.user), new.started_ms);
+        for (node, allocation) in &old_open {
+            if !new_open.contains_key(node) {
                 let given: &Allocation = allocation;
                 let kinds = (holding.kinds)(given);
                 self.holdings.units(who, &kinds, begun_ms, false);
@@ -256,16 +281,10 @@ impl Indexes {
         }
         for (node, allocation) in &new_open {
             if !old_open.contains_key(node) {
-                self.hold(holder, node, allocation, holding.cpu_ranks);
                 let taken: &Allocation = allocation;
                 let kinds = (holding.kinds)(taken);
                 self.holdings.units(who, &kinds, begun_ms, true);
             }
-        }
-        if new_open.is_empty() {
-            self.open_attempts.remove(&holder);
-        } else {
-            self.open_attempts.insert(holder);
         }
     }
 

@@ -241,5 +241,7 @@ pub fn limit_texts(team: &Team) -> BTreeMap<&'static str, String> {
 }
 
 #[cfg(test)]
+mod budget_tests;
+#[cfg(test)]
 #[path = "change_teams_tests.rs"]
 mod tests;
