@@ -80,7 +80,7 @@ pub(in crate::state) fn ended(change: &mut Change, old: &Attempt, new: &mut Atte
     let held = old.allocations.iter().zip(&new.allocations);
     let gone = held.filter(|(was, is)| !over(was) && over(is));
     let gone: Vec<Allocation> = gone.map(|(_, is)| is.clone()).collect();
-    if old.in_doubt != new.in_doubt && !new.charges.is_empty() {
+    if old.in_doubt != new.in_doubt && !new.closed() && !new.charges.is_empty() {
         doubted(change, new);
     }
     if gone.iter().all(|one| one.devices.is_empty()) {

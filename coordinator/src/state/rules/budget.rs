@@ -275,7 +275,8 @@ pub fn settle(
     let end = wasted_from_ms.map_or(now, |wasted| wasted.min(now));
     for book in books {
         let window = book.budget.window.clone();
-        let covered = match charge.at.iter().any(|team| **team == *book.team) {
+        let here = charge.at.iter().any(|team| **team == *book.team);
+        let covered = match here {
             true => {
                 book.account
                     .take_back(&window, charge.units, charge.from_ms, charge.until_ms);
@@ -287,7 +288,10 @@ pub fn settle(
             let sum = book.account.used.entry(begin).or_default();
             *sum = sum.saturating_add(amount);
         }
-        for (begin, amount) in split(&window, charge.units, end, charge.from_ms) {
+        // What is settled already, and had been committed here as far as is known.
+        let charged = here || charge.until_ms <= charge.from_ms;
+        let back = if charged { end } else { charge.from_ms };
+        for (begin, amount) in split(&window, charge.units, back, charge.from_ms) {
             if let Some(sum) = book.account.used.get_mut(&begin) {
                 *sum = sum.saturating_sub(amount);
             }

@@ -18,6 +18,8 @@ use crate::state::records::{
 use crate::state::rules::{Inventory, Request};
 
 type Holder = (JobId, Epoch);
+/// Allocations that hold something, by node.
+type Open<'a> = BTreeMap<&'a str, &'a Allocation>;
 
 /// What the rows beside an attempt say of it.
 pub struct Holding<'a> {
@@ -245,7 +247,8 @@ impl Indexes {
         self.teams.attempt(old, new);
         let old_open = open_allocations(old);
         let new_open = open_allocations(Some(new));
-        self.count(old, new, holding);
+        let was_in_doubt = old.is_some_and(|old| old.in_doubt);
+        self.count((&old_open, &new_open), (was_in_doubt, new), holding);
         for (node, allocation) in &old_open {
             if !new_open.contains_key(node) {
                 self.release(holder, node, allocation, holding.cpu_ranks);
@@ -264,23 +267,22 @@ impl Indexes {
     }
 
     /// What its team holds by it. What is in doubt is on a Lost node: nobody could have it, and its successor shall not wait for it.
-    fn count(&mut self, old: Option<&Attempt>, new: &Attempt, holding: &Holding) {
-        let counted = |attempt: Option<&Attempt>| {
-            let certain = attempt.is_some_and(|attempt| !attempt.in_doubt);
-            certain.then_some(attempt).flatten()
-        };
-        let old_open = open_allocations(counted(old));
-        let new_open = open_allocations(counted(Some(new)));
+    fn count(
+        &mut self,
+        (old_open, new_open): (&Open, &Open),
+        (was_in_doubt, new): (bool, &Attempt),
+        holding: &Holding,
+    ) {
         let (who, begun_ms) = ((holding.team, holding.user), new.started_ms);
-        for (node, allocation) in &old_open {
-            if !new_open.contains_key(node) {
+        for (node, allocation) in old_open {
+            if !was_in_doubt && (new.in_doubt || !new_open.contains_key(node)) {
                 let given: &Allocation = allocation;
                 let kinds = (holding.kinds)(given);
                 self.holdings.units(who, &kinds, begun_ms, false);
             }
         }
-        for (node, allocation) in &new_open {
-            if !old_open.contains_key(node) {
+        for (node, allocation) in new_open {
+            if !new.in_doubt && (was_in_doubt || !old_open.contains_key(node)) {
                 let taken: &Allocation = allocation;
                 let kinds = (holding.kinds)(taken);
                 self.holdings.units(who, &kinds, begun_ms, true);
@@ -362,7 +364,7 @@ fn tally(job: Option<&Job>) -> Tally {
 }
 
 /// The allocations of an attempt that hold something, by node: one per node.
-fn open_allocations(attempt: Option<&Attempt>) -> BTreeMap<&str, &Allocation> {
+fn open_allocations(attempt: Option<&Attempt>) -> Open<'_> {
     let all = attempt
         .map(|attempt| attempt.allocations.as_slice())
         .unwrap_or_default();
