@@ -126,3 +126,25 @@ pub const GANG_READY_MS: u64 = 120_000;
 pub const NOTICE_MS: u64 = 90_000;
 /// A trainer gets this long between TERM and KILL when its gang ends, milliseconds.
 pub const STOP_GRACE_MS: u32 = 5_000;
+/// Teams of one cluster.
+pub const TEAMS_MAX: usize = 10_000;
+/// Levels of the tree of teams.
+pub const TEAM_LEVELS_MAX: usize = 8;
+/// A team's path, bytes.
+pub const TEAM_PATH_BYTES_MAX: usize = 255;
+/// Users of one team.
+pub const TEAM_MEMBERS_MAX: usize = 10_000;
+/// A person's name beside an id, bytes.
+pub const PERSON_NAME_BYTES_MAX: usize = 128;
+/// Types of GPUs, with or without a pool, that one team names in its quotas, and in its budgets.
+pub const TEAM_FLAVORS_MAX: usize = 256;
+/// Changes of teams in one request.
+pub const TEAM_EDITS_MAX: usize = 50_000;
+/// Changes of teams that one answer lists; the others are counted.
+pub const TEAM_CHANGES_TOLD_MAX: usize = 1_000;
+/// A quota of one type, units of 1/7,000 GPU: a thousand million GPUs.
+pub const QUOTA_UNITS_MAX: u64 = 7_000_000_000_000;
+/// A budget of one type, units of 1/7,000 GPU times milliseconds: 180 million GPU-hours, about.
+pub const BUDGET_UNIT_MS_MAX: u64 = 1 << 62;
+/// Changes of a zone's clock that come with a budget.
+pub const ZONE_OFFSETS_MAX: usize = 512;

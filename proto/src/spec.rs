@@ -263,6 +263,7 @@ impl JobSpec {
     pub fn new(command: Vec<String>) -> Self {
         Self {
             name: None,
+            team: None,
             nodes: 1,
             gpus: 0,
             gpu: Vec::new(),

@@ -5,6 +5,7 @@ mod daemon;
 mod dev;
 mod jobs;
 mod node;
+mod teams;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ pub use jobs::{
     SubmitArgs, TurnArgs, UpdateArgs, WaitArgs, WhichArgs, WhyArgs,
 };
 pub use node::NodeCommand;
+pub use teams::{DryRun, LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
 
 /// One training cluster out of a pile of GPU servers.
 #[derive(Debug, Parser)]
@@ -107,6 +109,18 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: NodeCommand,
+    },
+    /// Teams: who shares the cluster, and who is in which
+    Team {
+        /// What to do.
+        #[command(subcommand)]
+        command: TeamCommand,
+    },
+    /// What teams may hold and use up, and what of it is in use
+    Quota {
+        /// What to do.
+        #[command(subcommand)]
+        command: QuotaCommand,
     },
     /// A whole cluster on this machine, for trying out and for tests
     Dev(DevArgs),

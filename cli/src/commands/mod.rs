@@ -18,6 +18,7 @@ mod show;
 mod spec;
 mod submit;
 mod update;
+mod teams;
 mod version;
 mod wait;
 mod when;
@@ -66,6 +67,8 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Node {
             command: NodeCommand::DeclareLost { node, yes },
         } => client_side(node_declare_lost::run(&node, yes, global, output)),
+        Command::Team { command } => client_side(teams::team(&command, global, output)),
+        Command::Quota { command } => client_side(teams::quota(&command, global, output)),
         Command::Admin { command } => admin(command, global, output),
         Command::Completion { shell } => Ok(version::completion(shell)),
         Command::Version { verbose } => Ok(version::run(verbose, output)),

@@ -105,6 +105,10 @@ impl Output for Json {
         print(json);
     }
 
+    fn table(&self, json: &Value, _: &[&str], _: &[Vec<String>]) {
+        print(json);
+    }
+
     fn submitted(&self, id: &str, name: &str) {
         print(&json!({ "v": 1, "job": id, "name": name }));
     }

@@ -7,6 +7,7 @@ mod json;
 mod retries;
 mod table;
 mod turn;
+pub mod teams;
 
 use std::collections::BTreeSet;
 
@@ -30,6 +31,8 @@ pub trait Output {
     fn note(&self, text: &str);
     /// A value that has no table: JSON as it is, people get `text`.
     fn value(&self, json: &serde_json::Value, text: &str);
+    /// A table: JSON as it is, people get the rows below their titles.
+    fn table(&self, json: &serde_json::Value, head: &[&str], rows: &[Vec<String>]);
     /// A job was queued.
     fn submitted(&self, id: &str, name: &str);
     /// A listing of jobs.

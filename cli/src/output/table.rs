@@ -169,6 +169,10 @@ impl Output for Table {
         out(text.as_bytes());
     }
 
+    fn table(&self, _: &serde_json::Value, head: &[&str], cells: &[Vec<String>]) {
+        rows(head, cells);
+    }
+
     fn submitted(&self, id: &str, name: &str) {
         out(format!(
             "job {id} {} queued · follow: mlctl logs -f {id} · why it waits: mlctl why {id}",

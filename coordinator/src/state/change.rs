@@ -7,10 +7,12 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
+use super::commands::accounts;
 use super::records::{
-    Attempt, ClosedSegment, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey, Segment,
-    Settings, Spec, Team,
+    Attempt, BudgetAccount, ClosedSegment, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey,
+    Segment, Settings, Spec, Team, TeamUsage,
 };
+use super::view::teams::Flavor;
 use super::{Applied, Changed, Effect, State};
 
 /// A working copy of the state. Dropped when the command is refused.
@@ -155,6 +157,26 @@ impl Change {
         self.state.put_team(team);
     }
 
+    /// Takes a team out, with what is known of its budgets and its usage.
+    pub fn remove_team(&mut self, name: &str) {
+        self.state.remove_team(name);
+    }
+
+    /// Writes what a budget has come to.
+    pub fn put_account(&mut self, account: BudgetAccount) {
+        self.state.put_account(account);
+    }
+
+    /// Forgets what a budget had come to.
+    pub fn remove_account(&mut self, key: &(String, Flavor)) {
+        self.state.remove_account(key);
+    }
+
+    /// Writes what a team, or a user in it, has used.
+    pub fn put_usage(&mut self, usage: TeamUsage) {
+        self.state.put_usage(usage);
+    }
+
     /// Writes a node. Only facts and axes are a change to show; the event mark alone is not.
     pub fn put_node(&mut self, node: Node) {
         let name = node.facts.name.clone();
@@ -203,8 +225,12 @@ impl Change {
         jobs.collect()
     }
 
-    /// Writes an attempt.
-    pub fn put_attempt(&mut self, attempt: Attempt) {
+    /// Writes an attempt. What it gives back by that is charged.
+    pub fn put_attempt(&mut self, mut attempt: Attempt) {
+        let old = self.state.attempt(attempt.job, attempt.epoch).cloned();
+        if let Some(old) = old {
+            accounts::ended(self, &old, &mut attempt);
+        }
         self.changed(Changed::Job(attempt.job));
         self.state.put_attempt(attempt);
     }

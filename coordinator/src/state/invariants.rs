@@ -2,6 +2,7 @@
 //! apply; apply itself does not rely on these checks.
 mod arrays;
 mod checkpoints;
+mod teams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub fn check(state: &State) -> Vec<Violation> {
         check_attempt(state, attempt, &mut found);
     }
     check_history(state, &mut found);
+    teams::check(state, &mut found);
     require(
         &mut found,
         state.rebuilt_indexes() == *state.indexes(),
@@ -62,6 +64,7 @@ pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
         check_step_of(before, after, old.id, &mut found);
     }
     check_history_step(before, after, &mut found);
+    teams::check_step(before, after, &mut found);
     for old in before.nodes() {
         check_node_step(old, after, &mut found);
     }
@@ -103,6 +106,7 @@ pub fn check_changed<'a>(
     for node in nodes {
         check_room(after, node, &mut found);
     }
+    teams::check_step(before, after, &mut found);
     found
 }
 

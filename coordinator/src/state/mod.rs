@@ -20,6 +20,7 @@ pub mod records;
 mod rows;
 pub mod rules;
 mod table;
+mod teams;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transition;
@@ -38,8 +39,8 @@ pub use digest::Digest;
 pub use transition::legal;
 
 use records::{
-    Attempt, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey, Reply, Segment,
-    Settings, Spec, Team,
+    Attempt, BudgetAccount, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey,
+    Reply, Segment, Settings, Spec, Team, TeamUsage,
 };
 use rules::{Inventory, Request};
 use table::Table;
@@ -59,6 +60,8 @@ pub struct State {
     keys: Table<Idempotency>,
     tail: Table<HistoryBatch>,
     segments: Table<Segment>,
+    usages: Table<TeamUsage>,
+    accounts: Table<BudgetAccount>,
     indexes: Indexes,
 }
 

@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_row_is_settled_once_and_only_if_it_differs() {
-        let team = |name: &str| Team { name: name.into() };
+        let team = |name: &str| Team::new(name);
         let mut table = Table::default();
         let mut digest = Digest::default();
         let mut rows = Vec::new();

@@ -73,6 +73,9 @@ fn growth(body: &Body) -> Growth {
         | Body::ReleaseJobs(_)
         | Body::DropLate(_)
         | Body::SupersedeAttempt(_)
+        | Body::ChangeTeams(_)
+        // Without it nothing that runs would be covered any more.
+        | Body::RenewCharges(_)
         // Removing is what makes room.
         | Body::ChangeCheckpoints(_)
         | Body::AgentEvents(_) => Growth::Settles,

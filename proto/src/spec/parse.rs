@@ -44,6 +44,7 @@ impl From<SpecError> for Refusal {
 
 const KEYS: [&str; 42] = [
     "name",
+    "team",
     "nodes",
     "gpus",
     "gpu",

@@ -14,6 +14,7 @@ mod early;
 mod late;
 mod nodes;
 mod planning;
+mod renewing;
 mod salvage;
 mod silent;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use late::Late;
 use mlctl_proto::ids::JobId;
 use planning::Planning;
 pub use planning::plan_again_in;
+use renewing::Renewing;
 use salvage::Salvage;
 
 /// A command that could not be proposed is proposed again after this, milliseconds.
@@ -208,6 +210,8 @@ pub enum Why {
     Archive,
     /// Jobs whose deadline is over end.
     Late,
+    /// What attempts have committed at budgets is renewed.
+    Renew,
 }
 
 /// For the log.
@@ -288,6 +292,7 @@ pub struct Term {
     planning: Planning,
     archiving: Archiving,
     late: Late,
+    renewing: Renewing,
     /// Nodes whose liveness is being proposed.
     moving: BTreeSet<String>,
     /// Successors that are about to take over.
@@ -315,6 +320,7 @@ impl Term {
             planning: Planning::wanted(),
             archiving: Archiving::default(),
             late: Late::default(),
+            renewing: Renewing::default(),
             moving: BTreeSet::new(),
             superseding: BTreeSet::new(),
             salvage: Salvage::new(timers),
@@ -431,6 +437,9 @@ impl Term {
         }
         if let Some(late) = self.late.begin(now) {
             self.propose(Body::DropLate(late), Why::Late);
+        }
+        if let Some(renew) = self.renewing.begin(now, state) {
+            self.propose(Body::RenewCharges(renew), Why::Renew);
         }
     }
 

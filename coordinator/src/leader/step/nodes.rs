@@ -102,6 +102,7 @@ impl Term {
         match why {
             Why::Archive => self.archiving.ended(now, carried, AGAIN_MS),
             Why::Late => self.late.ended(now, carried, AGAIN_MS),
+            Why::Renew => self.renewing.ended(now, carried, AGAIN_MS),
             Why::Axis(node) => {
                 self.moving.remove(&node);
                 if carried {

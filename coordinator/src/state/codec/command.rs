@@ -13,11 +13,13 @@ use super::selection::{
     encode_release, encode_update,
 };
 use super::settings::{decode_actor, encode_actor, retention_of, timers_of};
+use super::team::{decode_change_teams, encode_change_teams};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, missing};
 use crate::state::commands::{
     AgentEvents, ArchiveJobs, Body, Bootstrap, CancelJobs, ChangeSettings, Command,
-    DeclareNodeLost, DropLate, IdempotencyKey, LossProof, Placement, RegisterNode, RetryJobs,
+    DeclareNodeLost, DropLate, IdempotencyKey, LossProof, Placement, RegisterNode, RenewCharges,
+    RetryJobs,
     SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt,
 };
 use crate::state::records::Liveness;
@@ -133,6 +135,8 @@ fn encode_body(body: &Body) -> Disk {
             job: Some(supersede.job.into()),
             epoch: Some(supersede.epoch.into()),
         }),
+        Body::ChangeTeams(change) => Disk::ChangeTeams(encode_change_teams(change)),
+        Body::RenewCharges(renew) => Disk::RenewCharges(persist::RenewCharges { most: renew.most }),
     }
 }
 
@@ -198,6 +202,8 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
             job: JobId::try_from(supersede.job).map_err(bad_id(WHAT))?,
             epoch: Epoch::try_from(supersede.epoch).map_err(bad_id(WHAT))?,
         }),
+        Disk::ChangeTeams(change) => Body::ChangeTeams(decode_change_teams(change)?),
+        Disk::RenewCharges(renew) => Body::RenewCharges(RenewCharges { most: renew.most }),
     })
 }
 

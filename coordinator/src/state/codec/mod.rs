@@ -14,6 +14,7 @@ mod selection;
 mod settings;
 mod snapshot;
 mod turn;
+mod team;
 mod words;
 
 use mlctl_proto::ids::IdError;

@@ -5,7 +5,8 @@ use mlctl_proto::spec::AfterKind;
 use super::{CodecError, unknown};
 use crate::state::commands::{CheckpointAction, LossProof};
 use crate::state::records::{
-    Admin, AllocationPhase, EndKind, HoldReason, Isolation, JobState, Liveness, Power,
+    Admin, AllocationPhase, EndKind, HoldReason, Isolation, JobState, Liveness, Power, TeamLimit,
+    WhenExhausted,
 };
 
 /// A word that has a number on disk.
@@ -70,6 +71,12 @@ words!(HoldReason, "reason of a hold", HoldReason: SuspectedPoison = SuspectedPo
 
 words!(CheckpointAction, "what to do with checkpoints", CheckpointAction: Pin = Pin, Unpin = Unpin, Remove = Remove);
 
+words!(TeamLimit, "limit of a team", TeamLimitKind:
+    MaxPending = MaxPending, MaxRunning = MaxRunning, MaxTimeMs = MaxTimeMs, CheckpointBytes = CheckpointBytes,
+    UserMaxPending = UserMaxPending, UserMaxRunning = UserMaxRunning);
+
+words!(WhenExhausted, "what an exhausted budget does", WhenExhausted: Hold = Hold, LowPriority = LowPriority, Stop = Stop);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +109,8 @@ mod tests {
         check::<AfterKind>();
         check::<HoldReason>();
         check::<CheckpointAction>();
+        check::<TeamLimit>();
+        check::<WhenExhausted>();
         assert!(Liveness::from_number(3).is_err(), "Suspect is never stored");
     }
 }

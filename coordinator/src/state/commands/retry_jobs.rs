@@ -8,6 +8,7 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
+use super::membership::{self, Submitter};
 use super::selection::owned;
 use super::submit_job::{admit, next_id};
 use super::{Context, failures};
@@ -80,9 +81,17 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
         Refusal::new(Code::Internal, format!("job {} has lost its spec", over.id))
     })?;
     let broken = |error: CodecError| Refusal::new(Code::Internal, error.to_string());
-    let array = Request::spec(&spec.json).map_err(broken)?.array;
+    let parsed = Request::spec(&spec.json).map_err(broken)?;
     let request = change.state().request(over).cloned();
+    let who = Submitter {
+        id: &over.owner_id,
+        name: &over.owner_name,
+    };
+    // It goes where it was, if that is still its owner's to say.
+    let team = membership::team_of(change.state(), who, Some(&over.team))?;
     admit(change, &over.owner_id, &over.owner_name, request.as_deref())?;
+    membership::admits(change.state(), &team, who, &parsed)?;
+    let array = parsed.array;
     let id = next_id(change)?;
     change.put_spec(Spec {
         uses: spec.uses.saturating_add(1),
@@ -94,7 +103,7 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
         name: over.name.clone(),
         owner_id: over.owner_id.clone(),
         owner_name: over.owner_name.clone(),
-        team: over.team.clone(),
+        team,
         spec_hash: over.spec_hash,
         code_manifest: over.code_manifest.clone(),
         code_bytes: over.code_bytes,

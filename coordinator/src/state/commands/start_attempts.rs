@@ -6,10 +6,11 @@ use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId, clip};
 use mlctl_proto::units::UtcMs;
 
-use super::{Context, checkpoints, waves};
+use super::start_quota::Quota;
+use super::{Context, accounts, checkpoints, waves};
 use crate::state::change::Change;
 use crate::state::records::{
-    Allocation, AllocationPhase, Attempt, Checkpoint, Job, JobState, Node, Reply, Wave,
+    Allocation, AllocationPhase, Attempt, Charge, Checkpoint, Job, JobState, Node, Reply, Wave,
 };
 use crate::state::rules::{
     NotYet, Request, Resume, cpu_room_for, excluded, fits_kind, is_shared, not_yet, resume,
@@ -56,24 +57,66 @@ impl StartAttempts {
         context.require_system()?;
         let mut jobs = Vec::new();
         let mut refused = Vec::new();
+        let mut quota = Quota::default();
         for start in &self.starts {
-            match check(change.state(), start) {
-                Ok(job) => {
-                    start.commit(change, job, context)?;
+            match start.admitted(change, &mut quota, context) {
+                Ok((job, charges)) => {
+                    start.commit(change, job, charges, context)?;
                     jobs.push(start.job);
                 }
-                Err(why) => refused.push((start.job, why)),
+                Err(no) => {
+                    // What a quota or a budget refuses it refuses again until something ends or an admin changes it, and that asks for a new plan.
+                    if let Refused::Stale(_) = no {
+                        change.replan();
+                    }
+                    refused.push((start.job, no.why()));
+                }
             }
-        }
-        if !refused.is_empty() {
-            change.replan();
         }
         Ok(Reply::Started { jobs, refused })
     }
 }
 
+/// Why one start is refused.
+enum Refused {
+    /// The plan was made of an older state.
+    Stale(String),
+    /// Its team may not have it.
+    Quota(String),
+}
+
+impl Refused {
+    fn why(self) -> String {
+        match self {
+            Self::Stale(why) | Self::Quota(why) => why,
+        }
+    }
+}
+
 impl StartAttempt {
-    fn commit(&self, change: &mut Change, mut job: Job, context: &Context) -> Result<(), Refusal> {
+    /// Every precondition, and what quotas and budgets say; what it takes of them is theirs no more.
+    fn admitted(
+        &self,
+        change: &mut Change,
+        quota: &mut Quota,
+        context: &Context,
+    ) -> Result<(Job, Vec<Charge>), Refused> {
+        let job = check(change.state(), self).map_err(Refused::Stale)?;
+        let units = quota.check(change.state(), &job, self);
+        let units = units.map_err(Refused::Quota)?;
+        let charges = accounts::begin(change, &job, &units, context.now_ms);
+        let charges = charges.map_err(Refused::Quota)?;
+        quota.started(&job, &units);
+        Ok((job, charges))
+    }
+
+    fn commit(
+        &self,
+        change: &mut Change,
+        mut job: Job,
+        charges: Vec<Charge>,
+        context: &Context,
+    ) -> Result<(), Refusal> {
         // Of what was checked a moment ago.
         let resume_sealed_ms = check_resume(change.state(), &job, self).unwrap_or(0);
         if !job.fills() {
@@ -107,6 +150,7 @@ impl StartAttempt {
             resume_job: resumes_another(change.state(), &job)
                 .filter(|_| !self.resume_from.is_empty()),
             resume_sealed_ms,
+            charges,
         };
         for placement in &self.placements {
             change.effect(Effect::Start {

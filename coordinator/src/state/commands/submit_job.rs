@@ -8,7 +8,7 @@ use mlctl_proto::limits::PENDING_PER_USER_MAX;
 use mlctl_proto::spec::{JobSpec, parse_json};
 use mlctl_proto::units::UtcMs;
 
-use super::bootstrap::DEFAULT_TEAM;
+use super::membership::{self, Submitter};
 use super::{Context, bounded, dependencies, hold_jobs};
 use crate::state::change::Change;
 use crate::state::records::{Array, Job, JobState, Reply, Retries, Spec, Turn};
@@ -37,8 +37,13 @@ impl SubmitJob {
         let request = Request::of(&spec);
         let actor = context.actor;
         check_times(&spec, context.now_ms)?;
-        let team = team(change, &spec)?;
+        let who = Submitter {
+            id: &actor.user_id,
+            name: &actor.name,
+        };
+        let team = membership::team_of(change.state(), who, spec.team.as_deref())?;
         admit(change, &actor.user_id, &actor.name, Some(&request))?;
+        membership::admits(change.state(), &team, who, &spec)?;
         let mut array = spec.array.as_ref().map(Array::new);
         let after = dependencies::admit(change, &spec, array.as_mut())?;
         let id = next_id(change)?;
@@ -84,6 +89,7 @@ impl SubmitJob {
         Ok(())
     }
 
+    /// Its team and its tasks are the caller's.
     fn job(&self, id: JobId, spec: &JobSpec, spec_hash: [u8; 32], context: &Context) -> Job {
         Job {
             id,
@@ -91,7 +97,7 @@ impl SubmitJob {
             on_disconnect: spec.on_disconnect,
             owner_id: context.actor.user_id.clone(),
             owner_name: context.actor.name.clone(),
-            team: DEFAULT_TEAM.into(),
+            team: String::new(),
             spec_hash,
             code_manifest: self.code_manifest.clone(),
             code_bytes: self.code_bytes,

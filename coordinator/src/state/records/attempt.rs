@@ -2,7 +2,7 @@
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::{Oom, UtcMs};
 
-use super::Wave;
+use super::{Charge, Wave};
 
 /// How an attempt, or one node's part of it, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,9 +213,19 @@ pub struct Attempt {
     pub resume_job: Option<JobId>,
     /// When that checkpoint was first recorded: a job may have several of one name. 0: the newest of that name.
     pub resume_sealed_ms: UtcMs,
+    /// What budgets cover of what it holds, by flavor; of flavors without a budget there is nothing to say.
+    pub charges: Vec<Charge>,
 }
 
 impl Attempt {
+    /// Up to when budgets cover it, while that is to be renewed.
+    pub fn renewed_by(&self) -> Option<UtcMs> {
+        let goes_on = !self.stopping && !self.in_doubt && !self.closed();
+        let until = self.charges.iter().map(|charge| charge.until_ms);
+        // 0: no budget covers it any more.
+        until.filter(|until| goes_on && *until != 0).min()
+    }
+
     /// All its allocations have ended: its devices are free, its epoch is closed.
     pub fn closed(&self) -> bool {
         self.allocations

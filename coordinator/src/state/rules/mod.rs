@@ -1,15 +1,21 @@
 //! What plan and apply both need: one predicate, used twice, so that a plan never proposes what apply refuses on the same state.
 mod ask;
+pub mod budget;
+pub mod decay;
 mod excluded;
 mod fits;
+pub mod flavors;
 mod inventory;
 pub mod quota;
+pub mod quota_text;
+pub mod quota_tree;
 mod request;
 mod resume;
 mod retention;
 mod retry;
 mod turn;
 mod usage;
+pub mod window;
 
 pub use excluded::excluded;
 pub(crate) use fits::kinds_text;
@@ -23,4 +29,4 @@ pub use resume::{
 pub use retention::{checkpoint_rules, dropped, next_to_upload};
 pub use retry::{Backoff, Ended, Verdict, count, verdict};
 pub use turn::{NotYet, not_yet, ready_tasks};
-pub use usage::{Usage, usage};
+pub use usage::{Usage, usage, usage_below};

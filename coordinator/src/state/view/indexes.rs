@@ -9,6 +9,8 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::spec::{JobSpec, RetrySpec};
 use mlctl_proto::units::UtcMs;
 
+use super::holdings::{Holdings, Kind, Tally};
+use super::team_indexes::TeamIndexes;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, HistoryBatch, Idempotency, Job, JobState, Node,
     RequestKey,
@@ -16,6 +18,20 @@ use crate::state::records::{
 use crate::state::rules::{Inventory, Request};
 
 type Holder = (JobId, Epoch);
+/// Allocations that hold something, by node.
+type Open<'a> = BTreeMap<&'a str, &'a Allocation>;
+
+/// What the rows beside an attempt say of it.
+pub struct Holding<'a> {
+    /// What each of its allocations takes of its node's CPU room.
+    pub cpu_ranks: u32,
+    /// Its job's team.
+    pub team: &'a str,
+    /// Its job's owner.
+    pub user: &'a str,
+    /// What the devices of an allocation are, with their units.
+    pub kinds: &'a dyn Fn(&Allocation) -> Vec<(Kind, u64)>,
+}
 
 /// All of them. A clone is cheap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +57,10 @@ pub struct Indexes {
     dependents: OrdSet<(JobId, JobId)>,
     /// When it is too late for a job.
     deadlines: OrdSet<(UtcMs, JobId)>,
+    /// What users hold and wait for, by team.
+    pub holdings: Holdings,
+    /// What teams name, and whose they are.
+    pub teams: TeamIndexes,
 }
 
 impl Indexes {
@@ -206,6 +226,10 @@ impl Indexes {
         if let Some(new) = new.filter(over) {
             self.finished.insert((new.ended_ms, new.id));
         }
+        if let Some(any) = new.or(old) {
+            let who = (any.team.as_str(), any.owner_id.as_str());
+            self.holdings.job(who, tally(old), tally(new));
+        }
         let Some(new) = new else {
             return;
         };
@@ -263,25 +287,52 @@ impl Indexes {
         }
     }
 
-    /// Hook of the attempts. `cpu_ranks`: what each of its allocations takes of its node's CPU room.
-    pub fn attempt(&mut self, old: Option<&Attempt>, new: &Attempt, cpu_ranks: u32) {
+    /// Hook of the attempts.
+    pub fn attempt(&mut self, old: Option<&Attempt>, new: &Attempt, holding: &Holding) {
         let holder = (new.job, new.epoch);
+        self.teams.attempt(old, new);
         let old_open = open_allocations(old);
         let new_open = open_allocations(Some(new));
+        let was_in_doubt = old.is_some_and(|old| old.in_doubt);
+        self.count((&old_open, &new_open), (was_in_doubt, new), holding);
         for (node, allocation) in &old_open {
             if !new_open.contains_key(node) {
-                self.release(holder, node, allocation, cpu_ranks);
+                self.release(holder, node, allocation, holding.cpu_ranks);
             }
         }
         for (node, allocation) in &new_open {
             if !old_open.contains_key(node) {
-                self.hold(holder, node, allocation, cpu_ranks);
+                self.hold(holder, node, allocation, holding.cpu_ranks);
             }
         }
         if new_open.is_empty() {
             self.open_attempts.remove(&holder);
         } else {
             self.open_attempts.insert(holder);
+        }
+    }
+
+    /// What its team holds by it. What is in doubt is on a Lost node: nobody could have it, and its successor shall not wait for it.
+    fn count(
+        &mut self,
+        (old_open, new_open): (&Open, &Open),
+        (was_in_doubt, new): (bool, &Attempt),
+        holding: &Holding,
+    ) {
+        let (who, begun_ms) = ((holding.team, holding.user), new.started_ms);
+        for (node, allocation) in old_open {
+            if !was_in_doubt && (new.in_doubt || !new_open.contains_key(node)) {
+                let given: &Allocation = allocation;
+                let kinds = (holding.kinds)(given);
+                self.holdings.units(who, &kinds, begun_ms, false);
+            }
+        }
+        for (node, allocation) in new_open {
+            if !new.in_doubt && (was_in_doubt || !old_open.contains_key(node)) {
+                let taken: &Allocation = allocation;
+                let kinds = (holding.kinds)(taken);
+                self.holdings.units(who, &kinds, begun_ms, true);
+            }
         }
     }
 
@@ -341,8 +392,25 @@ impl Indexes {
     }
 }
 
+/// What a job counts for in its team.
+fn tally(job: Option<&Job>) -> Tally {
+    let Some(job) = job.filter(|job| !job.state.terminal()) else {
+        return Tally::default();
+    };
+    let one = u64::from(matches!(job.state, JobState::Pending | JobState::Held));
+    let tasks = job.array.as_ref().map(|array| array.pending.count());
+    Tally {
+        running: u64::from(matches!(
+            job.state,
+            JobState::Starting | JobState::Running | JobState::Stopping
+        )),
+        waiting: tasks.unwrap_or(one),
+        jobs: 1,
+    }
+}
+
 /// The allocations of an attempt that hold something, by node: one per node.
-fn open_allocations(attempt: Option<&Attempt>) -> BTreeMap<&str, &Allocation> {
+fn open_allocations(attempt: Option<&Attempt>) -> Open<'_> {
     let all = attempt
         .map(|attempt| attempt.allocations.as_slice())
         .unwrap_or_default();

@@ -2,16 +2,18 @@
 //! A view is taken once and never changes; what it says may be stale by the time a plan is applied, so apply checks again.
 pub mod amounts;
 pub mod ask;
+pub mod holdings;
 mod indexes;
 pub mod jobs;
 pub mod nodes;
 pub mod policy;
 pub mod scene;
+mod team_indexes;
 pub mod teams;
 
 use std::collections::BTreeSet;
 
-pub use indexes::Indexes;
+pub use indexes::{Holding, Indexes};
 
 /// What the scheduler sees of the rest of the state: the rows of a view, and the shape of what it proposes.
 pub use super::commands::{Placement, StartAttempt};
