@@ -38,7 +38,3 @@ pub struct Choice {
     /// Dense numbers of the nodes, in the same order.
     pub nodes: Vec<u32>,
 }
-
-#[path = "stub.rs"]
-pub mod stub;
-pub use stub::Capacity;
