@@ -70,6 +70,8 @@ pub struct Meter {
     broken: u128,
     /// Units free x milliseconds, while something waits.
     free: u128,
+    /// Milliseconds in which something waited.
+    waiting_ms: u128,
     /// Plans made.
     pub passes: u64,
     /// Attempts that had to go, by why.
@@ -91,6 +93,7 @@ impl Meter {
         self.held = self.held.saturating_add(u128::from(world.held).saturating_mul(ms));
         if !world.scene.waiting.is_empty() {
             let free = self.capacity.saturating_sub(world.held);
+            self.waiting_ms = self.waiting_ms.saturating_add(ms);
             self.free = self.free.saturating_add(u128::from(free).saturating_mul(ms));
             self.broken = self.broken.saturating_add(u128::from(world.broken).saturating_mul(ms));
         }
@@ -134,6 +137,8 @@ pub struct Report {
     pub utilization: f64,
     /// While something waited: part of the free GPUs that were on partly used nodes.
     pub fragmentation: f64,
+    /// While something waited: part of the cluster's GPUs that were free.
+    pub idle_while_waiting: f64,
     /// Attempts that had to go.
     pub preemptions: u64,
     /// The same by why.
@@ -161,14 +166,15 @@ impl Report {
         let (low, high) = bounds.fold((f64::MAX, 0.0_f64), |(low, high), one| (low.min(one), high.max(one)));
         let first = records().map(|one| one.submit_ms).min().unwrap_or(0);
         let last = records().filter_map(|one| one.end_ms).max().unwrap_or(first);
-        let free = ratio(meter.broken, meter.free);
+        let capacity = u128::from(meter.capacity);
         Self {
             all: figures(records()),
             single: figures(records().filter(|one| gpus(one) <= 1)),
             node: figures(records().filter(|one| (2..=8).contains(&gpus(one)))),
             wide: figures(records().filter(|one| gpus(one) > 8)),
-            utilization: ratio(meter.held, u128::from(meter.capacity).saturating_mul(meter.passed_ms)),
-            fragmentation: free,
+            utilization: ratio(meter.held, capacity.saturating_mul(meter.passed_ms)),
+            fragmentation: ratio(meter.broken, meter.free),
+            idle_while_waiting: ratio(meter.free, capacity.saturating_mul(meter.waiting_ms)),
             preemptions: meter.evictions.values().sum(),
             preemptions_by: meter.evictions.iter().map(|(why, count)| (name(*why), *count)).collect(),
             preemptions_in_vain: meter.in_vain,
