@@ -2,14 +2,32 @@
 //! it may have so much.
 //!
 //! The calls that the rest of the scheduler makes are these; how the best place is found stands in the files below.
+mod capacity;
+mod fit;
+mod find;
+mod gang;
+mod index;
+mod loss;
+mod mix;
+mod near;
+mod stock;
+mod tables;
+mod wanted;
+
+#[cfg(test)]
+mod brute_tests;
+#[cfg(test)]
+mod place_tests;
+
 use std::sync::Arc;
 
 use mlctl_proto::units::UtcMs;
 
-use crate::state::view::ask::Ask;
-use crate::state::view::jobs::{Running, Seat};
-use crate::state::view::scene::Scene;
+use crate::state::view::jobs::Seat;
 use crate::state::view::teams::Flavor;
+
+pub use capacity::Capacity;
+pub use mix::{CLASSES_MAX, Mix};
 
 /// Who asks, and under which conditions: what of a job matters for where it goes beside its ask.
 #[derive(Debug, Clone, Copy)]
@@ -37,4 +55,6 @@ pub struct Choice {
     pub charges: Vec<(Flavor, u64)>,
     /// Dense numbers of the nodes, in the same order.
     pub nodes: Vec<u32>,
+    /// Of parts of devices: the user and the team that others who come to these devices have to be of.
+    pub sharer: Option<(Arc<str>, Arc<str>)>,
 }

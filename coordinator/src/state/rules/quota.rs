@@ -153,6 +153,34 @@ impl Ledger {
         Some((self.team(team)?, column))
     }
 
+    /// The place of a flavor, for the calls that are made often; `None`: no team has a word about it.
+    pub fn column_of(&self, flavor: &Flavor) -> Option<usize> {
+        self.flavors.binary_search(flavor).ok()
+    }
+
+    /// How many teams there are.
+    pub fn teams(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The team above.
+    pub fn parent_of(&self, team: usize) -> Option<usize> {
+        self.parents.get(team).copied().flatten()
+    }
+
+    /// What its own nominal counts as, units; `None`: no team of its tree names the flavor.
+    pub fn nominal_at(&self, team: usize, column: usize) -> Option<u64> {
+        let column = self.columns.get(column)?;
+        let governed = *column.governed.get(self.root(team))?;
+        governed.then(|| column.quotas.get(team).map(|quota| quota.nominal))?
+    }
+
+    /// What it and those below hold and claim, units.
+    pub fn load_at(&self, team: usize, column: usize) -> u64 {
+        let column = self.columns.get(column);
+        column.and_then(|one| one.loads.get(team)).copied().unwrap_or(0)
+    }
+
     /// What a team and those below hold and claim of a flavor, units.
     pub fn load(&self, team: &str, flavor: &Flavor) -> u64 {
         let at = self.at(team, flavor);
@@ -171,10 +199,18 @@ impl Ledger {
     /// # Errors
     /// That inequality.
     pub fn legal(&self, team: &str, flavor: &Flavor, units: u64) -> Result<(), Shortfall> {
-        let Some((place, column)) = self.at(team, flavor) else {
-            return Ok(());
-        };
-        let column = &self.columns[column];
+        match self.at(team, flavor) {
+            Some((place, column)) => self.legal_at(place, column, units),
+            None => Ok(()),
+        }
+    }
+
+    /// The same by places.
+    ///
+    /// # Errors
+    /// The inequality that fails.
+    pub fn legal_at(&self, place: usize, at: usize, units: u64) -> Result<(), Shortfall> {
+        let column = &self.columns[at];
         if !column.governed[self.root(place)] {
             return Ok(());
         }
@@ -192,7 +228,7 @@ impl Ledger {
             if !fits {
                 return Err(Shortfall {
                     team: self.names[level].clone(),
-                    flavor: flavor.clone(),
+                    flavor: self.flavors[at].clone(),
                     load,
                     adds,
                     nominal: quota.nominal,
@@ -206,9 +242,12 @@ impl Ledger {
 
     /// Whether every level, from the team to the root, stays within its nominal: nothing is borrowed.
     pub fn inside_nominal(&self, team: &str, flavor: &Flavor, units: u64) -> bool {
-        let Some((place, column)) = self.at(team, flavor) else {
-            return true;
-        };
+        let at = self.at(team, flavor);
+        at.is_none_or(|(place, column)| self.inside_nominal_at(place, column, units))
+    }
+
+    /// The same by places.
+    pub fn inside_nominal_at(&self, place: usize, column: usize, units: u64) -> bool {
         let column = &self.columns[column];
         if !column.governed[self.root(place)] {
             return true;
@@ -223,22 +262,34 @@ impl Ledger {
 
     /// A job of `team` holds `units` more.
     pub fn add(&mut self, team: &str, flavor: &Flavor, units: u64) {
-        self.change(team, flavor, |load| load.saturating_add(units));
+        if let Some((place, column)) = self.at(team, flavor) {
+            self.add_at(place, column, units);
+        }
     }
 
     /// It holds `units` less.
     pub fn remove(&mut self, team: &str, flavor: &Flavor, units: u64) {
-        self.change(team, flavor, |load| load.saturating_sub(units));
+        if let Some((place, column)) = self.at(team, flavor) {
+            self.remove_at(place, column, units);
+        }
     }
 
-    fn change(&mut self, team: &str, flavor: &Flavor, own: impl Fn(u64) -> u64) {
-        let Some((place, column)) = self.at(team, flavor) else {
-            return;
-        };
-        let levels: Vec<usize> = self.path(place).collect();
+    /// By places: `units` more.
+    pub fn add_at(&mut self, place: usize, column: usize, units: u64) {
+        self.change(place, column, |load| load.saturating_add(units));
+    }
+
+    /// By places: `units` less.
+    pub fn remove_at(&mut self, place: usize, column: usize, units: u64) {
+        self.change(place, column, |load| load.saturating_sub(units));
+    }
+
+    fn change(&mut self, place: usize, column: usize, own: impl Fn(u64) -> u64) {
         let column = &mut self.columns[column];
         let mut delta: Option<(u64, u64)> = None;
-        for level in levels {
+        let mut next = Some(place);
+        while let Some(level) = next {
+            next = self.parents[level];
             let before = column.claim(level);
             let load = column.loads[level];
             column.loads[level] = match delta {

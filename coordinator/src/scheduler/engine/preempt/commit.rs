@@ -1,0 +1,175 @@
+//! The transaction: checks once more that the order of entitlements holds and that the standing grows (POLICY §6), then lets the rest of the pass know. A start of this
+//! very pass costs nothing to take back. Does NOT search.
+use super::{Candidate, Mode};
+use crate::scheduler::engine::entitlement::{self, Covers, Holder};
+use crate::scheduler::engine::estimate;
+use crate::scheduler::engine::pass::Pass;
+use crate::scheduler::engine::runs::{self, Source};
+use crate::scheduler::place::Choice;
+use crate::scheduler::plan::{Entitlement, Preemption, Taken, Victim};
+use crate::state::view::jobs::Footing;
+
+impl<'a> Pass<'a> {
+    /// Ends victims for a job that then goes to `choice`; false: it is not allowed after all.
+    pub(super) fn evict(&mut self, at: usize, target: usize, mode: Mode, candidates: &[Candidate], victims: Vec<usize>, choice: Choice) -> bool {
+        let victims: Vec<Candidate> = victims.iter().map(|at| candidates[*at].clone()).collect();
+        let Some(mine) = self.allowed(at, target, mode, &victims) else { return false };
+        let (attempts, starts): (Vec<Candidate>, Vec<Candidate>) =
+            victims.into_iter().partition(|one| self.runs[one.run].attempt().is_some());
+        if attempts.is_empty() {
+            return self.start_instead(at, target, &starts);
+        }
+        for one in &starts {
+            self.take_back_start(one.run);
+        }
+        self.end_for(at, target, mine, attempts, choice);
+        true
+    }
+
+    /// The entitlement of the beneficiary afterwards, if the order holds and the standing grows.
+    fn allowed(&mut self, at: usize, target: usize, mode: Mode, victims: &[Candidate]) -> Option<Entitlement> {
+        let job = self.jobs[at];
+        let flavor = self.asks.targets[target].flavor;
+        let table = self.table(flavor, true).clone();
+        let before = entitlement::standing(&table.covers, &table.holders);
+        let goes = |run: &usize| victims.iter().any(|one| one.run == *run);
+        let kept = table.holders.iter().zip(&table.runs).filter(|(_, run)| !goes(run));
+        let mut holders: Vec<Holder> = kept.map(|(holder, _)| *holder).collect();
+        let units = match flavor {
+            Some(_) => job.waiting.ask.units(job.waiting.ask.nodes.least()),
+            None => u64::from(job.waiting.ask.nodes.least()),
+        };
+        holders.push(Holder {
+            team: job.team,
+            class: job.waiting.class,
+            start: self.now,
+            submit: (u64::MAX, job.waiting.id),
+            units,
+        });
+        let column = flavor.and_then(|flavor| self.kinds.column(flavor));
+        let covers = Covers::new(&self.book.now, column, &holders);
+        let mine = covers.of(holders.len() - 1, job.waiting.class);
+        if matches!(mode, Mode::Due | Mode::Slice) {
+            return Some(mine);
+        }
+        let order = victims.iter().all(|one| one.entitlement < mine);
+        let after = entitlement::standing(&covers, &holders);
+        (order && entitlement::grows(&before, &after)).then_some(mine)
+    }
+
+    /// Only starts of this pass are in the way: they are taken back, and the job starts at once; else all is as before.
+    fn start_instead(&mut self, at: usize, target: usize, starts: &[Candidate]) -> bool {
+        let mut undone = Vec::new();
+        for one in starts {
+            if let Some(start) = self.take_back_start(one.run) {
+                undone.push(start);
+            }
+        }
+        let job = self.jobs[at];
+        let least = job.waiting.ask.nodes.least();
+        let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, job.waiting.ask.units(least)));
+        let legal = self.book.legal(job.team, charge.as_slice(), &self.kinds).is_ok();
+        let found = if legal { self.place(at, target, least).ok() } else { None };
+        if let Some((choice, footing)) = found {
+            self.start(at, target, choice, footing);
+            self.mark("start taken back for an owner");
+            return true;
+        }
+        for (at, target, choice, footing, tasks) in undone {
+            self.commit(at, target, choice, footing, tasks);
+        }
+        self.tables.forget();
+        false
+    }
+
+    /// A start of this pass is none.
+    fn take_back_start(&mut self, run: usize) -> Option<(usize, usize, Choice, Footing, Option<u32>)> {
+        let Source::Start(place) = self.runs[run].source else { return None };
+        let (at, target, first) = self.started_by[place]?;
+        let ask = self.runs[run].ask.clone();
+        let start = self.out.starts[place].clone();
+        self.capacity.release_seats(&ask, &start.seats);
+        self.soon.release_seats(&ask, &start.seats);
+        let parts = self.runs[run].parts.clone();
+        for part in &parts {
+            self.grid.give(part.node as usize, &part.devices, part.whole, &ask);
+        }
+        let job = self.jobs[at];
+        let charges = self.runs[run].charges.clone();
+        self.book.unstart(job.waiting, job.team, &charges, &self.kinds, first);
+        self.runs[run].gone = true;
+        self.started_by[place] = None;
+        self.no_place.clear();
+        self.tables.forget();
+        self.stuck.push((at, crate::scheduler::engine::stuck::Stuck::Ahead));
+        let nodes = parts.iter().map(|part| part.node).collect();
+        let choice = Choice { seats: start.seats, charges: start.charges, nodes };
+        Some((at, target, choice, start.footing, start.tasks))
+    }
+
+    /// The victims end, and what they hold is kept.
+    fn end_for(&mut self, at: usize, target: usize, mine: Entitlement, mut victims: Vec<Candidate>, choice: Choice) {
+        let job = self.jobs[at];
+        let ask = self.asks.targets[target].ask.clone();
+        victims.sort_by_key(|one| {
+            let attempt = self.runs[one.run].attempt();
+            (attempt.map_or(0, |attempt| self.lost_ms(attempt)), one.run)
+        });
+        let mut named = Vec::with_capacity(victims.len());
+        let mut gone_by = self.now;
+        for one in &victims {
+            let run = &mut self.runs[one.run];
+            let by = estimate::after(self.now, estimate::ending(&self.scene.settings, run.class));
+            run.ending = true;
+            run.end = by;
+            gone_by = gone_by.max(by);
+            let (team, charges) = (run.team, run.charges.clone());
+            if let Some(attempt) = run.attempt() {
+                named.push(Victim { job: attempt.id, epoch: attempt.epoch, entitlement: one.entitlement, why: one.why });
+                self.soon.release(attempt);
+            }
+            self.book.will_end(team, &charges, &self.kinds);
+            self.mark(match one.why {
+                Taken::Entitlement => "preempted",
+                Taken::Overtime => "overtime taken",
+                Taken::Guest => "guest taken",
+                Taken::Slice => "sliced",
+                Taken::Surplus => "elastic surplus taken",
+            });
+        }
+        self.note_relatives(at, &victims);
+        self.soon.hold_seats(&ask, &choice.seats);
+        let parts = self.parts(&choice.seats);
+        let charges = self.numbers(&choice);
+        self.reserve_seats(&ask, &choice.seats, &parts);
+        self.book.promise(job.team, &charges, &self.kinds);
+        self.book.commit(job.waiting, job.team, &charges, true);
+        self.book.runs(job.team);
+        let source = Source::Planned;
+        let run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, gone_by, Footing::Regular);
+        self.add_run(run);
+        self.promises.remove(job.waiting.id);
+        self.tables.forget();
+        self.out.preemptions.push(Preemption {
+            job: job.waiting.id,
+            entitlement: mine,
+            victims: named,
+            seats: choice.seats,
+            charges: choice.charges,
+        });
+    }
+
+    fn note_relatives(&mut self, at: usize, victims: &[Candidate]) {
+        let ledger = &self.book.now;
+        let mine = self.jobs[at].team;
+        let inside = |one: &Candidate| {
+            let theirs = self.runs[one.run].team;
+            let (Some(mine), Some(theirs)) = (mine, theirs) else { return false };
+            let shared = ledger.path(mine).filter(|team| ledger.path(theirs).any(|level| level == *team)).count();
+            one.why == Taken::Entitlement && mine != theirs && shared > 1
+        };
+        if victims.iter().any(inside) {
+            self.mark("reclaim inside a subtree");
+        }
+    }
+}
