@@ -71,7 +71,9 @@ impl Capacity {
         names.insert(Arc::from(""), SOMEBODY);
         for node in scene.nodes.values() {
             for device in &node.devices {
-                capacity.free.push(i32::try_from(device.free).unwrap_or(i32::MAX));
+                capacity
+                    .free
+                    .push(i32::try_from(device.free).unwrap_or(i32::MAX));
                 let holder = if device.shared_by.is_empty() {
                     SOMEBODY
                 } else {
@@ -120,7 +122,12 @@ impl Capacity {
     pub fn take(&mut self, ask: &Ask, choice: &Choice) {
         let sharer = choice.sharer.as_ref();
         for (seat, site) in choice.seats.iter().zip(&choice.nodes) {
-            self.occupy(ask, *site, &seat.devices, sharer.map(|(user, team)| (&**user, &**team)));
+            self.occupy(
+                ask,
+                *site,
+                &seat.devices,
+                sharer.map(|(user, team)| (&**user, &**team)),
+            );
         }
     }
 
@@ -257,7 +264,8 @@ impl Capacity {
     fn loss_of(&self, site: u32) -> i64 {
         let of = &self.tables.sites[site as usize];
         let (devices, free) = self.devices_of(of.devices.clone());
-        self.outlook.loss(of, devices, free, &self.rooms[site as usize].free)
+        self.outlook
+            .loss(of, devices, free, &self.rooms[site as usize].free)
     }
 
     /// The devices of a node, and what is free of each.
@@ -281,7 +289,14 @@ impl Capacity {
         }
         let free = &self.rooms[site as usize].free;
         let share = of.per_gpu;
-        for amount in [free.cpu, free.memory, free.disk, share.cpu, share.memory, share.disk] {
+        for amount in [
+            free.cpu,
+            free.memory,
+            free.disk,
+            share.cpu,
+            share.memory,
+            share.disk,
+        ] {
             all = mixed(all, amount.cast_unsigned());
         }
         mixed(all, of.realm.into())

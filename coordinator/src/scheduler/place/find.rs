@@ -58,7 +58,9 @@ impl Capacity {
         }
         let asker = Asker::new(self, ask, terms);
         let scopes = self.scopes(ask, 1);
-        let each = scopes.iter().map(|scope| self.room_in(&asker, scope, limit));
+        let each = scopes
+            .iter()
+            .map(|scope| self.room_in(&asker, scope, limit));
         each.max().unwrap_or(0)
     }
 
@@ -98,7 +100,11 @@ impl Capacity {
                 u32::try_from(parts.sum::<i32>()).ok()
             }
         };
-        by_amounts.into_iter().chain(by_devices).min().unwrap_or(u32::MAX)
+        by_amounts
+            .into_iter()
+            .chain(by_devices)
+            .min()
+            .unwrap_or(u32::MAX)
     }
 
     /// Where it is worth looking: what has too few free devices is left out at once.
@@ -111,9 +117,7 @@ impl Capacity {
             let place = number(place);
             let enough = match ask.gpus {
                 Gpus::None => true,
-                Gpus::Whole(_) | Gpus::Mig { .. } if ask.mix => {
-                    self.index.at_least(place, 1) > 0
-                }
+                Gpus::Whole(_) | Gpus::Mig { .. } if ask.mix => self.index.at_least(place, 1) > 0,
                 Gpus::Whole(count) | Gpus::Mig { count, .. } => {
                     self.index.at_least(place, count) >= nodes
                 }
@@ -200,7 +204,10 @@ impl Capacity {
         let mut scratch = Vec::new();
         for scope in scopes {
             for site in self.nodes_of(asker.ask, scope) {
-                let allowed = asker.rank_0.as_ref().is_none_or(|only| only.binary_search(&site).is_ok());
+                let allowed = asker
+                    .rank_0
+                    .as_ref()
+                    .is_none_or(|only| only.binary_search(&site).is_ok());
                 if !allowed || !self.fits(site, asker, &scope.wanted) {
                     continue;
                 }
@@ -213,7 +220,9 @@ impl Capacity {
                 else {
                     continue;
                 };
-                let better = best.as_ref().is_none_or(|(least, at, _)| (cost, site) < (*least, *at));
+                let better = best
+                    .as_ref()
+                    .is_none_or(|(least, at, _)| (cost, site) < (*least, *at));
                 if better {
                     best = Some((cost, site, given));
                 }
@@ -234,7 +243,8 @@ impl Capacity {
         for (site, devices) in seating {
             let of = &self.tables.sites[site as usize];
             for at in &devices {
-                let Some(device) = self.tables.devices.get(of.devices.start + usize::from(*at)) else {
+                let Some(device) = self.tables.devices.get(of.devices.start + usize::from(*at))
+                else {
                     continue;
                 };
                 let flavor = &self.tables.families[device.family as usize].flavor;

@@ -41,7 +41,13 @@ impl<'a> Asker<'a> {
         let mut rank_0: Vec<u32> = terms.rank_0.iter().filter_map(site).collect();
         rank_0.sort_unstable();
         let shares = matches!(ask.gpus, Gpus::Share(_));
-        let known = |name: &str| capacity.names.get(name).copied().filter(|one| *one != SOMEBODY);
+        let known = |name: &str| {
+            capacity
+                .names
+                .get(name)
+                .copied()
+                .filter(|one| *one != SOMEBODY)
+        };
         Self {
             ask,
             terms,
@@ -72,7 +78,9 @@ impl<'a> Asker<'a> {
         let labels = &self.ask.labels;
         welcome
             && !kept_free
-            && labels.iter().all(|label| site.labels.binary_search(label).is_ok())
+            && labels
+                .iter()
+                .all(|label| site.labels.binary_search(label).is_ok())
             && !self.avoid.contains(&number)
     }
 
@@ -93,15 +101,17 @@ impl<'a> Asker<'a> {
 
 /// Whether a team is another, or below it.
 fn is_within(team: &str, above: &str) -> bool {
-    team.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    team.strip_prefix(above)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Capacity {
     /// Whether a node has room for one part now.
     pub(super) fn fits(&self, site: u32, asker: &Asker, wanted: &[Wanted]) -> bool {
-        let (Some(of), Some(room)) =
-            (self.tables.sites.get(site as usize), self.rooms.get(site as usize))
-        else {
+        let (Some(of), Some(room)) = (
+            self.tables.sites.get(site as usize),
+            self.rooms.get(site as usize),
+        ) else {
             return false;
         };
         let need = asker.need(of);
@@ -113,7 +123,11 @@ impl Capacity {
 
     /// What a node has to spare beside devices: a CPU job leaves the last free GPU its share.
     pub(super) fn spare(&self, of: &Site, site: u32, ask: &Ask) -> Stock {
-        let free = self.rooms.get(site as usize).map(|room| room.free).unwrap_or_default();
+        let free = self
+            .rooms
+            .get(site as usize)
+            .map(|room| room.free)
+            .unwrap_or_default();
         let kept = ask.gpus == Gpus::None && self.keeps_a_share(of);
         if kept { free.minus(of.per_gpu) } else { free }
     }
@@ -122,7 +136,10 @@ impl Capacity {
     fn keeps_a_share(&self, of: &Site) -> bool {
         let (devices, free) = self.devices_of(of.devices.clone());
         self.tables.keep_gpu_share
-            && devices.iter().zip(free).any(|(device, free)| *free >= device.full)
+            && devices
+                .iter()
+                .zip(free)
+                .any(|(device, free)| *free >= device.full)
     }
 
     fn has_devices(&self, of: &Site, asker: &Asker, wanted: &[Wanted]) -> bool {
@@ -138,7 +155,9 @@ impl Capacity {
             }
             Gpus::Share(units) => {
                 let units = i32::try_from(units).unwrap_or(i32::MAX);
-                places.into_iter().any(|place| self.takes_part(of, place, units, asker, wanted))
+                places
+                    .into_iter()
+                    .any(|place| self.takes_part(of, place, units, asker, wanted))
             }
         }
     }
@@ -152,8 +171,11 @@ impl Capacity {
         asker: &Asker,
         wanted: &[Wanted],
     ) -> bool {
-        let (device, free, holder) =
-            (&self.tables.devices[place], self.free[place], Some(self.holders[place]));
+        let (device, free, holder) = (
+            &self.tables.devices[place],
+            self.free[place],
+            Some(self.holders[place]),
+        );
         free >= units
             && liked(device, wanted).is_some()
             && (free >= device.full
@@ -196,9 +218,8 @@ impl Capacity {
             Gpus::Share(units) => {
                 let units = i32::try_from(units).unwrap_or(i32::MAX);
                 // The fuller device comes first; of equal ones only the first is tried.
-                let good = |at: &usize| {
-                    self.takes_part(of, of.devices.start + at, units, asker, wanted)
-                };
+                let good =
+                    |at: &usize| self.takes_part(of, of.devices.start + at, units, asker, wanted);
                 let mut order: Vec<usize> = (0..devices.len()).filter(good).collect();
                 order.sort_by_key(|at| (free[*at], devices[*at].family, *at));
                 order.dedup_by_key(|at| (free[*at], devices[*at].family));

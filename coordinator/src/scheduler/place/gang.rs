@@ -41,16 +41,16 @@ impl Capacity {
 
     /// On how many nodes of a scope a gang would find its place, up to `limit`.
     pub(super) fn room_in(&self, asker: &Asker, scope: &Scope, limit: u32) -> u32 {
-        let mut counts: BTreeMap<u32, (u32, bool)> = BTreeMap::new();
+        let mut counts: BTreeMap<(Option<u32>, u32), (u32, bool)> = BTreeMap::new();
         for site in self.nodes_of(asker.ask, scope) {
             if !self.fits(site, asker, &scope.wanted) {
                 continue;
             }
-            let Some(branch) = self.branch(asker, site) else {
-                continue;
-            };
+            // A node that says too little of where it stands is near to itself alone.
+            let branch = self.branch(asker, site);
+            let alone = if branch.is_none() { site } else { 0 };
             let leads = leads(asker, site);
-            let (count, led) = counts.entry(branch).or_default();
+            let (count, led) = counts.entry((branch, alone)).or_default();
             *count = count.saturating_add(1);
             *led |= leads;
             if *count >= limit && *led {
@@ -65,9 +65,10 @@ impl Capacity {
     fn branch(&self, asker: &Asker, site: u32) -> Option<u32> {
         match asker.ask.near {
             Near::Prefer => Some(0),
-            Near::Within(level) => {
-                self.tables.sites[site as usize].racks.get(usize::from(level)).copied()
-            }
+            Near::Within(level) => self.tables.sites[site as usize]
+                .racks
+                .get(usize::from(level))
+                .copied(),
         }
     }
 
@@ -83,7 +84,10 @@ impl Capacity {
                 continue;
             };
             if let Some((cost, given)) = self.offer(site, asker, &scope.wanted, &mut scratch) {
-                groups.entry(branch).or_default().push(Candidate { cost, site, given });
+                groups
+                    .entry(branch)
+                    .or_default()
+                    .push(Candidate { cost, site, given });
             }
         }
         groups.into_values().collect()
@@ -141,5 +145,8 @@ impl Capacity {
 
 /// Whether rank 0 may be on this node.
 fn leads(asker: &Asker, site: u32) -> bool {
-    asker.rank_0.as_ref().is_none_or(|only| only.binary_search(&site).is_ok())
+    asker
+        .rank_0
+        .as_ref()
+        .is_none_or(|only| only.binary_search(&site).is_ok())
 }

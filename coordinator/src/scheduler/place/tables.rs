@@ -161,7 +161,10 @@ impl Tables {
             let (pool, network, model, slices) = key;
             self.families.push(Family {
                 pool: self.pool(pool),
-                realm: realms.get(&(pool.clone(), network.clone())).copied().unwrap_or(0),
+                realm: realms
+                    .get(&(pool.clone(), network.clone()))
+                    .copied()
+                    .unwrap_or(0),
                 model: model.clone(),
                 slices: *slices,
                 memory: 0,
@@ -206,7 +209,9 @@ impl Tables {
                         family
                     }
                 };
-                let full = device.slices.map_or(GPU, |slices| u64::from(slices) * (GPU / 7));
+                let full = device
+                    .slices
+                    .map_or(GPU, |slices| u64::from(slices) * (GPU / 7));
                 let counted = lots.entry((family, number(place))).or_default();
                 *counted = counted.saturating_add(1);
                 let of = &mut self.families[family as usize];
@@ -246,11 +251,17 @@ impl Tables {
             })
             .collect();
         let devices = start..self.devices.len();
-        let units: i64 = self.devices[devices.clone()].iter().map(|one| i64::from(one.full)).sum();
+        let units: i64 = self.devices[devices.clone()]
+            .iter()
+            .map(|one| i64::from(one.full))
+            .sum();
         Site {
             name: node.name.clone(),
             pool: self.pool(&node.pool),
-            realm: realms.get(&(node.pool.clone(), node.network.clone())).copied().unwrap_or(0),
+            realm: realms
+                .get(&(node.pool.clone(), node.network.clone()))
+                .copied()
+                .unwrap_or(0),
             racks,
             open: node.open,
             owner: node.owner.clone(),
@@ -286,7 +297,9 @@ impl Tables {
 
     /// The place of a pool.
     pub fn pool(&self, name: &str) -> u32 {
-        self.pools.binary_search_by(|one| (**one).cmp(name)).map_or(u32::MAX, number)
+        self.pools
+            .binary_search_by(|one| (**one).cmp(name))
+            .map_or(u32::MAX, number)
     }
 
     /// The place of a node.
