@@ -26,6 +26,10 @@ pub(super) struct Room {
     pub loss: i64,
     /// Equal for nodes that are equal in all that a score looks at.
     pub mark: u64,
+    /// Units free on all its devices together.
+    pub units: i64,
+    /// It has a device that nobody has a part of.
+    pub whole: bool,
 }
 
 /// Nobody in particular: no one else may come to a device that such a one has a part of.
@@ -257,8 +261,15 @@ impl Capacity {
             self.index.change(family, at, self.shelves[place], shelf);
             self.shelves[place] = shelf;
         }
-        self.rooms[site as usize].mark = self.mark_of(site);
-        self.rooms[site as usize].loss = self.loss_of(site);
+        let (devices, free) = self.devices_of(of.devices.clone());
+        let units = free.iter().map(|free| i64::from((*free).max(0))).sum();
+        let whole = devices
+            .iter()
+            .zip(free)
+            .any(|(device, free)| *free >= device.full);
+        let (mark, loss) = (self.mark_of(site), self.loss_of(site));
+        let room = &mut self.rooms[site as usize];
+        (room.units, room.whole, room.mark, room.loss) = (units, whole, mark, loss);
     }
 
     fn loss_of(&self, site: u32) -> i64 {

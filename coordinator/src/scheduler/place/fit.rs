@@ -93,6 +93,13 @@ impl<'a> Asker<'a> {
         }
     }
 
+    /// Whether rank 0 may be on this node.
+    pub fn leads(&self, site: u32) -> bool {
+        self.rank_0
+            .as_ref()
+            .is_none_or(|only| only.binary_search(&site).is_ok())
+    }
+
     /// What a node gives beside devices.
     pub fn need(&self, site: &Site) -> Stock {
         need(self.ask, site.per_gpu)
@@ -121,25 +128,17 @@ impl Capacity {
             && asker.admitted(of, site)
     }
 
-    /// What a node has to spare beside devices: a CPU job leaves the last free GPU its share.
+    /// What a node has to spare beside devices: a CPU job leaves a free GPU its share (POLICY §1).
     pub(super) fn spare(&self, of: &Site, site: u32, ask: &Ask) -> Stock {
-        let free = self
-            .rooms
-            .get(site as usize)
-            .map(|room| room.free)
-            .unwrap_or_default();
-        let kept = ask.gpus == Gpus::None && self.keeps_a_share(of);
-        if kept { free.minus(of.per_gpu) } else { free }
-    }
-
-    /// Whether the node has a free GPU, whose processors a CPU job leaves alone (POLICY §1).
-    fn keeps_a_share(&self, of: &Site) -> bool {
-        let (devices, free) = self.devices_of(of.devices.clone());
-        self.tables.keep_gpu_share
-            && devices
-                .iter()
-                .zip(free)
-                .any(|(device, free)| *free >= device.full)
+        let Some(room) = self.rooms.get(site as usize) else {
+            return Stock::default();
+        };
+        let kept = ask.gpus == Gpus::None && room.whole && self.tables.keep_gpu_share;
+        if kept {
+            room.free.minus(of.per_gpu)
+        } else {
+            room.free
+        }
     }
 
     fn has_devices(&self, of: &Site, asker: &Asker, wanted: &[Wanted]) -> bool {
@@ -270,15 +269,26 @@ impl Capacity {
     }
 
     /// So many free devices that are near to each other: in one island, then of one processor; the tightest of those.
-    fn nearest_devices(&self, of: &Site, count: u32, wanted: &[Wanted]) -> Option<Vec<u16>> {
+    pub(super) fn nearest_devices(
+        &self,
+        of: &Site,
+        count: u32,
+        wanted: &[Wanted],
+    ) -> Option<Vec<u16>> {
         let (devices, free) = self.devices_of(of.devices.clone());
         let mut rank_of: Vec<(u32, usize)> = (devices.iter().zip(free).enumerate())
             .filter(|(_, (device, free))| **free >= device.full)
             .filter_map(|(at, (device, _))| Some((liked(device, wanted)?, at)))
             .collect();
         let count = count as usize;
-        if rank_of.len() < count {
-            return None;
+        if rank_of.len() <= count {
+            let all = || {
+                rank_of
+                    .iter()
+                    .filter_map(|(_, at)| u16::try_from(*at).ok())
+                    .collect()
+            };
+            return (rank_of.len() == count).then(all);
         }
         rank_of.sort_unstable();
         if let Some((worst, _)) = rank_of.get(count.saturating_sub(1)).copied() {
