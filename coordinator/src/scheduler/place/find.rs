@@ -243,14 +243,32 @@ impl Capacity {
         best.map(|(_, site, given)| vec![(site, given)])
     }
 
-    /// How good a node is likely to be: whose it is, then how much of what is free there is lost already, then how little that is.
+    /// How good a node is likely to be: whose it is, then by how much its loss is likely to grow if what is taken was as useful as the rest of what is free
+    /// there, then how little that is.
     pub(super) fn guess(&self, asker: &Asker, site: u32) -> Guess {
         let (of, room) = (
             &self.tables.sites[site as usize],
             &self.rooms[site as usize],
         );
-        let lost = room.loss.checked_div(room.units).unwrap_or(0);
-        (asker.stance(of), lost.saturating_neg(), room.units)
+        let takes = i64::try_from(asker.ask.gpus.units()).unwrap_or(i64::MAX);
+        let grows = if of.devices.is_empty() {
+            0
+        } else {
+            let left = room.free.minus(asker.need(of));
+            let before = self.outlook.imbalance(room.units, &room.free);
+            let after = self
+                .outlook
+                .imbalance(room.units.saturating_sub(takes), &left);
+            let lost = room
+                .loss
+                .saturating_sub(before)
+                .checked_div(room.units)
+                .unwrap_or(0);
+            after
+                .saturating_sub(before)
+                .saturating_sub(lost.saturating_mul(takes))
+        };
+        (asker.stance(of), grows, room.units)
     }
 
     fn choice(&self, asker: &Asker, seating: Seating) -> Choice {

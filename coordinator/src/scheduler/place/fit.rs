@@ -146,6 +146,14 @@ impl Capacity {
         match asker.ask.gpus {
             Gpus::None => true,
             Gpus::Whole(count) | Gpus::Mig { count, .. } => {
+                if let [one] = wanted
+                    && one.memory == 0
+                {
+                    // The usual case: the number is known.
+                    let lots = of.lots.iter().map(|lot| *lot as usize);
+                    let mut own = lots.filter(|lot| self.tables.lots[*lot].family == one.family);
+                    return own.any(|lot| self.shelves[lot].whole >= count);
+                }
                 let good = |place: &usize| {
                     let device = &self.tables.devices[*place];
                     self.free[*place] >= device.full && liked(device, wanted).is_some()
@@ -295,9 +303,26 @@ impl Capacity {
             // Of mixed types the better liked come first.
             rank_of.retain(|(rank, _)| *rank <= worst);
         }
-        let paths: Vec<[u32; 2]> = (rank_of.iter())
-            .map(|(_, at)| [devices[*at].island.into(), devices[*at].numa.into()])
-            .collect();
+        let near = |at: usize| -> [u32; 2] { [devices[at].island.into(), devices[at].numa.into()] };
+        let of_island = |island| {
+            rank_of
+                .iter()
+                .filter(|(_, at)| near(*at)[0] == island)
+                .count()
+        };
+        let one_island = rank_of
+            .iter()
+            .any(|(_, at)| of_island(near(*at)[0]) >= count);
+        let path = |(_, at): &(u32, usize)| {
+            let [island, numa] = near(*at);
+            // Where no island has enough, several near one processor are better than several of two.
+            if one_island {
+                [island, numa]
+            } else {
+                [numa, island]
+            }
+        };
+        let paths: Vec<[u32; 2]> = rank_of.iter().map(path).collect();
         let paths: Vec<&[u32]> = paths.iter().map(|path| &path[..]).collect();
         let chosen = near::choose(&paths, count, None);
         let mut given: Vec<u16> = (chosen.into_iter())

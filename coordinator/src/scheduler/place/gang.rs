@@ -14,7 +14,7 @@ use crate::state::view::ask::{Gpus, Near};
 const GRAIN: i64 = WEIGHT * GPU.cast_signed() / 8;
 
 /// How good a gang's place is: compared left to right, less is better.
-type Worth = (u8, u32, i64, usize, u32);
+type Worth = (u8, u32, i64, usize, usize, u32);
 
 impl Capacity {
     pub(super) fn find_gang(&self, asker: &Asker, scopes: &[Scope], nodes: u32) -> Option<Seating> {
@@ -93,6 +93,8 @@ impl Capacity {
         if group.len() < nodes || !group.iter().any(|(_, site)| asker.leads(*site)) {
             return None;
         }
+        // Of equal ones the smallest that has room: large holes are kept.
+        let hole = group.len();
         let mut costs = Costs::default();
         // Who needs whole nodes leaves nothing behind on them: only nearness counts there, so none is left out.
         let sites = if group.iter().all(|(_, site)| self.gives_all(asker, *site)) {
@@ -117,14 +119,14 @@ impl Capacity {
         let mut racks: Vec<&[u32]> = chosen.iter().map(|at| paths[*at]).collect();
         racks.sort_unstable();
         racks.dedup();
-        let mut worth: Worth = (0, 0, 0, racks.len(), u32::MAX);
+        let mut worth: Worth = (0, 0, 0, racks.len(), hole, u32::MAX);
         let mut seating = Seating::with_capacity(nodes);
         for site in chosen.iter().map(|at| sites[*at]) {
             let cost = self.cost_at(asker, scope, site, &mut costs)?;
             worth.0 = worth.0.max(cost.stance);
             worth.1 = worth.1.max(cost.liking);
             worth.2 = worth.2.saturating_add(cost.loss / GRAIN);
-            worth.4 = worth.4.min(site);
+            worth.5 = worth.5.min(site);
             seating.push((site, self.devices_at(asker, scope, site)?));
         }
         Some((worth, seating))

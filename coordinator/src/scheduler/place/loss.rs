@@ -129,7 +129,8 @@ impl Outlook {
         useful
     }
 
-    fn imbalance(&self, total: i64, left: &Stock) -> i64 {
+    /// What it costs that processors and free units are out of proportion.
+    pub fn imbalance(&self, total: i64, left: &Stock) -> i64 {
         if self.cpu_per_gpu == 0 {
             return 0;
         }
