@@ -47,7 +47,9 @@ impl Inflated {
 /// Runs it once. Every `jobs[i].nodes` has to be 1: gangs are no part of the experiment. The same seed draws the same jobs for every placer.
 pub fn inflate(nodes: &[NodeView], jobs: &[Arc<Ask>], placer: Placer, seed: u64) -> Inflated {
     let devices = nodes.iter().flat_map(|node| &node.devices);
-    let all = devices.map(|device| device.slices.map_or(GPU, |of| u64::from(of) * (GPU / 7))).sum();
+    let all = devices
+        .map(|device| device.slices.map_or(GPU, |of| u64::from(of) * (GPU / 7)))
+        .sum();
     let mut run = Inflated {
         arrived: 0,
         placed: 0,
@@ -101,7 +103,10 @@ impl Own {
             ..SchedSettings::default()
         };
         let scene = Scene {
-            nodes: nodes.iter().map(|node| (node.name.clone(), Arc::new(node.clone()))).collect(),
+            nodes: nodes
+                .iter()
+                .map(|node| (node.name.clone(), Arc::new(node.clone())))
+                .collect(),
             settings: Arc::new(settings),
             ..Scene::default()
         };

@@ -50,7 +50,12 @@ impl Node {
 
     fn fits(&self, class: &Class) -> bool {
         self.admits(class)
-            && self.free.iter().filter(|free| **free >= class.units).count() >= class.devices
+            && self
+                .free
+                .iter()
+                .filter(|free| **free >= class.units)
+                .count()
+                >= class.devices
     }
 
     fn admits(&self, class: &Class) -> bool {
@@ -91,15 +96,22 @@ impl Baselines {
         let nodes: Vec<Node> = (nodes.iter())
             .map(|node| {
                 let name = node.devices.first().map_or("", |device| &*device.model);
-                let model = models.iter().position(|one| *one == name).unwrap_or_else(|| {
-                    models.push(name);
-                    models.len() - 1
-                });
+                let model = models
+                    .iter()
+                    .position(|one| *one == name)
+                    .unwrap_or_else(|| {
+                        models.push(name);
+                        models.len() - 1
+                    });
                 Node {
                     model,
                     cpu: node.free.cpu_milli,
                     memory: node.free.memory,
-                    free: node.devices.iter().map(|device| u64::from(device.free)).collect(),
+                    free: node
+                        .devices
+                        .iter()
+                        .map(|device| u64::from(device.free))
+                        .collect(),
                 }
             })
             .collect();
@@ -118,9 +130,16 @@ impl Baselines {
         let most = |of: fn(&Node) -> u64| nodes.iter().map(of).max().unwrap_or(1).max(1) as f64;
         Self {
             which,
-            largest: (most(|node| node.cpu), most(|node| node.memory), most(Node::gpus)),
+            largest: (
+                most(|node| node.cpu),
+                most(|node| node.memory),
+                most(Node::gpus),
+            ),
             versions: vec![1; nodes.len()],
-            scores: classes.iter().map(|_| vec![(0, 0.0, 0); nodes.len()]).collect(),
+            scores: classes
+                .iter()
+                .map(|_| vec![(0, 0.0, 0); nodes.len()])
+                .collect(),
             nodes,
             classes,
             class_of,
@@ -175,9 +194,8 @@ impl Baselines {
             Baseline::BestFit => {
                 let left = node.after(class, &first_fitting(node, class));
                 let (cpu, memory, gpus) = self.largest;
-                let sum = left.cpu as f64 / cpu
-                    + left.memory as f64 / memory
-                    + left.gpus() as f64 / gpus;
+                let sum =
+                    left.cpu as f64 / cpu + left.memory as f64 / memory + left.gpus() as f64 / gpus;
                 (sum, tightest)
             }
             Baseline::Packing => (node.gpus() as f64, tightest),
@@ -200,7 +218,11 @@ impl Baselines {
             if single && (node.free[at] < class.units || tried.contains(&node.free[at])) {
                 continue;
             }
-            let given = if single { vec![at] } else { first_fitting(node, class) };
+            let given = if single {
+                vec![at]
+            } else {
+                first_fitting(node, class)
+            };
             if single {
                 tried.push(node.free[at]);
             }
@@ -227,7 +249,10 @@ impl Baselines {
             }
             node.free.iter().filter(|free| **free < class.units).sum()
         };
-        self.classes.iter().map(|class| class.share * lost(class) as f64).sum()
+        self.classes
+            .iter()
+            .map(|class| class.share * lost(class) as f64)
+            .sum()
     }
 }
 
@@ -254,8 +279,9 @@ fn class(job: &Ask, models: &[&str]) -> Class {
 
 /// The tightest device for a part of one, the first ones for whole devices.
 fn first_fitting(node: &Node, class: &Class) -> Vec<usize> {
-    let mut order: Vec<usize> =
-        (0..node.free.len()).filter(|at| node.free[*at] >= class.units).collect();
+    let mut order: Vec<usize> = (0..node.free.len())
+        .filter(|at| node.free[*at] >= class.units)
+        .collect();
     order.sort_by_key(|at| node.free[*at]);
     order.truncate(class.devices);
     order

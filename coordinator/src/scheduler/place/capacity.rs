@@ -26,6 +26,10 @@ pub(super) struct Room {
     pub loss: i64,
     /// Equal for nodes that are equal in all that a score looks at.
     pub mark: u64,
+    /// Units free on all its devices together.
+    pub units: i64,
+    /// It has a device that nobody has a part of.
+    pub whole: bool,
 }
 
 /// Nobody in particular: no one else may come to a device that such a one has a part of.
@@ -71,7 +75,9 @@ impl Capacity {
         names.insert(Arc::from(""), SOMEBODY);
         for node in scene.nodes.values() {
             for device in &node.devices {
-                capacity.free.push(i32::try_from(device.free).unwrap_or(i32::MAX));
+                capacity
+                    .free
+                    .push(i32::try_from(device.free).unwrap_or(i32::MAX));
                 let holder = if device.shared_by.is_empty() {
                     SOMEBODY
                 } else {
@@ -120,7 +126,12 @@ impl Capacity {
     pub fn take(&mut self, ask: &Ask, choice: &Choice) {
         let sharer = choice.sharer.as_ref();
         for (seat, site) in choice.seats.iter().zip(&choice.nodes) {
-            self.occupy(ask, *site, &seat.devices, sharer.map(|(user, team)| (&**user, &**team)));
+            self.occupy(
+                ask,
+                *site,
+                &seat.devices,
+                sharer.map(|(user, team)| (&**user, &**team)),
+            );
         }
     }
 
@@ -250,14 +261,22 @@ impl Capacity {
             self.index.change(family, at, self.shelves[place], shelf);
             self.shelves[place] = shelf;
         }
-        self.rooms[site as usize].mark = self.mark_of(site);
-        self.rooms[site as usize].loss = self.loss_of(site);
+        let (devices, free) = self.devices_of(of.devices.clone());
+        let units = free.iter().map(|free| i64::from((*free).max(0))).sum();
+        let whole = devices
+            .iter()
+            .zip(free)
+            .any(|(device, free)| *free >= device.full);
+        let (mark, loss) = (self.mark_of(site), self.loss_of(site));
+        let room = &mut self.rooms[site as usize];
+        (room.units, room.whole, room.mark, room.loss) = (units, whole, mark, loss);
     }
 
     fn loss_of(&self, site: u32) -> i64 {
         let of = &self.tables.sites[site as usize];
         let (devices, free) = self.devices_of(of.devices.clone());
-        self.outlook.loss(of, devices, free, &self.rooms[site as usize].free)
+        self.outlook
+            .loss(of, devices, free, &self.rooms[site as usize].free)
     }
 
     /// The devices of a node, and what is free of each.
@@ -281,7 +300,14 @@ impl Capacity {
         }
         let free = &self.rooms[site as usize].free;
         let share = of.per_gpu;
-        for amount in [free.cpu, free.memory, free.disk, share.cpu, share.memory, share.disk] {
+        for amount in [
+            free.cpu,
+            free.memory,
+            free.disk,
+            share.cpu,
+            share.memory,
+            share.disk,
+        ] {
             all = mixed(all, amount.cast_unsigned());
         }
         mixed(all, of.realm.into())

@@ -22,6 +22,20 @@ pub(super) struct Scope {
     pub wanted: Vec<Wanted>,
 }
 
+/// Of more different nodes with room, only those that look best are scored.
+pub(super) const SCORED_MAX: usize = 16;
+
+/// How good a node looks before it is scored; less is better.
+pub(super) type Guess = (u8, i64, i64);
+
+/// Leaves the best of them, in no particular order.
+pub(super) fn keep_best<T: Ord>(list: &mut Vec<T>, count: usize) {
+    if list.len() > count {
+        list.select_nth_unstable(count);
+        list.truncate(count);
+    }
+}
+
 /// Sites and devices that were chosen.
 pub(super) type Seating = Vec<(u32, Vec<u16>)>;
 
@@ -58,7 +72,9 @@ impl Capacity {
         }
         let asker = Asker::new(self, ask, terms);
         let scopes = self.scopes(ask, 1);
-        let each = scopes.iter().map(|scope| self.room_in(&asker, scope, limit));
+        let each = scopes
+            .iter()
+            .map(|scope| self.room_in(&asker, scope, limit));
         each.max().unwrap_or(0)
     }
 
@@ -98,7 +114,11 @@ impl Capacity {
                 u32::try_from(parts.sum::<i32>()).ok()
             }
         };
-        by_amounts.into_iter().chain(by_devices).min().unwrap_or(u32::MAX)
+        by_amounts
+            .into_iter()
+            .chain(by_devices)
+            .min()
+            .unwrap_or(u32::MAX)
     }
 
     /// Where it is worth looking: what has too few free devices is left out at once.
@@ -111,9 +131,7 @@ impl Capacity {
             let place = number(place);
             let enough = match ask.gpus {
                 Gpus::None => true,
-                Gpus::Whole(_) | Gpus::Mig { .. } if ask.mix => {
-                    self.index.at_least(place, 1) > 0
-                }
+                Gpus::Whole(_) | Gpus::Mig { .. } if ask.mix => self.index.at_least(place, 1) > 0,
                 Gpus::Whole(count) | Gpus::Mig { count, .. } => {
                     self.index.at_least(place, count) >= nodes
                 }
@@ -196,30 +214,61 @@ impl Capacity {
 
     fn find_one(&self, asker: &Asker, scopes: &[Scope]) -> Option<Seating> {
         let mut seen = Seen::default();
-        let mut best: Option<(Cost, u32, Vec<u16>)> = None;
-        let mut scratch = Vec::new();
-        for scope in scopes {
+        let mut hopeful: Vec<(Guess, u32, usize)> = Vec::new();
+        for (at, scope) in scopes.iter().enumerate() {
             for site in self.nodes_of(asker.ask, scope) {
-                let allowed = asker.rank_0.as_ref().is_none_or(|only| only.binary_search(&site).is_ok());
-                if !allowed || !self.fits(site, asker, &scope.wanted) {
+                if !asker.leads(site) || !self.fits(site, asker, &scope.wanted) {
                     continue;
                 }
-                let of = &self.tables.sites[site as usize];
-                let mark = self.rooms[site as usize].mark ^ u64::from(asker.stance(of));
-                if seen.before(mark) {
-                    continue;
-                }
-                let Some((cost, given)) = self.offer(site, asker, &scope.wanted, &mut scratch)
-                else {
-                    continue;
-                };
-                let better = best.as_ref().is_none_or(|(least, at, _)| (cost, site) < (*least, *at));
-                if better {
-                    best = Some((cost, site, given));
+                let guess = self.guess(asker, site);
+                let mark = self.rooms[site as usize].mark ^ u64::from(guess.0);
+                if !seen.before(mark) {
+                    hopeful.push((guess, site, at));
                 }
             }
         }
+        keep_best(&mut hopeful, SCORED_MAX);
+        let mut best: Option<(Cost, u32, Vec<u16>)> = None;
+        let mut scratch = Vec::new();
+        for (_, site, at) in hopeful {
+            let wanted = scopes.get(at).map_or(&[][..], |scope| &scope.wanted);
+            let Some((cost, given)) = self.offer(site, asker, wanted, &mut scratch) else {
+                continue;
+            };
+            let better = |(least, at, _): &(Cost, u32, Vec<u16>)| (cost, site) < (*least, *at);
+            if best.as_ref().is_none_or(better) {
+                best = Some((cost, site, given));
+            }
+        }
         best.map(|(_, site, given)| vec![(site, given)])
+    }
+
+    /// How good a node is likely to be: whose it is, then by how much its loss is likely to grow if what is taken was as useful as the rest of what is free
+    /// there, then how little that is.
+    pub(super) fn guess(&self, asker: &Asker, site: u32) -> Guess {
+        let (of, room) = (
+            &self.tables.sites[site as usize],
+            &self.rooms[site as usize],
+        );
+        let takes = i64::try_from(asker.ask.gpus.units()).unwrap_or(i64::MAX);
+        let grows = if of.devices.is_empty() {
+            0
+        } else {
+            let left = room.free.minus(asker.need(of));
+            let before = self.outlook.imbalance(room.units, &room.free);
+            let after = self
+                .outlook
+                .imbalance(room.units.saturating_sub(takes), &left);
+            let lost = room
+                .loss
+                .saturating_sub(before)
+                .checked_div(room.units)
+                .unwrap_or(0);
+            after
+                .saturating_sub(before)
+                .saturating_sub(lost.saturating_mul(takes))
+        };
+        (asker.stance(of), grows, room.units)
     }
 
     fn choice(&self, asker: &Asker, seating: Seating) -> Choice {
@@ -234,7 +283,8 @@ impl Capacity {
         for (site, devices) in seating {
             let of = &self.tables.sites[site as usize];
             for at in &devices {
-                let Some(device) = self.tables.devices.get(of.devices.start + usize::from(*at)) else {
+                let Some(device) = self.tables.devices.get(of.devices.start + usize::from(*at))
+                else {
                     continue;
                 };
                 let flavor = &self.tables.families[device.family as usize].flavor;

@@ -41,7 +41,13 @@ impl<'a> Asker<'a> {
         let mut rank_0: Vec<u32> = terms.rank_0.iter().filter_map(site).collect();
         rank_0.sort_unstable();
         let shares = matches!(ask.gpus, Gpus::Share(_));
-        let known = |name: &str| capacity.names.get(name).copied().filter(|one| *one != SOMEBODY);
+        let known = |name: &str| {
+            capacity
+                .names
+                .get(name)
+                .copied()
+                .filter(|one| *one != SOMEBODY)
+        };
         Self {
             ask,
             terms,
@@ -72,7 +78,9 @@ impl<'a> Asker<'a> {
         let labels = &self.ask.labels;
         welcome
             && !kept_free
-            && labels.iter().all(|label| site.labels.binary_search(label).is_ok())
+            && labels
+                .iter()
+                .all(|label| site.labels.binary_search(label).is_ok())
             && !self.avoid.contains(&number)
     }
 
@@ -85,6 +93,13 @@ impl<'a> Asker<'a> {
         }
     }
 
+    /// Whether rank 0 may be on this node.
+    pub fn leads(&self, site: u32) -> bool {
+        self.rank_0
+            .as_ref()
+            .is_none_or(|only| only.binary_search(&site).is_ok())
+    }
+
     /// What a node gives beside devices.
     pub fn need(&self, site: &Site) -> Stock {
         need(self.ask, site.per_gpu)
@@ -93,15 +108,17 @@ impl<'a> Asker<'a> {
 
 /// Whether a team is another, or below it.
 fn is_within(team: &str, above: &str) -> bool {
-    team.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    team.strip_prefix(above)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Capacity {
     /// Whether a node has room for one part now.
     pub(super) fn fits(&self, site: u32, asker: &Asker, wanted: &[Wanted]) -> bool {
-        let (Some(of), Some(room)) =
-            (self.tables.sites.get(site as usize), self.rooms.get(site as usize))
-        else {
+        let (Some(of), Some(room)) = (
+            self.tables.sites.get(site as usize),
+            self.rooms.get(site as usize),
+        ) else {
             return false;
         };
         let need = asker.need(of);
@@ -111,18 +128,17 @@ impl Capacity {
             && asker.admitted(of, site)
     }
 
-    /// What a node has to spare beside devices: a CPU job leaves the last free GPU its share.
+    /// What a node has to spare beside devices: a CPU job leaves a free GPU its share (POLICY §1).
     pub(super) fn spare(&self, of: &Site, site: u32, ask: &Ask) -> Stock {
-        let free = self.rooms.get(site as usize).map(|room| room.free).unwrap_or_default();
-        let kept = ask.gpus == Gpus::None && self.keeps_a_share(of);
-        if kept { free.minus(of.per_gpu) } else { free }
-    }
-
-    /// Whether the node has a free GPU, whose processors a CPU job leaves alone (POLICY §1).
-    fn keeps_a_share(&self, of: &Site) -> bool {
-        let (devices, free) = self.devices_of(of.devices.clone());
-        self.tables.keep_gpu_share
-            && devices.iter().zip(free).any(|(device, free)| *free >= device.full)
+        let Some(room) = self.rooms.get(site as usize) else {
+            return Stock::default();
+        };
+        let kept = ask.gpus == Gpus::None && room.whole && self.tables.keep_gpu_share;
+        if kept {
+            room.free.minus(of.per_gpu)
+        } else {
+            room.free
+        }
     }
 
     fn has_devices(&self, of: &Site, asker: &Asker, wanted: &[Wanted]) -> bool {
@@ -130,6 +146,14 @@ impl Capacity {
         match asker.ask.gpus {
             Gpus::None => true,
             Gpus::Whole(count) | Gpus::Mig { count, .. } => {
+                if let [one] = wanted
+                    && one.memory == 0
+                {
+                    // The usual case: the number is known.
+                    let lots = of.lots.iter().map(|lot| *lot as usize);
+                    let mut own = lots.filter(|lot| self.tables.lots[*lot].family == one.family);
+                    return own.any(|lot| self.shelves[lot].whole >= count);
+                }
                 let good = |place: &usize| {
                     let device = &self.tables.devices[*place];
                     self.free[*place] >= device.full && liked(device, wanted).is_some()
@@ -138,7 +162,9 @@ impl Capacity {
             }
             Gpus::Share(units) => {
                 let units = i32::try_from(units).unwrap_or(i32::MAX);
-                places.into_iter().any(|place| self.takes_part(of, place, units, asker, wanted))
+                places
+                    .into_iter()
+                    .any(|place| self.takes_part(of, place, units, asker, wanted))
             }
         }
     }
@@ -152,8 +178,11 @@ impl Capacity {
         asker: &Asker,
         wanted: &[Wanted],
     ) -> bool {
-        let (device, free, holder) =
-            (&self.tables.devices[place], self.free[place], Some(self.holders[place]));
+        let (device, free, holder) = (
+            &self.tables.devices[place],
+            self.free[place],
+            Some(self.holders[place]),
+        );
         free >= units
             && liked(device, wanted).is_some()
             && (free >= device.full
@@ -196,9 +225,8 @@ impl Capacity {
             Gpus::Share(units) => {
                 let units = i32::try_from(units).unwrap_or(i32::MAX);
                 // The fuller device comes first; of equal ones only the first is tried.
-                let good = |at: &usize| {
-                    self.takes_part(of, of.devices.start + at, units, asker, wanted)
-                };
+                let good =
+                    |at: &usize| self.takes_part(of, of.devices.start + at, units, asker, wanted);
                 let mut order: Vec<usize> = (0..devices.len()).filter(good).collect();
                 order.sort_by_key(|at| (free[*at], devices[*at].family, *at));
                 order.dedup_by_key(|at| (free[*at], devices[*at].family));
@@ -249,24 +277,52 @@ impl Capacity {
     }
 
     /// So many free devices that are near to each other: in one island, then of one processor; the tightest of those.
-    fn nearest_devices(&self, of: &Site, count: u32, wanted: &[Wanted]) -> Option<Vec<u16>> {
+    pub(super) fn nearest_devices(
+        &self,
+        of: &Site,
+        count: u32,
+        wanted: &[Wanted],
+    ) -> Option<Vec<u16>> {
         let (devices, free) = self.devices_of(of.devices.clone());
         let mut rank_of: Vec<(u32, usize)> = (devices.iter().zip(free).enumerate())
             .filter(|(_, (device, free))| **free >= device.full)
             .filter_map(|(at, (device, _))| Some((liked(device, wanted)?, at)))
             .collect();
         let count = count as usize;
-        if rank_of.len() < count {
-            return None;
+        if rank_of.len() <= count {
+            let all = || {
+                rank_of
+                    .iter()
+                    .filter_map(|(_, at)| u16::try_from(*at).ok())
+                    .collect()
+            };
+            return (rank_of.len() == count).then(all);
         }
         rank_of.sort_unstable();
         if let Some((worst, _)) = rank_of.get(count.saturating_sub(1)).copied() {
             // Of mixed types the better liked come first.
             rank_of.retain(|(rank, _)| *rank <= worst);
         }
-        let paths: Vec<[u32; 2]> = (rank_of.iter())
-            .map(|(_, at)| [devices[*at].island.into(), devices[*at].numa.into()])
-            .collect();
+        let near = |at: usize| -> [u32; 2] { [devices[at].island.into(), devices[at].numa.into()] };
+        let of_island = |island| {
+            rank_of
+                .iter()
+                .filter(|(_, at)| near(*at)[0] == island)
+                .count()
+        };
+        let one_island = rank_of
+            .iter()
+            .any(|(_, at)| of_island(near(*at)[0]) >= count);
+        let path = |(_, at): &(u32, usize)| {
+            let [island, numa] = near(*at);
+            // Where no island has enough, several near one processor are better than several of two.
+            if one_island {
+                [island, numa]
+            } else {
+                [numa, island]
+            }
+        };
+        let paths: Vec<[u32; 2]> = rank_of.iter().map(path).collect();
         let paths: Vec<&[u32]> = paths.iter().map(|path| &path[..]).collect();
         let chosen = near::choose(&paths, count, None);
         let mut given: Vec<u16> = (chosen.into_iter())

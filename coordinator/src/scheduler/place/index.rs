@@ -81,7 +81,11 @@ impl Index {
         let word = &mut self.bits[rows.start + row * rows.words + place / 64];
         *word ^= 1 << (place % 64);
         let count = &mut self.counts[rows.counts + row];
-        *count = if on { count.saturating_add(1) } else { count.saturating_sub(1) };
+        *count = if on {
+            count.saturating_add(1)
+        } else {
+            count.saturating_sub(1)
+        };
     }
 
     /// How many nodes have at least so many whole devices of it free.

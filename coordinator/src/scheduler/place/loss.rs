@@ -19,23 +19,23 @@ pub(super) const WEIGHT: i64 = 1 << 16;
 /// What a unit out of proportion costs: 2 % of a lost one.
 const BALANCE: i64 = WEIGHT / 50;
 
-/// A typical class, as numbers.
+/// What classes need of GPUs, and all of them that need the same, as one family sees it.
 #[derive(Debug, Clone)]
-struct Typical {
-    weight: i64,
-    /// Units that it needs on one device, and on how many.
+struct Sort {
+    /// Units on one device, and on how many.
     units: i32,
     devices: i32,
-    /// Beside GPUs; `None`: its share.
-    need: Option<Stock>,
-    /// The least memory of a device, by family; `None`: not these.
-    families: Vec<bool>,
+    /// What each needs beside GPUs, and its weight; `None`: the node's share.
+    needs: Vec<(Option<Stock>, i64)>,
 }
 
 /// What is typically asked for of the nodes at hand.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outlook {
-    classes: Vec<Typical>,
+    /// By family: what it can serve.
+    sorts: Vec<Vec<Sort>>,
+    /// All weights together: about [`WEIGHT`].
+    weight: i64,
     /// Thousandths of a processor that come with one GPU in what is asked for; 0: nobody says.
     cpu_per_gpu: i64,
 }
@@ -43,64 +43,94 @@ pub(super) struct Outlook {
 impl Outlook {
     /// Of what was seen, on these nodes.
     pub fn new(mix: &Mix, tables: &Tables) -> Self {
-        let all: u64 = (tables.families.iter())
-            .filter(|family| family.slices.is_none())
-            .map(|family| family.units)
-            .sum();
-        let mut found: Vec<(u128, Typical)> = Vec::new();
-        for (shape, count) in mix.classes() {
-            let families = allowed(shape, tables);
-            let units: u64 = (tables.families.iter().zip(&families))
-                .filter(|(_, allowed)| **allowed)
-                .map(|(family, _)| family.units)
-                .sum();
-            let scarcity = u128::from(all) << 16;
-            let Some(scarcity) = scarcity.checked_div(u128::from(units)) else {
-                continue;
-            };
-            found.push((scarcity.saturating_mul(u128::from(count)), typical(shape, families)));
-        }
-        let sum: u128 = found.iter().map(|(weight, _)| *weight).sum();
-        let classes = (found.into_iter())
-            .filter_map(|(weight, mut class)| {
-                let part = weight.checked_mul(WEIGHT.unsigned_abs().into())?.checked_div(sum)?;
-                class.weight = i64::try_from(part).ok()?;
-                Some(class)
-            })
-            .collect();
-        Self {
-            classes,
+        let weighed = weighed(mix, tables);
+        let mut outlook = Self {
+            sorts: vec![Vec::new(); tables.families.len()],
+            weight: 0,
             cpu_per_gpu: cpu_per_gpu(mix),
+        };
+        for (shape, families, weight) in weighed {
+            outlook.weight = outlook.weight.saturating_add(weight);
+            for (sorts, _) in outlook
+                .sorts
+                .iter_mut()
+                .zip(families)
+                .filter(|(_, allowed)| *allowed)
+            {
+                add(sorts, shape, weight);
+            }
         }
+        outlook
     }
 
     /// Whether nothing is known, and so every loss is 0.
     pub fn is_blank(&self) -> bool {
-        self.classes.is_empty()
+        self.weight == 0
     }
 
-    /// The loss of a node with so many units free on its devices, and so much beside them.
+    /// The loss of a node with so many units free on its devices, and so much beside them. A node with devices of several families loses what each family
+    /// alone loses: no class is thought to mix them.
     pub fn loss(&self, site: &Site, devices: &[Device], free: &[i32], left: &Stock) -> i64 {
-        let plain = || devices.iter().zip(free).filter(|(device, _)| !device.mig);
-        let total: i64 = plain().map(|(_, free)| i64::from((*free).max(0))).sum();
         if self.is_blank() || devices.is_empty() {
             return 0;
         }
-        let mut loss = self.imbalance(total, left);
-        if total == 0 {
-            return loss;
+        let plain = || {
+            devices
+                .iter()
+                .zip(free)
+                .filter(|(device, free)| !device.mig && **free > 0)
+        };
+        let total = plain().map(|(_, free)| i64::from(*free)).sum();
+        let mut lost = self.weight.saturating_mul(total);
+        let mut last = None;
+        for (device, _) in plain() {
+            // Devices of one family mostly stand together; each family counts once.
+            if last == Some(device.family) {
+                continue;
+            }
+            let first = plain().find(|(other, _)| other.family == device.family);
+            if first.is_some_and(|(other, _)| std::ptr::eq(other, device)) {
+                let of_family = || plain().filter(|(other, _)| other.family == device.family);
+                lost = lost.saturating_sub(self.useful(device.family, site, left, of_family));
+            }
+            last = Some(device.family);
         }
-        for class in &self.classes {
-            let usable = match class.fits(site, left) {
-                true => class.usable(plain()),
-                false => 0,
-            };
-            loss = loss.saturating_add(class.weight.saturating_mul(total.saturating_sub(usable)));
-        }
-        loss
+        lost.saturating_add(self.imbalance(total, left))
     }
 
-    fn imbalance(&self, total: i64, left: &Stock) -> i64 {
+    /// Units that the classes could use, each times its weight.
+    fn useful<'a, I>(&self, family: u32, site: &Site, left: &Stock, free: impl Fn() -> I) -> i64
+    where
+        I: Iterator<Item = (&'a Device, &'a i32)>,
+    {
+        let mut useful = 0_i64;
+        for sort in self.sorts.get(family as usize).into_iter().flatten() {
+            let (mut sum, mut count) = (0_i64, 0);
+            for (_, free) in free() {
+                if *free >= sort.units {
+                    sum += i64::from(*free);
+                    count += 1;
+                }
+            }
+            if count < sort.devices || sum == 0 {
+                continue;
+            }
+            let fits = |need: &Option<Stock>| match need {
+                Some(need) => left.covers(need),
+                None => left.covers(&site.per_gpu.share(sort.all_units(), GPU.cast_signed())),
+            };
+            let weights = sort
+                .needs
+                .iter()
+                .filter(|(need, _)| fits(need))
+                .map(|(_, weight)| weight);
+            useful = useful.saturating_add(sum.saturating_mul(weights.sum()));
+        }
+        useful
+    }
+
+    /// What it costs that processors and free units are out of proportion.
+    pub fn imbalance(&self, total: i64, left: &Stock) -> i64 {
         if self.cpu_per_gpu == 0 {
             return 0;
         }
@@ -109,43 +139,61 @@ impl Outlook {
     }
 }
 
-impl Typical {
-    fn fits(&self, site: &Site, left: &Stock) -> bool {
-        match &self.need {
-            Some(need) => left.covers(need),
-            None => {
-                let units = i64::from(self.units).saturating_mul(self.devices.into());
-                left.covers(&site.per_gpu.share(units, GPU.cast_signed()))
-            }
-        }
-    }
-
-    /// Units on devices that it could have.
-    fn usable<'a>(&self, devices: impl Iterator<Item = (&'a Device, &'a i32)>) -> i64 {
-        let (mut sum, mut count) = (0_i64, 0_i32);
-        for (device, free) in devices {
-            if *free >= self.units && self.families.get(device.family as usize) == Some(&true) {
-                sum = sum.saturating_add((*free).into());
-                count = count.saturating_add(1);
-            }
-        }
-        if count >= self.devices { sum } else { 0 }
+impl Sort {
+    fn all_units(&self) -> i64 {
+        i64::from(self.units).saturating_mul(self.devices.into())
     }
 }
 
-fn typical(shape: &Shape, families: Vec<bool>) -> Typical {
+fn add(sorts: &mut Vec<Sort>, shape: &Shape, weight: i64) {
     let (units, devices) = match shape.gpus {
         Gpus::Whole(devices) => (i32::try_from(GPU).unwrap_or(i32::MAX), devices),
         Gpus::Share(units) => (i32::try_from(units).unwrap_or(i32::MAX), 1),
-        Gpus::None | Gpus::Mig { .. } => (0, 0),
+        Gpus::None | Gpus::Mig { .. } => return,
     };
-    Typical {
-        weight: 0,
-        units,
-        devices: i32::try_from(devices).unwrap_or(i32::MAX),
-        need: shape.amounts.map(Stock::of),
-        families,
+    let devices = i32::try_from(devices).unwrap_or(i32::MAX);
+    let need = (shape.amounts.map(Stock::of), weight);
+    let same = |sort: &&mut Sort| sort.units == units && sort.devices == devices;
+    match sorts.iter_mut().find(same) {
+        Some(sort) => sort.needs.push(need),
+        None => sorts.push(Sort {
+            units,
+            devices,
+            needs: vec![need],
+        }),
     }
+}
+
+/// Each class, the families that can serve it, and its weight.
+fn weighed<'a>(mix: &'a Mix, tables: &Tables) -> Vec<(&'a Shape, Vec<bool>, i64)> {
+    let plain = tables
+        .families
+        .iter()
+        .filter(|family| family.slices.is_none());
+    let all: u64 = plain.map(|family| family.units).sum();
+    let mut found: Vec<(&Shape, Vec<bool>, u128)> = Vec::new();
+    for (shape, count) in mix.classes() {
+        let families = allowed(shape, tables);
+        let units: u64 = (tables.families.iter().zip(&families))
+            .filter(|(_, allowed)| **allowed)
+            .map(|(family, _)| family.units)
+            .sum();
+        let scarcity = (u128::from(all) << 16).checked_div(u128::from(units));
+        // What no node here can serve says nothing about them.
+        if let Some(scarcity) = scarcity {
+            found.push((shape, families, scarcity.saturating_mul(u128::from(count))));
+        }
+    }
+    let sum: u128 = found.iter().map(|(.., weight)| *weight).sum();
+    let scaled = |weight: u128| {
+        let part = weight
+            .checked_mul(WEIGHT.unsigned_abs().into())?
+            .checked_div(sum)?;
+        i64::try_from(part).ok()
+    };
+    (found.into_iter())
+        .filter_map(|(shape, families, weight)| Some((shape, families, scaled(weight)?)))
+        .collect()
 }
 
 fn allowed(shape: &Shape, tables: &Tables) -> Vec<bool> {
@@ -169,6 +217,9 @@ fn cpu_per_gpu(mix: &Mix) -> i64 {
             units = units.saturating_add(count.saturating_mul(shape.gpus.units().into()));
         }
     }
-    let found = cpu.saturating_mul(GPU.into()).checked_div(units).unwrap_or(0);
+    let found = cpu
+        .saturating_mul(GPU.into())
+        .checked_div(units)
+        .unwrap_or(0);
     i64::try_from(found).unwrap_or(i64::MAX)
 }

@@ -1,13 +1,13 @@
 //! What was asked for so far: how often each class of asks came, of the most frequent ones. It says which free parts of nodes are of use to somebody, and
 //! is all that the placement knows of what may come. Does NOT know anything of asks that have not come yet.
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 
 use crate::state::view::amounts::Amounts;
 use crate::state::view::ask::{Ask, Gpus, Kind};
 use crate::state::view::scene::Scene;
 
 /// At most so many classes are kept.
-pub const CLASSES_MAX: usize = 64;
+pub const CLASSES_MAX: usize = 256;
 
 /// What of an ask says where it fits: one node's part.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,10 +18,20 @@ pub(super) struct Shape {
     pub pools: Vec<String>,
 }
 
+impl Shape {
+    fn compare(&self, ask: &Ask) -> Ordering {
+        (self.gpus, self.amounts)
+            .cmp(&(ask.gpus, ask.amounts))
+            .then_with(|| self.kinds.cmp(&ask.kinds))
+            .then_with(|| self.pools.cmp(&ask.pools))
+    }
+}
+
 /// Counts per class of asks, of at most [`CLASSES_MAX`] classes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mix {
-    counts: BTreeMap<Shape, u64>,
+    /// Sorted.
+    counts: Vec<(Shape, u64)>,
 }
 
 impl Mix {
@@ -46,25 +56,39 @@ impl Mix {
             return;
         }
         let parts = u64::from(ask.nodes.least());
+        let at = match self
+            .counts
+            .binary_search_by(|(shape, _)| shape.compare(ask))
+        {
+            Ok(at) => {
+                let count = &mut self.counts[at].1;
+                *count = count.saturating_add(parts);
+                return;
+            }
+            Err(at) => at,
+        };
         let shape = Shape {
             gpus: ask.gpus,
             amounts: ask.amounts,
             kinds: ask.kinds.clone(),
             pools: ask.pools.clone(),
         };
-        if let Some(count) = self.counts.get_mut(&shape) {
-            *count = count.saturating_add(parts);
-            return;
-        }
-        let mut inherited = 0;
-        if self.counts.len() >= CLASSES_MAX {
-            let rarest = self.counts.iter().min_by_key(|(_, count)| **count);
-            if let Some((rarest, count)) = rarest.map(|(one, count)| (one.clone(), *count)) {
-                self.counts.remove(&rarest);
-                inherited = count;
+        self.counts.insert(at, (shape, parts));
+        if self.counts.len() > CLASSES_MAX {
+            let others = self
+                .counts
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| *place != at);
+            let rarest = others
+                .min_by_key(|(_, (_, count))| *count)
+                .map(|(place, _)| place);
+            if let Some(rarest) = rarest {
+                let inherited = self.counts[rarest].1;
+                self.counts[at].1 = parts.saturating_add(inherited);
+                self.counts.remove(rarest);
             }
         }
-        self.counts.insert(shape, inherited.saturating_add(parts));
     }
 
     /// Whether nothing came yet.

@@ -3,8 +3,8 @@
 //!
 //! The calls that the rest of the scheduler makes are these; how the best place is found stands in the files below.
 mod capacity;
-mod fit;
 mod find;
+mod fit;
 mod gang;
 mod index;
 mod loss;

@@ -7,7 +7,14 @@ use super::tables::number;
 /// the largest first. `first` is chosen in any case, and the others around it. Their places in the order given; all if there are not enough.
 pub(super) fn choose(paths: &[&[u32]], count: usize, first: Option<usize>) -> Vec<usize> {
     let mut chosen = Vec::with_capacity(count.min(paths.len()));
-    descend(paths, (0..paths.len()).collect(), count, 0, first, &mut chosen);
+    descend(
+        paths,
+        (0..paths.len()).collect(),
+        count,
+        0,
+        first,
+        &mut chosen,
+    );
     chosen
 }
 
@@ -29,7 +36,10 @@ fn descend(
     }
     let mut branches: BTreeMap<Option<u32>, Vec<usize>> = BTreeMap::new();
     for place in places {
-        branches.entry(paths[place].get(depth).copied()).or_default().push(place);
+        branches
+            .entry(paths[place].get(depth).copied())
+            .or_default()
+            .push(place);
     }
     let mut branches: Vec<Vec<usize>> = branches.into_values().collect();
     // Those that hold what is liked best first, so that ties fall there.
@@ -43,11 +53,20 @@ fn descend(
             .min_by_key(|(at, branch)| (branch.len(), number(*at)));
         let largest = (branches.iter().enumerate())
             .min_by_key(|(at, branch)| (std::cmp::Reverse(branch.len()), number(*at)));
-        let next = with_first.or(tightest.or(largest).map(|(at, _)| at)).unwrap_or(0);
+        let next = with_first
+            .or(tightest.or(largest).map(|(at, _)| at))
+            .unwrap_or(0);
         let branch = branches.remove(next);
         let takes = branch.len().min(rest);
         rest -= takes;
-        descend(paths, branch, takes, depth + 1, first.filter(|_| with_first.is_some()), chosen);
+        descend(
+            paths,
+            branch,
+            takes,
+            depth + 1,
+            first.filter(|_| with_first.is_some()),
+            chosen,
+        );
         first = first.filter(|_| with_first.is_none());
     }
 }

@@ -8,7 +8,7 @@ use mlctl_proto::units::UtcMs;
 
 use super::stock::Stock;
 use crate::state::view::amounts::GPU;
-use crate::state::view::nodes::{NodeView, Open, Owner, Sharing};
+use crate::state::view::nodes::{DeviceView, NodeView, Open, Owner, Sharing};
 use crate::state::view::scene::Scene;
 use crate::state::view::teams::Flavor;
 
@@ -111,8 +111,14 @@ pub(super) struct Tables {
     pub keep_gpu_share: bool,
 }
 
-/// Pool, network, model, slices.
-type FamilyKey = (Arc<str>, Arc<str>, Arc<str>, Option<u32>);
+/// By realm, model and slices: the number of a family, and its pool.
+type Families = BTreeMap<(u32, Arc<str>, Option<u32>), (u32, u32)>;
+
+/// Whether two devices of one node are of one family.
+fn alike(one: &DeviceView, other: &DeviceView) -> bool {
+    one.slices == other.slices
+        && (Arc::ptr_eq(&one.model, &other.model) || one.model == other.model)
+}
 
 impl Tables {
     /// Of all nodes of a scene.
@@ -136,37 +142,40 @@ impl Tables {
         scene: &Scene,
         nodes: &[&NodeView],
         realms: &BTreeMap<(Arc<str>, Arc<str>), u32>,
-    ) -> BTreeMap<FamilyKey, u32> {
-        let mut keys: BTreeMap<FamilyKey, u32> = BTreeMap::new();
-        let mut last: Option<FamilyKey> = None;
+    ) -> Families {
+        let mut keys = Families::new();
         for node in nodes {
+            let realm = realms
+                .get(&(node.pool.clone(), node.network.clone()))
+                .copied();
+            let mut last: Option<&DeviceView> = None;
             for device in &node.devices {
-                let key = (
-                    node.pool.clone(),
-                    node.network.clone(),
-                    device.model.clone(),
-                    device.slices,
-                );
-                if last.as_ref() != Some(&key) {
-                    keys.insert(key.clone(), 0);
-                    last = Some(key);
+                // Most nodes have devices of one model.
+                if last.is_none_or(|last| !alike(last, device)) {
+                    let key = (realm.unwrap_or(0), device.model.clone(), device.slices);
+                    keys.entry(key)
+                        .or_insert_with(|| (0, self.pool(&node.pool)));
                 }
+                last = Some(device);
             }
         }
-        let flavors: BTreeSet<&Flavor> = (scene.teams.values())
+        let flavors: BTreeSet<&Flavor> = scene
+            .teams
+            .values()
             .flat_map(|team| team.quotas.keys())
             .collect();
-        for (place, (key, number_of)) in keys.iter_mut().enumerate() {
-            *number_of = number(place);
-            let (pool, network, model, slices) = key;
+        for (place, ((realm, model, slices), (family, pool))) in keys.iter_mut().enumerate() {
+            *family = number(place);
+            let name = self.pools.get(*pool as usize).map_or("", |name| name);
+            let flavor = charged(model, name, &flavors);
             self.families.push(Family {
-                pool: self.pool(pool),
-                realm: realms.get(&(pool.clone(), network.clone())).copied().unwrap_or(0),
+                pool: *pool,
+                realm: *realm,
                 model: model.clone(),
                 slices: *slices,
                 memory: 0,
                 units: 0,
-                flavor: charged(model, pool, &flavors),
+                flavor,
                 lots: 0..0,
                 most: 0,
             });
@@ -178,62 +187,63 @@ impl Tables {
         &mut self,
         nodes: &[&NodeView],
         realms: &BTreeMap<(Arc<str>, Arc<str>), u32>,
-        keys: &BTreeMap<FamilyKey, u32>,
+        keys: &Families,
     ) {
         let mut paths: BTreeMap<(Option<u32>, Arc<str>), u32> = BTreeMap::new();
-        let mut lots: BTreeMap<(u32, u32), u32> = BTreeMap::new();
-        let mut last: Option<(FamilyKey, u32)> = None;
+        // Family, node, and how many devices.
+        let mut lots: Vec<(u32, u32, u32)> = Vec::new();
         for (place, node) in nodes.iter().enumerate() {
             let start = self.devices.len();
+            let realm = realms
+                .get(&(node.pool.clone(), node.network.clone()))
+                .copied();
+            let first = lots.len();
+            let mut last: Option<(&DeviceView, u32)> = None;
             for device in &node.devices {
-                let same = |key: &FamilyKey| {
-                    key.2 == device.model
-                        && key.3 == device.slices
-                        && key.0 == node.pool
-                        && key.1 == node.network
-                };
-                let family = match &last {
-                    Some((key, family)) if same(key) => *family,
+                let family = match last {
+                    Some((last, family)) if alike(last, device) => family,
                     _ => {
-                        let key = (
-                            node.pool.clone(),
-                            node.network.clone(),
-                            device.model.clone(),
-                            device.slices,
-                        );
-                        let family = keys.get(&key).copied().unwrap_or(0);
-                        last = Some((key, family));
-                        family
+                        let key = (realm.unwrap_or(0), device.model.clone(), device.slices);
+                        keys.get(&key).map_or(0, |(family, _)| *family)
                     }
                 };
-                let full = device.slices.map_or(GPU, |slices| u64::from(slices) * (GPU / 7));
-                let counted = lots.entry((family, number(place))).or_default();
-                *counted = counted.saturating_add(1);
-                let of = &mut self.families[family as usize];
-                of.memory = of.memory.max(device.memory);
-                of.units = of.units.saturating_add(full);
-                of.most = of.most.max(*counted);
-                self.devices.push(Device {
-                    family,
-                    lot: 0,
-                    memory: device.memory,
-                    full: i32::try_from(full).unwrap_or(i32::MAX),
-                    mig: device.slices.is_some(),
-                    island: device.island,
-                    numa: device.numa,
-                });
+                last = Some((device, family));
+                match lots[first..].iter_mut().find(|(of, ..)| *of == family) {
+                    Some((.., count)) => *count = count.saturating_add(1),
+                    None => lots.push((family, number(place), 1)),
+                }
+                self.add_device(device, family);
             }
-            let site = self.site(node, start, realms, &mut paths);
+            let site = self.site(node, start, realm.unwrap_or(0), &mut paths);
             self.sites.push(site);
         }
+        lots.sort_unstable();
         self.number_lots(&lots);
+    }
+
+    fn add_device(&mut self, device: &DeviceView, family: u32) {
+        let full = device
+            .slices
+            .map_or(GPU, |slices| u64::from(slices).saturating_mul(GPU / 7));
+        let of = &mut self.families[family as usize];
+        of.memory = of.memory.max(device.memory);
+        of.units = of.units.saturating_add(full);
+        self.devices.push(Device {
+            family,
+            lot: 0,
+            memory: device.memory,
+            full: i32::try_from(full).unwrap_or(i32::MAX),
+            mig: device.slices.is_some(),
+            island: device.island,
+            numa: device.numa,
+        });
     }
 
     fn site(
         &self,
         node: &NodeView,
         start: usize,
-        realms: &BTreeMap<(Arc<str>, Arc<str>), u32>,
+        realm: u32,
         paths: &mut BTreeMap<(Option<u32>, Arc<str>), u32>,
     ) -> Site {
         let mut above = None;
@@ -246,11 +256,14 @@ impl Tables {
             })
             .collect();
         let devices = start..self.devices.len();
-        let units: i64 = self.devices[devices.clone()].iter().map(|one| i64::from(one.full)).sum();
+        let units: i64 = self.devices[devices.clone()]
+            .iter()
+            .map(|one| i64::from(one.full))
+            .sum();
         Site {
             name: node.name.clone(),
             pool: self.pool(&node.pool),
-            realm: realms.get(&(node.pool.clone(), node.network.clone())).copied().unwrap_or(0),
+            realm,
             racks,
             open: node.open,
             owner: node.owner.clone(),
@@ -263,13 +276,14 @@ impl Tables {
         }
     }
 
-    fn number_lots(&mut self, counts: &BTreeMap<(u32, u32), u32>) {
-        for (place, (family, site)) in counts.keys().enumerate() {
+    fn number_lots(&mut self, lots: &[(u32, u32, u32)]) {
+        for (place, (family, site, count)) in lots.iter().enumerate() {
             let of = &mut self.families[*family as usize];
             if of.lots.is_empty() {
                 of.lots = place..place;
             }
             of.lots.end = place + 1;
+            of.most = of.most.max(*count);
             self.lots.push(Lot {
                 site: *site,
                 family: *family,
@@ -286,7 +300,9 @@ impl Tables {
 
     /// The place of a pool.
     pub fn pool(&self, name: &str) -> u32 {
-        self.pools.binary_search_by(|one| (**one).cmp(name)).map_or(u32::MAX, number)
+        self.pools
+            .binary_search_by(|one| (**one).cmp(name))
+            .map_or(u32::MAX, number)
     }
 
     /// The place of a node.
