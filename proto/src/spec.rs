@@ -263,7 +263,6 @@ impl JobSpec {
     pub fn new(command: Vec<String>) -> Self {
         Self {
             name: None,
-            team: None,
             nodes: 1,
             gpus: 0,
             gpu: Vec::new(),

@@ -92,9 +92,6 @@ fn overlay(table: &mut Map<String, Value>, args: &SubmitArgs) -> Result<(), Fail
     if let Some(name) = &args.name {
         table.insert("name".into(), name.clone().into());
     }
-    if let Some(team) = &args.team {
-        table.insert("team".into(), team.clone().into());
-    }
     if let Some(launcher) = &args.launcher {
         table.insert("launcher".into(), launcher.clone().into());
     }

@@ -44,7 +44,6 @@ impl From<SpecError> for Refusal {
 
 const KEYS: [&str; 42] = [
     "name",
-    "team",
     "nodes",
     "gpus",
     "gpu",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mlctl_proto::errors::{Code, Refusal};
-use mlctl_proto::ids::{JobId, clip};
+use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::PENDING_PER_USER_MAX;
 use mlctl_proto::spec::{JobSpec, parse_json};
 use mlctl_proto::units::UtcMs;
@@ -132,21 +132,6 @@ fn check_times(spec: &JobSpec, now_ms: UtcMs) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// The team that it runs for.
-fn team(change: &Change, spec: &JobSpec) -> Result<String, Refusal> {
-    let Some(name) = &spec.team else {
-        return Ok(DEFAULT_TEAM.into());
-    };
-    if change.state().teams().any(|team| team.name == *name) {
-        return Ok(name.clone());
-    }
-    let why = format!(
-        "there is no team {}: leave `team` out, or ask an admin",
-        clip(name)
-    );
-    Err(Refusal::new(Code::NotFound, why))
 }
 
 /// Whether one more job of a user may wait, and could ever run.
