@@ -152,7 +152,7 @@ impl Draws {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -165,7 +165,11 @@ impl Draws {
         if end == 0 {
             return None;
         }
-        let scaled = u128::from(self.next()) * end as u128;
+        let scaled = u128::from(self.draw()) * end as u128;
         usize::try_from(scaled >> 64).ok()
     }
 }
+
+#[cfg(test)]
+#[path = "inflation_tests.rs"]
+mod tests;

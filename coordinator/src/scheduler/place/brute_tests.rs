@@ -4,172 +4,13 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use mlctl_proto::ids::{Epoch, JobId};
 
+use super::random_cases::{Dice, TEAMS, USERS, random_ask, random_scene};
 use super::{Capacity, Choice, Mix, Terms};
 use crate::state::view::amounts::{Amounts, GPU};
-use crate::state::view::ask::{Ask, Gpus, Kind, Near, Prefer, Width};
+use crate::state::view::ask::{Ask, Gpus, Near};
 use crate::state::view::jobs::{Class, Footing, Running, Seat};
-use crate::state::view::nodes::{DeviceView, Guests, NodeView, Open, Owner, Sharing};
+use crate::state::view::nodes::{DeviceView, Guests, NodeView, Open, Sharing};
 use crate::state::view::scene::Scene;
-
-/// Random numbers by xorshift: the same ones for a seed.
-pub(super) struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// From 0 to `end`, without it.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % end
-    }
-
-    fn one<T: Clone>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.below(of.len() as u64)).expect("small")].clone()
-    }
-
-    fn often(&mut self, one_in: u64) -> bool {
-        self.below(one_in) == 0
-    }
-}
-
-const USERS: [&str; 2] = ["ann", "bob"];
-const TEAMS: [&str; 3] = ["acme", "acme/vision", "acmesoft"];
-
-fn random_node(dice: &mut Dice, number: u64) -> NodeView {
-    let count = dice.below(5);
-    let slices = dice.often(5).then_some(3);
-    let model = dice.one(&["nvidia h100", "nvidia a100", "nvidia l4"]);
-    let second = dice.one(&["nvidia h100", "nvidia a100"]);
-    let device = |dice: &mut Dice, at: u64| DeviceView {
-        uuid: format!("{number}-{at}").into(),
-        model: if dice.often(6) {
-            second.into()
-        } else {
-            model.into()
-        },
-        memory: dice.one(&[40, 80]),
-        free: slices.map_or(7_000, |of: u32| of * 1_000) * u32::from(!dice.often(8)),
-        slices,
-        island: u16::try_from(at / 2).expect("small"),
-        numa: u16::try_from(at / 2).expect("small"),
-        shared_by: "".into(),
-    };
-    let devices = (0..count).map(|at| device(dice, at)).collect();
-    let has = Amounts {
-        cpu_milli: dice.one(&[3_000, 8_000, 16_000]),
-        memory: dice.one(&[64, 256]),
-        disk: 100,
-    };
-    NodeView {
-        name: format!("n{number}").into(),
-        boot_id: "".into(),
-        pool: dice.one(&["p", "p", "q"]).into(),
-        network: dice.one(&["x", "x", "y"]).into(),
-        racks: match dice.below(4) {
-            0 => vec![],
-            1 => vec!["b1".into()],
-            _ => vec![
-                dice.one(&["b1", "b2"]).into(),
-                dice.one(&["r1", "r2"]).into(),
-            ],
-        },
-        open: dice.one(&[
-            Open::Now,
-            Open::Now,
-            Open::Now,
-            Open::Now,
-            Open::From(50),
-            Open::No,
-        ]),
-        devices,
-        has,
-        free: has,
-        owner: dice.often(3).then(|| Owner {
-            team: dice.one(&TEAMS).into(),
-            guests: dice.one(&[Guests::None, Guests::Preemptible, Guests::Any]),
-        }),
-        sharing: dice.one(&[Sharing::User, Sharing::Team, Sharing::Any]),
-        labels: if dice.often(2) {
-            Arc::from([("disk".to_owned(), "ssd".to_owned())])
-        } else {
-            Arc::from([])
-        },
-        windows: if dice.often(5) {
-            vec![(100, 200)]
-        } else {
-            vec![]
-        },
-    }
-}
-
-fn random_scene(dice: &mut Dice) -> Scene {
-    let mut scene = Scene::default();
-    for number in 0..=dice.below(5) {
-        let node = random_node(dice, number);
-        scene.nodes.insert(node.name.clone(), Arc::new(node));
-    }
-    let mut settings = (*scene.settings).clone();
-    settings.keep_gpu_share = dice.often(2);
-    scene.settings = Arc::new(settings);
-    scene
-}
-
-fn random_ask(dice: &mut Dice) -> Ask {
-    let gpus = match dice.below(8) {
-        0 => Gpus::None,
-        1 | 2 => Gpus::Share(dice.one(&[1_750, 3_500, 4_900])),
-        3 => Gpus::Mig {
-            count: 1 + u32::try_from(dice.below(2)).expect("small"),
-            slices: 3,
-        },
-        _ => Gpus::Whole(dice.one(&[1, 1, 2, 3, 4])),
-    };
-    let amounts = Amounts {
-        cpu_milli: dice.one(&[500, 2_000, 6_000]),
-        memory: dice.one(&[0, 16, 100]),
-        disk: dice.one(&[0, 0, 60]),
-    };
-    let kinds = [
-        ("h100", 0),
-        ("h100", 80),
-        ("a100", 40),
-        ("nvidia", 80),
-        ("l4", 0),
-        ("b200", 0),
-    ];
-    let kind = |dice: &mut Dice| {
-        let (name, memory) = dice.one(&kinds);
-        Kind {
-            name: name.to_owned(),
-            memory,
-        }
-    };
-    Ask {
-        nodes: Width::Exactly(dice.one(&[1, 1, 1, 2, 2, 3])),
-        gpus,
-        ranks: 1,
-        amounts: (!dice.often(3)).then_some(amounts),
-        kinds: (0..dice.below(3)).map(|_| kind(dice)).collect(),
-        pools: dice
-            .one(&[vec![], vec![], vec!["q"], vec!["q", "p"]])
-            .into_iter()
-            .map(String::from)
-            .collect(),
-        mix: dice.often(4),
-        near: dice.one(&[Near::Prefer, Near::Prefer, Near::Within(0), Near::Within(1)]),
-        prefer: Prefer::Type,
-        licenses: vec![],
-        labels: if dice.often(5) {
-            vec![("disk".into(), "ssd".into())]
-        } else {
-            vec![]
-        },
-    }
-}
 
 /// Units of one device that a part of this ask takes.
 fn units(ask: &Ask, device: &DeviceView) -> u32 {
@@ -200,6 +41,28 @@ fn under(team: &str, above: &str) -> bool {
     team == above || team.starts_with(&format!("{above}/"))
 }
 
+fn is_whole(device: &DeviceView) -> bool {
+    device.free >= device.slices.map_or(7_000, |slices| slices * 1_000)
+}
+
+/// Whether a CPU job leaves a free GPU its share of what it takes.
+fn leaves_a_share(scene: &Scene, ask: &Ask, node: &NodeView, need: Amounts) -> bool {
+    let rule = ask.gpus == Gpus::None && scene.settings.keep_gpu_share;
+    if !rule || !node.devices.iter().any(is_whole) {
+        return true;
+    }
+    let one = Ask {
+        gpus: Gpus::Whole(1),
+        amounts: None,
+        ..ask.clone()
+    };
+    let kept = amounts(&one, node);
+    let enough = |have: u64, keep: u64, want: u64| want == 0 || have >= keep + want;
+    enough(node.free.cpu_milli, kept.cpu_milli, need.cpu_milli)
+        && enough(node.free.memory, kept.memory, need.memory)
+        && enough(node.free.disk, kept.disk, need.disk)
+}
+
 /// Whether one part may stand on these devices of a node, by the rules as written.
 fn seat_is_legal(
     scene: &Scene,
@@ -223,24 +86,6 @@ fn seat_is_legal(
     let labelled = ask.labels.iter().all(|label| node.labels.contains(label));
     let named = ask.pools.is_empty() || ask.pools.iter().any(|pool| **pool == *node.pool);
     let need = amounts(ask, node);
-    let whole = |device: &DeviceView| device.free >= device.slices.map_or(7_000, |s| s * 1_000);
-    let mut free = node.free;
-    if ask.gpus == Gpus::None && scene.settings.keep_gpu_share && node.devices.iter().any(whole) {
-        let one = Ask {
-            gpus: Gpus::Whole(1),
-            amounts: None,
-            ..ask.clone()
-        };
-        let kept = amounts(&one, node);
-        let enough = |have: u64, keep: u64, want: u64| want == 0 || have >= keep + want;
-        if !(enough(free.cpu_milli, kept.cpu_milli, need.cpu_milli)
-            && enough(free.memory, kept.memory, need.memory)
-            && enough(free.disk, kept.disk, need.disk))
-        {
-            return false;
-        }
-        free = node.free;
-    }
     let devices_fit = given.iter().all(|at| {
         let device = &node.devices[*at];
         let typed = ask.kinds.is_empty()
@@ -250,7 +95,7 @@ fn seat_is_legal(
             Gpus::Mig { slices, .. } => device.slices == Some(slices),
             _ => device.slices.is_none(),
         };
-        let neighbours = whole(device)
+        let neighbours = is_whole(device)
             || !matches!(ask.gpus, Gpus::Share(_))
             || match node.sharing {
                 Sharing::User => *device.shared_by == *terms.user,
@@ -266,11 +111,12 @@ fn seat_is_legal(
             .all(|two| node.devices[two[0]].model == node.devices[two[1]].model);
     node.open == Open::Now
         && welcome
-        && !(in_window && !terms.preemptible)
+        && (terms.preemptible || !in_window)
         && labelled
         && named
         && !avoided
-        && free.covers(&need)
+        && leaves_a_share(scene, ask, node, need)
+        && node.free.covers(&need)
         && devices_fit
         && one_model
 }
@@ -436,12 +282,50 @@ fn state(capacity: &Capacity) -> String {
     format!("{free:?} {holders:?} {rooms:?} {shelves:?} {index:?}")
 }
 
+#[derive(Default)]
 struct Tally {
     found: u32,
     refused: u32,
     gangs: u32,
     shares: u32,
     neighbours: u32,
+}
+
+impl Tally {
+    fn count(&mut self, scene: &Scene, ask: &Ask, choice: &Choice) {
+        let shares = matches!(ask.gpus, Gpus::Share(_));
+        self.found += 1;
+        self.gangs += u32::from(choice.seats.len() > 1);
+        self.shares += u32::from(shares);
+        for seat in &choice.seats {
+            let devices = &scene.nodes[&seat.node].devices;
+            let joins = seat
+                .devices
+                .iter()
+                .any(|at| !is_whole(&devices[usize::from(*at)]));
+            self.neighbours += u32::from(shares && joins);
+        }
+    }
+}
+
+/// An attempt ends; before that, what-ifs about it are undone.
+fn end(scene: &mut Scene, capacity: &mut Capacity, ended: &Running, when: &str) {
+    let before = state(capacity);
+    capacity.release(ended);
+    capacity.hold(ended);
+    assert_eq!(before, state(capacity), "{when}: hold undoes release");
+    capacity.release_seats(&ended.ask, &ended.seats);
+    capacity.hold_seats(&ended.ask, &ended.seats);
+    assert_eq!(before, state(capacity), "{when}: by seats too");
+    capacity.release(ended);
+    apply(
+        scene,
+        &ended.ask,
+        &ended.seats,
+        &ended.user,
+        &ended.team,
+        false,
+    );
 }
 
 /// One random cluster that is filled, with ends in between.
@@ -457,30 +341,11 @@ fn fill(seed: u64, tally: &mut Tally) {
     for step in 0..14 {
         if !held.is_empty() && dice.often(4) {
             let at = usize::try_from(dice.below(held.len() as u64)).expect("small");
-            let ended = held.swap_remove(at);
-            let before = state(&capacity);
-            capacity.release(&ended);
-            capacity.hold(&ended);
-            assert_eq!(
-                before,
-                state(&capacity),
-                "seed {seed} step {step}: hold undoes release"
-            );
-            capacity.release_seats(&ended.ask, &ended.seats);
-            capacity.hold_seats(&ended.ask, &ended.seats);
-            assert_eq!(
-                before,
-                state(&capacity),
-                "seed {seed} step {step}: by seats too"
-            );
-            capacity.release(&ended);
-            apply(
+            end(
                 &mut scene,
-                &ended.ask,
-                &ended.seats,
-                &ended.user,
-                &ended.team,
-                false,
+                &mut capacity,
+                &held.swap_remove(at),
+                &format!("seed {seed} step {step}"),
             );
         }
         let ask = Arc::new(random_ask(&mut dice));
@@ -516,16 +381,7 @@ fn fill(seed: u64, tally: &mut Tally) {
             continue;
         };
         check(&scene, &ask, &terms, &choice, seed);
-        tally.found += 1;
-        tally.gangs += u32::from(nodes > 1);
-        tally.shares += u32::from(matches!(ask.gpus, Gpus::Share(_)));
-        for seat in &choice.seats {
-            let node = &scene.nodes[&seat.node];
-            let partly = |at: &&u16| node.devices[usize::from(**at)].free < 7_000;
-            let joins =
-                matches!(ask.gpus, Gpus::Share(_)) && seat.devices.iter().any(|at| partly(&at));
-            tally.neighbours += u32::from(joins);
-        }
+        tally.count(&scene, &ask, &choice);
         capacity.take(&ask, &choice);
         apply(&mut scene, &ask, &choice.seats, user, team, true);
         let anew = Capacity::new(&scene).with_mix(&mix);
@@ -571,13 +427,7 @@ fn check(scene: &Scene, ask: &Ask, terms: &Terms, choice: &Choice, seed: u64) {
 
 #[test]
 fn a_place_is_found_iff_one_exists_and_nothing_is_ever_oversubscribed() {
-    let mut tally = Tally {
-        found: 0,
-        refused: 0,
-        gangs: 0,
-        shares: 0,
-        neighbours: 0,
-    };
+    let mut tally = Tally::default();
     for seed in 1..=3_000 {
         fill(seed, &mut tally);
     }

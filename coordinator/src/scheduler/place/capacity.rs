@@ -35,7 +35,7 @@ pub(super) struct Room {
 /// Nobody in particular: no one else may come to a device that such a one has a part of.
 pub(super) const SOMEBODY: u32 = 0;
 
-/// What is free on all nodes. A clone costs one copy of a few flat tables (see [`Capacity::clone`] in benches): what-ifs work on one.
+/// What is free on all nodes. A clone copies a few flat tables, some microseconds per 1,000 nodes: what-ifs work on one.
 ///
 /// Devices that are kept for a beneficiary ([`crate::state::view::jobs::Hold`]) and free already are free here too: who plans takes them out by
 /// [`Capacity::hold_seats`].
@@ -55,9 +55,6 @@ pub struct Capacity {
     pub(super) shelves: Vec<Shelf>,
     pub(super) index: Index,
 }
-
-/// Room for scratch copies of one node's devices.
-pub(super) type Frees = Vec<i32>;
 
 impl Capacity {
     /// Of all nodes of a scene. Nodes that are not open now are known but take no starts.

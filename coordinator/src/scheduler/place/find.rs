@@ -47,7 +47,7 @@ impl Capacity {
             return None;
         }
         let asker = Asker::new(self, ask, terms);
-        scopes.sort_by(|a, b| (a.rank, a.realm).cmp(&(b.rank, b.realm)));
+        scopes.sort_by_key(|scope| (scope.rank, scope.realm));
         let mut rest = &scopes[..];
         while let Some(first) = rest.first() {
             let alike = rest.partition_point(|scope| scope.rank <= first.rank);

@@ -18,6 +18,8 @@ mod wanted;
 mod brute_tests;
 #[cfg(test)]
 mod place_tests;
+#[cfg(test)]
+mod random_cases;
 
 use std::sync::Arc;
 

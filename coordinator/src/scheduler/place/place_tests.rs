@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::brute_tests::Dice;
+use super::random_cases::Dice;
 use super::{CLASSES_MAX, Capacity, Mix, Terms};
 use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::ask::{Ask, Gpus, Kind, Near, Prefer, Width};
