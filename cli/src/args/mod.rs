@@ -23,7 +23,7 @@ pub use jobs::{
     SubmitArgs, TurnArgs, UpdateArgs, WaitArgs, WhichArgs, WhyArgs,
 };
 pub use node::NodeCommand;
-pub use teams::{DryRun, LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
+pub use teams::{LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
 
 /// One training cluster out of a pile of GPU servers.
 #[derive(Debug, Parser)]

@@ -12,8 +12,12 @@
 )]
 
 mod capacity;
+pub mod engine;
 mod explain;
+pub mod place;
+pub mod plan;
 mod planner;
+pub mod policy;
 #[cfg(test)]
 mod property_tests;
 mod reasons;

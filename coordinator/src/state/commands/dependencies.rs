@@ -10,7 +10,7 @@ use mlctl_proto::units::UtcMs;
 use super::cancel_jobs::end_job;
 use crate::state::State;
 use crate::state::change::Change;
-use crate::state::records::{Array, Job, JobState};
+use crate::state::records::{Array, JobState};
 
 /// What a job that waits for another can expect.
 #[derive(Debug, Clone, PartialEq, Eq)]
