@@ -102,6 +102,8 @@ pub enum Command {
         #[command(subcommand)]
         command: CheckpointCommand,
     },
+    /// GPUs that are free now, by pool and type, and on how many nodes how many of them
+    Gpus,
     /// List the machines of the cluster
     Nodes,
     /// What an admin does with one machine

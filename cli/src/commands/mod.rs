@@ -6,6 +6,7 @@ mod admin_user_add;
 mod cancel;
 mod checkpoint;
 pub mod follow;
+mod gpus;
 mod hold;
 mod jobs;
 mod logs;
@@ -63,6 +64,7 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Update(args) => client_side(update::run(&args, global, output)),
         Command::Wait(args) => client_side(wait::run(&args, global, output)),
         Command::Checkpoint { command } => checkpoint::dispatch(&command, global, output),
+        Command::Gpus => client_side(gpus::run(global, output)),
         Command::Nodes => client_side(nodes::run(global, output)),
         Command::Node {
             command: NodeCommand::DeclareLost { node, yes },

@@ -95,7 +95,7 @@ mod tests {
 
     fn edited(flags: &[&str]) -> Result<String, u8> {
         let words = ["mlctl", "update", "7"].iter().chain(flags);
-        let cli = Cli::try_parse_from(words).map_err(|_| 64)?;
+        let cli = Cli::try_parse_from(words).map_err(|_| 64_u8)?;
         let Command::Update(args) = cli.command else {
             return Err(0);
         };

@@ -28,5 +28,5 @@ pub use resume::{
 };
 pub use retention::{checkpoint_rules, dropped, next_to_upload};
 pub use retry::{Backoff, Ended, Verdict, count, verdict};
-pub use turn::{NotYet, not_yet, ready_tasks};
+pub use turn::{NotYet, blocked, not_yet, ready_tasks};
 pub use usage::{Usage, usage, usage_below};
