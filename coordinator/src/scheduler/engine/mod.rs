@@ -23,6 +23,12 @@ pub mod stuck;
 pub mod targets;
 pub mod terms;
 pub mod why;
+#[cfg(test)]
+mod world;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod named_tests;
 
 use mlctl_proto::units::UtcMs;
 
@@ -36,4 +42,13 @@ pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
     let mut pass = pass::Pass::new(scene, now);
     pass.run();
     pass.into_proposal()
+}
+
+/// The same, with what of the policy was exercised.
+#[cfg(test)]
+pub fn propose_marked(scene: &Scene, now: UtcMs) -> (Proposal<Why>, Vec<&'static str>) {
+    let mut pass = pass::Pass::new(scene, now);
+    pass.run();
+    let marks = std::mem::take(&mut pass.marks);
+    (pass.into_proposal(), marks)
 }

@@ -11,12 +11,13 @@ use super::estimate;
 use super::grid::Grid;
 use super::kinds::Kinds;
 use super::order::{Turn, share};
+use super::preempt::recheck::Planned;
 use super::preempt::table::Tables;
 use super::runs::{self, Part, Run};
 use super::stuck::Stuck;
 use super::targets::Asks;
 use super::why::Why;
-use crate::scheduler::place::Capacity;
+use crate::scheduler::place::{Capacity, Choice};
 use crate::scheduler::plan::Proposal;
 use crate::scheduler::policy::{self, Rules};
 use crate::state::rules::quota::Ledger;
@@ -42,6 +43,19 @@ pub struct Job<'a> {
     pub terms: u32,
     /// When it is its turn.
     pub turn: Turn,
+}
+
+/// How a start came about, so that it can be taken back.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The job.
+    pub at: usize,
+    /// On which target.
+    pub target: usize,
+    /// Whether it is its job's first.
+    pub first: bool,
+    /// Where.
+    pub choice: Choice,
 }
 
 /// What became of a job.
@@ -83,8 +97,10 @@ pub struct Pass<'a> {
     pub(super) held: BTreeSet<JobId>,
     /// Those of them that start.
     pub(super) started: BTreeSet<JobId>,
-    /// By start: whose, on which target, and whether it is its job's first; `None`: it was taken back.
-    pub(super) started_by: Vec<Option<(usize, usize, bool)>>,
+    /// By start; `None`: it was taken back.
+    pub(super) started_by: Vec<Option<Started>>,
+    /// By preemption.
+    pub(super) planned: Vec<Planned>,
     pub(super) stuck: Vec<(usize, Stuck)>,
     /// How many wait for devices: what others do by time alone matters to them.
     pub(super) stuck_devices: usize,
@@ -128,6 +144,7 @@ impl<'a> Pass<'a> {
             held: BTreeSet::new(),
             started: BTreeSet::new(),
             started_by: Vec::new(),
+            planned: Vec::new(),
             stuck: Vec::new(),
             stuck_devices: 0,
             full: false,
@@ -186,7 +203,10 @@ impl<'a> Pass<'a> {
     pub(super) fn add_run(&mut self, run: Run<'a>) {
         let number = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
         for part in &run.parts {
-            self.on_node[part.node as usize].push(number);
+            let here = &mut self.on_node[part.node as usize];
+            if here.last() != Some(&number) {
+                here.push(number);
+            }
         }
         self.runs.push(run);
     }
@@ -300,6 +320,7 @@ impl<'a> Pass<'a> {
     }
 
     fn finish(&mut self) {
+        self.recheck();
         self.explain_stuck();
         self.out.next = self.next_change();
         self.out.reservations = self.reservations();

@@ -1,9 +1,10 @@
 //! The transaction: checks once more that the order of entitlements holds and that the standing grows (POLICY §6), then lets the rest of the pass know. A start of this
 //! very pass costs nothing to take back. Does NOT search.
+use super::recheck::Planned;
 use super::{Candidate, Mode};
 use crate::scheduler::engine::entitlement::{self, Covers, Holder};
 use crate::scheduler::engine::estimate;
-use crate::scheduler::engine::pass::Pass;
+use crate::scheduler::engine::pass::{Pass, Started};
 use crate::scheduler::engine::runs::{self, Source};
 use crate::scheduler::place::Choice;
 use crate::scheduler::plan::{Entitlement, Preemption, Taken, Victim};
@@ -22,7 +23,7 @@ impl<'a> Pass<'a> {
         for one in &starts {
             self.take_back_start(one.run);
         }
-        self.end_for(at, target, mine, attempts, choice);
+        self.end_for(at, target, (mode, mine), attempts, choice);
         true
     }
 
@@ -43,7 +44,7 @@ impl<'a> Pass<'a> {
             team: job.team,
             class: job.waiting.class,
             start: self.now,
-            submit: (u64::MAX, job.waiting.id),
+            submit: (job.waiting.submit_index, job.waiting.id),
             units,
         });
         let column = flavor.and_then(|flavor| self.kinds.column(flavor));
@@ -85,7 +86,7 @@ impl<'a> Pass<'a> {
     /// A start of this pass is none.
     fn take_back_start(&mut self, run: usize) -> Option<(usize, usize, Choice, Footing, Option<u32>)> {
         let Source::Start(place) = self.runs[run].source else { return None };
-        let (at, target, first) = self.started_by[place]?;
+        let Some(Started { at, target, first, choice }) = self.started_by[place].take() else { return None };
         let ask = self.runs[run].ask.clone();
         let start = self.out.starts[place].clone();
         self.capacity.release_seats(&ask, &start.seats);
@@ -98,17 +99,21 @@ impl<'a> Pass<'a> {
         let charges = self.runs[run].charges.clone();
         self.book.unstart(job.waiting, job.team, &charges, &self.kinds, first);
         self.runs[run].gone = true;
-        self.started_by[place] = None;
         self.no_place.clear();
         self.tables.forget();
         self.stuck.push((at, crate::scheduler::engine::stuck::Stuck::Ahead));
-        let nodes = parts.iter().map(|part| part.node).collect();
-        let choice = Choice { seats: start.seats, charges: start.charges, nodes };
         Some((at, target, choice, start.footing, start.tasks))
     }
 
     /// The victims end, and what they hold is kept.
-    fn end_for(&mut self, at: usize, target: usize, mine: Entitlement, mut victims: Vec<Candidate>, choice: Choice) {
+    fn end_for(
+        &mut self,
+        at: usize,
+        target: usize,
+        (mode, mine): (Mode, Entitlement),
+        mut victims: Vec<Candidate>,
+        choice: Choice,
+    ) {
         let job = self.jobs[at];
         let ask = self.asks.targets[target].ask.clone();
         victims.sort_by_key(|one| {
@@ -146,8 +151,15 @@ impl<'a> Pass<'a> {
         self.book.commit(job.waiting, job.team, &charges, true);
         self.book.runs(job.team);
         let source = Source::Planned;
-        let run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, gone_by, Footing::Regular);
+        let mut run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, gone_by, Footing::Regular);
+        run.start = self.now;
         self.add_run(run);
+        self.planned.push(Planned {
+            at,
+            run: self.runs.len() - 1,
+            victims: victims.iter().map(|one| one.run).collect(),
+            mode,
+        });
         self.promises.remove(job.waiting.id);
         self.tables.forget();
         self.out.preemptions.push(Preemption {
