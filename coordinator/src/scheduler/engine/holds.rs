@@ -3,7 +3,7 @@
 use mlctl_proto::ids::JobId;
 
 use super::decide::NoPlace;
-use super::pass::{Outcome, Pass, Started};
+use super::pass::{Outcome, Pass};
 use super::runs::{self, Part, Source};
 use super::stuck::Stuck;
 use super::why::Why;
@@ -120,10 +120,6 @@ impl<'a> Pass<'a> {
         let charges: Vec<_> = named.collect();
         self.runs[place].source = Source::Start(self.out.starts.len());
         self.promises.remove(hold.job);
-        let nodes = self.runs[place].parts.iter().map(|part| part.node).collect();
-        let choice = Choice { seats: hold.seats.clone(), charges, nodes, sharer: None };
-        let charges = choice.charges.clone();
-        self.started_by.push(Some(Started { at, target: 0, first: true, choice }));
         self.out.starts.push(crate::scheduler::plan::GangStart {
             job: hold.job,
             seats: hold.seats.clone(),

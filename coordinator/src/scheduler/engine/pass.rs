@@ -17,7 +17,7 @@ use super::runs::{self, Part, Run};
 use super::stuck::Stuck;
 use super::targets::Asks;
 use super::why::Why;
-use crate::scheduler::place::{Capacity, Choice};
+use crate::scheduler::place::Capacity;
 use crate::scheduler::plan::Proposal;
 use crate::scheduler::policy::{self, Rules};
 use crate::state::rules::quota::Ledger;
@@ -43,19 +43,6 @@ pub struct Job<'a> {
     pub terms: u32,
     /// When it is its turn.
     pub turn: Turn,
-}
-
-/// How a start came about, so that it can be taken back.
-#[derive(Debug, Clone)]
-pub struct Started {
-    /// The job.
-    pub at: usize,
-    /// On which target.
-    pub target: usize,
-    /// Whether it is its job's first.
-    pub first: bool,
-    /// Where.
-    pub choice: Choice,
 }
 
 /// What became of a job.
@@ -97,8 +84,12 @@ pub struct Pass<'a> {
     pub(super) held: BTreeSet<JobId>,
     /// Those of them that start.
     pub(super) started: BTreeSet<JobId>,
-    /// By start; `None`: it was taken back.
-    pub(super) started_by: Vec<Option<Started>>,
+    /// Who does not start now: others who are more entitled would end it at once.
+    pub(super) withheld: BTreeSet<JobId>,
+    /// Somebody was added to these: the pass begins again.
+    pub(super) again: bool,
+    /// It may not.
+    pub(super) last: bool,
     /// By preemption.
     pub(super) planned: Vec<Planned>,
     pub(super) stuck: Vec<(usize, Stuck)>,
@@ -109,7 +100,7 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Everything as the scene has it.
+    /// Everything as the scene has it; `withheld` do not start.
     pub fn new(scene: &'a Scene, now: UtcMs) -> Self {
         let ledger = Ledger::new(scene.teams.values().map(|team| &**team));
         let mut kinds = Kinds::new(scene, &ledger);
@@ -143,7 +134,9 @@ impl<'a> Pass<'a> {
             },
             held: BTreeSet::new(),
             started: BTreeSet::new(),
-            started_by: Vec::new(),
+            withheld: BTreeSet::new(),
+            again: false,
+            last: false,
             planned: Vec::new(),
             stuck: Vec::new(),
             stuck_devices: 0,
@@ -289,9 +282,15 @@ impl<'a> Pass<'a> {
                 if self.consider(job, first) == Outcome::Deferred {
                     borrowers.push(job);
                 }
+                if self.again {
+                    return;
+                }
             }
             for job in borrowers {
                 self.consider(job, false);
+                if self.again {
+                    return;
+                }
             }
             at = end;
         }
@@ -303,7 +302,8 @@ impl<'a> Pass<'a> {
         if self.out.starts.len() >= STARTS_MAX || self.out.preemptions.len() >= PREEMPTIONS_MAX {
             self.full = true;
         }
-        let outcome = if self.full { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
+        let out = self.full || self.withheld.contains(&self.jobs[at].waiting.id);
+        let outcome = if out { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
         if let Outcome::Stuck(why) = &outcome {
             self.stuck_devices += usize::from(!why.is_final());
             self.stuck.push((at, why.clone()));
@@ -324,8 +324,6 @@ impl<'a> Pass<'a> {
         self.explain_stuck();
         self.out.next = self.next_change();
         self.out.reservations = self.reservations();
-        let mut kept = self.started_by.iter().map(Option::is_some);
-        self.out.starts.retain(|_| kept.next().unwrap_or(true));
     }
 }
 

@@ -7,7 +7,7 @@ use mlctl_proto::units::UtcMs;
 use super::book::Standing;
 use super::decide::NoPlace;
 use super::estimate;
-use super::pass::{Job, Pass, STARTS_MAX, Started};
+use super::pass::{Job, Pass, STARTS_MAX};
 use super::runs::{self, Source};
 use super::targets::Target;
 use crate::scheduler::place::{Choice, Terms};
@@ -225,7 +225,6 @@ impl<'a> Pass<'a> {
         for (flavor, _) in &self.runs[self.runs.len() - 1].charges {
             self.tables.mark_stale(*flavor);
         }
-        self.started_by.push(Some(Started { at, target, first, choice: choice.clone() }));
         self.out.starts.push(GangStart {
             job: job.waiting.id,
             seats: choice.seats,

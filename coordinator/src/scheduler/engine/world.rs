@@ -151,6 +151,8 @@ impl World {
     }
 
     fn apply(&mut self, plan: &Proposal<Why>) {
+        // What is kept for a job, or was promised to it, is not overtaking.
+        let promised: Vec<JobId> = self.scene.holds.keys().chain(self.scene.reservations.keys()).copied().collect();
         for job in &plan.withdrawn {
             self.withdraw(*job);
         }
@@ -159,7 +161,7 @@ impl World {
             self.start(start.job, seats, start.footing, start.surplus, start.tasks);
             self.check_quota(start.job, &start.charges);
         }
-        self.check_overtaking(plan);
+        self.check_overtaking(plan, &promised);
         for preemption in &plan.preemptions {
             self.check_preemption(preemption);
             let mut victims = Vec::new();
@@ -365,7 +367,7 @@ impl World {
         }
     }
 
-    pub fn holders(&self, flavor: &Flavor) -> (Vec<Holder>, Vec<JobId>) {
+    pub fn holders(&self, flavor: &Flavor) -> (Vec<Holder>, Vec<(JobId, Option<Epoch>)>) {
         let ledger = Ledger::new(self.scene.teams.values().map(|team| &**team));
         let mut found = (Vec::new(), Vec::new());
         for run in self.scene.running.values().filter(|run| run.ends_by_ms.is_none()) {
@@ -377,7 +379,7 @@ impl World {
             if units > 0 {
                 let submit = (run.submit_index, run.id);
                 found.0.push(Holder { team: ledger.team(&run.team), class: run.class, start: run.started_ms, submit, units });
-                found.1.push(run.id);
+                found.1.push((run.id, Some(run.epoch)));
             }
         }
         for hold in self.scene.holds.values() {
@@ -391,7 +393,7 @@ impl World {
                 let submit = (job.submit_index, job.id);
                 let (team, start) = (ledger.team(&job.team), self.now);
                 found.0.push(Holder { team, class: job.class, start, submit, units });
-                found.1.push(hold.job);
+                found.1.push((hold.job, None));
             }
         }
         found
@@ -410,7 +412,7 @@ impl World {
             let column = ledger.column_of(flavor);
             let (before, names) = self.holders(flavor);
             let old = Covers::new(&ledger, column, &before);
-            let goes = |id: &JobId| one.victims.iter().any(|victim| victim.job == *id);
+            let goes = |id: &(JobId, Option<Epoch>)| one.victims.iter().any(|victim| (victim.job, Some(victim.epoch)) == *id);
             let mut after: Vec<Holder> =
                 before.iter().zip(&names).filter(|(_, id)| !goes(id)).map(|(holder, _)| *holder).collect();
             after.push(Holder {
@@ -424,7 +426,7 @@ impl World {
             let mine = new.of(after.len() - 1, job.class);
             for (at, id) in names.iter().enumerate().filter(|(_, id)| goes(id)) {
                 let theirs = old.of(at, before[at].class);
-                assert!(theirs < mine, "{id} {theirs:?} goes for {} {mine:?}: {one:?} {before:?} {names:?}", one.job);
+                assert!(theirs < mine, "{id:?} {theirs:?} goes for {} {mine:?}", one.job);
             }
             let (old, new) = (standing(&old, &before), standing(&new, &after));
             assert!(grows(&old, &new), "no growth: {old:?} {new:?}");
@@ -432,7 +434,7 @@ impl World {
     }
 
     /// I14: nobody starts before a job ahead of it that could have started there.
-    fn check_overtaking(&self, plan: &Proposal<Why>) {
+    fn check_overtaking(&self, plan: &Proposal<Why>, promised: &[JobId]) {
         let settings = &self.scene.settings;
         let policy = rules(settings.policy);
         let shares = share::Shares::new(&self.scene);
@@ -457,7 +459,7 @@ impl World {
             }
             capacity
         };
-        for start in plan.starts.iter().filter(|start| start.tasks.is_none()) {
+        for start in plan.starts.iter().filter(|start| start.tasks.is_none() && !promised.contains(&start.job)) {
             let mine = &self.truths[&start.job].job;
             let my_turn = turn(start.job);
             let mut without = ledger.clone();
@@ -519,9 +521,9 @@ impl World {
             let column = ledger.column_of(flavor);
             let (holders, names) = self.holders(flavor);
             let all = Covers::new(&ledger, column, &holders);
-            let mine = names.iter().position(|id| *id == owner.id).map(|at| all.of(at, owner.class));
+            let mine = names.iter().position(|(id, _)| *id == owner.id).map(|at| all.of(at, owner.class));
             let rest: Vec<Holder> =
-                holders.iter().zip(&names).filter(|(_, id)| **id != owner.id).map(|(holder, _)| *holder).collect();
+                holders.iter().zip(&names).filter(|(_, (id, _))| *id != owner.id).map(|(holder, _)| *holder).collect();
             let theirs = Covers::new(&ledger, column, &rest).of_new(&ledger, ledger.team(&ahead.team), ahead.class, units);
             mine.is_some_and(|mine| theirs < mine)
         })
