@@ -191,25 +191,6 @@ impl Book {
         }
     }
 
-    /// A start is taken back, and with it all that it committed.
-    pub fn unstart(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, kinds: &Kinds, first: bool) {
-        let (now, after) = (&mut self.now, &mut self.after);
-        each(team, charges, kinds, |team, column, units| {
-            now.remove_at(team, column, units);
-            after.remove_at(team, column, units);
-        });
-        self.short.clear();
-        self.each_budget(job, team, charges, |left, commits| left.saturating_add(commits));
-        if first {
-            for (name, count) in &job.ask.licenses {
-                self.licenses.entry(name.clone()).and_modify(|free| *free = free.saturating_add(*count));
-            }
-            if let Some(count) = team.and_then(|team| self.running.get_mut(team)) {
-                *count = count.saturating_sub(1);
-            }
-        }
-    }
-
     /// Budgets of a start, and the countables of a whole job.
     pub fn commit(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, first: bool) {
         self.each_budget(job, team, charges, |left, commits| left.saturating_sub(commits));

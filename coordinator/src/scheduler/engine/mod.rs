@@ -23,6 +23,12 @@ pub mod stuck;
 pub mod targets;
 pub mod terms;
 pub mod why;
+#[cfg(test)]
+mod world;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod named_tests;
 
 use mlctl_proto::units::UtcMs;
 
@@ -31,9 +37,34 @@ use crate::state::view::scene::Scene;
 
 pub use why::Why;
 
+/// How often a pass begins again without those who would start only to be ended by it at once.
+const ROUNDS: usize = 12;
+
 /// What to do now, and why the rest waits. The cost is that of what waits plus that of the nodes, not their product.
 pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
-    let mut pass = pass::Pass::new(scene, now);
-    pass.run();
-    pass.into_proposal()
+    last_pass(scene, now).into_proposal()
+}
+
+/// The pass that counts.
+fn last_pass(scene: &Scene, now: UtcMs) -> pass::Pass<'_> {
+    let mut withheld = std::collections::BTreeSet::new();
+    for round in 1.. {
+        let mut pass = pass::Pass::new(scene, now);
+        pass.withheld = std::mem::take(&mut withheld);
+        pass.last = round == ROUNDS;
+        pass.run();
+        if !pass.again {
+            return pass;
+        }
+        withheld = pass.withheld;
+    }
+    pass::Pass::new(scene, now)
+}
+
+/// The same, with what of the policy was exercised.
+#[cfg(test)]
+pub fn propose_marked(scene: &Scene, now: UtcMs) -> (Proposal<Why>, Vec<&'static str>) {
+    let mut pass = last_pass(scene, now);
+    let marks = std::mem::take(&mut pass.marks);
+    (pass.into_proposal(), marks)
 }

@@ -11,6 +11,7 @@ use super::estimate;
 use super::grid::Grid;
 use super::kinds::Kinds;
 use super::order::{Turn, share};
+use super::preempt::recheck::Planned;
 use super::preempt::table::Tables;
 use super::runs::{self, Part, Run};
 use super::stuck::Stuck;
@@ -83,8 +84,14 @@ pub struct Pass<'a> {
     pub(super) held: BTreeSet<JobId>,
     /// Those of them that start.
     pub(super) started: BTreeSet<JobId>,
-    /// By start: whose, on which target, and whether it is its job's first; `None`: it was taken back.
-    pub(super) started_by: Vec<Option<(usize, usize, bool)>>,
+    /// Who does not start now: others who are more entitled would end it at once.
+    pub(super) withheld: BTreeSet<JobId>,
+    /// Somebody was added to these: the pass begins again.
+    pub(super) again: bool,
+    /// It may not.
+    pub(super) last: bool,
+    /// By preemption.
+    pub(super) planned: Vec<Planned>,
     pub(super) stuck: Vec<(usize, Stuck)>,
     /// How many wait for devices: what others do by time alone matters to them.
     pub(super) stuck_devices: usize,
@@ -93,7 +100,7 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Everything as the scene has it.
+    /// Everything as the scene has it; `withheld` do not start.
     pub fn new(scene: &'a Scene, now: UtcMs) -> Self {
         let ledger = Ledger::new(scene.teams.values().map(|team| &**team));
         let mut kinds = Kinds::new(scene, &ledger);
@@ -127,7 +134,10 @@ impl<'a> Pass<'a> {
             },
             held: BTreeSet::new(),
             started: BTreeSet::new(),
-            started_by: Vec::new(),
+            withheld: BTreeSet::new(),
+            again: false,
+            last: false,
+            planned: Vec::new(),
             stuck: Vec::new(),
             stuck_devices: 0,
             full: false,
@@ -186,7 +196,10 @@ impl<'a> Pass<'a> {
     pub(super) fn add_run(&mut self, run: Run<'a>) {
         let number = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
         for part in &run.parts {
-            self.on_node[part.node as usize].push(number);
+            let here = &mut self.on_node[part.node as usize];
+            if here.last() != Some(&number) {
+                here.push(number);
+            }
         }
         self.runs.push(run);
     }
@@ -269,9 +282,15 @@ impl<'a> Pass<'a> {
                 if self.consider(job, first) == Outcome::Deferred {
                     borrowers.push(job);
                 }
+                if self.again {
+                    return;
+                }
             }
             for job in borrowers {
                 self.consider(job, false);
+                if self.again {
+                    return;
+                }
             }
             at = end;
         }
@@ -283,7 +302,8 @@ impl<'a> Pass<'a> {
         if self.out.starts.len() >= STARTS_MAX || self.out.preemptions.len() >= PREEMPTIONS_MAX {
             self.full = true;
         }
-        let outcome = if self.full { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
+        let out = self.full || self.withheld.contains(&self.jobs[at].waiting.id);
+        let outcome = if out { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
         if let Outcome::Stuck(why) = &outcome {
             self.stuck_devices += usize::from(!why.is_final());
             self.stuck.push((at, why.clone()));
@@ -300,11 +320,10 @@ impl<'a> Pass<'a> {
     }
 
     fn finish(&mut self) {
+        self.recheck();
         self.explain_stuck();
         self.out.next = self.next_change();
         self.out.reservations = self.reservations();
-        let mut kept = self.started_by.iter().map(Option::is_some);
-        self.out.starts.retain(|_| kept.next().unwrap_or(true));
     }
 }
 
