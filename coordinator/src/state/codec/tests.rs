@@ -41,8 +41,8 @@ fn rich() -> Cluster {
 
 /// Every kind of edit, with everything that there is to say.
 fn teams() -> ChangeTeams {
-    let flavor = |pool: Option<&str>| Flavor {
-        kind: "sim".into(),
+    let flavor = |kind: &str, pool: Option<&str>| Flavor {
+        kind: kind.into(),
         pool: pool.map(Into::into),
     };
     let team = |name: &str, limits| {
@@ -52,9 +52,10 @@ fn teams() -> ChangeTeams {
             limits,
         })
     };
-    let every = TeamLimit::ALL
-        .into_iter()
-        .map(|which| (which, Some(1 << 40)));
+    // With a limit of time, jobs would have to say how long they run.
+    let every = TeamLimit::ALL.into_iter();
+    let every = every.filter(|which| *which != TeamLimit::MaxTimeMs);
+    let every = every.map(|which| (which, Some(1 << 40)));
     let budget = |window, when_exhausted| Budget {
         limit: 1 << 50,
         window,
@@ -103,27 +104,27 @@ fn teams() -> ChangeTeams {
             TeamEdit::Remove(RemoveTeam {
                 team: "gone".into(),
             }),
-            quota(flavor(None), Some(70_000), units, all, units, false),
-            quota(flavor(Some("x")), Some(70_000), all, units, all, false),
-            quota(flavor(Some("x")), None, None, None, None, true),
+            quota(flavor("sim", None), Some(70_000), units, all, units, false),
+            quota(flavor("im", Some("default")), Some(70_000), all, units, all, false),
+            quota(flavor("im", Some("default")), None, None, None, None, true),
             members("default", &["ann", "bob"], &[]),
             members("default", &[], &["bob"]),
             set_budget(
                 "default",
-                flavor(None),
+                flavor("sim", None),
                 Some(budget(Window::Month(zone), WhenExhausted::Hold)),
             ),
             set_budget(
                 "default",
-                flavor(Some("x")),
+                flavor("im", Some("default")),
                 Some(budget(Window::Rolling(9), WhenExhausted::LowPriority)),
             ),
             set_budget(
                 "default",
-                flavor(Some("y")),
+                flavor("si", None),
                 Some(budget(Window::Rolling(9), WhenExhausted::Stop)),
             ),
-            set_budget("default", flavor(Some("y")), None),
+            set_budget("default", flavor("si", None), None),
         ],
     }
 }
@@ -176,7 +177,7 @@ fn all_that_is_said_of_teams_comes_back() {
     let cluster = rich();
     let team = cluster.state.team("default").expect("it is always there");
     assert_eq!(Team::decode(&team.encode()).as_ref(), Ok(team.as_ref()));
-    assert!(team.weight == 3 && team.limits.len() == 6 && team.budgets.len() == 2);
+    assert!(team.weight == 3 && team.limits.len() == 5 && team.budgets.len() == 2);
     assert!(team.quotas.len() == 1 && team.user_caps.len() == 1 && team.members.len() == 1);
     let charged = cluster
         .state

@@ -13,8 +13,9 @@ use crate::state::records::{Account, Budget, Charge, WhenExhausted, Window};
 
 /// What is committed at once, milliseconds (POLICY §3: slice 1 h).
 pub const SLICE_MS: i64 = 3_600_000;
-/// A commitment is renewed when less than this is left of it, milliseconds: nobody may be there to do it for a while.
-pub const RENEWED_BEFORE_MS: i64 = 900_000;
+/// A commitment is renewed when less than this is left of it, milliseconds: nobody may be there to do it for a while. A shorter one: when less than a
+/// quarter of it is left.
+const RENEWED_BEFORE_MS: i64 = 900_000;
 /// Where no whole slice is left of a budget, what runs goes on by as little as this, milliseconds.
 const SLICE_MS_MIN: i64 = 300_000;
 /// Of a budget with `hold`, one part in so many is kept for jobs that had been started (POLICY §3: 5 %).
@@ -325,6 +326,12 @@ pub fn shrink(
         settle(books, &mut stays, now_ms, None);
     }
     *charge = stays;
+}
+
+/// When a charge is to be renewed.
+pub fn renew_at(charge: &Charge) -> UtcMs {
+    let long = charge.until_ms.saturating_sub(charge.from_ms).max(0);
+    charge.until_ms.saturating_sub(RENEWED_BEFORE_MS.min(long / 4))
 }
 
 /// Settles a charge and commits the next slice for it, or a shorter one where no more is left.

@@ -166,7 +166,7 @@ fn a_renewal_takes_what_is_left_and_then_fails() {
     let mut at = BEGIN;
     let mut renewals = 0;
     let short = loop {
-        at = (charge.until_ms - RENEWED_BEFORE_MS).max(at + 1_000);
+        at = renew_at(&charge).max(at + 1_000);
         match renew(&mut books, &mut charge, at) {
             Ok(()) => renewals += 1,
             Err(short) => break short,
@@ -323,7 +323,7 @@ fn no_history_uses_more_than_there_is() {
                 _ => {
                     let mut kept = Vec::new();
                     for mut charge in open.drain(..) {
-                        let due = charge.until_ms - now < RENEWED_BEFORE_MS;
+                        let due = renew_at(&charge) <= now;
                         if !due || renew(&mut books, &mut charge, now).is_ok() {
                             kept.push(charge);
                         }
