@@ -277,6 +277,25 @@ fn another_window_keeps_what_was_used() {
     assert_eq!(back.committed, committed(&month(), open()));
 }
 
+/// No window counts more than its limit, and what is committed is what those that run say.
+fn check(books: &[Book], open: &[Charge], seed: u64) {
+    for book in books {
+        let (account, window) = (&book.account, &book.budget.window);
+        for begin in account.used.keys().chain(account.committed.keys()) {
+            let counted = account.counted(window, *begin);
+            assert!(counted <= book.budget.limit, "seed {seed}");
+        }
+        let named = open.iter();
+        let named = named.filter(|one| one.at.iter().any(|team| **team == *book.team));
+        let stretches = named.map(|one| (one.units, one.from_ms, one.until_ms));
+        assert_eq!(
+            account.committed,
+            committed(window, stretches),
+            "seed {seed}"
+        );
+    }
+}
+
 /// Many attempts of random widths and lengths, begun, renewed and ended at random: at no time more is used or committed than there is, and what
 /// is committed is what those that run say.
 #[test]
@@ -331,28 +350,7 @@ fn no_history_uses_more_than_there_is() {
                     open = kept;
                 }
             }
-            for book in &books {
-                for begin in book
-                    .account
-                    .used
-                    .keys()
-                    .chain(book.account.committed.keys())
-                {
-                    assert!(
-                        book.account.counted(&book.budget.window, *begin) <= book.budget.limit,
-                        "seed {seed}"
-                    );
-                }
-                let named = open
-                    .iter()
-                    .filter(|one| one.at.iter().any(|team| **team == *book.team));
-                let stretches = named.map(|one| (one.units, one.from_ms, one.until_ms));
-                assert_eq!(
-                    book.account.committed,
-                    committed(&book.budget.window, stretches),
-                    "seed {seed}"
-                );
-            }
+            check(&books, &open, seed);
         }
     }
 }
