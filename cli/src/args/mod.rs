@@ -22,7 +22,7 @@ pub use jobs::{
     CancelArgs, JobsArgs, LogsArgs, RetryArgs, RunArgs, ShowArgs, SubmitArgs, WaitArgs, WhyArgs,
 };
 pub use node::NodeCommand;
-pub use teams::{DryRun, LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
+pub use teams::{LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
 
 /// One training cluster out of a pile of GPU servers.
 #[derive(Debug, Parser)]
