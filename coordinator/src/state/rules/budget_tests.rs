@@ -1,7 +1,6 @@
 //! Budgets on worked examples, and a random history in which no index may see more used than there is.
 use super::*;
 use crate::state::records::Zone;
-use crate::state::rules::window::HOUR_MS;
 use crate::state::view::teams::Flavor;
 
 const GPU_HOUR: u64 = 7_000 * 3_600_000;
@@ -238,6 +237,23 @@ fn a_gang_whose_nodes_end_one_by_one_pays_for_each_as_long_as_it_held_it() {
         (books[0].used(BEGIN), books[0].counted(BEGIN)),
         (GPU_HOUR * 3 / 4, GPU_HOUR * 3 / 4)
     );
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_ages_costs_no_time() {
+    for window in [month(), Window::Rolling(366)] {
+        let mut books = [book("t", 10, window, WhenExhausted::Stop)];
+        for now in [i64::MIN, -1 << 60, BEGIN, 1 << 60, i64::MAX] {
+            let begun = begin(&mut books, 7_000, now, (None, Asks::ToBegin));
+            let Ok(begun) = begun else {
+                continue;
+            };
+            let mut charge = charge(7_000, now, begun);
+            settle(&mut books, &mut charge, i64::MAX, None);
+            settle(&mut books, &mut charge, i64::MAX, Some(i64::MIN));
+        }
+        assert!(books[0].account.committed.is_empty());
+    }
 }
 
 #[test]
