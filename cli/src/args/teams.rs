@@ -77,7 +77,7 @@ pub enum QuotaCommand {
         team: Option<String>,
     },
     /// Change what a team may hold and use up; what is not named stays
-    Set(QuotaSetArgs),
+    Set(Box<QuotaSetArgs>),
     /// What a team's users hold and have used
     Usage {
         /// Only this team and those in it

@@ -165,12 +165,12 @@ impl State {
         self.levels(team).filter_map(budgeted).collect()
     }
 
-    /// Attempts of which something is committed only up to `time_ms` or before.
+    /// Attempts whose commitments are to be renewed at `time_ms` or before, those first that are due first.
     pub fn charges_due(&self, time_ms: UtcMs) -> impl Iterator<Item = (JobId, Epoch)> {
         self.indexes.teams.due(time_ms)
     }
 
-    /// When the first of all commitments ends.
+    /// When the first of all commitments is to be renewed.
     pub fn next_charge_due(&self) -> Option<UtcMs> {
         self.indexes.teams.next_due()
     }

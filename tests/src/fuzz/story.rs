@@ -81,8 +81,7 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&system, wave(7));
     tell(&system, reported("a", 6, vec![running(7), tasks(7)]));
     tell(&ann, teams());
-    let most = 10;
-    tell(&system, Body::RenewCharges(RenewCharges { most }));
+    tell(&system, Body::RenewCharges(RenewCharges { most: 10 }));
     told[8].key = Some(IdempotencyKey {
         uuid: [7; 16],
         request_hash: [9; 32],

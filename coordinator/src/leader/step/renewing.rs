@@ -4,7 +4,6 @@ use mlctl_proto::units::UtcMs;
 use crate::leader::liveness::Mono;
 use crate::state::State;
 use crate::state::commands::{RENEW_CHARGES_MAX, RenewCharges};
-use crate::state::rules::budget::RENEWED_BEFORE_MS;
 
 /// After a command that renewed nothing new, the next one waits so long, milliseconds: what is still due then is at the end of its budget.
 const CALM_MS: u64 = 1_000;
@@ -34,7 +33,7 @@ impl Renewing {
         let (seen, at) = self.seen?;
         let since = i64::try_from(now.saturating_sub(at)).unwrap_or(i64::MAX);
         let by_now = seen.saturating_add(since);
-        if self.fresh && due.saturating_sub(RENEWED_BEFORE_MS) > by_now {
+        if self.fresh && due > by_now {
             return None;
         }
         self.running = true;
@@ -97,7 +96,7 @@ mod tests {
         cluster.run(system(), Body::RenewCharges(first));
         renewing.ended(2, true, 300);
         let due = cluster.state.next_charge_due().expect("it runs");
-        let wait = u64::try_from(due - RENEWED_BEFORE_MS - cluster.state.now_ms()).expect("later");
+        let wait = u64::try_from(due - cluster.state.now_ms()).expect("later");
         assert_eq!(renewing.begin(10, &cluster.state), None);
         assert_eq!(renewing.begin(9 + wait, &cluster.state), None);
         assert!(renewing.begin(10 + wait, &cluster.state).is_some());

@@ -39,93 +39,94 @@ fn rich() -> Cluster {
     cluster
 }
 
-/// Every kind of edit, with everything that there is to say.
-fn teams() -> ChangeTeams {
-    let flavor = |pool: Option<&str>| Flavor {
-        kind: "sim".into(),
+fn flavor(kind: &str, pool: Option<&str>) -> Flavor {
+    Flavor {
+        kind: kind.into(),
         pool: pool.map(Into::into),
+    }
+}
+
+fn made(team: &str, limits: Vec<(TeamLimit, Option<u64>)>) -> TeamEdit {
+    TeamEdit::Team(SetTeam {
+        team: team.into(),
+        weight: Some(3),
+        limits,
+    })
+}
+
+fn quota(flavor: Flavor, nominal: Option<u64>, limits: [Option<Limit>; 3]) -> TeamEdit {
+    let [borrow, lend, per_user] = limits;
+    TeamEdit::Quota(SetQuota {
+        team: "default".into(),
+        flavor,
+        nominal,
+        borrow,
+        lend,
+        per_user,
+        remove: nominal.is_none(),
+    })
+}
+
+fn members(add: &[&str], remove: &[&str]) -> TeamEdit {
+    let member = |name: &&str| NewMember {
+        user_id: format!("id-{name}"),
+        name: (*name).into(),
+        default: true,
     };
-    let team = |name: &str, limits| {
-        TeamEdit::Team(SetTeam {
-            team: name.into(),
-            weight: Some(3),
-            limits,
-        })
-    };
-    let every = TeamLimit::ALL
-        .into_iter()
-        .map(|which| (which, Some(1 << 40)));
-    let budget = |window, when_exhausted| Budget {
+    TeamEdit::Members(SetMembers {
+        team: "default".into(),
+        add: add.iter().map(member).collect(),
+        remove: remove.iter().map(|name| format!("id-{name}")).collect(),
+    })
+}
+
+fn budget(flavor: Flavor, budget: Option<(Window, WhenExhausted)>) -> TeamEdit {
+    let budget = budget.map(|(window, when_exhausted)| Budget {
         limit: 1 << 50,
         window,
         when_exhausted,
         until_ms: 1 << 50,
-    };
-    let set_budget = |name: &str, flavor, budget| {
-        TeamEdit::Budget(SetBudget {
-            team: name.into(),
-            flavor,
-            budget,
-        })
-    };
+    });
+    TeamEdit::Budget(SetBudget {
+        team: "default".into(),
+        flavor,
+        budget,
+    })
+}
+
+/// Every kind of edit, with everything that there is to say.
+fn teams() -> ChangeTeams {
+    // With a limit of time, jobs would have to say how long they run.
+    let every = TeamLimit::ALL.into_iter();
+    let every = every.filter(|which| *which != TeamLimit::MaxTimeMs);
+    let every = every.map(|which| (which, Some(1 << 40)));
     let zone = Zone {
         name: "Europe/Berlin".into(),
         offsets: vec![(0, 3_600), (5, -7_200)],
     };
-    let member = |name: &str| NewMember {
-        user_id: format!("id-{name}"),
-        name: name.into(),
-        default: true,
-    };
-    let members = |team: &str, add: &[&str], remove: &[&str]| {
-        TeamEdit::Members(SetMembers {
-            team: team.into(),
-            add: add.iter().map(|name| member(name)).collect(),
-            remove: remove.iter().map(|name| format!("id-{name}")).collect(),
-        })
-    };
-    let quota = |flavor, nominal, borrow, lend, per_user, remove| {
-        TeamEdit::Quota(SetQuota {
-            team: "default".into(),
-            flavor,
-            nominal,
-            borrow,
-            lend,
-            per_user,
-            remove,
-        })
-    };
+    let here = || flavor("im", Some("default"));
+    let rolling = Window::Rolling(9);
     let (units, all) = (Some(Limit::Units(70_000)), Some(Limit::Unlimited));
-    ChangeTeams {
-        edits: vec![
-            team("default", every.collect()),
-            team("gone", vec![(TeamLimit::MaxPending, None)]),
-            TeamEdit::Remove(RemoveTeam {
-                team: "gone".into(),
-            }),
-            quota(flavor(None), Some(70_000), units, all, units, false),
-            quota(flavor(Some("x")), Some(70_000), all, units, all, false),
-            quota(flavor(Some("x")), None, None, None, None, true),
-            members("default", &["ann", "bob"], &[]),
-            members("default", &[], &["bob"]),
-            set_budget(
-                "default",
-                flavor(None),
-                Some(budget(Window::Month(zone), WhenExhausted::Hold)),
-            ),
-            set_budget(
-                "default",
-                flavor(Some("x")),
-                Some(budget(Window::Rolling(9), WhenExhausted::LowPriority)),
-            ),
-            set_budget(
-                "default",
-                flavor(Some("y")),
-                Some(budget(Window::Rolling(9), WhenExhausted::Stop)),
-            ),
-            set_budget("default", flavor(Some("y")), None),
-        ],
-    }
+    let edits = vec![
+        made("default", every.collect()),
+        made("gone", vec![(TeamLimit::MaxPending, None)]),
+        TeamEdit::Remove(RemoveTeam {
+            team: "gone".into(),
+        }),
+        quota(flavor("sim", None), Some(70_000), [units, all, units]),
+        quota(here(), Some(70_000), [all, units, all]),
+        quota(here(), None, [None; 3]),
+        members(&["ann", "bob"], &[]),
+        members(&[], &["bob"]),
+        budget(
+            flavor("sim", None),
+            Some((Window::Month(zone), WhenExhausted::Hold)),
+        ),
+        budget(here(), Some((rolling.clone(), WhenExhausted::LowPriority))),
+        budget(flavor("si", None), Some((rolling, WhenExhausted::Stop))),
+        budget(flavor("si", None), None),
+    ];
+    ChangeTeams { edits }
 }
 
 fn same(left: &State, right: &State) {
@@ -176,7 +177,7 @@ fn all_that_is_said_of_teams_comes_back() {
     let cluster = rich();
     let team = cluster.state.team("default").expect("it is always there");
     assert_eq!(Team::decode(&team.encode()).as_ref(), Ok(team.as_ref()));
-    assert!(team.weight == 3 && team.limits.len() == 6 && team.budgets.len() == 2);
+    assert!(team.weight == 3 && team.limits.len() == 5 && team.budgets.len() == 2);
     assert!(team.quotas.len() == 1 && team.user_caps.len() == 1 && team.members.len() == 1);
     let charged = cluster
         .state

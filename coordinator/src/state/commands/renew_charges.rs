@@ -5,7 +5,6 @@ use mlctl_proto::errors::Refusal;
 use super::{Context, accounts};
 use crate::state::change::Change;
 use crate::state::records::Reply;
-use crate::state::rules::budget::RENEWED_BEFORE_MS;
 
 /// Attempts in one command.
 pub const RENEW_CHARGES_MAX: usize = 1_024;
@@ -20,10 +19,9 @@ pub struct RenewCharges {
 impl RenewCharges {
     pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
         context.require_system()?;
-        let soon = context.now_ms.saturating_add(RENEWED_BEFORE_MS);
         let most = usize::try_from(self.most)
             .map_or(RENEW_CHARGES_MAX, |most| most.min(RENEW_CHARGES_MAX));
-        let due: Vec<_> = change.state().charges_due(soon).take(most).collect();
+        let due: Vec<_> = change.state().charges_due(context.now_ms).take(most).collect();
         for key in due {
             accounts::renew(change, key, context.now_ms)?;
         }

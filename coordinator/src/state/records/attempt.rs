@@ -3,6 +3,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::{Oom, UtcMs};
 
 use super::{Charge, Wave};
+use crate::state::rules::budget::renew_at;
 
 /// How an attempt, or one node's part of it, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -218,12 +219,12 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Up to when budgets cover it, while that is to be renewed.
+    /// When what it has committed at budgets is to be renewed, if it is.
     pub fn renewed_by(&self) -> Option<UtcMs> {
         let goes_on = !self.stopping && !self.in_doubt && !self.closed();
-        let until = self.charges.iter().map(|charge| charge.until_ms);
-        // 0: no budget covers it any more.
-        until.filter(|until| goes_on && *until != 0).min()
+        // Until 0: no budget covers it any more.
+        let covered = self.charges.iter().filter(|charge| charge.until_ms != 0);
+        covered.map(renew_at).filter(|_| goes_on).min()
     }
 
     /// All its allocations have ended: its devices are free, its epoch is closed.

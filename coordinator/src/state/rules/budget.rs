@@ -8,17 +8,20 @@ use std::sync::Arc;
 
 use mlctl_proto::units::UtcMs;
 
-use super::window::{counts_from, piece};
+use super::window::{HOUR_MS, ROLLING_DAYS_MAX, counts_from, piece};
 use crate::state::records::{Account, Budget, Charge, WhenExhausted, Window};
 
 /// What is committed at once, milliseconds (POLICY §3: slice 1 h).
 pub const SLICE_MS: i64 = 3_600_000;
-/// A commitment is renewed when less than this is left of it, milliseconds: nobody may be there to do it for a while.
-pub const RENEWED_BEFORE_MS: i64 = 900_000;
+/// A commitment is renewed when less than this is left of it, milliseconds: nobody may be there to do it for a while. A shorter one: when less than a
+/// quarter of it is left.
+const RENEWED_BEFORE_MS: i64 = 900_000;
 /// Where no whole slice is left of a budget, what runs goes on by as little as this, milliseconds.
 const SLICE_MS_MIN: i64 = 300_000;
 /// Of a budget with `hold`, one part in so many is kept for jobs that had been started (POLICY §3: 5 %).
 const RESERVE_PART: u64 = 20;
+/// What was charged longer ago is not given back, milliseconds: the longest window.
+const BACK_MS_MAX: i64 = ROLLING_DAYS_MAX as i64 * 24 * HOUR_MS;
 /// Months of which it is remembered what was used, beside the present one.
 const MONTHS_KEPT: usize = 3;
 
@@ -291,6 +294,8 @@ pub fn settle(
         // What is settled already, and had been committed here as far as is known.
         let charged = here || charge.until_ms <= charge.from_ms;
         let back = if charged { end } else { charge.from_ms };
+        // Older ones count in no window any more.
+        let back = back.max(charge.from_ms.saturating_sub(BACK_MS_MAX));
         for (begin, amount) in split(&window, charge.units, back, charge.from_ms) {
             if let Some(sum) = book.account.used.get_mut(&begin) {
                 *sum = sum.saturating_sub(amount);
@@ -325,6 +330,14 @@ pub fn shrink(
         settle(books, &mut stays, now_ms, None);
     }
     *charge = stays;
+}
+
+/// When a charge is to be renewed.
+pub fn renew_at(charge: &Charge) -> UtcMs {
+    let long = charge.until_ms.saturating_sub(charge.from_ms).max(0);
+    charge
+        .until_ms
+        .saturating_sub(RENEWED_BEFORE_MS.min(long / 4))
 }
 
 /// Settles a charge and commits the next slice for it, or a shorter one where no more is left.

@@ -1,7 +1,6 @@
 //! Budgets on worked examples, and a random history in which no index may see more used than there is.
 use super::*;
 use crate::state::records::Zone;
-use crate::state::rules::window::HOUR_MS;
 use crate::state::view::teams::Flavor;
 
 const GPU_HOUR: u64 = 7_000 * 3_600_000;
@@ -166,7 +165,7 @@ fn a_renewal_takes_what_is_left_and_then_fails() {
     let mut at = BEGIN;
     let mut renewals = 0;
     let short = loop {
-        at = (charge.until_ms - RENEWED_BEFORE_MS).max(at + 1_000);
+        at = renew_at(&charge).max(at + 1_000);
         match renew(&mut books, &mut charge, at) {
             Ok(()) => renewals += 1,
             Err(short) => break short,
@@ -241,6 +240,23 @@ fn a_gang_whose_nodes_end_one_by_one_pays_for_each_as_long_as_it_held_it() {
 }
 
 #[test]
+fn a_clock_that_is_wrong_by_ages_costs_no_time() {
+    for window in [month(), Window::Rolling(366)] {
+        let mut books = [book("t", 10, window, WhenExhausted::Stop)];
+        for now in [i64::MIN, -1 << 60, BEGIN, 1 << 60, i64::MAX] {
+            let begun = begin(&mut books, 7_000, now, (None, Asks::ToBegin));
+            let Ok(begun) = begun else {
+                continue;
+            };
+            let mut charge = charge(7_000, now, begun);
+            settle(&mut books, &mut charge, i64::MAX, None);
+            settle(&mut books, &mut charge, i64::MAX, Some(i64::MIN));
+        }
+        assert!(books[0].account.committed.is_empty());
+    }
+}
+
+#[test]
 fn a_budget_that_has_ended_covers_nothing() {
     let mut ended = book("t", 2, month(), WhenExhausted::Stop);
     ended.budget.until_ms = BEGIN + HOUR_MS;
@@ -275,6 +291,25 @@ fn another_window_keeps_what_was_used() {
     let back = carried_over(&new, (&Window::Rolling(3), &month()), now, open());
     assert_eq!(back.used, BTreeMap::from([(BEGIN, 5)]));
     assert_eq!(back.committed, committed(&month(), open()));
+}
+
+/// No window counts more than its limit, and what is committed is what those that run say.
+fn check(books: &[Book], open: &[Charge], seed: u64) {
+    for book in books {
+        let (account, window) = (&book.account, &book.budget.window);
+        for begin in account.used.keys().chain(account.committed.keys()) {
+            let counted = account.counted(window, *begin);
+            assert!(counted <= book.budget.limit, "seed {seed}");
+        }
+        let named = open.iter();
+        let named = named.filter(|one| one.at.iter().any(|team| **team == *book.team));
+        let stretches = named.map(|one| (one.units, one.from_ms, one.until_ms));
+        assert_eq!(
+            account.committed,
+            committed(window, stretches),
+            "seed {seed}"
+        );
+    }
 }
 
 /// Many attempts of random widths and lengths, begun, renewed and ended at random: at no time more is used or committed than there is, and what
@@ -323,7 +358,7 @@ fn no_history_uses_more_than_there_is() {
                 _ => {
                     let mut kept = Vec::new();
                     for mut charge in open.drain(..) {
-                        let due = charge.until_ms - now < RENEWED_BEFORE_MS;
+                        let due = renew_at(&charge) <= now;
                         if !due || renew(&mut books, &mut charge, now).is_ok() {
                             kept.push(charge);
                         }
@@ -331,28 +366,7 @@ fn no_history_uses_more_than_there_is() {
                     open = kept;
                 }
             }
-            for book in &books {
-                for begin in book
-                    .account
-                    .used
-                    .keys()
-                    .chain(book.account.committed.keys())
-                {
-                    assert!(
-                        book.account.counted(&book.budget.window, *begin) <= book.budget.limit,
-                        "seed {seed}"
-                    );
-                }
-                let named = open
-                    .iter()
-                    .filter(|one| one.at.iter().any(|team| **team == *book.team));
-                let stretches = named.map(|one| (one.units, one.from_ms, one.until_ms));
-                assert_eq!(
-                    book.account.committed,
-                    committed(&book.budget.window, stretches),
-                    "seed {seed}"
-                );
-            }
+            check(&books, &open, seed);
         }
     }
 }

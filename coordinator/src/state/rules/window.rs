@@ -9,7 +9,7 @@ pub const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 /// The longest rolling window, days.
 pub const ROLLING_DAYS_MAX: u32 = 366;
-/// Times beyond this, in either direction, count as this: the year 9999, about.
+/// All time beyond this, in either direction, is one piece: the year 9999, about. Only a clock that is wrong shows it.
 const FAR_MS: i64 = 253_000_000_000_000;
 
 impl Zone {
@@ -83,9 +83,15 @@ fn month_begin(zone: &Zone, at_ms: UtcMs, months: i64) -> UtcMs {
 /// When the piece of time that `at_ms` is in begins, and when the next one does: a month, or an hour. What is used in it counts, and stops counting,
 /// together.
 pub fn piece(window: &Window, at_ms: UtcMs) -> (UtcMs, UtcMs) {
+    if at_ms >= FAR_MS {
+        return (FAR_MS, i64::MAX);
+    }
+    if at_ms < -FAR_MS {
+        return (i64::MIN, -FAR_MS);
+    }
     match window {
         Window::Rolling(_) => {
-            let begin = at_ms.clamp(-FAR_MS, FAR_MS).div_euclid(HOUR_MS) * HOUR_MS;
+            let begin = at_ms.div_euclid(HOUR_MS) * HOUR_MS;
             (begin, begin + HOUR_MS)
         }
         Window::Month(zone) => {
@@ -234,7 +240,18 @@ mod tests {
         assert_eq!(piece(&window, 3_599_999), (0, 3_600_000));
         assert_eq!(piece(&window, -1), (-3_600_000, 0));
         assert_eq!(counts_from(&window, 100 * HOUR_MS), 53 * HOUR_MS);
-        let far = piece(&window, i64::MAX);
-        assert!(far.0 < far.1 && piece(&Window::Month(berlin()), i64::MIN).0 < 0);
+        for window in [window, Window::Month(berlin())] {
+            for at in [
+                i64::MIN,
+                -FAR_MS - 1,
+                -FAR_MS,
+                FAR_MS - 1,
+                FAR_MS,
+                i64::MAX - 1,
+            ] {
+                let (begin, end) = piece(&window, at);
+                assert!(begin <= at && at < end, "{at}: {begin} {end}");
+            }
+        }
     }
 }

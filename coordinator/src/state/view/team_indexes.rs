@@ -1,4 +1,4 @@
-//! Indexes over teams and charges: which flavors are named at all, whose jobs go where, and which commitments end when. Kept by the hooks of their
+//! Indexes over teams and charges: which flavors are named at all, whose jobs go where, and which commitments are renewed when. Kept by the hooks of their
 //! tables and rebuilt through the same hooks on load. Decides nothing.
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub struct TeamIndexes {
     flavors: Arc<Flavors>,
     /// The team of each user's jobs.
     defaults: OrdMap<Arc<str>, Arc<str>>,
-    /// Attempts with something committed, by the end of that.
+    /// Attempts with something committed, by when that is to be renewed.
     due: OrdSet<(UtcMs, (JobId, Epoch))>,
 }
 
@@ -34,7 +34,7 @@ impl TeamIndexes {
         self.defaults.get(user)
     }
 
-    /// Attempts of which something is committed only up to `time_ms` or before, the first that ends first.
+    /// Attempts whose commitments are to be renewed at `time_ms` or before, those first that are due first.
     pub fn due(&self, time_ms: UtcMs) -> impl Iterator<Item = (JobId, Epoch)> {
         let due = self
             .due
@@ -43,7 +43,7 @@ impl TeamIndexes {
         due.map(|(_, key)| *key)
     }
 
-    /// When the first of all commitments ends.
+    /// When the first of all commitments is to be renewed.
     pub fn next_due(&self) -> Option<UtcMs> {
         self.due.get_min().map(|(until, _)| *until)
     }

@@ -74,7 +74,7 @@ fn commitments_are_renewed_until_the_budget_is_used_up_and_then_the_job_waits() 
     let mut renewals = 0;
     while cluster.job(job).state == JobState::Running {
         let due = cluster.state.next_charge_due().expect("it is committed");
-        cluster.now_ms = cluster.now_ms.max(due - 600_000);
+        cluster.now_ms = cluster.now_ms.max(due);
         cluster.run(system(), Body::RenewCharges(RenewCharges { most: 10 }));
         renewals += 1;
         assert!(renewals < 30);

@@ -233,7 +233,7 @@ fn a_team_borrows_what_the_other_leaves_and_no_more() {
     );
     let both = vec![
         cluster.start(bob[2], &["c"]),
-        cluster.start(jobs[6], &["c"]),
+        cluster.start(jobs[6], &["a"]),
     ];
     let reply = cluster.propose(both).reply;
     assert!(
@@ -411,7 +411,9 @@ fn random_teams_and_jobs_never_go_beyond_a_quota_or_a_budget() {
             let user = ["ann", "bob"][roll(2) as usize];
             let team = ["acme", "acme/nlp", "acme/vision"][roll(3) as usize];
             match roll(9) {
-                0 | 1 => drop(cluster.submitted(user, 1, 1 + roll(3) as u32)),
+                0 | 1 => {
+                    cluster.submitted(user, 1, 1 + roll(3) as u32);
+                }
                 2..=4 => {
                     let waiting: Vec<JobId> = cluster.state.pending().map(|job| job.id).collect();
                     let starts = waiting
