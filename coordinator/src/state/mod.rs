@@ -44,7 +44,7 @@ use records::{
 };
 use rules::{Inventory, Request};
 use table::Table;
-use view::Indexes;
+use view::{Indexes, SpecFacts};
 
 /// Everything the members agree on. A clone is cheap and shares all rows; it is what readers get.
 #[derive(Debug, Clone, Default)]
@@ -287,6 +287,11 @@ impl State {
     /// What a job asks of the inventory.
     pub fn request(&self, job: &Job) -> Option<&Arc<Request>> {
         self.indexes.request(&job.spec_hash)
+    }
+
+    /// What the scheduler has to know of a job's spec.
+    pub fn spec_facts(&self, job: &Job) -> Option<&Arc<SpecFacts>> {
+        self.indexes.facts(&job.spec_hash)
     }
 
     /// How often a job starts again by itself, if its spec says so.

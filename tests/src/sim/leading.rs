@@ -33,15 +33,10 @@ const QUOTA_GPUS: u64 = 5;
 #[derive(Clone, Debug)]
 pub(super) enum Why {
     Bootstrap,
-<<<<<<< HEAD
-    /// When the scheduler's answer may change by itself, when the plan was made, and whether the deadline of some job is over.
-    Plan(Option<i64>, i64, bool),
-=======
     /// A quota for everybody.
     Quota,
-    /// When the scheduler's answer may change by itself, and when the plan was made.
-    Plan(Option<i64>, i64),
->>>>>>> w-quota
+    /// When the scheduler's answer may change by itself, when the plan was made, and whether the deadline of some job is over.
+    Plan(Option<i64>, i64, bool),
     Step(step::Why),
 }
 

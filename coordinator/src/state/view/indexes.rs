@@ -15,6 +15,7 @@ use crate::state::records::{
     Allocation, AllocationPhase, Attempt, HistoryBatch, Idempotency, Job, JobState, Node,
     RequestKey,
 };
+use super::SpecFacts;
 use crate::state::rules::{Inventory, Request};
 
 type Holder = (JobId, Epoch);
@@ -41,6 +42,8 @@ pub struct Indexes {
     filling: OrdSet<(u64, JobId)>,
     pending_by_user: OrdMap<Arc<str>, usize>,
     requests: OrdMap<[u8; 32], Arc<Request>>,
+    /// What the scheduler has to know of each spec.
+    facts: OrdMap<[u8; 32], Arc<SpecFacts>>,
     /// Of specs that have one.
     retries: OrdMap<[u8; 32], Arc<RetrySpec>>,
     devices: OrdMap<Arc<str>, OrdMap<Arc<str>, Holder>>,
@@ -107,6 +110,11 @@ impl Indexes {
     /// What jobs of a spec ask for.
     pub fn request(&self, spec_hash: &[u8; 32]) -> Option<&Arc<Request>> {
         self.requests.get(spec_hash)
+    }
+
+    /// What the scheduler has to know of a spec.
+    pub fn facts(&self, spec_hash: &[u8; 32]) -> Option<&Arc<SpecFacts>> {
+        self.facts.get(spec_hash)
     }
 
     /// How often jobs of a spec start again by themselves, if it says so.
@@ -189,6 +197,8 @@ impl Indexes {
     pub fn add_spec(&mut self, spec_hash: [u8; 32], spec: JobSpec) {
         let request = Request::of(&spec);
         self.requests.insert(spec_hash, Arc::new(request));
+        self.facts
+            .insert(spec_hash, Arc::new(SpecFacts::of(&spec)));
         if let Some(retry) = spec.retry {
             self.retries.insert(spec_hash, Arc::new(retry));
         }
@@ -197,6 +207,7 @@ impl Indexes {
     /// Hook of the specs: no job names it any more.
     pub fn remove_spec(&mut self, spec_hash: &[u8; 32]) {
         self.requests.remove(spec_hash);
+        self.facts.remove(spec_hash);
         self.retries.remove(spec_hash);
     }
 

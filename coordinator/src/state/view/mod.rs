@@ -8,12 +8,16 @@ pub mod jobs;
 pub mod nodes;
 pub mod policy;
 pub mod scene;
+mod spec_facts;
+mod stage;
 mod team_indexes;
 pub mod teams;
 
 use std::collections::BTreeSet;
 
 pub use indexes::{Holding, Indexes};
+pub use spec_facts::SpecFacts;
+pub use stage::scene;
 
 /// What the scheduler sees of the rest of the state: the rows of a view, and the shape of what it proposes.
 pub use super::commands::{Placement, StartAttempt};
