@@ -26,6 +26,7 @@ mod resume_tests;
 #[cfg(test)]
 mod retry_tests;
 mod shape;
+mod starts;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -42,6 +43,7 @@ use crate::state::view::{ClusterView, StartAttempt};
 
 pub use explain::explain;
 pub use reasons::Reason;
+pub use starts::starts;
 pub use turn::NoTurn;
 
 /// What to propose, and why the rest waits.
