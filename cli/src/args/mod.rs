@@ -5,6 +5,7 @@ mod daemon;
 mod dev;
 mod jobs;
 mod node;
+mod simulate;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,7 @@ pub use jobs::{
     CancelArgs, JobsArgs, LogsArgs, RetryArgs, RunArgs, ShowArgs, SubmitArgs, WaitArgs, WhyArgs,
 };
 pub use node::NodeCommand;
+pub use simulate::{SharedBy, SimulateArgs};
 
 /// One training cluster out of a pile of GPU servers.
 #[derive(Debug, Parser)]
@@ -101,6 +103,8 @@ pub enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// Replay a recorded load on a described cluster, in virtual time, with the scheduler's own code
+    Simulate(SimulateArgs),
     /// A whole cluster on this machine, for trying out and for tests
     Dev(DevArgs),
     /// Watch a cluster train a model and survive a killed node

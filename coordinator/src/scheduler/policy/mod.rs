@@ -1,6 +1,7 @@
 //! What distinguishes the policies: which of a team's jobs comes first, and which running attempts may be sliced. Everything else is the engine's and the same
 //! for both (POLICY §4, §7). Does NOT order by class, age, quota or fair share.
 pub mod fair;
+pub mod las;
 
 use mlctl_proto::units::UtcMs;
 
@@ -22,9 +23,10 @@ pub trait Rules: Sync {
     fn next(&self, settings: &SchedSettings, running: &Running, now: UtcMs) -> Option<UtcMs>;
 }
 
-/// The rules of a policy. Until `las` has rules of its own it has those of `fair`.
+/// The rules of a policy.
 pub fn rules(policy: Policy) -> &'static dyn Rules {
     match policy {
-        Policy::Fair | Policy::Las => &fair::Fair,
+        Policy::Fair => &fair::Fair,
+        Policy::Las => &las::Las,
     }
 }
