@@ -119,7 +119,6 @@ impl<'a> Pass<'a> {
         });
         let charges: Vec<_> = named.collect();
         self.runs[place].source = Source::Start(self.out.starts.len());
-        self.promises.remove(hold.job);
         self.out.starts.push(crate::scheduler::plan::GangStart {
             job: hold.job,
             seats: hold.seats.clone(),

@@ -46,16 +46,17 @@ impl<'a> Pass<'a> {
         if soonest.is_none_or(|start| start >= hard) {
             return Ok((first, Footing::Regular));
         }
-        if let Some(failed) = self.no_place.get(&key).filter(|failed| **failed <= soft.unwrap_or(hard)) {
-            let _ = failed;
-            let promise = self.broken(&job, target, &first, hard);
-            let promise = promise.unwrap_or((job.waiting.id, self.now));
+        let Some(promise) = self.broken(&job, target, &first, hard) else {
+            return Ok((first, Footing::Regular));
+        };
+        // Its own promise binds others, not itself: what failed for them says nothing about it.
+        let alike = self.promises.all.iter().all(|one| one.job != job.waiting.id);
+        if alike && self.no_place.get(&key).is_some_and(|failed| *failed <= soft.unwrap_or(hard)) {
             return Err(NoPlace::Promise(promise.0, promise.1));
         }
         if let Ok(choice) = self.beside(&job, target, nodes, first.clone(), hard) {
             return Ok((choice, Footing::Regular));
         }
-        let promise = self.broken(&job, target, &first, hard).unwrap_or((job.waiting.id, self.now));
         if let Some(soft) = soft {
             if let Ok(choice) = self.beside(&job, target, nodes, first, soft) {
                 let due = self.broken(&job, target, &choice, hard).map_or(hard, |(_, start)| start);
@@ -63,7 +64,9 @@ impl<'a> Pass<'a> {
                 return Ok((choice, Footing::Guest(due)));
             }
         }
-        self.no_place.insert(key, soft.unwrap_or(hard));
+        if alike {
+            self.no_place.insert(key, soft.unwrap_or(hard));
+        }
         Err(NoPlace::Promise(promise.0, promise.1))
     }
 
@@ -218,7 +221,7 @@ impl<'a> Pass<'a> {
             runs::start(self.scene, Source::Start(place), job.waiting, job.team, parts, charges, self.now, footing);
         run.ask = ask;
         self.add_run(run);
-        self.promises.remove(job.waiting.id);
+        self.forget_promise(job.waiting.id, &choice.nodes);
         if job.turn.is_aged() {
             self.mark("aged job first");
         }

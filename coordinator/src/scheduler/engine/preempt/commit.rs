@@ -17,11 +17,12 @@ impl<'a> Pass<'a> {
     pub(super) fn evict(&mut self, at: usize, target: usize, mode: Mode, candidates: &[Candidate], victims: Vec<usize>, choice: Choice) -> bool {
         let victims: Vec<Candidate> = victims.iter().map(|at| candidates[*at].clone()).collect();
         let Some(mine) = self.allowed(at, target, mode, &victims) else { return false };
-        // Who would start only to be ended at once does not start: the pass begins again without.
+        // Who would start only to be ended at once comes after the one for whom: the pass begins again in that order.
         let starts = victims.iter().map(|one| &self.runs[one.run]).filter(|run| matches!(run.source, Source::Start(_)));
         let starts: Vec<JobId> = starts.map(|run| run.job).collect();
         if !starts.is_empty() {
-            self.withheld.extend(starts);
+            let owner = self.jobs[at].waiting.id;
+            starts.into_iter().for_each(|job| self.after_owners.entry(job).or_default().push(owner));
             self.again = true;
             return false;
         }
@@ -115,7 +116,7 @@ impl<'a> Pass<'a> {
             victims: victims.iter().map(|one| one.run).collect(),
             mode,
         });
-        self.promises.remove(job.waiting.id);
+        self.forget_promise(job.waiting.id, &choice.nodes);
         self.tables.forget();
         self.out.preemptions.push(Preemption {
             job: job.waiting.id,
