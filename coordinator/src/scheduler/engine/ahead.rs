@@ -303,7 +303,10 @@ impl Ahead<'_, '_> {
             amounts = amounts.minus(takes);
             // All that are there at that time, in their order, this one last.
             let others = self.promises.on(at).filter(|other| {
-                other.job != promise.job && other.start <= promise.start && other.end > promise.start
+                other.job != promise.job
+                    && !other.yields(asker)
+                    && other.start <= promise.start
+                    && other.end > promise.start
             });
             for other in others {
                 self.grid.satisfy(at, &mut free, &mut amounts, &other.need());

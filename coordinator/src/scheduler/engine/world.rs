@@ -16,7 +16,7 @@ use crate::scheduler::plan::{Proposal, Taken};
 use crate::scheduler::policy::rules;
 use crate::state::rules::quota::Ledger;
 use crate::state::view::amounts::GPU;
-use crate::state::view::ask::{Gpus, Width};
+use crate::state::view::ask::{Gpus, Prefer, Width};
 use crate::state::view::jobs::{Footing, Hold, Reservation, Running, Seat, Tasks, Waiting};
 use crate::state::view::nodes::{NodeView, Open};
 use crate::state::view::scene::Scene;
@@ -515,7 +515,9 @@ impl World {
                 let legal = [&without, &after].iter().all(|ledger| of.iter().all(|(flavor, units)| ledger.legal(&job.team, flavor, *units).is_ok()));
                 let theirs = [&without, &after].iter().all(|ledger| of.iter().all(|(flavor, units)| ledger.inside_nominal(&job.team, flavor, *units)));
                 // Within one class who stays inside nominal comes before who borrows.
-                let borrows_behind = job.class == mine.class && inside && !theirs && !turn(job.id).is_aged();
+                // Who would rather borrow its first type than take its second counts as a borrower.
+                let choosy = job.ask.kinds.len() > 1 && job.ask.prefer == Prefer::Type;
+                let borrows_behind = job.class == mine.class && inside && (!theirs || choosy) && !turn(job.id).is_aged();
                 let there = choice.nodes.iter().any(|node| {
                     start.seats.iter().any(|seat| free.node(&seat.node) == Some(*node))
                 });
