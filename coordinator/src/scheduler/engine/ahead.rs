@@ -208,7 +208,7 @@ impl Ahead<'_, '_> {
             let mut amounts = self.at(node, time, class, &mut free);
             self.keep_promises(node, time, asker, &mut free, &mut amounts);
             if self.grid.satisfy(node, &mut free, &mut amounts, need) {
-                return Some(past_windows(view, time, asker.protected));
+                return Some(past_windows(view, time, asker));
             }
         }
         None
@@ -303,7 +303,10 @@ impl Ahead<'_, '_> {
             amounts = amounts.minus(takes);
             // All that are there at that time, in their order, this one last.
             let others = self.promises.on(at).filter(|other| {
-                other.job != promise.job && other.start <= promise.start && other.end > promise.start
+                other.job != promise.job
+                    && !other.yields(asker)
+                    && other.start <= promise.start
+                    && other.end > promise.start
             });
             for other in others {
                 self.grid.satisfy(at, &mut free, &mut amounts, &other.need());
@@ -316,11 +319,11 @@ impl Ahead<'_, '_> {
     }
 }
 
-/// The first time from `time` on at which a job of that length does not run into a window.
-fn past_windows(view: &NodeView, time: UtcMs, length: u64) -> UtcMs {
+/// The first time from `time` on at which a job does not run into a window, or is one that may be ended there.
+fn past_windows(view: &NodeView, time: UtcMs, asker: &Asker<'_>) -> UtcMs {
     let mut time = time;
-    for (start, end) in &view.windows {
-        if time < *end && super::estimate::after(time, length) > *start {
+    for (start, end) in view.windows.iter().filter(|_| !asker.job.preemptible) {
+        if time < *end && super::estimate::after(time, asker.protected) > *start {
             time = *end;
         }
     }

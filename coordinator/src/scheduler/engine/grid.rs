@@ -54,26 +54,6 @@ pub fn whole_units(device: &DeviceView) -> u32 {
     u32::try_from(units).unwrap_or(u32::MAX)
 }
 
-/// The ask of so many of a seat's devices: a part of its amounts for each, rounded up.
-pub fn part_of(ask: &Ask, devices: usize, whole: usize) -> Ask {
-    let part = |value: u64| {
-        let value = u128::from(value) * devices as u128;
-        u64::try_from(value.div_ceil(whole.max(1) as u128)).unwrap_or(u64::MAX)
-    };
-    let count = u32::try_from(devices).unwrap_or(u32::MAX);
-    let gpus = match ask.gpus {
-        Gpus::Whole(_) => Gpus::Whole(count),
-        Gpus::Mig { slices, .. } => Gpus::Mig { count, slices },
-        other => other,
-    };
-    let amounts = ask.amounts.map(|all| Amounts {
-        cpu_milli: part(all.cpu_milli),
-        memory: part(all.memory),
-        disk: part(all.disk),
-    });
-    Ask { gpus, amounts, ..ask.clone() }
-}
-
 impl Grid {
     /// As the scene says, with all kinds of devices numbered.
     pub fn new(scene: &Scene, kinds: &mut Kinds) -> Self {
@@ -145,10 +125,11 @@ impl Grid {
 
     /// What an ask takes of a node beside GPUs.
     pub fn amounts_of(&self, node: usize, gpus: Gpus, said: Option<Amounts>) -> Amounts {
+        // Rounded down for one GPU, then for that many: as `place` does.
         let part = |has: u64| {
             let all = u128::from(self.shape.units[node].max(1));
-            let mine = u128::from(has).saturating_mul(u128::from(gpus.units())) / all;
-            u64::try_from(mine).unwrap_or(u64::MAX)
+            let each = u128::from(has).saturating_mul(u128::from(GPU)) / all;
+            u64::try_from(each.saturating_mul(u128::from(gpus.units())) / u128::from(GPU)).unwrap_or(u64::MAX)
         };
         let has = &self.shape.has[node];
         said.unwrap_or_else(|| match gpus {

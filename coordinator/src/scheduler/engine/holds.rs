@@ -78,15 +78,16 @@ impl<'a> Pass<'a> {
         self.book.commit(job.waiting, job.team, &charges, true);
         self.book.runs(job.team);
         let source = Source::Promise(hold);
-        let run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, from, Footing::Regular);
+        let mut run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, from, Footing::Regular);
+        // It counts as what it holds from now on, though it starts later.
+        run.start = self.now;
         self.add_run(run);
         self.held.insert(hold.job);
     }
 
-    /// Takes what is free now of these seats; what others still hold there is passed on to whoever these seats are for when they end.
+    /// Nobody else gets these seats: what is free of them is taken now, and what others still hold is passed on when they end. The capacity counts below nothing.
     pub(super) fn reserve_seats(&mut self, ask: &Ask, seats: &[Seat], parts: &[Part]) {
-        let mut free: Vec<Seat> = Vec::new();
-        for (seat, part) in seats.iter().zip(parts) {
+        for part in parts {
             let node = part.node as usize;
             let is_free = |device: &u16| self.grid.at(node, *device).is_some_and(|at| self.grid.free[at] > 0);
             let (now, later): (Vec<u16>, Vec<u16>) = part.devices.iter().partition(|device| is_free(device));
@@ -97,19 +98,8 @@ impl<'a> Pass<'a> {
                 }
             }
             self.grid.take_some(node, &now, part.whole, ask);
-            free.push(Seat { node: seat.node.clone(), devices: now });
         }
-        let each = |seat: &Seat| seat.devices.len();
-        // What is free of a seat may be less than the ask says: then the devices are held one by one.
-        let whole = free.iter().zip(parts).all(|(seat, part)| each(seat) == part.whole);
-        if whole {
-            self.capacity.hold_seats(ask, &free);
-        } else {
-            for (seat, part) in free.iter().zip(parts).filter(|(seat, _)| !seat.devices.is_empty()) {
-                let some = super::grid::part_of(ask, seat.devices.len(), part.whole);
-                self.capacity.hold_seats(&some, std::slice::from_ref(seat));
-            }
-        }
+        self.capacity.hold_seats(ask, seats);
     }
 
     /// All of its devices are free: it starts there, if quotas still allow it.
@@ -127,10 +117,8 @@ impl<'a> Pass<'a> {
         let named = charges.iter().filter_map(|(flavor, units)| {
             Some((self.kinds.flavors.get(*flavor as usize)?.clone(), *units))
         });
-        let charges = named.collect();
+        let charges: Vec<_> = named.collect();
         self.runs[place].source = Source::Start(self.out.starts.len());
-        self.promises.remove(hold.job);
-        self.started_by.push(Some((at, usize::MAX, true)));
         self.out.starts.push(crate::scheduler::plan::GangStart {
             job: hold.job,
             seats: hold.seats.clone(),
@@ -179,5 +167,7 @@ impl<'a> Pass<'a> {
         }
         self.withdraw(job.waiting.id);
         self.commit(at, target, choice, Footing::Regular, job.waiting.tasks.map(|_| 1));
+        // What was kept for it is free only in the state that this leaves behind: all look at it there, in their order.
+        self.full = true;
     }
 }

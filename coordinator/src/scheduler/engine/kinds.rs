@@ -32,6 +32,8 @@ pub struct Kinds {
     pub flavors: Vec<Flavor>,
     /// By flavor: its place in the ledger, if a team names it.
     pub columns: Vec<Option<usize>>,
+    /// By flavor: whether a quota names it. Devices count as no other, unless none fits.
+    named: Vec<bool>,
     by_key: BTreeMap<(Arc<str>, Arc<str>, u64, Option<u32>), u16>,
 }
 
@@ -44,8 +46,10 @@ impl Kinds {
             .collect();
         flavors.sort_unstable();
         flavors.dedup();
+        let quoted = |flavor: &Flavor| scene.teams.values().any(|team| team.quotas.contains_key(flavor));
+        let named = flavors.iter().map(quoted).collect();
         let columns = flavors.iter().map(|one| ledger.column_of(one)).collect();
-        Self { flavors, columns, ..Self::default() }
+        Self { flavors, columns, named, ..Self::default() }
     }
 
     /// The number of a device's kind.
@@ -72,14 +76,16 @@ impl Kinds {
         let fits = |one: &Flavor| model.contains(&*one.kind) && one.pool.as_ref().is_none_or(|name| name == pool);
         let rank = |one: &Flavor| (one.pool.is_some(), one.kind.len());
         let mut best: Option<usize> = None;
-        for (at, one) in self.flavors.iter().enumerate().filter(|(_, one)| fits(one)) {
-            if best.is_none_or(|old| rank(one) > rank(&self.flavors[old])) {
+        for (at, one) in self.flavors.iter().enumerate().filter(|(at, one)| self.named[*at] && fits(one)) {
+            if best.is_none_or(|old| rank(one) >= rank(&self.flavors[old])) {
                 best = Some(at);
             }
         }
-        let at = best.unwrap_or_else(|| {
-            self.flavors.push(Flavor { kind: model.clone(), pool: None });
+        let own = Flavor { kind: model.clone(), pool: None };
+        let at = best.or_else(|| self.flavors.iter().position(|one| *one == own)).unwrap_or_else(|| {
+            self.flavors.push(own);
             self.columns.push(None);
+            self.named.push(false);
             self.flavors.len() - 1
         });
         u32::try_from(at).unwrap_or(u32::MAX)

@@ -23,6 +23,12 @@ pub mod stuck;
 pub mod targets;
 pub mod terms;
 pub mod why;
+#[cfg(test)]
+mod world;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod named_tests;
 
 use mlctl_proto::units::UtcMs;
 
@@ -31,9 +37,35 @@ use crate::state::view::scene::Scene;
 
 pub use why::Why;
 
+/// How often a pass begins again in another order: nobody starts only to be ended by the same pass.
+const ROUNDS: usize = 12;
+
 /// What to do now, and why the rest waits. The cost is that of what waits plus that of the nodes, not their product.
 pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
-    let mut pass = pass::Pass::new(scene, now);
-    pass.run();
-    pass.into_proposal()
+    last_pass(scene, now).into_proposal()
+}
+
+/// The pass that counts.
+fn last_pass(scene: &Scene, now: UtcMs) -> pass::Pass<'_> {
+    let mut after_owners = std::collections::BTreeMap::new();
+    for round in 1.. {
+        let mut pass = pass::Pass::new(scene, now);
+        pass.after_owners = std::mem::take(&mut after_owners);
+        pass.last = round == ROUNDS;
+        pass.run();
+        if !pass.again {
+            return pass;
+        }
+        after_owners = pass.after_owners;
+    }
+    pass::Pass::new(scene, now)
+}
+
+/// The same, with what of the policy was exercised, and with who came before others by entitlement.
+#[cfg(test)]
+pub fn propose_marked(scene: &Scene, now: UtcMs) -> (Proposal<Why>, Vec<&'static str>, Vec<mlctl_proto::ids::JobId>) {
+    let mut pass = last_pass(scene, now);
+    let marks = std::mem::take(&mut pass.marks);
+    let owners = pass.after_owners.values().flatten().copied().collect();
+    (pass.into_proposal(), marks, owners)
 }

@@ -11,6 +11,7 @@ use super::estimate;
 use super::grid::Grid;
 use super::kinds::Kinds;
 use super::order::{Turn, share};
+use super::preempt::recheck::Planned;
 use super::preempt::table::Tables;
 use super::runs::{self, Part, Run};
 use super::stuck::Stuck;
@@ -83,11 +84,20 @@ pub struct Pass<'a> {
     pub(super) held: BTreeSet<JobId>,
     /// Those of them that start.
     pub(super) started: BTreeSet<JobId>,
-    /// By start: whose, on which target, and whether it is its job's first; `None`: it was taken back.
-    pub(super) started_by: Vec<Option<(usize, usize, bool)>>,
+    /// Who comes after others that are behind it: they are more entitled and would end it at once.
+    pub(super) after_owners: BTreeMap<JobId, Vec<JobId>>,
+    decided: Vec<bool>,
+    /// Somebody was added to these: the pass begins again.
+    pub(super) again: bool,
+    /// It may not.
+    pub(super) last: bool,
+    /// By preemption.
+    pub(super) planned: Vec<Planned>,
     pub(super) stuck: Vec<(usize, Stuck)>,
     /// How many wait for devices: what others do by time alone matters to them.
     pub(super) stuck_devices: usize,
+    /// Somebody was refused a place that was promised to another.
+    pub(super) refused: bool,
     pub(super) full: bool,
     pub(super) marks: Vec<&'static str>,
 }
@@ -127,9 +137,14 @@ impl<'a> Pass<'a> {
             },
             held: BTreeSet::new(),
             started: BTreeSet::new(),
-            started_by: Vec::new(),
+            after_owners: BTreeMap::new(),
+            decided: Vec::new(),
+            again: false,
+            last: false,
+            planned: Vec::new(),
             stuck: Vec::new(),
             stuck_devices: 0,
+            refused: false,
             full: false,
             marks: Vec::new(),
             nodes,
@@ -173,7 +188,7 @@ impl<'a> Pass<'a> {
             let run = runs::attempt(scene, running, team, parts, charges, self.now);
             if run.ending {
                 self.soon.release(running);
-                self.book.will_end(team, &run.charges, &self.kinds);
+                self.book.ends(team, &run.charges, &self.kinds);
             }
             if counted.insert(running.id) {
                 self.book.runs(team);
@@ -186,7 +201,10 @@ impl<'a> Pass<'a> {
     pub(super) fn add_run(&mut self, run: Run<'a>) {
         let number = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
         for part in &run.parts {
-            self.on_node[part.node as usize].push(number);
+            let here = &mut self.on_node[part.node as usize];
+            if here.last() != Some(&number) {
+                here.push(number);
+            }
         }
         self.runs.push(run);
     }
@@ -259,6 +277,7 @@ impl<'a> Pass<'a> {
         }
         self.settle_holds();
         self.renew_promises();
+        self.decided = vec![false; self.jobs.len()];
         let mut at = 0;
         while at < self.jobs.len() {
             let class = self.jobs[at].waiting.class;
@@ -269,23 +288,43 @@ impl<'a> Pass<'a> {
                 if self.consider(job, first) == Outcome::Deferred {
                     borrowers.push(job);
                 }
+                if self.again {
+                    return;
+                }
             }
             for job in borrowers {
                 self.consider(job, false);
+                if self.again {
+                    return;
+                }
             }
             at = end;
         }
         self.finish();
     }
 
-    /// One job at its turn. `inside`: only if it would start inside its nominal.
+    /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal.
     fn consider(&mut self, at: usize, inside: bool) -> Outcome {
+        if self.decided[at] {
+            return Outcome::Done;
+        }
+        let id = self.jobs[at].waiting.id;
+        if let Some(owners) = self.after_owners.get(&id).cloned() {
+            self.decided[at] = true;
+            for owner in owners {
+                if let Some(owner) = self.jobs.iter().position(|job| job.waiting.id == owner) {
+                    self.consider(owner, false);
+                }
+            }
+        }
         if self.out.starts.len() >= STARTS_MAX || self.out.preemptions.len() >= PREEMPTIONS_MAX {
             self.full = true;
         }
         let outcome = if self.full { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
+        self.decided[at] = outcome != Outcome::Deferred;
         if let Outcome::Stuck(why) = &outcome {
             self.stuck_devices += usize::from(!why.is_final());
+            self.refused |= matches!(why, Stuck::Promise(..));
             self.stuck.push((at, why.clone()));
         }
         if outcome != Outcome::Deferred && !self.full {
@@ -300,11 +339,10 @@ impl<'a> Pass<'a> {
     }
 
     fn finish(&mut self) {
+        self.recheck();
         self.explain_stuck();
         self.out.next = self.next_change();
         self.out.reservations = self.reservations();
-        let mut kept = self.started_by.iter().map(Option::is_some);
-        self.out.starts.retain(|_| kept.next().unwrap_or(true));
     }
 }
 

@@ -99,7 +99,13 @@ impl<'a> Pass<'a> {
             return None;
         }
         let old = had.and_then(|_| self.promises.remove(job.waiting.id));
-        let made = self.best(&job, open, old)?;
+        let nodes = old.as_ref().map(|old| old.nodes.clone());
+        let made = self.best(&job, open, old);
+        // Places that are promised no more: as in `forget_promise`.
+        if nodes.is_some_and(|nodes| made.as_ref().is_none_or(|made| made.nodes != nodes || made.start <= self.now)) {
+            self.full |= self.refused;
+        }
+        let made = made?;
         if made.start <= self.now {
             if let Some(outcome) = self.take_due(at, open) {
                 return Some(outcome);
@@ -139,7 +145,7 @@ impl<'a> Pass<'a> {
         while self.promises.all.iter().filter(|one| one.kind == made.kind).count() >= most {
             let yields = self.promises.all.iter().filter(|one| one.kind == made.kind && one.yields(&asker));
             let Some(last) = yields.max_by_key(|one| (one.start, one.job)).map(|one| one.job) else { return };
-            self.promises.remove(last);
+            self.forget_promise(last, &[]);
             self.mark("reservation revoked");
         }
     }
@@ -189,11 +195,22 @@ impl<'a> Pass<'a> {
         open.iter().find_map(|target| self.evict_for(at, *target, Mode::Due))
     }
 
+    /// A promise is gone. Whoever was refused a place for it, and is past its turn, comes before those whose turn is still ahead: unless the place is taken as
+    /// promised, the rest is left to the next pass.
+    pub(super) fn forget_promise(&mut self, job: mlctl_proto::ids::JobId, taken: &[u32]) {
+        let Some(gone) = self.promises.remove(job) else { return };
+        let mut taken = taken.to_vec();
+        taken.sort_unstable();
+        if self.refused && gone.nodes != taken {
+            self.full = true;
+        }
+    }
+
     /// At its owner's turn it was neither made nor kept: it is none any more.
     pub(super) fn drop_stale(&mut self, at: usize) {
         let job = self.jobs[at].waiting.id;
         if self.promises.all.iter().any(|one| one.job == job && !one.fresh) {
-            self.promises.remove(job);
+            self.forget_promise(job, &[]);
         }
     }
 

@@ -62,7 +62,7 @@ pub struct Run<'a> {
     pub takeable: Option<UtcMs>,
     /// It is being ended.
     pub ending: bool,
-    /// A start that was taken back.
+    /// It goes elsewhere: this counts no more.
     pub gone: bool,
 }
 

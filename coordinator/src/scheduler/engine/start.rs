@@ -14,7 +14,7 @@ use crate::scheduler::place::{Choice, Terms};
 use crate::scheduler::plan::GangStart;
 use crate::state::view::amounts::Amounts;
 use crate::state::view::ask::{Ask, Gpus, Width};
-use crate::state::view::jobs::Footing;
+use crate::state::view::jobs::{Footing, Seat, Tasks};
 
 /// How often nodes that were promised to others are avoided one by one, before all are.
 const TRIES: usize = 4;
@@ -46,16 +46,17 @@ impl<'a> Pass<'a> {
         if soonest.is_none_or(|start| start >= hard) {
             return Ok((first, Footing::Regular));
         }
-        if let Some(failed) = self.no_place.get(&key).filter(|failed| **failed <= soft.unwrap_or(hard)) {
-            let _ = failed;
-            let promise = self.broken(&job, target, &first, hard);
-            let promise = promise.unwrap_or((job.waiting.id, self.now));
+        let Some(promise) = self.broken(&job, target, &first, hard) else {
+            return Ok((first, Footing::Regular));
+        };
+        // Its own promise binds others, not itself: what failed for them says nothing about it.
+        let alike = self.promises.all.iter().all(|one| one.job != job.waiting.id);
+        if alike && self.no_place.get(&key).is_some_and(|failed| *failed <= soft.unwrap_or(hard)) {
             return Err(NoPlace::Promise(promise.0, promise.1));
         }
         if let Ok(choice) = self.beside(&job, target, nodes, first.clone(), hard) {
             return Ok((choice, Footing::Regular));
         }
-        let promise = self.broken(&job, target, &first, hard).unwrap_or((job.waiting.id, self.now));
         if let Some(soft) = soft {
             if let Ok(choice) = self.beside(&job, target, nodes, first, soft) {
                 let due = self.broken(&job, target, &choice, hard).map_or(hard, |(_, start)| start);
@@ -63,7 +64,9 @@ impl<'a> Pass<'a> {
                 return Ok((choice, Footing::Guest(due)));
             }
         }
-        self.no_place.insert(key, soft.unwrap_or(hard));
+        if alike {
+            self.no_place.insert(key, soft.unwrap_or(hard));
+        }
         Err(NoPlace::Promise(promise.0, promise.1))
     }
 
@@ -188,8 +191,7 @@ impl<'a> Pass<'a> {
             let units = job.waiting.ask.units(nodes);
             let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, units));
             let inside = self.book.legal(job.team, charge.as_slice(), &self.kinds) == Ok(Standing::Inside);
-            let paid = || self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds).is_none();
-            if !inside || !paid() {
+            if !inside || !self.may_have(&job, target, units) {
                 continue;
             }
             if let Ok((wide, Footing::Regular)) = self.place(at, target, nodes) {
@@ -219,80 +221,75 @@ impl<'a> Pass<'a> {
             runs::start(self.scene, Source::Start(place), job.waiting, job.team, parts, charges, self.now, footing);
         run.ask = ask;
         self.add_run(run);
-        self.promises.remove(job.waiting.id);
+        self.forget_promise(job.waiting.id, &choice.nodes);
         if job.turn.is_aged() {
             self.mark("aged job first");
         }
         for (flavor, _) in &self.runs[self.runs.len() - 1].charges {
             self.tables.mark_stale(*flavor);
         }
-        self.started_by.push(Some((at, target, first)));
         self.out.starts.push(GangStart {
             job: job.waiting.id,
             seats: choice.seats,
             charges: choice.charges,
             footing,
-            surplus: nodes.saturating_sub(job.waiting.ask.nodes.least()),
+            surplus: if tasks.is_some() { 0 } else { nodes.saturating_sub(job.waiting.ask.nodes.least()) },
             tasks,
         });
     }
 
-    /// Tasks of an array, one node after the other, each with as many slots as fit there.
-    fn start_array(
-        &mut self,
-        at: usize,
-        target: usize,
-        choice: Choice,
-        footing: Footing,
-        tasks: crate::state::view::jobs::Tasks,
-    ) {
+    /// Tasks of an array, one node after the other, each with as many as fit there.
+    fn start_array(&mut self, at: usize, target: usize, choice: Choice, footing: Footing, tasks: Tasks) {
         let at_once = tasks.at_once.unwrap_or(u32::MAX).saturating_sub(tasks.running);
         let mut left = tasks.waiting.min(at_once);
         let mut one = Some((choice, footing));
         for _ in 0..WAVES_MAX {
             let Some((choice, footing)) = one.take() else { return };
-            let (target, choice, footing, slots) = self.slots(at, target, choice, footing, left);
+            let (choice, footing, slots) = self.slots(at, target, choice, footing, left);
             self.commit(at, target, choice, footing, Some(slots));
             left = left.saturating_sub(slots);
             if left == 0 || self.out.starts.len() >= STARTS_MAX {
                 return;
             }
             let job = self.jobs[at];
-            let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, job.waiting.ask.units(1)));
-            let legal = self.book.legal(job.team, charge.as_slice(), &self.kinds).is_ok();
-            let paid = self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds).is_none();
-            one = if legal && paid { self.place(at, target, job.waiting.ask.nodes.least()).ok() } else { None };
+            let least = job.waiting.ask.nodes.least();
+            let may = self.may_have(&job, target, job.waiting.ask.units(least));
+            one = if may { self.place(at, target, least).ok() } else { None };
         }
         // The rest goes on in a pass of its own.
         self.full |= left > 0;
     }
 
-    /// The most slots on one node, or the place that was found for one.
-    fn slots(&mut self, at: usize, target: usize, choice: Choice, footing: Footing, left: u32) -> (usize, Choice, Footing, u32) {
+    /// Whether quotas and budgets allow so many units of a target.
+    fn may_have(&mut self, job: &Job<'a>, target: usize, units: u64) -> bool {
+        let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, units));
+        let legal = self.book.legal(job.team, charge.as_slice(), &self.kinds).is_ok();
+        legal && self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds).is_none()
+    }
+
+    /// The most tasks on one node, each with a seat of its own; or the place that was found for one.
+    fn slots(&mut self, at: usize, target: usize, choice: Choice, footing: Footing, left: u32) -> (Choice, Footing, u32) {
         let job = self.jobs[at];
-        let most = match job.waiting.ask.gpus {
-            _ if job.waiting.ask.nodes.least() != 1 => 1,
-            Gpus::Share(_) => 1,
+        let each = match job.waiting.ask.gpus {
+            _ if job.waiting.ask.nodes.least() != 1 => 0,
+            Gpus::Share(_) => 0,
             Gpus::None => TASKS_MAX,
             Gpus::Whole(count) | Gpus::Mig { count, .. } => {
                 let devices = self.nodes.iter().map(|node| node.devices.len()).max().unwrap_or(1);
                 u32::try_from(devices).unwrap_or(1) / count.max(1)
             }
         };
-        let mut slots = most.min(left);
+        let mut slots = each.min(left);
         while slots > 1 {
             let scaled = self.scaled(target, slots);
-            let charge = self.asks.targets[scaled].flavor.map(|flavor| (flavor, self.asks.targets[scaled].ask.units(1)));
-            let legal = self.book.legal(job.team, charge.as_slice(), &self.kinds).is_ok();
-            let paid = || self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds).is_none();
-            if legal && paid() {
+            if self.may_have(&job, target, self.asks.targets[scaled].ask.units(1)) {
                 if let Ok((choice, footing)) = self.place(at, scaled, 1) {
-                    return (scaled, choice, footing, slots);
+                    return (split(choice, slots), footing, slots);
                 }
             }
             slots /= 2;
         }
-        (target, choice, footing, 1)
+        (choice, footing, 1)
     }
 
     /// The target for so many tasks on one node.
@@ -320,4 +317,13 @@ impl<'a> Pass<'a> {
         self.asks.scaled.insert((target, slots), place);
         place
     }
+}
+
+/// A place on one node as a seat for each of so many tasks.
+fn split(choice: Choice, tasks: u32) -> Choice {
+    let (Some(seat), Some(node)) = (choice.seats.first(), choice.nodes.first()) else { return choice };
+    let each = seat.devices.len() / (tasks.max(1) as usize);
+    let devices = |task: usize| seat.devices.iter().skip(task * each).take(each).copied().collect();
+    let seats = (0..tasks as usize).map(|task| Seat { node: seat.node.clone(), devices: devices(task) }).collect();
+    Choice { seats, nodes: vec![*node; tasks as usize], ..choice }
 }

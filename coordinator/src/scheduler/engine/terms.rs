@@ -30,8 +30,8 @@ impl Numbers {
         let alone = !job.avoid.is_empty() || !job.rank_0.is_empty();
         let team = (self.owners || shares).then(|| job.team.clone());
         let user = shares.then(|| job.user.clone());
-        let span = self.windows.then_some((job.class, job.limit_ms));
-        let key = (team, user, self.owners && job.preemptible, span, alone.then_some(job.submit_index));
+        let span = (self.windows && !job.preemptible).then_some((job.class, job.limit_ms));
+        let key = (team, user, (self.owners || self.windows) && job.preemptible, span, alone.then_some(job.submit_index));
         let next = u32::try_from(self.known.len()).unwrap_or(u32::MAX);
         *self.known.entry(key).or_insert(next)
     }

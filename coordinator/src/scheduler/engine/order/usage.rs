@@ -51,9 +51,10 @@ fn scale(value: u128, root: u64) -> u128 {
 /// The bucket of `usage / weight`: 0 for nothing, and one more each time that it grows by 2^(1/4), so that noise does not reorder (POLICY §4).
 pub fn bucket(usage: u128, weight: u32) -> u16 {
     let weight = u128::from(weight.max(1));
-    let share = match usage.checked_mul(1 << 32) {
-        Some(fine) => fine / weight,
-        None => (usage / weight).saturating_mul(1 << 32),
+    // Finer by 32 digits where there is room for them, so that small usages differ.
+    let (share, finer) = match usage.checked_mul(1 << 32) {
+        Some(fine) => (fine / weight, 0),
+        None => (usage / weight, 32),
     };
     if share == 0 {
         return 0;
@@ -62,7 +63,7 @@ pub fn bucket(usage: u128, weight: u32) -> u16 {
     // Its digits as 1.xxx in units of 2^-32.
     let digits = if octave >= 32 { share >> (octave - 32) } else { share << (32 - octave) };
     let quarter = QUARTERS.iter().filter(|edge| digits >= **edge).count();
-    let bucket = octave.saturating_mul(4).saturating_add(1);
+    let bucket = octave.saturating_add(finer).saturating_mul(4).saturating_add(1);
     u16::try_from(bucket).unwrap_or(u16::MAX).saturating_add(u16::try_from(quarter).unwrap_or(0))
 }
 

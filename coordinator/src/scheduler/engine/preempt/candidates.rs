@@ -68,7 +68,7 @@ impl<'a> Pass<'a> {
     fn may_be_ended(&self, run: &Run<'a>, entitlement: Entitlement, mine: Entitlement) -> bool {
         match run.source {
             Source::Promise(_) | Source::Planned => false,
-            Source::Start(_) => true,
+            Source::Start(_) => !self.last,
             Source::Attempt(attempt) => {
                 let often = self.evictions(attempt) >= EVICTIONS_MAX;
                 !self.is_protected(attempt) && (!often || entitlement.cover < mine.cover)

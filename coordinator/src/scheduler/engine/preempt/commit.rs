@@ -1,5 +1,8 @@
 //! The transaction: checks once more that the order of entitlements holds and that the standing grows (POLICY §6), then lets the rest of the pass know. A start of this
-//! very pass costs nothing to take back. Does NOT search.
+//! very pass that is in the way is not made. Does NOT search.
+use mlctl_proto::ids::JobId;
+
+use super::recheck::Planned;
 use super::{Candidate, Mode};
 use crate::scheduler::engine::entitlement::{self, Covers, Holder};
 use crate::scheduler::engine::estimate;
@@ -14,15 +17,16 @@ impl<'a> Pass<'a> {
     pub(super) fn evict(&mut self, at: usize, target: usize, mode: Mode, candidates: &[Candidate], victims: Vec<usize>, choice: Choice) -> bool {
         let victims: Vec<Candidate> = victims.iter().map(|at| candidates[*at].clone()).collect();
         let Some(mine) = self.allowed(at, target, mode, &victims) else { return false };
-        let (attempts, starts): (Vec<Candidate>, Vec<Candidate>) =
-            victims.into_iter().partition(|one| self.runs[one.run].attempt().is_some());
-        if attempts.is_empty() {
-            return self.start_instead(at, target, &starts);
+        // Who would start only to be ended at once comes after the one for whom: the pass begins again in that order.
+        let starts = victims.iter().map(|one| &self.runs[one.run]).filter(|run| matches!(run.source, Source::Start(_)));
+        let starts: Vec<JobId> = starts.map(|run| run.job).collect();
+        if !starts.is_empty() {
+            let owner = self.jobs[at].waiting.id;
+            starts.into_iter().for_each(|job| self.after_owners.entry(job).or_default().push(owner));
+            self.again = true;
+            return false;
         }
-        for one in &starts {
-            self.take_back_start(one.run);
-        }
-        self.end_for(at, target, mine, attempts, choice);
+        self.end_for(at, target, (mode, mine), victims, choice);
         true
     }
 
@@ -43,7 +47,7 @@ impl<'a> Pass<'a> {
             team: job.team,
             class: job.waiting.class,
             start: self.now,
-            submit: (u64::MAX, job.waiting.id),
+            submit: (job.waiting.submit_index, job.waiting.id),
             units,
         });
         let column = flavor.and_then(|flavor| self.kinds.column(flavor));
@@ -57,58 +61,15 @@ impl<'a> Pass<'a> {
         (order && entitlement::grows(&before, &after)).then_some(mine)
     }
 
-    /// Only starts of this pass are in the way: they are taken back, and the job starts at once; else all is as before.
-    fn start_instead(&mut self, at: usize, target: usize, starts: &[Candidate]) -> bool {
-        let mut undone = Vec::new();
-        for one in starts {
-            if let Some(start) = self.take_back_start(one.run) {
-                undone.push(start);
-            }
-        }
-        let job = self.jobs[at];
-        let least = job.waiting.ask.nodes.least();
-        let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, job.waiting.ask.units(least)));
-        let legal = self.book.legal(job.team, charge.as_slice(), &self.kinds).is_ok();
-        let found = if legal { self.place(at, target, least).ok() } else { None };
-        if let Some((choice, footing)) = found {
-            self.start(at, target, choice, footing);
-            self.mark("start taken back for an owner");
-            return true;
-        }
-        for (at, target, choice, footing, tasks) in undone {
-            self.commit(at, target, choice, footing, tasks);
-        }
-        self.tables.forget();
-        false
-    }
-
-    /// A start of this pass is none.
-    fn take_back_start(&mut self, run: usize) -> Option<(usize, usize, Choice, Footing, Option<u32>)> {
-        let Source::Start(place) = self.runs[run].source else { return None };
-        let (at, target, first) = self.started_by[place]?;
-        let ask = self.runs[run].ask.clone();
-        let start = self.out.starts[place].clone();
-        self.capacity.release_seats(&ask, &start.seats);
-        self.soon.release_seats(&ask, &start.seats);
-        let parts = self.runs[run].parts.clone();
-        for part in &parts {
-            self.grid.give(part.node as usize, &part.devices, part.whole, &ask);
-        }
-        let job = self.jobs[at];
-        let charges = self.runs[run].charges.clone();
-        self.book.unstart(job.waiting, job.team, &charges, &self.kinds, first);
-        self.runs[run].gone = true;
-        self.started_by[place] = None;
-        self.no_place.clear();
-        self.tables.forget();
-        self.stuck.push((at, crate::scheduler::engine::stuck::Stuck::Ahead));
-        let nodes = parts.iter().map(|part| part.node).collect();
-        let choice = Choice { seats: start.seats, charges: start.charges, nodes };
-        Some((at, target, choice, start.footing, start.tasks))
-    }
-
     /// The victims end, and what they hold is kept.
-    fn end_for(&mut self, at: usize, target: usize, mine: Entitlement, mut victims: Vec<Candidate>, choice: Choice) {
+    fn end_for(
+        &mut self,
+        at: usize,
+        target: usize,
+        (mode, mine): (Mode, Entitlement),
+        mut victims: Vec<Candidate>,
+        choice: Choice,
+    ) {
         let job = self.jobs[at];
         let ask = self.asks.targets[target].ask.clone();
         victims.sort_by_key(|one| {
@@ -146,9 +107,16 @@ impl<'a> Pass<'a> {
         self.book.commit(job.waiting, job.team, &charges, true);
         self.book.runs(job.team);
         let source = Source::Planned;
-        let run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, gone_by, Footing::Regular);
+        let mut run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, gone_by, Footing::Regular);
+        run.start = self.now;
         self.add_run(run);
-        self.promises.remove(job.waiting.id);
+        self.planned.push(Planned {
+            at,
+            run: self.runs.len() - 1,
+            victims: victims.iter().map(|one| one.run).collect(),
+            mode,
+        });
+        self.forget_promise(job.waiting.id, &choice.nodes);
         self.tables.forget();
         self.out.preemptions.push(Preemption {
             job: job.waiting.id,

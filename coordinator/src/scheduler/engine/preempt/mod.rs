@@ -2,6 +2,7 @@
 //! Does NOT end anybody.
 mod candidates;
 mod commit;
+pub mod recheck;
 mod search;
 pub mod table;
 
