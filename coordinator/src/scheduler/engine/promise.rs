@@ -91,7 +91,7 @@ impl<'a> Pass<'a> {
     /// A job that waits for devices alone is promised a start, or keeps the one that it was promised. `Some`: what is due takes its devices now.
     pub(super) fn promise(&mut self, at: usize, open: &[usize]) -> Option<Outcome> {
         let job = self.jobs[at];
-        if open.is_empty() || self.scene.settings.reservations == 0 {
+        if open.is_empty() || self.rules.reservations(&self.scene.settings) == 0 {
             return None;
         }
         let had = self.promises.all.iter().position(|one| one.job == job.waiting.id);
@@ -130,7 +130,7 @@ impl<'a> Pass<'a> {
 
     /// Whether a queue has a slot, or one that is held by a promise that yields.
     fn has_slot(&self, job: &Job<'a>, kind: Option<u16>) -> bool {
-        let most = self.scene.settings.reservations as usize;
+        let most = self.rules.reservations(&self.scene.settings) as usize;
         let queue = || self.promises.all.iter().filter(|one| one.kind == kind);
         queue().count() < most || {
             let asker = self.asker(job);
@@ -140,7 +140,7 @@ impl<'a> Pass<'a> {
 
     /// The promise that stands above the others of its queue gets its slot.
     fn make_room(&mut self, job: &Job<'a>, made: &Reserved) {
-        let most = self.scene.settings.reservations as usize;
+        let most = self.rules.reservations(&self.scene.settings) as usize;
         let asker = self.asker(job);
         while self.promises.all.iter().filter(|one| one.kind == made.kind).count() >= most {
             let yields = self.promises.all.iter().filter(|one| one.kind == made.kind && one.yields(&asker));

@@ -13,6 +13,9 @@ const GANG_GPUS: u64 = 8;
 /// A running attempt may lose so much work at most when it is sliced, milliseconds (POLICY §7).
 const LOSS_MS_MAX: u64 = 600_000;
 
+/// Reservations per pool and type at most.
+const RESERVATIONS_MAX: u32 = 1;
+
 /// Least attained service.
 #[derive(Debug, Clone, Copy)]
 pub struct Las;
@@ -22,6 +25,15 @@ impl Rules for Las {
         let queue = by_service(settings, job.attained);
         let waited = now.saturating_sub(job.eligible_ms).max(0).unsigned_abs();
         promoted(settings, queue, waited, job.ran_ms)
+    }
+
+    fn queue_of_running(&self, settings: &SchedSettings, running: &Running, now: UtcMs) -> u32 {
+        queue_of_running(settings, running, now)
+    }
+
+    fn reservations(&self, settings: &SchedSettings) -> u32 {
+        // Slices serve those whose turn it is; what is promised to the one that waits first keeps it from starving. More promises would keep short jobs out.
+        settings.reservations.min(RESERVATIONS_MAX)
     }
 
     fn wide_first(&self) -> bool {

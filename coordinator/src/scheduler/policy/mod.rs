@@ -13,6 +13,12 @@ pub trait Rules: Sync {
     /// The queue of a waiting job among those of its class: a lower one comes before fair share is asked. `fair` has one queue.
     fn queue(&self, settings: &SchedSettings, job: &Waiting, now: UtcMs) -> u32;
 
+    /// The queue in which a running attempt is: slices are taken from the highest first.
+    fn queue_of_running(&self, settings: &SchedSettings, running: &Running, now: UtcMs) -> u32;
+
+    /// Reservations per pool and type that it makes.
+    fn reservations(&self, settings: &SchedSettings) -> u32;
+
     /// Whether a wide job comes before the narrow ones of its queue.
     fn wide_first(&self) -> bool;
 
