@@ -406,7 +406,7 @@ fn budgets_countables_and_counts_of_jobs_are_checked_before_a_start() {
     let flavor = Flavor { kind: "h100".into(), pool: None };
     let mut org = team("org", &[("h100", 16, NONE)]);
     org.budgets.insert(flavor.clone(), 10 * 3_600 * GPU);
-    let mut poor = scene(nodes(2), vec![org.clone(), team("org/a", &[])]);
+    let mut poor = scene(nodes(2), vec![org.clone(), team("org/a", &[("h100", 16, NONE)])]);
     submit(&mut poor, job(1, "org/a", Class::Normal, 1, 8));
     submit(&mut poor, job(2, "org/a", Class::Normal, 1, 8));
     let plan = propose(&poor, 0);
