@@ -148,6 +148,16 @@ impl Book {
         Ok(standing)
     }
 
+    /// What starts are checked against beside what is held now.
+    pub fn strict(&self) -> &Ledger {
+        &self.strict
+    }
+
+    /// Whether both ledgers allow it.
+    pub fn strict_legal(&self, team: usize, column: usize, units: u64) -> bool {
+        self.now.legal_at(team, column, units).is_ok() && self.strict.legal_at(team, column, units).is_ok()
+    }
+
     /// What a start would commit of budgets, unit-seconds.
     fn commits(units: u64, limit_ms: Option<u64>) -> u64 {
         let slice = limit_ms.unwrap_or(SLICE_MS).min(SLICE_MS);

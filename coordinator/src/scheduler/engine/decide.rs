@@ -57,7 +57,6 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        let open: Vec<usize> = ways.iter().filter(|way| way.standing.is_ok()).map(|way| way.target).collect();
         let all: Vec<usize> = ways.iter().map(|way| way.target).collect();
         let stuck = stuck.unwrap_or(Stuck::Missing);
         if stuck.is_final() {
@@ -68,7 +67,7 @@ impl<'a> Pass<'a> {
             Some(outcome) => return outcome,
             None => {}
         }
-        match self.promise(at, &open) {
+        match self.promise(at, &all) {
             Some(outcome) => outcome,
             None => Outcome::Stuck(stuck),
         }

@@ -29,6 +29,8 @@ mod world;
 mod property_tests;
 #[cfg(test)]
 mod named_tests;
+#[cfg(test)]
+mod depth_tests;
 
 use mlctl_proto::units::UtcMs;
 
@@ -38,7 +40,9 @@ use crate::state::view::scene::Scene;
 pub use why::Why;
 
 /// How often a pass begins again in another order: nobody starts only to be ended by the same pass.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 8;
+/// So often it does as soon as it finds one; then it looks for all at once, which costs less and puts some first who need not be.
+const ROUNDS_ONE_BY_ONE: usize = 4;
 
 /// What to do now, and why the rest waits. The cost is that of what waits plus that of the nodes, not their product.
 pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
@@ -52,6 +56,7 @@ fn last_pass(scene: &Scene, now: UtcMs) -> pass::Pass<'_> {
         let mut pass = pass::Pass::new(scene, now);
         pass.after_owners = std::mem::take(&mut after_owners);
         pass.last = round == ROUNDS;
+        pass.to_the_end = round > ROUNDS_ONE_BY_ONE;
         pass.run();
         if !pass.again {
             return pass;

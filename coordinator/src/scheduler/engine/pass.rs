@@ -28,7 +28,7 @@ use crate::state::view::scene::Scene;
 /// Starts of one pass at most: the rest is planned from the state that these leave behind.
 pub const STARTS_MAX: usize = 4_096;
 /// Preemptions of one pass at most, likewise.
-pub const PREEMPTIONS_MAX: usize = 64;
+pub const PREEMPTIONS_MAX: usize = 32;
 
 /// A job that waits and could be chosen.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +91,8 @@ pub struct Pass<'a> {
     pub(super) again: bool,
     /// It may not.
     pub(super) last: bool,
+    /// It goes on to the end all the same, so that all who come first are found at once.
+    pub(super) to_the_end: bool,
     /// By preemption.
     pub(super) planned: Vec<Planned>,
     pub(super) stuck: Vec<(usize, Stuck)>,
@@ -141,6 +143,7 @@ impl<'a> Pass<'a> {
             decided: Vec::new(),
             again: false,
             last: false,
+            to_the_end: false,
             planned: Vec::new(),
             stuck: Vec::new(),
             stuck_devices: 0,
@@ -288,13 +291,13 @@ impl<'a> Pass<'a> {
                 if self.consider(job, first) == Outcome::Deferred {
                     borrowers.push(job);
                 }
-                if self.again {
+                if self.again && !self.to_the_end {
                     return;
                 }
             }
             for job in borrowers {
                 self.consider(job, false);
-                if self.again {
+                if self.again && !self.to_the_end {
                     return;
                 }
             }

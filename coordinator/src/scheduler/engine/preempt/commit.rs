@@ -90,6 +90,7 @@ impl<'a> Pass<'a> {
                 self.soon.release(attempt);
             }
             self.book.will_end(team, &charges, &self.kinds);
+            self.tables.forget(&charges);
             self.mark(match one.why {
                 Taken::Entitlement => "preempted",
                 Taken::Overtime => "overtime taken",
@@ -103,6 +104,7 @@ impl<'a> Pass<'a> {
         let parts = self.parts(&choice.seats);
         let charges = self.numbers(&choice);
         self.reserve_seats(&ask, &choice.seats, &parts);
+        self.tables.forget(&charges);
         self.book.promise(job.team, &charges, &self.kinds);
         self.book.commit(job.waiting, job.team, &charges, true);
         self.book.runs(job.team);
@@ -117,7 +119,6 @@ impl<'a> Pass<'a> {
             mode,
         });
         self.forget_promise(job.waiting.id, &choice.nodes);
-        self.tables.forget();
         self.out.preemptions.push(Preemption {
             job: job.waiting.id,
             entitlement: mine,
