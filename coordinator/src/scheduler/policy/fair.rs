@@ -22,6 +22,10 @@ impl Rules for Fair {
         settings.reservations
     }
 
+    fn may_reserve(&self, _job: &Waiting) -> bool {
+        true
+    }
+
     fn wide_first(&self) -> bool {
         false
     }

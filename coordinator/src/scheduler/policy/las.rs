@@ -36,6 +36,10 @@ impl Rules for Las {
         settings.reservations.min(RESERVATIONS_MAX)
     }
 
+    fn may_reserve(&self, job: &Waiting) -> bool {
+        is_gang(&job.ask)
+    }
+
     fn wide_first(&self) -> bool {
         true
     }

@@ -19,6 +19,9 @@ pub trait Rules: Sync {
     /// Reservations per pool and type that it makes.
     fn reservations(&self, settings: &SchedSettings) -> u32;
 
+    /// Whether a job that waits for devices may be promised a start.
+    fn may_reserve(&self, job: &Waiting) -> bool;
+
     /// Whether a wide job comes before the narrow ones of its queue.
     fn wide_first(&self) -> bool;
 
