@@ -5,6 +5,7 @@ mod daemon;
 mod dev;
 mod jobs;
 mod node;
+mod simulate;
 mod teams;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use jobs::{
     SubmitArgs, TurnArgs, UpdateArgs, WaitArgs, WhichArgs, WhyArgs,
 };
 pub use node::NodeCommand;
+pub use simulate::{SharedBy, SimulateArgs};
 pub use teams::{LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
 
 /// One training cluster out of a pile of GPU servers.
@@ -124,6 +126,8 @@ pub enum Command {
         #[command(subcommand)]
         command: QuotaCommand,
     },
+    /// Replay a recorded load on a described cluster, in virtual time, with the scheduler's own code
+    Simulate(SimulateArgs),
     /// A whole cluster on this machine, for trying out and for tests
     Dev(DevArgs),
     /// Watch a cluster train a model and survive a killed node

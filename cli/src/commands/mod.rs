@@ -34,6 +34,8 @@ mod demo;
 mod dev;
 #[cfg(target_os = "linux")]
 mod dry_run;
+#[cfg(target_os = "linux")]
+mod simulate;
 
 use crate::args::{AdminCommand, CertCommand, Cli, Command, NodeCommand, RunArgs, UserCommand};
 use crate::failure::Failure;
@@ -76,6 +78,8 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Version { verbose } => Ok(version::run(verbose, output)),
         Command::DemoTrainer(args) => crate::demo::trainer::run(&args).map(|()| 0).map_err(trainer_failure),
         #[cfg(target_os = "linux")]
+        Command::Simulate(args) => simulate::run(&args, output),
+        #[cfg(target_os = "linux")]
         Command::Dev(args) => dev::dispatch(&args, output),
         #[cfg(target_os = "linux")]
         Command::Demo(args) => demo::run(&args, output),
@@ -88,7 +92,7 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         #[cfg(target_os = "linux")]
         Command::DevSupervisor { dir } => dev::supervise(&dir),
         #[cfg(not(target_os = "linux"))]
-        _ => Err(Failure::usage("coordinators, agents, `dev` and `demo` run on Linux only; this build is the command line alone".into())),
+        _ => Err(Failure::usage("coordinators, agents, `dev`, `demo` and `simulate` run on Linux only; this build is the command line alone".into())),
     }
 }
 

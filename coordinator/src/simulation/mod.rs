@@ -8,6 +8,7 @@
 pub mod causality;
 pub mod cluster;
 pub mod estimates;
+pub mod form;
 pub mod metrics;
 pub mod random;
 pub mod run;
@@ -21,3 +22,7 @@ pub mod world;
 pub use metrics::Report;
 pub use run::{Options, Outcome, SimulationError, simulate};
 pub use trace::{Trace, TraceJob};
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

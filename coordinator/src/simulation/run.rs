@@ -312,7 +312,7 @@ impl<P> Run<'_, P> {
         })
     }
 
-    /// Passes between two events find nothing that was not announced.
+    /// A pass right after an event's last one, and passes until the next event, find nothing that was not announced.
     fn check_between<R>(&mut self, next: UtcMs) -> Result<(), SimulationError>
     where
         P: FnMut(&Scene, UtcMs) -> Proposal<R>,
@@ -320,7 +320,7 @@ impl<P> Run<'_, P> {
         let Some(step) = self.options.safety_ms.and_then(|step| i64::try_from(step).ok()) else {
             return Ok(());
         };
-        let mut at = self.now.saturating_add(step.max(1));
+        let mut at = self.now;
         while at < next && !self.world.scene.waiting.is_empty() {
             let proposal = (self.planner)(&self.world.scene, at);
             let found = proposal.starts.len().saturating_add(proposal.preemptions.len());

@@ -41,8 +41,8 @@ impl Usage {
         held
     }
 
-    /// Writes usage into the scene if a step has passed.
-    pub fn step(&mut self, scene: &mut Scene, now: UtcMs) {
+    /// Writes usage into the scene if a step has passed. `people`: owners are users; virtual clusters have no fair share below their team's.
+    pub fn step(&mut self, scene: &mut Scene, now: UtcMs, people: bool) {
         let passed = now.saturating_sub(self.counted_ms);
         if passed < STEP_MS {
             return;
@@ -70,8 +70,10 @@ impl Usage {
             if let Some(view) = scene.teams.get_mut(&team) {
                 let view = Arc::make_mut(view);
                 view.usage = view.usage.saturating_add(adds);
-                let user = view.users.entry(owner.clone()).or_insert(0);
-                *user = user.saturating_add(adds);
+                if people {
+                    let user = view.users.entry(owner.clone()).or_insert(0);
+                    *user = user.saturating_add(adds);
+                }
             }
             if idle {
                 self.open.remove(&(team, owner));

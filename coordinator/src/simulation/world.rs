@@ -61,6 +61,8 @@ pub struct World<'a> {
     progress: Vec<Progress>,
     asks: BTreeMap<Ask, Arc<Ask>>,
     usage: Usage,
+    /// The trace names users.
+    people: bool,
     estimates: Estimates,
     epochs: u64,
     /// Units held.
@@ -94,6 +96,7 @@ impl<'a> World<'a> {
             progress: vec![Progress::default(); trace.jobs.len()],
             asks: BTreeMap::new(),
             usage: Usage::default(),
+            people: trace.jobs.iter().any(|job| !job.user.is_empty()),
             estimates: Estimates::new(options.history_ms, options.history_most),
             epochs: 0,
             held: 0,
@@ -119,7 +122,7 @@ impl<'a> World<'a> {
 
     /// Usage as of now, for planners.
     pub fn count_usage(&mut self, now: UtcMs) {
-        self.usage.step(&mut self.scene, now);
+        self.usage.step(&mut self.scene, now, self.people);
     }
 
     /// A job comes to wait: it was submitted, or evicted.

@@ -3,6 +3,7 @@
 pub mod capacity;
 pub mod easy;
 pub mod fifo;
+pub mod files;
 pub mod lengths;
 pub mod sjf;
 pub mod srtf;

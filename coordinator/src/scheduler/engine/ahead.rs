@@ -9,6 +9,7 @@ use mlctl_proto::units::UtcMs;
 use super::grid::{Grid, Need};
 use super::runs::Run;
 use super::targets::Target;
+use crate::state::rules::quota::Ledger;
 use crate::state::view::amounts::Amounts;
 use crate::state::view::ask::{Ask, Near};
 use crate::state::view::jobs::{Class, Waiting};
@@ -37,6 +38,10 @@ pub struct Reserved {
     pub target: Target,
     /// Of which kind of devices.
     pub kind: Option<u16>,
+    /// Quotas as they will stand once it has started; `None`: no quota concerns it.
+    pub quotas: Option<Box<Ledger>>,
+    /// Whether it borrows then.
+    pub borrows: bool,
     /// It was made or kept by this pass, at its owner's turn.
     pub fresh: bool,
 }
@@ -303,7 +308,10 @@ impl Ahead<'_, '_> {
             amounts = amounts.minus(takes);
             // All that are there at that time, in their order, this one last.
             let others = self.promises.on(at).filter(|other| {
-                other.job != promise.job && other.start <= promise.start && other.end > promise.start
+                other.job != promise.job
+                    && !other.yields(asker)
+                    && other.start <= promise.start
+                    && other.end > promise.start
             });
             for other in others {
                 self.grid.satisfy(at, &mut free, &mut amounts, &other.need());

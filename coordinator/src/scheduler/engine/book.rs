@@ -21,7 +21,9 @@ pub struct Book {
     pub now: Ledger,
     /// Without them, and with those for whom they end.
     pub after: Ledger,
-    /// Whether the two differ.
+    /// For starts: without those that ended before this pass only, so that what this pass frees goes to nobody who comes later in it.
+    strict: Ledger,
+    /// Whether these differ.
     differ: bool,
     /// By team and flavor: what budgets still allow to commit, unit-seconds.
     budgets: BTreeMap<(usize, u32), u64>,
@@ -63,6 +65,7 @@ impl Book {
         }
         Self {
             after: ledger.clone(),
+            strict: ledger.clone(),
             differ: false,
             budgets,
             licenses: licenses.collect(),
@@ -73,22 +76,35 @@ impl Book {
         }
     }
 
-    /// What ends will be free.
+    /// It is being ended, since before this pass.
+    pub fn ends(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
+        self.will_end(team, charges, kinds);
+        each(team, charges, kinds, |team, column, units| self.strict.remove_at(team, column, units));
+    }
+
+    /// This pass ends it.
     pub fn will_end(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
         self.differ = true;
         each(team, charges, kinds, |team, column, units| self.after.remove_at(team, column, units));
-        self.short.clear();
     }
 
     /// Somebody will hold it, once others have ended.
     pub fn promise(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
         self.differ = true;
-        each(team, charges, kinds, |team, column, units| self.after.add_at(team, column, units));
+        let (after, strict) = (&mut self.after, &mut self.strict);
+        each(team, charges, kinds, |team, column, units| {
+            after.add_at(team, column, units);
+            strict.add_at(team, column, units);
+        });
     }
 
     /// It will not: it starts now, or somewhere else.
     pub fn unpromise(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
-        each(team, charges, kinds, |team, column, units| self.after.remove_at(team, column, units));
+        let (after, strict) = (&mut self.after, &mut self.strict);
+        each(team, charges, kinds, |team, column, units| {
+            after.remove_at(team, column, units);
+            strict.remove_at(team, column, units);
+        });
         self.each_budget(job, team, charges, |left, commits| left.saturating_add(commits));
         for (name, count) in &job.ask.licenses {
             self.licenses.entry(name.clone()).and_modify(|free| *free = free.saturating_add(*count));
@@ -116,7 +132,7 @@ impl Book {
             }
             let mut found = self.now.legal_at(team, column, *units);
             if self.differ && found.is_ok() {
-                found = self.after.legal_at(team, column, *units);
+                found = self.strict.legal_at(team, column, *units);
             }
             if let Err(short) = found {
                 let short = Arc::new(short);
@@ -124,12 +140,22 @@ impl Book {
                 return Err(short);
             }
             let inside = self.now.inside_nominal_at(team, column, *units)
-                && (!self.differ || self.after.inside_nominal_at(team, column, *units));
+                && (!self.differ || self.strict.inside_nominal_at(team, column, *units));
             if !inside {
                 standing = Standing::Borrows;
             }
         }
         Ok(standing)
+    }
+
+    /// What starts are checked against beside what is held now.
+    pub fn strict(&self) -> &Ledger {
+        &self.strict
+    }
+
+    /// Whether both ledgers allow it.
+    pub fn strict_legal(&self, team: usize, column: usize, units: u64) -> bool {
+        self.now.legal_at(team, column, units).is_ok() && self.strict.legal_at(team, column, units).is_ok()
     }
 
     /// What a start would commit of budgets, unit-seconds.
@@ -180,10 +206,11 @@ impl Book {
 
     /// A job starts; `first`: none of its tasks runs yet.
     pub fn start(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, kinds: &Kinds, first: bool) {
-        let (now, after) = (&mut self.now, &mut self.after);
+        let (now, after, strict) = (&mut self.now, &mut self.after, &mut self.strict);
         each(team, charges, kinds, |team, column, units| {
             now.add_at(team, column, units);
             after.add_at(team, column, units);
+            strict.add_at(team, column, units);
         });
         self.commit(job, team, charges, first);
         if first {

@@ -7,7 +7,7 @@ use super::book::Standing;
 use super::pass::{Job, Outcome, Pass};
 use super::stuck::Stuck;
 use crate::state::rules::quota::Shortfall;
-use crate::state::view::ask::Prefer;
+use crate::state::view::ask::{Ask, Prefer};
 
 /// Why a target gave no place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl<'a> Pass<'a> {
             return Outcome::Deferred;
         }
         let mut stuck = None;
-        for place in order(&ways, job.waiting.ask.prefer) {
+        for place in order(&ways, &job.waiting.ask) {
             let way = &ways[place];
             match self.try_way(at, way, inside) {
                 Ok(outcome) => return outcome,
@@ -57,7 +57,6 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        let open: Vec<usize> = ways.iter().filter(|way| way.standing.is_ok()).map(|way| way.target).collect();
         let all: Vec<usize> = ways.iter().map(|way| way.target).collect();
         let stuck = stuck.unwrap_or(Stuck::Missing);
         if stuck.is_final() {
@@ -68,7 +67,7 @@ impl<'a> Pass<'a> {
             Some(outcome) => return outcome,
             None => {}
         }
-        match self.promise(at, &open) {
+        match self.promise(at, &all) {
             Some(outcome) => outcome,
             None => Outcome::Stuck(stuck),
         }
@@ -142,10 +141,10 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// In which order targets are tried: as they are listed, or those within nominal first (POLICY §2).
-fn order(ways: &[Way], prefer: Prefer) -> Vec<usize> {
+/// In which order targets are tried: as they are listed, or those within nominal first (POLICY §2). Who takes any type has no list.
+fn order(ways: &[Way], ask: &Ask) -> Vec<usize> {
     let mut places: Vec<usize> = (0..ways.len()).collect();
-    if prefer == Prefer::Nominal {
+    if ask.prefer == Prefer::Nominal || ask.kinds.is_empty() {
         places.sort_by_key(|place| ways[*place].standing != Ok(Standing::Inside));
     }
     places

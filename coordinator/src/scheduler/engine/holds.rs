@@ -119,7 +119,6 @@ impl<'a> Pass<'a> {
         });
         let charges: Vec<_> = named.collect();
         self.runs[place].source = Source::Start(self.out.starts.len());
-        self.promises.remove(hold.job);
         self.out.starts.push(crate::scheduler::plan::GangStart {
             job: hold.job,
             seats: hold.seats.clone(),
@@ -168,5 +167,7 @@ impl<'a> Pass<'a> {
         }
         self.withdraw(job.waiting.id);
         self.commit(at, target, choice, Footing::Regular, job.waiting.tasks.map(|_| 1));
+        // What was kept for it is free only in the state that this leaves behind: all look at it there, in their order.
+        self.full = true;
     }
 }

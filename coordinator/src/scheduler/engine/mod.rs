@@ -29,6 +29,8 @@ mod world;
 mod property_tests;
 #[cfg(test)]
 mod named_tests;
+#[cfg(test)]
+mod depth_tests;
 
 use mlctl_proto::units::UtcMs;
 
@@ -37,8 +39,10 @@ use crate::state::view::scene::Scene;
 
 pub use why::Why;
 
-/// How often a pass begins again without those who would start only to be ended by it at once.
-const ROUNDS: usize = 12;
+/// How often a pass begins again in another order: nobody starts only to be ended by the same pass.
+const ROUNDS: usize = 8;
+/// So often it does as soon as it finds one; then it looks for all at once, which costs less and puts some first who need not be.
+const ROUNDS_ONE_BY_ONE: usize = 4;
 
 /// What to do now, and why the rest waits. The cost is that of what waits plus that of the nodes, not their product.
 pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
@@ -47,24 +51,26 @@ pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
 
 /// The pass that counts.
 fn last_pass(scene: &Scene, now: UtcMs) -> pass::Pass<'_> {
-    let mut withheld = std::collections::BTreeSet::new();
+    let mut after_owners = std::collections::BTreeMap::new();
     for round in 1.. {
         let mut pass = pass::Pass::new(scene, now);
-        pass.withheld = std::mem::take(&mut withheld);
+        pass.after_owners = std::mem::take(&mut after_owners);
         pass.last = round == ROUNDS;
+        pass.to_the_end = round > ROUNDS_ONE_BY_ONE;
         pass.run();
         if !pass.again {
             return pass;
         }
-        withheld = pass.withheld;
+        after_owners = pass.after_owners;
     }
     pass::Pass::new(scene, now)
 }
 
-/// The same, with what of the policy was exercised.
+/// The same, with what of the policy was exercised, and with who came before others by entitlement.
 #[cfg(test)]
-pub fn propose_marked(scene: &Scene, now: UtcMs) -> (Proposal<Why>, Vec<&'static str>) {
+pub fn propose_marked(scene: &Scene, now: UtcMs) -> (Proposal<Why>, Vec<&'static str>, Vec<mlctl_proto::ids::JobId>) {
     let mut pass = last_pass(scene, now);
     let marks = std::mem::take(&mut pass.marks);
-    (pass.into_proposal(), marks)
+    let owners = pass.after_owners.values().flatten().copied().collect();
+    (pass.into_proposal(), marks, owners)
 }

@@ -28,7 +28,7 @@ use crate::state::view::scene::Scene;
 /// Starts of one pass at most: the rest is planned from the state that these leave behind.
 pub const STARTS_MAX: usize = 4_096;
 /// Preemptions of one pass at most, likewise.
-pub const PREEMPTIONS_MAX: usize = 64;
+pub const PREEMPTIONS_MAX: usize = 32;
 
 /// A job that waits and could be chosen.
 #[derive(Debug, Clone, Copy)]
@@ -84,23 +84,28 @@ pub struct Pass<'a> {
     pub(super) held: BTreeSet<JobId>,
     /// Those of them that start.
     pub(super) started: BTreeSet<JobId>,
-    /// Who does not start now: others who are more entitled would end it at once.
-    pub(super) withheld: BTreeSet<JobId>,
+    /// Who comes after others that are behind it: they are more entitled and would end it at once.
+    pub(super) after_owners: BTreeMap<JobId, Vec<JobId>>,
+    decided: Vec<bool>,
     /// Somebody was added to these: the pass begins again.
     pub(super) again: bool,
     /// It may not.
     pub(super) last: bool,
+    /// It goes on to the end all the same, so that all who come first are found at once.
+    pub(super) to_the_end: bool,
     /// By preemption.
     pub(super) planned: Vec<Planned>,
     pub(super) stuck: Vec<(usize, Stuck)>,
     /// How many wait for devices: what others do by time alone matters to them.
     pub(super) stuck_devices: usize,
+    /// Somebody was refused a place that was promised to another.
+    pub(super) refused: bool,
     pub(super) full: bool,
     pub(super) marks: Vec<&'static str>,
 }
 
 impl<'a> Pass<'a> {
-    /// Everything as the scene has it; `withheld` do not start.
+    /// Everything as the scene has it.
     pub fn new(scene: &'a Scene, now: UtcMs) -> Self {
         let ledger = Ledger::new(scene.teams.values().map(|team| &**team));
         let mut kinds = Kinds::new(scene, &ledger);
@@ -134,12 +139,15 @@ impl<'a> Pass<'a> {
             },
             held: BTreeSet::new(),
             started: BTreeSet::new(),
-            withheld: BTreeSet::new(),
+            after_owners: BTreeMap::new(),
+            decided: Vec::new(),
             again: false,
             last: false,
+            to_the_end: false,
             planned: Vec::new(),
             stuck: Vec::new(),
             stuck_devices: 0,
+            refused: false,
             full: false,
             marks: Vec::new(),
             nodes,
@@ -183,7 +191,7 @@ impl<'a> Pass<'a> {
             let run = runs::attempt(scene, running, team, parts, charges, self.now);
             if run.ending {
                 self.soon.release(running);
-                self.book.will_end(team, &run.charges, &self.kinds);
+                self.book.ends(team, &run.charges, &self.kinds);
             }
             if counted.insert(running.id) {
                 self.book.runs(team);
@@ -272,6 +280,7 @@ impl<'a> Pass<'a> {
         }
         self.settle_holds();
         self.renew_promises();
+        self.decided = vec![false; self.jobs.len()];
         let mut at = 0;
         while at < self.jobs.len() {
             let class = self.jobs[at].waiting.class;
@@ -282,13 +291,13 @@ impl<'a> Pass<'a> {
                 if self.consider(job, first) == Outcome::Deferred {
                     borrowers.push(job);
                 }
-                if self.again {
+                if self.again && !self.to_the_end {
                     return;
                 }
             }
             for job in borrowers {
                 self.consider(job, false);
-                if self.again {
+                if self.again && !self.to_the_end {
                     return;
                 }
             }
@@ -297,15 +306,28 @@ impl<'a> Pass<'a> {
         self.finish();
     }
 
-    /// One job at its turn. `inside`: only if it would start inside its nominal.
+    /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal.
     fn consider(&mut self, at: usize, inside: bool) -> Outcome {
+        if self.decided[at] {
+            return Outcome::Done;
+        }
+        let id = self.jobs[at].waiting.id;
+        if let Some(owners) = self.after_owners.get(&id).cloned() {
+            self.decided[at] = true;
+            for owner in owners {
+                if let Some(owner) = self.jobs.iter().position(|job| job.waiting.id == owner) {
+                    self.consider(owner, false);
+                }
+            }
+        }
         if self.out.starts.len() >= STARTS_MAX || self.out.preemptions.len() >= PREEMPTIONS_MAX {
             self.full = true;
         }
-        let out = self.full || self.withheld.contains(&self.jobs[at].waiting.id);
-        let outcome = if out { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
+        let outcome = if self.full { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
+        self.decided[at] = outcome != Outcome::Deferred;
         if let Outcome::Stuck(why) = &outcome {
             self.stuck_devices += usize::from(!why.is_final());
+            self.refused |= matches!(why, Stuck::Promise(..));
             self.stuck.push((at, why.clone()));
         }
         if outcome != Outcome::Deferred && !self.full {

@@ -1,5 +1,6 @@
 //! Who is promised a start, and when (POLICY §5): a few jobs per kind of devices that wait for devices alone. A promise moves to an earlier start, or when it cannot be
 //! kept. One that is due takes what runs in overtime. Does NOT look ahead itself.
+use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::ahead::{Asker, Reserved, need};
@@ -50,7 +51,8 @@ impl<'a> Pass<'a> {
         }
         let (start, target, kind) = best?;
         let start = start.max(old.start_ms);
-        Some(self.reserved(&job, target, kind, (old.start_ms, start), nodes))
+        let renewed = self.reserved(&job, target, kind, (old.start_ms, start), nodes);
+        Some(self.with_quotas(&job, renewed))
     }
 
     /// When all of these nodes have room.
@@ -84,14 +86,92 @@ impl<'a> Pass<'a> {
             nodes,
             target,
             kind,
+            quotas: None,
+            borrows: false,
             fresh: false,
+        }
+    }
+
+    /// When quotas allow a target's least width, as far as what runs ends: a cluster that is full is full of quota too, and who waits for devices waits for both
+    /// at once. `None`: never.
+    fn quota_time(&self, job: &Job<'a>, target: &Target) -> Option<UtcMs> {
+        let place = target.flavor.and_then(|flavor| Some((flavor, self.kinds.column(flavor)?)));
+        let (Some(team), Some((flavor, column))) = (job.team, place) else { return Some(self.now) };
+        let units = target.ask.units(target.ask.nodes.least());
+        if self.book.strict_legal(team, column, units) {
+            return Some(self.now);
+        }
+        let mut ledger = self.book.strict().clone();
+        let mut ends: Vec<(UtcMs, usize, u64)> = Vec::new();
+        for run in self.runs.iter().filter(|run| !run.gone && !run.ending) {
+            let held = run.charges.iter().find(|(one, _)| *one == flavor);
+            if let (Some((_, units)), Some(team)) = (held, run.team) {
+                ends.push((run.ends_for(job.waiting.class, self.now), team, *units));
+            }
+        }
+        ends.sort_unstable();
+        for (end, other, held) in ends {
+            ledger.remove_at(other, column, held);
+            if ledger.legal_at(team, column, units).is_ok() {
+                return Some(end.max(self.now));
+            }
+        }
+        None
+    }
+
+    /// Quotas as they will stand when a promise is kept.
+    fn with_quotas(&self, job: &Job<'a>, mut made: Reserved) -> Reserved {
+        let place = made.target.flavor.and_then(|flavor| Some((flavor, self.kinds.column(flavor)?)));
+        let (Some(team), Some((flavor, column))) = (job.team, place) else { return made };
+        let units = made.target.ask.units(made.target.ask.nodes.least());
+        let mut ledger = self.book.strict().clone();
+        for run in self.runs.iter().filter(|run| !run.gone && !run.ending) {
+            let held = run.charges.iter().find(|(one, _)| *one == flavor);
+            let (Some((_, units)), Some(team)) = (held, run.team) else { continue };
+            if run.ends_for(job.waiting.class, self.now) <= made.start {
+                ledger.remove_at(team, column, *units);
+            }
+        }
+        made.borrows = !ledger.inside_nominal_at(team, column, units);
+        ledger.add_at(team, column, units);
+        made.quotas = Some(Box::new(ledger));
+        made
+    }
+
+    /// The promise that would be over its quota, if so many units of a flavor more were held until `end`. An owner is not kept back for a borrower.
+    pub(super) fn over_quota(&self, job: &Job<'a>, charges: &[(u32, u64)], end: UtcMs, inside: bool) -> Option<(JobId, UtcMs)> {
+        let team = job.team?;
+        let asker = self.asker(job);
+        let promises = self.promises.all.iter().filter(|one| {
+            one.start < end && !one.yields(&asker) && !(inside && one.borrows)
+        });
+        let over = promises.filter(|one| {
+            let Some(quotas) = &one.quotas else { return false };
+            charges.iter().any(|(flavor, units)| {
+                let column = self.kinds.column(*flavor).filter(|_| one.target.flavor == Some(*flavor));
+                column.is_some_and(|column| quotas.legal_at(team, column, *units).is_err())
+            })
+        });
+        over.map(|one| (one.job, one.start)).min_by_key(|(job, start)| (*start, *job))
+    }
+
+    /// Something starts that will still run when promises are kept.
+    pub(super) fn count_in_promises(&mut self, team: Option<usize>, charges: &[(u32, u64)], end: UtcMs) {
+        let Some(team) = team else { return };
+        for one in self.promises.all.iter_mut().filter(|one| one.start < end) {
+            let Some(quotas) = &mut one.quotas else { continue };
+            for (flavor, units) in charges.iter().filter(|(flavor, _)| one.target.flavor == Some(*flavor)) {
+                if let Some(column) = self.kinds.column(*flavor) {
+                    quotas.add_at(team, column, *units);
+                }
+            }
         }
     }
 
     /// A job that waits for devices alone is promised a start, or keeps the one that it was promised. `Some`: what is due takes its devices now.
     pub(super) fn promise(&mut self, at: usize, open: &[usize]) -> Option<Outcome> {
         let job = self.jobs[at];
-        if open.is_empty() || self.scene.settings.reservations == 0 {
+        if open.is_empty() || !self.rules.may_reserve(job.waiting) || self.rules.reservations(&self.scene.settings) == 0 {
             return None;
         }
         let had = self.promises.all.iter().position(|one| one.job == job.waiting.id);
@@ -99,7 +179,13 @@ impl<'a> Pass<'a> {
             return None;
         }
         let old = had.and_then(|_| self.promises.remove(job.waiting.id));
-        let made = self.best(&job, open, old)?;
+        let nodes = old.as_ref().map(|old| old.nodes.clone());
+        let made = self.best(&job, open, old);
+        // Places that are promised no more: as in `forget_promise`.
+        if nodes.is_some_and(|nodes| made.as_ref().is_none_or(|made| made.nodes != nodes || made.start <= self.now)) {
+            self.full |= self.refused;
+        }
+        let made = made?;
         if made.start <= self.now {
             if let Some(outcome) = self.take_due(at, open) {
                 return Some(outcome);
@@ -124,7 +210,7 @@ impl<'a> Pass<'a> {
 
     /// Whether a queue has a slot, or one that is held by a promise that yields.
     fn has_slot(&self, job: &Job<'a>, kind: Option<u16>) -> bool {
-        let most = self.scene.settings.reservations as usize;
+        let most = self.rules.reservations(&self.scene.settings) as usize;
         let queue = || self.promises.all.iter().filter(|one| one.kind == kind);
         queue().count() < most || {
             let asker = self.asker(job);
@@ -134,12 +220,12 @@ impl<'a> Pass<'a> {
 
     /// The promise that stands above the others of its queue gets its slot.
     fn make_room(&mut self, job: &Job<'a>, made: &Reserved) {
-        let most = self.scene.settings.reservations as usize;
+        let most = self.rules.reservations(&self.scene.settings) as usize;
         let asker = self.asker(job);
         while self.promises.all.iter().filter(|one| one.kind == made.kind).count() >= most {
             let yields = self.promises.all.iter().filter(|one| one.kind == made.kind && one.yields(&asker));
             let Some(last) = yields.max_by_key(|one| (one.start, one.job)).map(|one| one.job) else { return };
-            self.promises.remove(last);
+            self.forget_promise(last, &[]);
             self.mark("reservation revoked");
         }
     }
@@ -156,12 +242,17 @@ impl<'a> Pass<'a> {
                 continue;
             }
             let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker) else { continue };
+            // Only who waits for devices alone: quota is there by the time that they are.
+            if self.quota_time(job, &one).is_none_or(|quota| quota > start) {
+                continue;
+            }
             if best.as_ref().is_none_or(|(other, ..)| start < *other) {
                 best = Some((start, nodes, kind, *target));
             }
         }
         let kept = old.and_then(|old| {
             let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
+            let start = start.max(self.quota_time(job, &old.target)?);
             Some(Reserved { start: start.max(old.said), ..old })
         });
         let (mut made, moved) = match (kept, best) {
@@ -178,7 +269,7 @@ impl<'a> Pass<'a> {
         // What cannot be kept is said anew.
         made.said = made.start;
         made.fresh = true;
-        Some(made)
+        Some(self.with_quotas(job, made))
     }
 
     /// A reservation that is due, or would be if what runs in overtime and guests made room, takes their devices.
@@ -189,11 +280,22 @@ impl<'a> Pass<'a> {
         open.iter().find_map(|target| self.evict_for(at, *target, Mode::Due))
     }
 
+    /// A promise is gone. Whoever was refused a place for it, and is past its turn, comes before those whose turn is still ahead: unless the place is taken as
+    /// promised, the rest is left to the next pass.
+    pub(super) fn forget_promise(&mut self, job: JobId, taken: &[u32]) {
+        let Some(gone) = self.promises.remove(job) else { return };
+        let mut taken = taken.to_vec();
+        taken.sort_unstable();
+        if self.refused && gone.nodes != taken {
+            self.full = true;
+        }
+    }
+
     /// At its owner's turn it was neither made nor kept: it is none any more.
     pub(super) fn drop_stale(&mut self, at: usize) {
         let job = self.jobs[at].waiting.id;
         if self.promises.all.iter().any(|one| one.job == job && !one.fresh) {
-            self.promises.remove(job);
+            self.forget_promise(job, &[]);
         }
     }
 

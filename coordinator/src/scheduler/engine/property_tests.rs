@@ -150,7 +150,7 @@ fn world(draw: &mut Draw) -> World {
     let teams = teams(draw, &devices);
     let mut scene = scene(nodes, teams);
     scene.settings = Arc::new(SchedSettings {
-        age_limit_ms: [600 * 60_000; 4],
+        age_limit_ms: [300 * 60_000; 4],
         default_time_ms: [240 * 60_000; 4],
         grace_ms: [5 * 60_000; 4],
         reservations: u32::try_from(draw.below(4) * 2).expect("small"),

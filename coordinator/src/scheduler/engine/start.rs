@@ -46,24 +46,33 @@ impl<'a> Pass<'a> {
         if soonest.is_none_or(|start| start >= hard) {
             return Ok((first, Footing::Regular));
         }
-        if let Some(failed) = self.no_place.get(&key).filter(|failed| **failed <= soft.unwrap_or(hard)) {
-            let _ = failed;
-            let promise = self.broken(&job, target, &first, hard);
-            let promise = promise.unwrap_or((job.waiting.id, self.now));
+        let charges = self.numbers(&first);
+        let inside = self.book.legal(job.team, &charges, &self.kinds) == Ok(Standing::Inside);
+        let over = self.over_quota(&job, &charges, hard, inside);
+        let broken = self.broken(&job, target, &first, hard);
+        let Some(promise) = over.or(broken) else {
+            return Ok((first, Footing::Regular));
+        };
+        // Its own promise binds others, not itself: what failed for them says nothing about it.
+        let alike = over.is_none() && self.promises.all.iter().all(|one| one.job != job.waiting.id);
+        if alike && self.no_place.get(&key).is_some_and(|failed| *failed <= soft.unwrap_or(hard)) {
             return Err(NoPlace::Promise(promise.0, promise.1));
         }
-        if let Ok(choice) = self.beside(&job, target, nodes, first.clone(), hard) {
-            return Ok((choice, Footing::Regular));
+        if over.is_none() {
+            if let Ok(choice) = self.beside(&job, target, nodes, first.clone(), hard) {
+                return Ok((choice, Footing::Regular));
+            }
         }
-        let promise = self.broken(&job, target, &first, hard).unwrap_or((job.waiting.id, self.now));
-        if let Some(soft) = soft {
+        if let Some(soft) = soft.filter(|soft| self.over_quota(&job, &charges, *soft, inside).is_none()) {
             if let Ok(choice) = self.beside(&job, target, nodes, first, soft) {
-                let due = self.broken(&job, target, &choice, hard).map_or(hard, |(_, start)| start);
+                let due = self.broken(&job, target, &choice, hard).map_or(promise.1, |(_, start)| start.min(promise.1));
                 self.mark("guest let in");
                 return Ok((choice, Footing::Guest(due)));
             }
         }
-        self.no_place.insert(key, soft.unwrap_or(hard));
+        if alike {
+            self.no_place.insert(key, soft.unwrap_or(hard));
+        }
         Err(NoPlace::Promise(promise.0, promise.1))
     }
 
@@ -215,10 +224,12 @@ impl<'a> Pass<'a> {
         let nodes = u32::try_from(choice.seats.len()).unwrap_or(u32::MAX);
         let place = self.out.starts.len();
         let mut run =
-            runs::start(self.scene, Source::Start(place), job.waiting, job.team, parts, charges, self.now, footing);
+            runs::start(self.scene, Source::Start(place), job.waiting, job.team, parts, charges.clone(), self.now, footing);
         run.ask = ask;
+        let end = run.takeable.map_or(run.end, |at| run.end.max(at));
         self.add_run(run);
-        self.promises.remove(job.waiting.id);
+        self.count_in_promises(job.team, &charges, end);
+        self.forget_promise(job.waiting.id, &choice.nodes);
         if job.turn.is_aged() {
             self.mark("aged job first");
         }

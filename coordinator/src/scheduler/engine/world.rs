@@ -16,7 +16,7 @@ use crate::scheduler::plan::{Proposal, Taken};
 use crate::scheduler::policy::rules;
 use crate::state::rules::quota::Ledger;
 use crate::state::view::amounts::GPU;
-use crate::state::view::ask::{Gpus, Width};
+use crate::state::view::ask::{Gpus, Prefer, Width};
 use crate::state::view::jobs::{Footing, Hold, Reservation, Running, Seat, Tasks, Waiting};
 use crate::state::view::nodes::{NodeView, Open};
 use crate::state::view::scene::Scene;
@@ -132,15 +132,15 @@ impl World {
     pub fn settle(&mut self) -> Proposal<Why> {
         for _ in 0..400 {
             self.recount();
-            let (plan, marks) = propose_marked(&self.scene, self.now);
-            let (again, _) = propose_marked(&self.scene, self.now);
+            let (plan, marks, owners) = propose_marked(&self.scene, self.now);
+            let (again, ..) = propose_marked(&self.scene, self.now);
             assert_eq!(plan, again, "the same scene, another plan");
             for mark in marks {
                 *self.marks.entry(mark).or_default() += 1;
             }
             self.check_before(&plan);
             let quiet = plan.starts.is_empty() && plan.preemptions.is_empty() && plan.withdrawn.is_empty();
-            self.apply(&plan);
+            self.apply(&plan, &owners);
             if quiet {
                 self.next = plan.next.filter(|next| *next > self.now);
                 self.check_reasons(&plan);
@@ -150,9 +150,10 @@ impl World {
         panic!("plans never come to rest at {}", self.now);
     }
 
-    fn apply(&mut self, plan: &Proposal<Why>) {
-        // What is kept for a job, or was promised to it, is not overtaking.
-        let promised: Vec<JobId> = self.scene.holds.keys().chain(self.scene.reservations.keys()).copied().collect();
+    fn apply(&mut self, plan: &Proposal<Why>, owners: &[JobId]) {
+        // What is kept for a job, or was promised to it, or would be taken back from one ahead by it, is not overtaking.
+        let promised = self.scene.holds.keys().chain(self.scene.reservations.keys()).chain(owners);
+        let promised: Vec<JobId> = promised.copied().collect();
         for job in &plan.withdrawn {
             self.withdraw(*job);
         }
@@ -449,6 +450,19 @@ impl World {
             turn
         };
         let ledger = Ledger::new(self.scene.teams.values().map(|team| &**team));
+        let mut after = ledger.clone();
+        for run in self.scene.running.values().filter(|run| run.ends_by_ms.is_some()) {
+            for (flavor, units) in charges(&self.scene, &run.ask.gpus, &run.seats) {
+                after.remove(&run.team, &flavor, units);
+            }
+        }
+        let kept = self.scene.holds.values().map(|hold| (hold.job, &hold.seats));
+        for (job, seats) in kept.chain(plan.preemptions.iter().map(|one| (one.job, &one.seats))) {
+            let job = &self.truths[&job].job;
+            for (flavor, units) in charges(&self.scene, &job.ask.gpus, seats) {
+                after.add(&job.team, &flavor, units);
+            }
+        }
         let capacity = {
             let mut capacity = Capacity::new(&self.scene);
             for hold in self.scene.holds.values() {
@@ -462,9 +476,10 @@ impl World {
         for start in plan.starts.iter().filter(|start| start.tasks.is_none() && !promised.contains(&start.job)) {
             let mine = &self.truths[&start.job].job;
             let my_turn = turn(start.job);
-            let mut without = ledger.clone();
+            let (mut without, mut after) = (ledger.clone(), after.clone());
             for (flavor, units) in &start.charges {
                 without.remove(&mine.team, flavor, *units);
+                after.remove(&mine.team, flavor, *units);
             }
             let inside = start.charges.iter().all(|(flavor, units)| without.inside_nominal(&mine.team, flavor, *units));
             let mut free = capacity.clone();
@@ -496,10 +511,13 @@ impl World {
                     span: (self.now, super::estimate::after(self.now, protected)),
                 };
                 let Some(choice) = free.find(&job.ask, job.ask.nodes.least(), &terms) else { continue };
-                let legal = choice.charges.iter().all(|(flavor, units)| without.legal(&job.team, flavor, *units).is_ok());
-                let theirs = choice.charges.iter().all(|(flavor, units)| without.inside_nominal(&job.team, flavor, *units));
+                let of = &choice.charges;
+                let legal = [&without, &after].iter().all(|ledger| of.iter().all(|(flavor, units)| ledger.legal(&job.team, flavor, *units).is_ok()));
+                let theirs = [&without, &after].iter().all(|ledger| of.iter().all(|(flavor, units)| ledger.inside_nominal(&job.team, flavor, *units)));
                 // Within one class who stays inside nominal comes before who borrows.
-                let borrows_behind = job.class == mine.class && inside && !theirs && !turn(job.id).is_aged();
+                // Who would rather borrow its first type than take its second counts as a borrower.
+                let choosy = job.ask.kinds.len() > 1 && job.ask.prefer == Prefer::Type;
+                let borrows_behind = job.class == mine.class && inside && (!theirs || choosy) && !turn(job.id).is_aged();
                 let there = choice.nodes.iter().any(|node| {
                     start.seats.iter().any(|seat| free.node(&seat.node) == Some(*node))
                 });

@@ -14,6 +14,18 @@ impl Rules for Fair {
         0
     }
 
+    fn queue_of_running(&self, _settings: &SchedSettings, _running: &Running, _now: UtcMs) -> u32 {
+        0
+    }
+
+    fn reservations(&self, settings: &SchedSettings) -> u32 {
+        settings.reservations
+    }
+
+    fn may_reserve(&self, _job: &Waiting) -> bool {
+        true
+    }
+
     fn wide_first(&self) -> bool {
         false
     }

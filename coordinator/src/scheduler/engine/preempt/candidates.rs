@@ -29,6 +29,14 @@ impl<'a> Pass<'a> {
         let mut sorted: Vec<(Order, Candidate)> =
             found.into_iter().map(|one| (self.order(at, flavor, units, &one), one)).collect();
         sorted.sort_by_key(|(order, _)| *order);
+        if mode == Mode::Slice {
+            // Slices first from those who had most already.
+            let queue = |one: &Candidate| {
+                let attempt = self.runs[one.run].attempt();
+                attempt.map_or(0, |attempt| self.rules.queue_of_running(&self.scene.settings, attempt, self.now))
+            };
+            sorted.sort_by_cached_key(|(_, one)| std::cmp::Reverse(queue(one)));
+        }
         sorted.into_iter().map(|(_, one)| one).collect()
     }
 

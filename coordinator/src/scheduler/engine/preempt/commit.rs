@@ -17,11 +17,12 @@ impl<'a> Pass<'a> {
     pub(super) fn evict(&mut self, at: usize, target: usize, mode: Mode, candidates: &[Candidate], victims: Vec<usize>, choice: Choice) -> bool {
         let victims: Vec<Candidate> = victims.iter().map(|at| candidates[*at].clone()).collect();
         let Some(mine) = self.allowed(at, target, mode, &victims) else { return false };
-        // Who would start only to be ended at once does not start: the pass begins again without.
+        // Who would start only to be ended at once comes after the one for whom: the pass begins again in that order.
         let starts = victims.iter().map(|one| &self.runs[one.run]).filter(|run| matches!(run.source, Source::Start(_)));
         let starts: Vec<JobId> = starts.map(|run| run.job).collect();
         if !starts.is_empty() {
-            self.withheld.extend(starts);
+            let owner = self.jobs[at].waiting.id;
+            starts.into_iter().for_each(|job| self.after_owners.entry(job).or_default().push(owner));
             self.again = true;
             return false;
         }
@@ -89,6 +90,7 @@ impl<'a> Pass<'a> {
                 self.soon.release(attempt);
             }
             self.book.will_end(team, &charges, &self.kinds);
+            self.tables.forget(&charges);
             self.mark(match one.why {
                 Taken::Entitlement => "preempted",
                 Taken::Overtime => "overtime taken",
@@ -102,6 +104,7 @@ impl<'a> Pass<'a> {
         let parts = self.parts(&choice.seats);
         let charges = self.numbers(&choice);
         self.reserve_seats(&ask, &choice.seats, &parts);
+        self.tables.forget(&charges);
         self.book.promise(job.team, &charges, &self.kinds);
         self.book.commit(job.waiting, job.team, &charges, true);
         self.book.runs(job.team);
@@ -115,8 +118,7 @@ impl<'a> Pass<'a> {
             victims: victims.iter().map(|one| one.run).collect(),
             mode,
         });
-        self.promises.remove(job.waiting.id);
-        self.tables.forget();
+        self.forget_promise(job.waiting.id, &choice.nodes);
         self.out.preemptions.push(Preemption {
             job: job.waiting.id,
             entitlement: mine,

@@ -46,10 +46,14 @@ impl Tables {
         }
     }
 
-    /// Somebody was ended, or a start was taken back: all is new.
-    pub fn forget(&mut self) {
-        self.by_flavor.clear();
-        self.failed.clear();
+    /// Somebody was ended: its flavors' tables are made anew. What was sought in vain before is not sought again by this pass: the next one does.
+    pub fn forget(&mut self, charges: &[(u32, u64)]) {
+        if charges.is_empty() {
+            self.by_flavor.remove(&None);
+        }
+        for (flavor, _) in charges {
+            self.by_flavor.remove(&Some(*flavor));
+        }
     }
 }
 
