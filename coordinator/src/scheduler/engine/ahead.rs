@@ -7,6 +7,7 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::grid::{Grid, Need};
+use super::order::Turn;
 use super::runs::Run;
 use super::targets::Target;
 use crate::state::rules::quota::Ledger;
@@ -24,6 +25,8 @@ pub struct Reserved {
     pub class: Class,
     /// Whether it is aged.
     pub aged: bool,
+    /// When it is its turn.
+    pub turn: Turn,
     /// Its owner.
     pub user: Arc<str>,
     /// What was said.
@@ -52,9 +55,11 @@ impl Reserved {
         need(&self.target, self.kind)
     }
 
-    /// Whether a job may take what was promised: a higher class, or an aged job of the same (POLICY §5).
+    /// Whether a job may take what was promised: a higher class, or an aged job of the same (POLICY §5); also one ahead of it that takes back what is its own.
     pub fn yields(&self, to: &Asker<'_>) -> bool {
-        self.job == to.job.id || to.job.class > self.class || (to.job.class == self.class && to.aged && !self.aged)
+        self.job == to.job.id
+            || to.takes_back.is_some_and(|turn| turn < self.turn)
+            || to.job.class > self.class || (to.job.class == self.class && to.aged && !self.aged)
     }
 }
 
@@ -110,6 +115,10 @@ pub struct Asker<'a> {
     pub aged: bool,
     /// How long nobody takes its devices, milliseconds.
     pub protected: u64,
+    /// How long it runs by estimate, milliseconds.
+    pub length: u64,
+    /// When it is its turn, if it ends others for what it gets.
+    pub takes_back: Option<Turn>,
 }
 
 /// What one node gives for a target.
@@ -182,9 +191,11 @@ impl Ahead<'_, '_> {
         amounts
     }
 
-    /// Takes what was promised on a node to others than `asker`, of those that are there at `time`.
+    /// Takes what was promised on a node to others than `asker`, of those whom it would meet if it started at `time`.
     fn keep_promises(&self, node: usize, time: UtcMs, asker: &Asker<'_>, free: &mut [u32], amounts: &mut Amounts) {
-        for other in self.promises.on(node).filter(|other| other.end > time && !other.yields(asker)) {
+        let end = super::estimate::after(time, asker.length);
+        let meet = |other: &&Reserved| other.start < end && other.end > time && !other.yields(asker);
+        for other in self.promises.on(node).filter(meet) {
             self.grid.satisfy(node, free, amounts, &other.need());
         }
     }

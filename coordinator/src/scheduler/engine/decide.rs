@@ -99,7 +99,8 @@ impl<'a> Pass<'a> {
         ways
     }
 
-    /// Whether it is its turn before borrowers: some type is within nominal, or its own team's nominal would cover it if others gave back what they borrowed.
+    /// Whether it is its turn before borrowers: some type is within nominal, or its own team's nominal would cover it if others ended or gave back what they
+    /// borrowed.
     fn is_owner(&self, job: &Job<'a>, ways: &[Way]) -> bool {
         if ways.iter().any(|way| way.standing == Ok(Standing::Inside)) {
             return true;
@@ -111,7 +112,7 @@ impl<'a> Pass<'a> {
             let place = job.team.zip(column);
             place.is_some_and(|(team, column)| {
                 let nominal = self.book.now.nominal_at(team, column).unwrap_or(0);
-                self.book.now.load_at(team, column).saturating_add(units) <= nominal
+                units <= nominal
             })
         })
     }

@@ -193,12 +193,12 @@ fn a_gang_that_is_first_starts_within_the_longest_protected_time_and_the_ending(
             let limit_ms = limits.then_some(4 * 3_600_000);
             Waiting { limit_ms, ..job(number, "org", Class::Normal, 1, 1 + u32::try_from(number % 4).expect("small")) }
         };
-        for number in 1..=16 {
+        for number in 1..=13 {
             world.submit(narrow(number), 50 * HOUR);
         }
         world.settle();
         world.advance(HOUR / 4);
-        world.submit(job(100, "org", Class::Normal, 4, 8), HOUR);
+        world.submit(Waiting { user: "bo".into(), ..job(100, "org", Class::Normal, 4, 8) }, HOUR);
         // Others keep coming, shorter and longer.
         for step in 1..80 {
             world.submit(narrow(100 + step), if step % 2 == 0 { HOUR } else { 50 * HOUR });

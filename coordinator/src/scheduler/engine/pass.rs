@@ -257,9 +257,12 @@ impl<'a> Pass<'a> {
 
     /// A job that asks about what lies ahead.
     pub(super) fn asker(&self, job: &Job<'a>) -> Asker<'a> {
+        let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
         Asker {
             job: job.waiting,
             aged: job.turn.is_aged(),
+            length: estimate::waiting(self.scene, job.waiting, units),
+            takes_back: None,
             protected: estimate::protected(&self.scene.settings, job.waiting.class, job.waiting.limit_ms),
         }
     }

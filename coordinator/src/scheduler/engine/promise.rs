@@ -79,6 +79,7 @@ impl<'a> Pass<'a> {
             job: job.waiting.id,
             class: job.waiting.class,
             aged: job.turn.is_aged(),
+            turn: job.turn,
             user: job.waiting.user.clone(),
             said,
             start,

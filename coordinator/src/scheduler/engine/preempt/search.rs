@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use super::Candidate;
+use crate::scheduler::engine::ahead::Asker;
 use crate::scheduler::engine::estimate;
 use crate::scheduler::engine::pass::{Job, Pass};
 use crate::scheduler::engine::runs::Source;
@@ -40,7 +41,7 @@ impl<'a> Pass<'a> {
 
     /// Nodes of a place that were promised to others who would have to wait longer.
     fn promised_away(&self, job: &Job<'a>, target: usize, choice: &Choice) -> Vec<Arc<str>> {
-        let (ahead, asker) = (self.ahead(), self.asker(job));
+        let (ahead, asker) = (self.ahead(), Asker { takes_back: Some(job.turn), ..self.asker(job) });
         let end = estimate::after(self.now, asker.protected);
         let ask = &self.asks.targets[target].ask;
         let places = choice.nodes.iter().zip(&choice.seats);
