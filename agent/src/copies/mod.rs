@@ -4,26 +4,23 @@
 //! - `permits` (pure): what other nodes may do here. `door`: asks the leader, and takes in what has come.
 //! - `ledger`: which parts are held. `sealing`: a directory of this node becomes a part. `restore`: parts become a directory.
 //! - `push`: to another node. `upload`: to an object store. `fetch`: from either. `orders`: forget, announce, list.
-//! - `attempts`: whose ranks are here. `sight`: what the kernel says of them. `strain` (pure): are they held up? `reporter`: tells the pacer.
+//! - `yielding`: are ranks here held up by that? The pacer is told.
 //!
 //! Everything that reads, hashes or sends much runs on threads that give way to training. A part is in the ledger only when the store holds
 //! it; what the store does not hold any more is told within seconds.
 
-mod attempts;
 mod door;
 mod fetch;
 mod ledger;
 mod orders;
 mod permits;
 mod push;
-mod reporter;
 pub(crate) mod restore;
 pub(crate) mod sealing;
-mod sight;
-mod strain;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod yielding;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -47,9 +44,9 @@ use tracing::{info, warn};
 
 use crate::core::{Event, PartKey};
 use crate::driver::Input;
-use attempts::{AttemptHere, Attempts};
 use ledger::{Entry, Ledger, blob};
 use permits::Permits;
+use yielding::{AttemptHere, Attempts};
 
 /// Threads for connections; more for disks and hashes come as they are needed.
 const THREADS: usize = 2;
@@ -267,7 +264,7 @@ impl Vault {
         inner.measure();
         handle.spawn(look_after(Arc::downgrade(&inner)));
         let begun = inner.begun.clone();
-        handle.spawn(reporter::report(Arc::downgrade(&inner), begun));
+        handle.spawn(yielding::report(Arc::downgrade(&inner), begun));
         Ok(Self { inner })
     }
 

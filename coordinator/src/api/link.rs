@@ -382,22 +382,13 @@ impl Session {
                 link,
                 relay: convert::agent::relay(relay)?,
             },
-            Some(agent_message::What::Inventory(inventory)) => {
-                let word = convert::copies::inventory(inventory)?;
-                return self.copies(port, word).await;
-            }
-            Some(agent_message::What::Ask(ask)) => {
-                return self.copies(port, convert::copies::ask(ask)?).await;
-            }
-            Some(agent_message::What::Pushed(pushed)) => {
-                return self.copies(port, convert::copies::pushed(pushed)?).await;
-            }
-            Some(agent_message::What::Uploaded(done)) => {
-                return self.copies(port, convert::copies::uploaded(done)?).await;
-            }
-            Some(agent_message::What::PartGone(gone)) => {
-                return self.copies(port, convert::copies::part_gone(gone)?).await;
-            }
+            Some(
+                what @ (agent_message::What::Inventory(_)
+                | agent_message::What::Ask(_)
+                | agent_message::What::Pushed(_)
+                | agent_message::What::Uploaded(_)
+                | agent_message::What::PartGone(_)),
+            ) => return self.copies(port, convert::copies::word(what)?).await,
             Some(agent_message::What::Ready(ready)) => Input::Ready {
                 node,
                 link,

@@ -449,15 +449,8 @@ impl Copies {
         rules: &CheckpointSpec,
         told: &mut Vec<Told>,
     ) -> bool {
-        let Some(manifest) = part.manifest else {
+        let Some(key) = checkpoint.key(job.id, part) else {
             return false;
-        };
-        let key = PartKey {
-            job: job.id,
-            epoch: checkpoint.epoch,
-            name: checkpoint.name.clone(),
-            index: part.index,
-            manifest,
         };
         let holders = &part.holders;
         for holder in holders {

@@ -127,7 +127,7 @@ pub const PURE: &[Pure] = &[
     pure("agent/src/checkpoints/seal", &["serde_json", "thiserror"]),
     pure("agent/src/checkpoints/track", &[]),
     pure("agent/src/copies/permits", &[]),
-    pure("agent/src/copies/strain", &[]),
+    pure("agent/src/copies/yielding/strain", &[]),
     later("agent/src/checkpoints/manifest"),
     later("agent/src/devices/health"),
     later("agent/src/power/idle"),

@@ -13,10 +13,9 @@ use mlctl_proto::units::bytes_text;
 use serde_json::json;
 
 use super::lay::lay;
-use super::show::{named, split};
+use super::show::chosen;
 use crate::args::{GetCheckpointArgs, Global};
 use crate::client::{Client, checkpoints, traced};
-use crate::commands::follow;
 use crate::failure::Failure;
 use crate::output::{Output, clean, is_shared};
 
@@ -31,12 +30,8 @@ pub async fn run(
     global: &Global,
     output: &dyn Output,
 ) -> Result<u8, Failure> {
-    let (job, name) = split(&args.checkpoint)?;
     let mut client = Client::open(global)?;
-    let job = follow::get(&mut client, job).await?;
-    let found = named(&job, name)?;
-    let newest = found.last().copied().cloned();
-    let checkpoint = newest.ok_or_else(|| Failure::not_found("there is no checkpoint".into()))?;
+    let (job, checkpoint) = chosen(&mut client, &args.checkpoint).await?;
     let dest = target(args.dir.as_deref(), &checkpoint.name)?;
     let parts = portable(&checkpoint, &job.id)?;
     let aside = beside(&dest, &job.id, &checkpoint);

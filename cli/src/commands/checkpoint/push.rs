@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Global, PushCheckpointArgs};
 use crate::client::{Client, checkpoints, traced};
-use crate::commands::checkpoint::show::{named, split};
-use crate::commands::follow;
+use crate::commands::checkpoint::show::chosen;
 use crate::failure::Failure;
 use crate::output::{Output, clean};
 
@@ -24,12 +23,9 @@ pub async fn run(
     global: &Global,
     output: &dyn Output,
 ) -> Result<u8, Failure> {
-    let (job, name) = split(&args.checkpoint)?;
     let url = checked(args.to.as_deref())?;
     let mut client = Client::open(global)?;
-    let job = follow::get(&mut client, job).await?;
-    let newest = named(&job, name)?.last().copied().cloned();
-    let checkpoint = newest.ok_or_else(|| Failure::not_found("there is no checkpoint".into()))?;
+    let (job, checkpoint) = chosen(&mut client, &args.checkpoint).await?;
     sealed(&checkpoint, &job.id)?;
     let request = UploadCheckpointRequest {
         job: job.id.clone(),

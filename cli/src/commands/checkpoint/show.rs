@@ -23,8 +23,17 @@ pub async fn run(
     Ok(0)
 }
 
+/// The newest checkpoint that a person means by `412/step-9000`, or by `412` alone, with its job.
+pub(super) async fn chosen(client: &mut Client, text: &str) -> Result<(Job, Checkpoint), Failure> {
+    let (job, name) = split(text)?;
+    let job = follow::get(client, job).await?;
+    let newest = named(&job, name)?.last().copied().cloned();
+    let newest = newest.ok_or_else(|| Failure::not_found("there is no checkpoint".into()))?;
+    Ok((job, newest))
+}
+
 /// `412/step-9000` as job and name.
-pub(super) fn split(text: &str) -> Result<(&str, Option<&str>), Failure> {
+fn split(text: &str) -> Result<(&str, Option<&str>), Failure> {
     match text.split_once('/') {
         None => Ok((text, None)),
         Some((job, name)) if !job.is_empty() && !name.is_empty() => Ok((job, Some(name))),
@@ -36,7 +45,7 @@ pub(super) fn split(text: &str) -> Result<(&str, Option<&str>), Failure> {
 }
 
 /// Those of that name, of every attempt that made one; without a name the newest.
-pub(super) fn named<'a>(job: &'a Job, name: Option<&str>) -> Result<Vec<&'a Checkpoint>, Failure> {
+fn named<'a>(job: &'a Job, name: Option<&str>) -> Result<Vec<&'a Checkpoint>, Failure> {
     let list = &job.checkpoints;
     let found: Vec<&Checkpoint> = match name {
         None => list.last().into_iter().collect(),

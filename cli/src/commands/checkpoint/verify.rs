@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Global, ShowCheckpointArgs};
 use crate::client::{Client, checkpoints, traced};
-use crate::commands::checkpoint::show::{named, split};
-use crate::commands::follow;
+use crate::commands::checkpoint::show::chosen;
 use crate::failure::Failure;
 use crate::output::{Output, clean, is_shared};
 
@@ -27,11 +26,8 @@ pub async fn run(
     global: &Global,
     output: &dyn Output,
 ) -> Result<u8, Failure> {
-    let (job, name) = split(&args.checkpoint)?;
     let mut client = Client::open(global)?;
-    let job = follow::get(&mut client, job).await?;
-    let newest = named(&job, name)?.last().copied().cloned();
-    let checkpoint = newest.ok_or_else(|| Failure::not_found("there is no checkpoint".into()))?;
+    let (job, checkpoint) = chosen(&mut client, &args.checkpoint).await?;
     let mut copies = Vec::new();
     for part in sealed(&checkpoint, &job.id)? {
         let request = VerifyPartRequest {

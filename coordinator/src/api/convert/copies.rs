@@ -10,11 +10,24 @@ use crate::state::records::{ManifestId, PartKey};
 /// Parts in one message.
 const PARTS_MAX: usize = 4_096;
 
-/// Parts that a node holds.
+/// What an agent says of copies.
 ///
 /// # Errors
-/// When there are too many, or one has no id or manifest.
-pub fn inventory(message: wire::Inventory) -> Result<Word, Refusal> {
+/// When it is malformed, or about something else.
+pub fn word(what: wire::agent_message::What) -> Result<Word, Refusal> {
+    use wire::agent_message::What;
+    match what {
+        What::Inventory(message) => inventory(message),
+        What::Ask(message) => ask(message),
+        What::Pushed(message) => pushed(message),
+        What::Uploaded(message) => uploaded(message),
+        What::PartGone(message) => part_gone(message),
+        _ => Err(bad("this is not about copies")),
+    }
+}
+
+/// Parts that a node holds.
+fn inventory(message: wire::Inventory) -> Result<Word, Refusal> {
     if message.parts.len() > PARTS_MAX {
         return Err(bad("more parts of checkpoints than one message may hold"));
     }
@@ -26,10 +39,7 @@ pub fn inventory(message: wire::Inventory) -> Result<Word, Refusal> {
 }
 
 /// A question about who may do what.
-///
-/// # Errors
-/// When the manifest is none.
-pub fn ask(message: wire::Ask) -> Result<Word, Refusal> {
+fn ask(message: wire::Ask) -> Result<Word, Refusal> {
     Ok(Word::Ask {
         id: message.id,
         node: message.node,
@@ -39,10 +49,7 @@ pub fn ask(message: wire::Ask) -> Result<Word, Refusal> {
 }
 
 /// What became of a copy.
-///
-/// # Errors
-/// When it names no part.
-pub fn pushed(message: wire::Pushed) -> Result<Word, Refusal> {
+fn pushed(message: wire::Pushed) -> Result<Word, Refusal> {
     let key = message.key.ok_or_else(|| bad("a copy of nothing"))?;
     Ok(Word::Pushed {
         key: part_key(key)?,
@@ -52,10 +59,7 @@ pub fn pushed(message: wire::Pushed) -> Result<Word, Refusal> {
 }
 
 /// A part that will not come.
-///
-/// # Errors
-/// When it names no attempt.
-pub fn part_gone(message: wire::PartGone) -> Result<Word, Refusal> {
+fn part_gone(message: wire::PartGone) -> Result<Word, Refusal> {
     Ok(Word::Gone {
         key: key(message.job, message.epoch)?,
         name: message.name,
@@ -63,10 +67,7 @@ pub fn part_gone(message: wire::PartGone) -> Result<Word, Refusal> {
 }
 
 /// What became of an upload.
-///
-/// # Errors
-/// When it names no part.
-pub fn uploaded(message: wire::Uploaded) -> Result<Word, Refusal> {
+fn uploaded(message: wire::Uploaded) -> Result<Word, Refusal> {
     let key = message.key.ok_or_else(|| bad("an upload of nothing"))?;
     Ok(Word::Uploaded {
         key: part_key(key)?,

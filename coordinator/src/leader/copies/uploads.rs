@@ -103,15 +103,8 @@ impl Copies {
         };
         let mut lacks = false;
         for part in checkpoint.filled() {
-            let Some(manifest) = part.manifest else {
+            let Some(key) = checkpoint.key(job.id, part) else {
                 continue;
-            };
-            let key = PartKey {
-                job: job.id,
-                epoch: checkpoint.epoch,
-                name: checkpoint.name.clone(),
-                index: part.index,
-                manifest,
             };
             if part.uploaded {
                 self.uploads.going.remove(&key);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::CopyOrder;
 use super::uploads::{maker, order};
 use crate::state::State;
-use crate::state::records::{Checkpoint, Job, PartKey};
+use crate::state::records::{Checkpoint, Job};
 use crate::state::rules::checkpoint_rules;
 
 /// Where a person wants a checkpoint to be.
@@ -46,15 +46,8 @@ pub fn wanted(
     let mut loads: BTreeMap<String, usize> = BTreeMap::new();
     let mut wanted = Vec::new();
     for part in checkpoint.filled() {
-        let Some(manifest) = part.manifest else {
+        let Some(key) = checkpoint.key(job.id, part) else {
             continue;
-        };
-        let key = PartKey {
-            job: job.id,
-            epoch: checkpoint.epoch,
-            name: checkpoint.name.clone(),
-            index: part.index,
-            manifest,
         };
         let Some(order) = order(state, &key, (&store.url, store.elsewhere), &rules) else {
             continue;

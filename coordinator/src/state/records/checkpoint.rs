@@ -127,15 +127,19 @@ impl Checkpoint {
 
     /// Names of its sealed parts with their holders.
     pub fn keys(&self, job: JobId) -> impl Iterator<Item = (PartKey, &[String])> {
-        self.parts.iter().filter_map(move |part| {
-            let key = PartKey {
-                job,
-                epoch: self.epoch,
-                name: self.name.clone(),
-                index: part.index,
-                manifest: part.manifest?,
-            };
-            Some((key, part.holders.as_slice()))
+        self.parts
+            .iter()
+            .filter_map(move |part| Some((self.key(job, part)?, part.holders.as_slice())))
+    }
+
+    /// The name of one of its parts, if that was sealed.
+    pub fn key(&self, job: JobId, part: &Part) -> Option<PartKey> {
+        Some(PartKey {
+            job,
+            epoch: self.epoch,
+            name: self.name.clone(),
+            index: part.index,
+            manifest: part.manifest?,
         })
     }
 }

@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::super::{Inner, lock};
 use super::sight::{Carried, Seen, Sight};
 use super::strain::{Look, Strain, Traffic, Verdict, Wire};
-use super::{Inner, lock};
 
 /// Between two reports.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -56,7 +56,7 @@ impl Inner {
 }
 
 /// Reports until the vault is gone. `begun`: somebody begins to send.
-pub(super) async fn report(vault: Weak<Inner>, begun: Arc<Notify>) {
+pub(in crate::copies) async fn report(vault: Weak<Inner>, begun: Arc<Notify>) {
     let mut reporter = Reporter::new();
     loop {
         // Not kept: the vault must be able to go meanwhile.

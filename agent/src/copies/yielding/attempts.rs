@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use mlctl_proto::ids::{Epoch, JobId};
 
-use super::lock;
+use super::super::lock;
 
 type Key = (JobId, Epoch);
 
 /// All of them. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Attempts(Arc<Mutex<BTreeMap<Key, Here>>>);
+pub(in crate::copies) struct Attempts(Arc<Mutex<BTreeMap<Key, Here>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Here {
@@ -31,7 +31,7 @@ pub(crate) struct AttemptHere {
 
 impl Attempts {
     /// This attempt has a keeper here.
-    pub(super) fn enter(&self, key: Key, keeper: u32) -> AttemptHere {
+    pub(in crate::copies) fn enter(&self, key: Key, keeper: u32) -> AttemptHere {
         let ending = false;
         lock(&self.0).insert(key, Here { keeper, ending });
         AttemptHere {
@@ -41,12 +41,12 @@ impl Attempts {
     }
 
     /// The processes of their keepers.
-    pub(super) fn keepers(&self) -> BTreeSet<u32> {
+    pub(in crate::copies) fn keepers(&self) -> BTreeSet<u32> {
         lock(&self.0).values().map(|here| here.keeper).collect()
     }
 
     /// An attempt of this job is being ended here: what it saves now is the last that it saves.
-    pub(super) fn is_ending(&self, job: JobId) -> bool {
+    pub(in crate::copies) fn is_ending(&self, job: JobId) -> bool {
         let here = lock(&self.0);
         let mut its = here.iter().filter(|((other, _), _)| *other == job);
         its.any(|(_, one)| one.ending)
