@@ -13,13 +13,14 @@ mod request;
 mod resume;
 mod retention;
 mod retry;
+pub mod room;
 mod turn;
 mod usage;
 pub mod window;
 
 pub use excluded::excluded;
 pub(crate) use fits::kinds_text;
-pub use fits::{CPU_RANKS_PER_CPU, NeverFits, cpu_room, cpu_room_for, fits_kind, never_fits};
+pub use fits::{CPU_RANKS_PER_CPU, NeverFits, fits_kind, never_fits};
 pub use inventory::Inventory;
 pub use request::{Request, all_of};
 pub use resume::{
