@@ -6,6 +6,7 @@
 
 pub mod consensus;
 pub mod scheduler;
+pub mod simulation;
 pub mod state;
 
 mod api;

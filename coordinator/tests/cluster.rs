@@ -92,6 +92,7 @@ async fn cancels(jobs: &mut JobsClient<Channel>, bobs: &mut JobsClient<Channel>)
     let cancel = |key: u8, job: &str| mlctl_proto::api::CancelRequest {
         key: vec![key; 16],
         jobs: vec![job.into()],
+        filter: None,
     };
     let denied = bobs.cancel(cancel(3, "1")).await.expect_err("not his");
     assert_eq!(code(&denied), Code::Denied);

@@ -40,6 +40,7 @@ async fn cancel(
     let request = CancelRequest {
         key: [key, 99].repeat(8),
         jobs: ids.iter().map(|id| (*id).to_owned()).collect(),
+        filter: None,
     };
     let answer = timeout(PATIENCE, jobs.cancel(request))
         .await

@@ -203,6 +203,7 @@ async fn low_disks_refuse_jobs_and_take_cancels() {
     let cancel = CancelRequest {
         key: vec![5; 16],
         jobs: vec!["1".into()],
+        filter: None,
     };
     jobs.cancel(cancel).await.expect("cancels pass");
     assert_eq!(get(&mut jobs, "1").await.state, "Cancelled");

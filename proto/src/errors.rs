@@ -181,6 +181,24 @@ mod tests {
         assert_eq!(Code::from_word("Nonsense"), Code::Internal);
     }
 
+    /// Scripts go by these numbers.
+    #[test]
+    fn every_refusal_has_its_exit_code() {
+        for (code, exit) in [
+            (Code::BadRequest, 64),
+            (Code::NeverFits, 64),
+            (Code::LimitExceeded, 64),
+            (Code::NotFound, 66),
+            (Code::Unavailable, 69),
+            (Code::Internal, 70),
+            (Code::Conflict, 73),
+            (Code::KeyReused, 73),
+            (Code::Denied, 77),
+        ] {
+            assert_eq!(code.exit_code(), exit, "{code:?}");
+        }
+    }
+
     #[cfg(feature = "rpc")]
     #[test]
     fn refusals_survive_the_wire() {

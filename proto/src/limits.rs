@@ -32,6 +32,24 @@ pub const CPUS_PER_NODE_MAX: u32 = 4_096;
 pub const MEMORY_PER_NODE_MAX: u64 = 64 << 40;
 /// The least memory that a job may ask for per rank, bytes: with less not even a shell starts.
 pub const MEM_PER_RANK_MIN: u64 = 4 << 20;
+/// Disk that a job may ask for on one node, bytes.
+pub const DISK_PER_NODE_MAX: u64 = 1 << 50;
+/// The least disk that a job may ask for per rank, bytes.
+pub const DISK_PER_RANK_MIN: u64 = 1 << 20;
+/// Of one license, or another thing that is counted, that a job may ask for.
+pub const LICENSE_COUNT_MAX: u32 = 1_000_000;
+/// Pools, labels of nodes, and licenses that a job may name, each.
+pub const PLACE_WORDS_MAX: usize = 64;
+/// Sizes that an elastic gang may list; a range has any number.
+pub const ELASTIC_SIZES_MAX: usize = 64;
+/// Jobs that one job may wait for.
+pub const DEPENDENCIES_MAX: usize = 64;
+/// The longest time that a job may ask for between the notice that others get its devices and its end, milliseconds.
+pub const GRACE_MS_MAX: u64 = 600_000;
+/// A team's path, bytes.
+pub const TEAM_BYTES_MAX: usize = 255;
+/// Names in a team's path.
+pub const TEAM_DEPTH_MAX: usize = 8;
 /// Names of nodes, users, pools, bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 /// A job's name, bytes.
@@ -108,3 +126,25 @@ pub const GANG_READY_MS: u64 = 120_000;
 pub const NOTICE_MS: u64 = 90_000;
 /// A trainer gets this long between TERM and KILL when its gang ends, milliseconds.
 pub const STOP_GRACE_MS: u32 = 5_000;
+/// Teams of one cluster.
+pub const TEAMS_MAX: usize = 10_000;
+/// Levels of the tree of teams.
+pub const TEAM_LEVELS_MAX: usize = 8;
+/// A team's path, bytes.
+pub const TEAM_PATH_BYTES_MAX: usize = 255;
+/// Users of one team.
+pub const TEAM_MEMBERS_MAX: usize = 10_000;
+/// A person's name beside an id, bytes.
+pub const PERSON_NAME_BYTES_MAX: usize = 128;
+/// Types of GPUs, with or without a pool, that one team names in its quotas, and in its budgets.
+pub const TEAM_FLAVORS_MAX: usize = 256;
+/// Changes of teams in one request.
+pub const TEAM_EDITS_MAX: usize = 50_000;
+/// Changes of teams that one answer lists; the others are counted.
+pub const TEAM_CHANGES_TOLD_MAX: usize = 1_000;
+/// A quota of one type, units of 1/7,000 GPU: a thousand million GPUs.
+pub const QUOTA_UNITS_MAX: u64 = 7_000_000_000_000;
+/// A budget of one type, units of 1/7,000 GPU times milliseconds: 180 million GPU-hours, about.
+pub const BUDGET_UNIT_MS_MAX: u64 = 1 << 62;
+/// Changes of a zone's clock that come with a budget.
+pub const ZONE_OFFSETS_MAX: usize = 512;

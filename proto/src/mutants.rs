@@ -54,11 +54,13 @@ pub enum Mutant {
     FenceNotArmed,
     /// That a witness hears a silent node counts for nothing.
     WitnessIgnored,
+    /// A start is let in although it takes one GPU more than its team may have.
+    QuotaOffByOne,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::LazySync,
         Self::VoteNotSaved,
         Self::AckBeforeCommit,
@@ -83,6 +85,7 @@ impl Mutant {
         Self::EventForgottenWhenSent,
         Self::FenceNotArmed,
         Self::WitnessIgnored,
+        Self::QuotaOffByOne,
     ];
 }
 

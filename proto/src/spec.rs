@@ -1,29 +1,44 @@
 //! The job spec: what a user asks for. Parsed from TOML or JSON, checked, and turned into canonical JSON whose hash names it.
 //! Knows no cluster: whether anything could ever run it is the scheduler's question.
+mod after;
 mod array;
 mod checkpoint;
+mod class;
 mod command;
 mod cpu_bind;
 mod disconnect;
+mod edit;
+mod elastic;
+mod gpus;
 mod keep;
+mod moment;
 mod parse;
+mod place;
 mod ranges;
 mod remote;
 mod resources;
 mod retry;
 mod time;
+mod when;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use after::{After, AfterKind};
 pub use array::ArraySpec;
 pub use checkpoint::{Bandwidth, CheckpointSpec, Tier};
+pub use class::Class;
 pub use command::{Argv, CommandError};
 pub use cpu_bind::CpuBind;
 pub use disconnect::OnDisconnect;
+pub use edit::Edit;
+pub use elastic::{Elastic, Grow};
+pub use gpus::{GpuKind, Mig, Share};
 pub use keep::{KeepBest, KeepEvery};
+pub use moment::Moment;
 pub use parse::{SpecError, parse_json, parse_toml};
+pub use place::{Near, Prefer};
 pub use ranges::{Ranges, RangesError};
 pub use remote::{StoreAddress, StoreService};
 pub use resources::Bytes;
@@ -111,13 +126,13 @@ pub struct JobSpec {
     /// For people; default: the first word of the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Distinct machines, 1 to [`limits::GANG_NODES_MAX`].
+    /// Distinct machines, 1 to [`limits::GANG_NODES_MAX`]; of an elastic gang the fewest.
     #[serde(default = "one")]
     pub nodes: u32,
-    /// GPUs per node, 0 to [`limits::GPUS_PER_NODE_MAX`].
+    /// GPUs per node, 0 to [`limits::GPUS_PER_NODE_MAX`]: whole ones, the one that is shared, or MIG instances.
     #[serde(default)]
     pub gpus: u32,
-    /// Acceptable GPU types in order of preference, `NAME` as a part of the model's name; empty: any.
+    /// Acceptable GPU types in order of preference, `NAME[:MEM]`, see [`GpuKind`]; empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu: Vec<String>,
     /// Ranks per node; the default is the launch method's.
@@ -167,6 +182,76 @@ pub struct JobSpec {
     /// How often it starts again by itself, and after which ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetrySpec>,
+    /// How urgent it is.
+    #[serde(default, skip_serializing_if = "Class::is_default")]
+    pub class: Class,
+    /// For which team it runs; absent: its owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// The part of its one GPU that it takes; absent: whole GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
+    /// Its GPUs are MIG instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<Mig>,
+    /// Space on the node's disk per rank; absent: as much as there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
+    /// What else is counted, and how many the whole job takes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub licenses: BTreeMap<String, u32>,
+    /// Acceptable pools in order of preference; empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<String>,
+    /// Labels that each of its nodes must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_labels: BTreeMap<String, String>,
+    /// Ranks of one gang may have GPUs of different types.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub mix: bool,
+    /// How near its nodes have to be; absent: as near as it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub near: Option<Near>,
+    /// What comes first when the first type has no room within the team's own.
+    #[serde(default, skip_serializing_if = "Prefer::is_default")]
+    pub prefer: Prefer,
+    /// On how many nodes it may run; absent: on `nodes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elastic: Option<Elastic>,
+    /// Whether it is moved to more nodes while it runs.
+    #[serde(default, skip_serializing_if = "Grow::is_default")]
+    pub grow: Grow,
+    /// Others may have its devices at any time.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub preemptible: bool,
+    /// For so long an attempt keeps its devices, whoever wants them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_runtime: Option<Time>,
+    /// Between the notice that others get its devices and its end; absent: what its class has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<Time>,
+    /// How long all attempts together may run; absent: as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_time: Option<Time>,
+    /// It does not start before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin: Option<Moment>,
+    /// It is dropped if it did not start by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_by: Option<Moment>,
+    /// It is ended if it is not over by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_by: Option<Moment>,
+    /// Jobs of which something has to become first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<After>,
+    /// It waits until somebody releases it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub hold: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn one() -> u32 {
@@ -197,6 +282,28 @@ impl JobSpec {
             shm: None,
             time: None,
             retry: None,
+            class: Class::Normal,
+            team: None,
+            share: None,
+            mig: None,
+            disk: None,
+            licenses: BTreeMap::new(),
+            pools: Vec::new(),
+            node_labels: BTreeMap::new(),
+            mix: false,
+            near: None,
+            prefer: Prefer::Type,
+            elastic: None,
+            grow: Grow::Never,
+            preemptible: false,
+            min_runtime: None,
+            grace: None,
+            total_time: None,
+            begin: None,
+            start_by: None,
+            end_by: None,
+            after: Vec::new(),
+            hold: false,
         }
     }
 
@@ -276,6 +383,11 @@ impl JobSpec {
         self.command.check()?;
         self.check_launcher()?;
         array::check(self)?;
+        gpus::check(self)?;
+        elastic::check(self)?;
+        place::check(self)?;
+        when::check(self)?;
+        after::check(self)?;
         self.check_resources()?;
         self.check_texts()?;
         self.retry.as_ref().map_or(Ok(()), RetrySpec::check)?;

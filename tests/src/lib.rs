@@ -11,4 +11,5 @@ pub mod fuzz;
 pub mod peers;
 pub mod process;
 pub mod sim;
+pub mod simulate;
 pub mod tidy;

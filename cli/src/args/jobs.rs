@@ -12,15 +12,18 @@ pub struct SubmitArgs {
     /// Name for people
     #[arg(long)]
     pub name: Option<String>,
-    /// Distinct machines
+    /// Distinct machines: how many, or a range such as 2..8
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub nodes: Option<String>,
-    /// GPUs on each of them
+    /// GPUs on each of them: how many, or a part of one such as 0.5
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub gpus: Option<String>,
-    /// Acceptable GPU types, such as H100 (repeat or separate by commas)
+    /// Acceptable GPU types, the best first, such as H100 or A100:80GB (repeat or separate by commas)
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     pub gpu: Vec<String>,
+    /// When it may run.
+    #[command(flatten)]
+    pub turn: TurnArgs,
     /// Ranks on each node
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub ranks: Option<String>,
@@ -54,6 +57,35 @@ pub struct SubmitArgs {
     /// The command, after `--`
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// When a job may run, and for how long.
+#[derive(Debug, Default, Args)]
+pub struct TurnArgs {
+    /// How urgent: low, normal, high or critical
+    #[arg(long, value_name = "CLASS")]
+    pub class: Option<String>,
+    /// How long one attempt may run, such as 4h
+    #[arg(long, value_name = "TIME")]
+    pub time: Option<String>,
+    /// Not before: a time such as 2026-12-01T08:00Z, or +2h from now
+    #[arg(long, value_name = "WHEN")]
+    pub begin: Option<String>,
+    /// Drop it if it has not started by then
+    #[arg(long, value_name = "WHEN")]
+    pub start_by: Option<String>,
+    /// End it if it is not over by then
+    #[arg(long, value_name = "WHEN")]
+    pub end_by: Option<String>,
+    /// The team that it runs for
+    #[arg(long, value_name = "TEAM")]
+    pub team: Option<String>,
+    /// Wait for another job: ok:412, any:412, notok:412, started:412 or corr:412 (repeat or separate by commas)
+    #[arg(long, value_name = "KIND:JOB", value_delimiter = ',')]
+    pub after: Vec<String>,
+    /// Do not start it before `mlctl release`
+    #[arg(long)]
+    pub hold: bool,
 }
 
 /// Arguments of `run`.
@@ -147,12 +179,80 @@ impl FoldArgs {
     }
 }
 
+/// Which jobs.
+#[derive(Debug, Args)]
+pub struct WhichArgs {
+    /// Job ids
+    #[arg(value_name = "JOB", required_unless_present = "filter")]
+    pub jobs: Vec<String>,
+    /// Instead of ids, jobs that are not over by what they have in common: user, team, name (with *), state, class (repeat)
+    #[arg(long = "where", value_name = "KEY=VALUE", conflicts_with = "jobs")]
+    pub filter: Vec<String>,
+}
+
 /// Arguments of `cancel`.
 #[derive(Debug, Args)]
 pub struct CancelArgs {
-    /// Job ids
-    #[arg(required = true, value_name = "JOB")]
-    pub jobs: Vec<String>,
+    /// Which jobs.
+    #[command(flatten)]
+    pub which: WhichArgs,
+}
+
+/// Arguments of `hold`.
+#[derive(Debug, Args)]
+pub struct HoldArgs {
+    /// Which jobs.
+    #[command(flatten)]
+    pub which: WhichArgs,
+    /// Why, for people
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+/// Arguments of `release`.
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// Which jobs.
+    #[command(flatten)]
+    pub which: WhichArgs,
+}
+
+/// Arguments of `update`. The word `none` takes a value away.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// Which jobs.
+    #[command(flatten)]
+    pub which: WhichArgs,
+    /// Distinct machines: how many, or a range such as 2..8
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub nodes: Option<String>,
+    /// GPUs on each of them
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub gpus: Option<String>,
+    /// Acceptable GPU types, the best first (repeat or separate by commas)
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    pub gpu: Vec<String>,
+    /// How long one attempt may run
+    #[arg(long, value_name = "TIME")]
+    pub time: Option<String>,
+    /// How urgent: low, normal, high or critical; only admins raise it
+    #[arg(long, value_name = "CLASS")]
+    pub class: Option<String>,
+    /// Name for people
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Not before
+    #[arg(long, value_name = "WHEN")]
+    pub begin: Option<String>,
+    /// Drop it if it has not started by then
+    #[arg(long, value_name = "WHEN")]
+    pub start_by: Option<String>,
+    /// End it if it is not over by then
+    #[arg(long, value_name = "WHEN")]
+    pub end_by: Option<String>,
+    /// Tasks of an array that may run at once
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub at_once: Option<String>,
 }
 
 /// Arguments of `retry`.

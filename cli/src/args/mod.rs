@@ -5,6 +5,8 @@ mod daemon;
 mod dev;
 mod jobs;
 mod node;
+mod simulate;
+mod teams;
 
 use std::path::PathBuf;
 
@@ -18,9 +20,12 @@ pub use checkpoint::{
 pub use daemon::{AgentArgs, CoordinatorArgs, LauncherArgs};
 pub use dev::{DemoArgs, DevArgs, DevCommand};
 pub use jobs::{
-    CancelArgs, JobsArgs, LogsArgs, RetryArgs, RunArgs, ShowArgs, SubmitArgs, WaitArgs, WhyArgs,
+    CancelArgs, HoldArgs, JobsArgs, LogsArgs, ReleaseArgs, RetryArgs, RunArgs, ShowArgs,
+    SubmitArgs, TurnArgs, UpdateArgs, WaitArgs, WhichArgs, WhyArgs,
 };
 pub use node::NodeCommand;
+pub use simulate::{SharedBy, SimulateArgs};
+pub use teams::{LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
 
 /// One training cluster out of a pile of GPU servers.
 #[derive(Debug, Parser)]
@@ -84,6 +89,12 @@ pub enum Command {
     Cancel(CancelArgs),
     /// Try jobs again: what is held or backs off may start, what is over is submitted anew
     Retry(RetryArgs),
+    /// Keep jobs that wait from starting
+    Hold(HoldArgs),
+    /// Let jobs start that a person holds
+    Release(ReleaseArgs),
+    /// Change jobs in place: what waits keeps its place in the queue
+    Update(UpdateArgs),
     /// Wait until a job has ended, and end with its exit code
     Wait(WaitArgs),
     /// What jobs saved: list it, keep it, remove it
@@ -93,6 +104,8 @@ pub enum Command {
         #[command(subcommand)]
         command: CheckpointCommand,
     },
+    /// GPUs that are free now, by pool and type, and on how many nodes how many of them
+    Gpus,
     /// List the machines of the cluster
     Nodes,
     /// What an admin does with one machine
@@ -101,6 +114,20 @@ pub enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// Teams: who shares the cluster, and who is in which
+    Team {
+        /// What to do.
+        #[command(subcommand)]
+        command: TeamCommand,
+    },
+    /// What teams may hold and use up, and what of it is in use
+    Quota {
+        /// What to do.
+        #[command(subcommand)]
+        command: QuotaCommand,
+    },
+    /// Replay a recorded load on a described cluster, in virtual time, with the scheduler's own code
+    Simulate(SimulateArgs),
     /// A whole cluster on this machine, for trying out and for tests
     Dev(DevArgs),
     /// Watch a cluster train a model and survive a killed node

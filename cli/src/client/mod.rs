@@ -187,6 +187,7 @@ stubs! {
     cluster => mlctl_proto::api::cluster_client::ClusterClient<Channel>;
     checkpoints => mlctl_proto::api::checkpoints_client::CheckpointsClient<Channel>;
     blobs => mlctl_proto::api::blobs_client::BlobsClient<Channel>;
+    teams => mlctl_proto::api::teams_client::TeamsClient<Channel>;
 }
 
 /// `message` as a request that carries the trace of this command.

@@ -6,17 +6,24 @@ mod admin_user_add;
 mod cancel;
 mod checkpoint;
 pub mod follow;
+mod gpus;
+mod hold;
 mod jobs;
 mod logs;
 mod node_declare_lost;
 mod nodes;
+mod release;
 mod retry;
 mod run;
 mod show;
 mod spec;
 mod submit;
+mod update;
+mod teams;
 mod version;
 mod wait;
+mod when;
+mod which;
 mod why;
 
 #[cfg(target_os = "linux")]
@@ -27,6 +34,8 @@ mod demo;
 mod dev;
 #[cfg(target_os = "linux")]
 mod dry_run;
+#[cfg(target_os = "linux")]
+mod simulate;
 
 use crate::args::{AdminCommand, CertCommand, Cli, Command, NodeCommand, RunArgs, UserCommand};
 use crate::failure::Failure;
@@ -52,16 +61,24 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Logs(args) => client_side(logs::run(&args, global, output)),
         Command::Cancel(args) => client_side(cancel::run(&args, global, output)),
         Command::Retry(args) => client_side(retry::run(&args, global, output)),
+        Command::Hold(args) => client_side(hold::run(&args, global, output)),
+        Command::Release(args) => client_side(release::run(&args, global, output)),
+        Command::Update(args) => client_side(update::run(&args, global, output)),
         Command::Wait(args) => client_side(wait::run(&args, global, output)),
         Command::Checkpoint { command } => checkpoint::dispatch(&command, global, output),
+        Command::Gpus => client_side(gpus::run(global, output)),
         Command::Nodes => client_side(nodes::run(global, output)),
         Command::Node {
             command: NodeCommand::DeclareLost { node, yes },
         } => client_side(node_declare_lost::run(&node, yes, global, output)),
+        Command::Team { command } => client_side(teams::team(&command, global, output)),
+        Command::Quota { command } => client_side(teams::quota(&command, global, output)),
         Command::Admin { command } => admin(command, global, output),
         Command::Completion { shell } => Ok(version::completion(shell)),
         Command::Version { verbose } => Ok(version::run(verbose, output)),
         Command::DemoTrainer(args) => crate::demo::trainer::run(&args).map(|()| 0).map_err(trainer_failure),
+        #[cfg(target_os = "linux")]
+        Command::Simulate(args) => simulate::run(&args, output),
         #[cfg(target_os = "linux")]
         Command::Dev(args) => dev::dispatch(&args, output),
         #[cfg(target_os = "linux")]
@@ -75,7 +92,7 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         #[cfg(target_os = "linux")]
         Command::DevSupervisor { dir } => dev::supervise(&dir),
         #[cfg(not(target_os = "linux"))]
-        _ => Err(Failure::usage("coordinators, agents, `dev` and `demo` run on Linux only; this build is the command line alone".into())),
+        _ => Err(Failure::usage("coordinators, agents, `dev`, `demo` and `simulate` run on Linux only; this build is the command line alone".into())),
     }
 }
 

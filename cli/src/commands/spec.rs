@@ -5,7 +5,8 @@ use mlctl_proto::limits::SPEC_BYTES_MAX;
 use mlctl_proto::spec::{Argv, JobSpec, parse_json, parse_toml};
 use serde_json::{Map, Value};
 
-use crate::args::SubmitArgs;
+use super::when::when;
+use crate::args::{SubmitArgs, TurnArgs};
 use crate::failure::Failure;
 
 /// A spec and the directory to upload with it.
@@ -66,20 +67,23 @@ fn read(path: &Path) -> Result<Map<String, Value>, Failure> {
 }
 
 fn overlay(table: &mut Map<String, Value>, args: &SubmitArgs) -> Result<(), Failure> {
-    let counts = [
-        ("nodes", &args.nodes),
-        ("gpus", &args.gpus),
-        ("ranks", &args.ranks),
-    ];
-    for (key, value) in counts
-        .into_iter()
-        .filter_map(|(key, value)| value.as_ref().map(|value| (key, value)))
-    {
-        let number: i64 = value
-            .parse()
-            .map_err(|_| Failure::usage(format!("--{key} {value}: use a whole number")))?;
-        table.insert(key.into(), number.into());
+    // A new count is the whole truth: what the spec's was a part of goes with it.
+    if let Some(nodes) = &args.nodes {
+        table.remove("elastic");
+        table.insert("nodes".into(), amount(nodes));
     }
+    if let Some(gpus) = &args.gpus {
+        table.remove("share");
+        table.remove("mig");
+        table.insert("gpus".into(), amount(gpus));
+    }
+    if let Some(ranks) = &args.ranks {
+        let number: i64 = ranks
+            .parse()
+            .map_err(|_| Failure::usage(format!("--ranks {ranks}: use a whole number")))?;
+        table.insert("ranks".into(), number.into());
+    }
+    overlay_turn(table, &args.turn)?;
     if let Some(array) = &args.array {
         // A bare number says how many, as in a spec.
         let value = (array.parse::<u64>()).map_or_else(|_| array.clone().into(), Value::from);
@@ -119,6 +123,40 @@ fn overlay(table: &mut Map<String, Value>, args: &SubmitArgs) -> Result<(), Fail
             "command".into(),
             serde_json::to_value(Argv(words)).map_err(Failure::internal)?,
         );
+    }
+    Ok(())
+}
+
+/// A number as a number; ranges and parts as they are written.
+pub(super) fn amount(text: &str) -> Value {
+    (text.parse::<i64>()).map_or_else(|_| text.into(), Value::from)
+}
+
+/// When it may run.
+fn overlay_turn(table: &mut Map<String, Value>, args: &TurnArgs) -> Result<(), Failure> {
+    for (key, value) in [
+        ("class", &args.class),
+        ("time", &args.time),
+        ("team", &args.team),
+    ] {
+        if let Some(value) = value {
+            table.insert(key.into(), value.clone().into());
+        }
+    }
+    for (key, flag, value) in [
+        ("begin", "begin", &args.begin),
+        ("start_by", "start-by", &args.start_by),
+        ("end_by", "end-by", &args.end_by),
+    ] {
+        if let Some(value) = value {
+            table.insert(key.into(), when(flag, value)?.into());
+        }
+    }
+    if !args.after.is_empty() {
+        table.insert("after".into(), args.after.clone().into());
+    }
+    if args.hold {
+        table.insert("hold".into(), true.into());
     }
     Ok(())
 }

@@ -2,12 +2,12 @@
 use std::collections::BTreeSet;
 
 use mlctl_proto::api::{
-    Attempt, CancelReply, Checkpoint, CheckpointUsageReply, Device, Job, ListedCheckpoint, LogLine,
-    Node, Outcome, Retries, RetryReply, WhyReply,
+    Attempt, CancelReply, Checkpoint, CheckpointUsageReply, Device, EditReply, Job,
+    ListedCheckpoint, LogLine, Node, Outcome, Retries, RetryReply, WhyReply,
 };
 use serde_json::{Value, json};
 
-use super::{Output, array, checkpoints, out};
+use super::{Output, array, checkpoints, out, turn};
 use crate::advice::Advice;
 use crate::failure::Failure;
 
@@ -69,7 +69,7 @@ fn job(job: &Job) -> Value {
         "outcome": outcome(&job.outcome), "attempts": job.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "checkpoints": job.checkpoints.iter().map(checkpoints::value).collect::<Vec<_>>(), "traceparent": job.traceparent,
         "array": array::value(&job.array),
-        "retries": job.retries.as_ref().map(retries), "retry_of": retry_of,
+        "retries": job.retries.as_ref().map(retries), "retry_of": retry_of, "turn": job.turn.as_ref().map(turn::value),
     })
 }
 
@@ -102,6 +102,10 @@ impl Output for Json {
     }
 
     fn value(&self, json: &Value, _: &str) {
+        print(json);
+    }
+
+    fn table(&self, json: &Value, _: &[&str], _: &[Vec<String>]) {
         print(json);
     }
 
@@ -165,6 +169,14 @@ impl Output for Json {
         print(
             &json!({ "v": 1, "cancelled": reply.cancelled, "already_ended": reply.already_ended }),
         );
+    }
+
+    fn edited(&self, reply: &EditReply, _how: &str) {
+        let left = reply.left.iter();
+        let left: Vec<Value> = left
+            .map(|one| json!({ "job": one.job, "why": one.why }))
+            .collect();
+        print(&json!({ "v": 1, "jobs": reply.jobs, "left": left, "index": reply.index }));
     }
 
     fn retried(&self, reply: &RetryReply) {

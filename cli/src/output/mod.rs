@@ -6,11 +6,13 @@ pub mod fold;
 mod json;
 mod retries;
 mod table;
+mod turn;
+pub mod teams;
 
 use std::collections::BTreeSet;
 
 use mlctl_proto::api::{
-    CancelReply, Checkpoint, CheckpointUsageReply, Job, ListedCheckpoint, LogLine, Node,
+    CancelReply, Checkpoint, CheckpointUsageReply, EditReply, Job, ListedCheckpoint, LogLine, Node,
     RetryReply, WhyReply,
 };
 
@@ -29,6 +31,8 @@ pub trait Output {
     fn note(&self, text: &str);
     /// A value that has no table: JSON as it is, people get `text`.
     fn value(&self, json: &serde_json::Value, text: &str);
+    /// A table: JSON as it is, people get the rows below their titles.
+    fn table(&self, json: &serde_json::Value, head: &[&str], rows: &[Vec<String>]);
     /// A job was queued.
     fn submitted(&self, id: &str, name: &str);
     /// A listing of jobs.
@@ -52,6 +56,8 @@ pub trait Output {
     }
     /// Jobs were cancelled.
     fn cancelled(&self, reply: &CancelReply);
+    /// Jobs were held, released or changed; `how`: what became of them, in a word or two.
+    fn edited(&self, reply: &EditReply, how: &str);
     /// Jobs are tried again.
     fn retried(&self, reply: &RetryReply);
     /// A job that was followed has ended.

@@ -4,14 +4,14 @@ use std::io::IsTerminal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlctl_proto::api::{
-    Attempt, CancelReply, Checkpoint, CheckpointUsageReply, Job, ListedCheckpoint, LogLine, Node,
-    Outcome, RetryReply, WhyReply,
+    Attempt, CancelReply, Checkpoint, CheckpointUsageReply, EditReply, Job, ListedCheckpoint,
+    LogLine, Node, Outcome, RetryReply, WhyReply,
 };
 use mlctl_proto::units::{bytes_text, duration_text};
 
 use super::clean::{clean, clean_line};
 use super::fold::ranges;
-use super::{Output, array, checkpoints, out, retries};
+use super::{Output, array, checkpoints, out, retries, turn};
 use crate::advice::Advice;
 use crate::failure::Failure;
 
@@ -169,6 +169,10 @@ impl Output for Table {
         out(text.as_bytes());
     }
 
+    fn table(&self, _: &serde_json::Value, head: &[&str], cells: &[Vec<String>]) {
+        rows(head, cells);
+    }
+
     fn submitted(&self, id: &str, name: &str) {
         out(format!(
             "job {id} {} queued · follow: mlctl logs -f {id} · why it waits: mlctl why {id}",
@@ -223,6 +227,9 @@ impl Output for Table {
         if !job.reason.is_empty() {
             let word = if job.state == "Held" { "held" } else { "waits" };
             out(format!("{word:<8} {}", clean(&job.reason)).as_bytes());
+        }
+        for line in turn::lines(job) {
+            out(line.as_bytes());
         }
         for line in retries::lines(job) {
             out(clean(&line).as_bytes());
@@ -318,6 +325,18 @@ impl Output for Table {
         }
         for id in &reply.already_ended {
             out(format!("job {id} had ended already").as_bytes());
+        }
+    }
+
+    fn edited(&self, reply: &EditReply, how: &str) {
+        for id in &reply.jobs {
+            out(format!("job {id} {how}").as_bytes());
+        }
+        for one in &reply.left {
+            self.note(&format!("left as it is: {}", clean(&one.why)));
+        }
+        if reply.jobs.is_empty() && reply.left.is_empty() {
+            self.note("nothing to change: it is so already");
         }
     }
 

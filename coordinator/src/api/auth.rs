@@ -36,12 +36,15 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 34] = [
+pub const CALLS: [(&str, Access); 37] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
     ("/mlctl.api.v1.Jobs/Cancel", Access::User),
     ("/mlctl.api.v1.Jobs/Retry", Access::User),
+    ("/mlctl.api.v1.Jobs/Hold", Access::User),
+    ("/mlctl.api.v1.Jobs/Release", Access::User),
+    ("/mlctl.api.v1.Jobs/Update", Access::User),
     ("/mlctl.api.v1.Jobs/Why", Access::User),
     ("/mlctl.api.v1.Jobs/Logs", Access::User),
     ("/mlctl.api.v1.Jobs/Watch", Access::User),

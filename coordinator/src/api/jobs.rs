@@ -5,9 +5,9 @@ use futures::{StreamExt, stream};
 use mlctl_proto::api::jobs_client::JobsClient;
 use mlctl_proto::api::jobs_server;
 use mlctl_proto::api::{
-    CancelReply, CancelRequest, GetJobRequest, Job, ListJobsReply, ListJobsRequest, LogLine,
-    LogsRequest, RetryReply, RetryRequest, SubmitReply, SubmitRequest, WatchEvent, WatchRequest,
-    WhyReply, WhyRequest,
+    CancelReply, CancelRequest, EditReply, GetJobRequest, HoldRequest, Job, ListJobsReply,
+    ListJobsRequest, LogLine, LogsRequest, ReleaseRequest, RetryReply, RetryRequest, SubmitReply,
+    SubmitRequest, UpdateRequest, WatchEvent, WatchRequest, WhyReply, WhyRequest,
 };
 use mlctl_runtime::shutdown::Shutdown;
 use mlctl_runtime::telemetry::trace_context;
@@ -17,7 +17,7 @@ use tracing::Instrument;
 
 use super::auth::person;
 use super::route::{no_leader, on_leader, our_word};
-use super::{Answers, jobs_cancel, jobs_read, jobs_retry, jobs_submit, logs, watch};
+use super::{Answers, jobs_cancel, jobs_edit, jobs_read, jobs_retry, jobs_submit, logs, watch};
 use crate::peers::Lease;
 use crate::shared::Shared;
 
@@ -101,6 +101,53 @@ impl jobs_server::Jobs for Jobs {
         let here = |message| jobs_retry::retry(&self.shared, &person, message);
         let there = |lease: Lease, request| async move {
             JobsClient::new(lease.channel.clone()).retry(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there)
+            .instrument(span)
+            .await
+    }
+
+    async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<EditReply>, Status> {
+        let person = person(&request)?;
+        let span = tracing::info_span!("hold", user = %person.actor.name);
+        join_trace(&span, request.metadata(), "");
+        let message = request.into_inner();
+        let here = |message| jobs_edit::hold(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone()).hold(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there)
+            .instrument(span)
+            .await
+    }
+
+    async fn release(
+        &self,
+        request: Request<ReleaseRequest>,
+    ) -> Result<Response<EditReply>, Status> {
+        let person = person(&request)?;
+        let span = tracing::info_span!("release", user = %person.actor.name);
+        join_trace(&span, request.metadata(), "");
+        let message = request.into_inner();
+        let here = |message| jobs_edit::release(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone())
+                .release(request)
+                .await
+        };
+        on_leader(&self.shared, &person, &message, here, there)
+            .instrument(span)
+            .await
+    }
+
+    async fn update(&self, request: Request<UpdateRequest>) -> Result<Response<EditReply>, Status> {
+        let person = person(&request)?;
+        let span = tracing::info_span!("update", user = %person.actor.name);
+        join_trace(&span, request.metadata(), "");
+        let message = request.into_inner();
+        let here = |message| jobs_edit::update(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone()).update(request).await
         };
         on_leader(&self.shared, &person, &message, here, there)
             .instrument(span)

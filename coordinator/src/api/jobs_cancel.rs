@@ -7,6 +7,7 @@ use mlctl_proto::ids::{IdError, JobId};
 use prost::Message;
 
 use super::auth::Person;
+use super::jobs_edit::selection;
 use super::jobs_submit::{key, unexpected};
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
@@ -38,8 +39,11 @@ pub async fn cancel(
     };
     let hash = *blake3::hash(&bare.encode_to_vec()).as_bytes();
     let key = key(&request.key, hash)?;
-    let jobs = named(&request.jobs, "cancel")?;
-    let body = Body::CancelJobs(CancelJobs { jobs });
+    let which = selection(&request.jobs, request.filter, "cancel")?;
+    let body = Body::CancelJobs(CancelJobs {
+        jobs: which.jobs,
+        filter: which.filter,
+    });
     let committed = shared
         .propose(person.actor.clone(), &person.source, Some(key), body)
         .await?;

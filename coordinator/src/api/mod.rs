@@ -15,6 +15,7 @@ mod convert;
 mod exchange;
 mod jobs;
 mod jobs_cancel;
+mod jobs_edit;
 mod jobs_read;
 mod jobs_retry;
 mod jobs_submit;
@@ -25,7 +26,9 @@ mod peer;
 mod route;
 mod shown;
 mod tail;
+mod teams;
 mod watch;
+mod zones;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,6 +40,7 @@ use mlctl_proto::api::blobs_server::BlobsServer;
 use mlctl_proto::api::checkpoints_server::CheckpointsServer;
 use mlctl_proto::api::cluster_server::ClusterServer;
 use mlctl_proto::api::jobs_server::JobsServer;
+use mlctl_proto::api::teams_server::TeamsServer;
 use mlctl_proto::limits::{MESSAGE_BYTES_MAX, RAFT_MESSAGE_BYTES_MAX};
 use mlctl_proto::peer::peer_server::PeerServer;
 use mlctl_runtime::tls::server_builder;
@@ -68,12 +72,14 @@ pub fn router(shared: &Arc<Shared>) -> Router<Stack<AuthLayer, Identity>> {
         BlobsServer::new(blobs::Blobs::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let checkpoints = CheckpointsServer::new(checkpoints::Checkpoints::new(api()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let teams =
+        TeamsServer::new(teams::Teams::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let link = LinkServer::new(link::Link::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let bulk = BulkServer::new(bulk::Bulk::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let peer = PeerServer::new(peer::Peer::new(api()))
         .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX + FRAME_BYTES);
     let routes = Routes::new(jobs).add_service(cluster).add_service(blobs);
-    let routes = routes.add_service(checkpoints);
+    let routes = routes.add_service(checkpoints).add_service(teams);
     let routes = routes.add_service(link).add_service(bulk).add_service(peer);
     server_builder()
         .layer(AuthLayer::new(&shared.config.members))

@@ -189,8 +189,8 @@ impl Lead {
             }
             Output::Plan { heard, salvaging } => {
                 self.tasks.spawn(async move {
-                    let again_in = planning::plan(shared, heard, salvaging).await;
-                    Event::PlanEnded { again_in }
+                    let (again_in, late) = planning::plan(shared, heard, salvaging).await;
+                    Event::PlanEnded { again_in, late }
                 });
             }
             Output::Note(note) => log(&note),

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::STOP_GRACE_MS;
-use mlctl_proto::spec::OnDisconnect;
+use mlctl_proto::spec::{JobSpec, OnDisconnect, Time};
 
 use super::copies::{CopyOrder, RestoreOrder};
 use super::gang::Key;
 use super::witness::Target;
 use crate::state::State;
 use crate::state::records::{Attempt, EndKind, Job, Spec, Wave};
+use crate::state::rules::Request;
 
 /// What a node is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,7 +169,7 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
     let array_count = job.array.as_ref().map(|array| array.tasks.count());
     Some(Order::Start(Box::new(StartOrder {
         job: Arc::clone(job),
-        spec: Arc::clone(spec),
+        spec: within_total(job, spec),
         epoch,
         members: members.collect(),
         node_rank: u32::try_from(node_rank).ok()?,
@@ -183,6 +184,27 @@ pub(super) fn start(state: &State, node: &str, job: JobId, epoch: Epoch) -> Opti
             .unwrap_or(0),
         fence: fence(state, job),
     })))
+}
+
+/// The spec as this attempt runs it: its time limit is what is left of the time that all attempts together may take. Who protects it from others,
+/// and for how long, is no node's business, and need not fit into that.
+fn within_total(job: &Job, spec: &Arc<Spec>) -> Arc<Spec> {
+    let turn = &job.turn;
+    let parsed = Request::spec(&spec.json).ok();
+    let Some(parsed) = parsed.filter(|_| turn.total_ms > 0) else {
+        return Arc::clone(spec);
+    };
+    let left_ms = turn.total_ms.saturating_sub(turn.ran_ms);
+    let left = Time::from_seconds(left_ms.div_ceil(1_000).max(1));
+    let limited = JobSpec {
+        time: parsed.time.into_iter().chain(left).min(),
+        min_runtime: None,
+        ..parsed
+    };
+    Arc::new(Spec {
+        json: limited.canonical_json(),
+        uses: spec.uses,
+    })
 }
 
 fn fence(state: &State, job: &Job) -> Option<FenceOrder> {
@@ -240,4 +262,46 @@ pub(super) fn nodes(attempt: &Attempt) -> Vec<String> {
 pub(super) fn rank_address(state: &State, node: &str) -> String {
     let facts = state.node(node).map(|node| &node.facts);
     facts.map_or_else(String::new, |facts| facts.addresses.rank.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use mlctl_proto::spec::parse_toml;
+
+    use super::*;
+    use crate::state::testing::Cluster;
+
+    #[test]
+    fn an_attempt_has_what_is_left_of_the_total_time() {
+        let mut cluster = Cluster::new();
+        let mut limit = |lines: &str, ran_ms: u64| {
+            let spec = parse_toml(&format!("command = ['a']\n{lines}")).expect("good");
+            let id = cluster.submitted_spec("ann", &spec);
+            let mut job = cluster.job(id);
+            job.turn.ran_ms = ran_ms;
+            let stored = cluster
+                .state
+                .spec(&job.spec_hash)
+                .cloned()
+                .expect("it is stored");
+            let sent = Request::spec(&within_total(&job, &stored).json).expect("a node reads it");
+            sent.time.map(|time| time.to_string())
+        };
+        for (lines, ran_ms, want) in [
+            ("", 5, None),
+            ("time = '4h'", 5, Some("4h")),
+            ("total_time = '2h'", 0, Some("2h")),
+            ("total_time = '2h'", 3_600_000, Some("1h")),
+            ("time = '30m'\ntotal_time = '2h'", 3_600_000, Some("30m")),
+            (
+                "time = '90m'\nmin_runtime = '80m'\ntotal_time = '2h'",
+                3_600_000,
+                Some("1h"),
+            ),
+            ("total_time = '2h'", 7_199_500, Some("1s")),
+            ("total_time = '2h'", u64::MAX, Some("1s")),
+        ] {
+            assert_eq!(limit(lines, ran_ms).as_deref(), want, "{lines} {ran_ms}");
+        }
+    }
 }

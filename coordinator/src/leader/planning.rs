@@ -7,7 +7,7 @@ use mlctl_proto::ids::JobId;
 use tracing::Instrument;
 
 use super::step::plan_again_in;
-use crate::scheduler;
+use crate::published::Soft;
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
 use crate::state::commands::{StartAttempt, StartAttempts};
@@ -17,12 +17,13 @@ use crate::state::view::ClusterView;
 /// Starts in one command: keeps it far below the limit of a command.
 const STARTS_PER_COMMAND: usize = 128;
 
-/// Plans on the newest state and proposes the result. Answers with when to plan again by time alone, milliseconds.
+/// Plans on the newest state and proposes the result. Answers with when to plan again by time alone, milliseconds, and whether the deadline of some
+/// job is over.
 pub(super) async fn plan(
     shared: Arc<Shared>,
     heard: BTreeSet<String>,
     salvaging: BTreeSet<JobId>,
-) -> Option<u64> {
+) -> (Option<u64>, bool) {
     let state = shared.state();
     let now = shared.clock.stamp(state.now_ms());
     let span = tracing::info_span!(
@@ -31,29 +32,37 @@ pub(super) async fn plan(
         starts = tracing::field::Empty
     );
     let inner = span.clone();
+    let promised = shared.published.reservations();
+    let planner = shared.clone();
     let planned = tokio::task::spawn_blocking(move || {
         let _entered = inner.entered();
-        let view = ClusterView::new((*state).clone(), heard).salvaging(salvaging);
-        (scheduler::plan(&view, now), view.heard, view.salvaging)
+        let view = ClusterView::new((*state).clone(), heard)
+            .salvaging(salvaging)
+            .promised(promised);
+        let plan = planner.published.plan(&view, now);
+        let soft = Soft {
+            heard: view.heard,
+            salvaging: view.salvaging,
+            reservations: plan.reservations.clone(),
+        };
+        (plan, soft)
     });
-    let (plan, heard, salvaging) = match planned.await {
+    let (plan, soft) = match planned.await {
         Ok(planned) => planned,
         Err(error) => {
             tracing::error!(%error, "the scheduler failed");
-            return plan_again_in(None, now, false);
+            return (plan_again_in(None, now, false), false);
         }
     };
     span.record("pending", plan.explanations.len());
     span.record("starts", plan.starts.len());
-    shared
-        .published
-        .explain(plan.explanations, heard, salvaging);
+    shared.published.explain(plan.explanations, soft);
     let mut whole = true;
     for starts in plan.starts.chunks(STARTS_PER_COMMAND) {
         whole &= propose(&shared, starts).instrument(span.clone()).await;
     }
     let again_in = plan_again_in(plan.next, now, whole);
-    again_in.map(|ms| shared.clock.wait(ms))
+    (again_in.map(|ms| shared.clock.wait(ms)), plan.late)
 }
 
 /// Whether all of them were started.

@@ -190,7 +190,7 @@ mod tests {
         use crate::state::testing::{person, system};
         let mut cluster = Cluster::new();
         let jobs: Vec<JobId> = (0..4).map(|_| cluster.submitted("ann", 1, 0)).collect();
-        let cancel = CancelJobs { jobs: jobs.clone() };
+        let cancel = CancelJobs::of(jobs.clone());
         cluster.run(person("ann", false), Body::CancelJobs(cancel));
         cluster.run(system(), Body::ArchiveJobs(ArchiveJobs { most: 9 }));
         let key = (jobs[0], Epoch::new(1, 1));

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::state::records::Reply;
-use crate::state::rules::{Resume, fits_kind, resume};
+use crate::state::rules::{Resume, fits_kind, not_yet, resume};
 use crate::state::testing::Cluster;
 use crate::state::testing::script::{histories, play};
 
@@ -74,7 +74,8 @@ proptest! {
         for job in after.state.pending() {
             let waits_for_holder = matches!(resume(&after.state, job), Resume::From(_));
             let failed = job.retries.backs_off(after.state.now_ms()) || !job.retries.excluded.is_empty();
-            let waits = waits_for_holder || failed || waited(&job.id) || after.state.ends_attempt(job.id);
+            let turn = not_yet(job, after.state.now_ms()).is_some();
+            let waits = waits_for_holder || failed || turn || waited(&job.id) || after.state.ends_attempt(job.id);
             prop_assert!(waits || !fits_anywhere(&after, job.id), "job {} fits: {:?}", job.id, explain(&after, job.id, 0));
         }
     }

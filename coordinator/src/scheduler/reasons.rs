@@ -4,7 +4,9 @@ use std::fmt;
 use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
+use super::engine::Why;
 use super::shape::{Domain, Shape, need};
+use super::turn::NoTurn;
 use crate::state::rules::{Request, fits_kind, kinds_text, never_fits};
 use crate::state::view::{Admin, ClusterView, Device, HoldReason, Job, Liveness, Node};
 
@@ -120,6 +122,10 @@ pub enum Reason {
     },
     /// A node that is there has not yet delivered word of a checkpoint of its last attempt.
     Salvage,
+    /// It is not its turn, whatever is free.
+    NoTurn(NoTurn),
+    /// A quota, a promise to another job, or whatever else the engine says with its own numbers.
+    Rule(Why),
 }
 
 impl Reason {
@@ -142,6 +148,8 @@ impl Reason {
             Self::AttemptEnds => "AttemptEnds",
             Self::NodeSilent { .. } => "NodeSilent",
             Self::Salvage => "Salvage",
+            Self::NoTurn(why) => why.word(),
+            Self::Rule(why) => why.word(),
         }
     }
 }
@@ -154,6 +162,8 @@ impl fmt::Display for Reason {
             | Self::SuspectedPoison { .. } => failed_before(self, f),
             Self::AttemptEnds => f.write_str("its last attempt is still being ended"),
             Self::Salvage => f.write_str("it waits for a checkpoint of its last attempt"),
+            Self::NoTurn(why) => why.fmt(f),
+            Self::Rule(why) => why.fmt(f),
             Self::NodeSilent { nodes, policy } => f.write_str(&silent(nodes, *policy)),
             Self::NeverFits { why } => f.write_str(why),
             Self::GpuTypeMissing { wanted, present } if present.is_empty() => {
@@ -245,8 +255,16 @@ impl Reason {
         retries.backs_off(now_ms).then(reason)
     }
 
+    /// Why it is not the turn of a pending job at `now_ms`, if it is not.
+    pub fn of_turn(job: &Job, now_ms: UtcMs) -> Option<Self> {
+        NoTurn::of(job, now_ms).map(Self::NoTurn)
+    }
+
     /// Why a job is held, if it is.
     pub fn of_hold(job: &Job) -> Option<Self> {
+        if let Some(held) = NoTurn::of_hold(job) {
+            return Some(Self::NoTurn(held));
+        }
         let HoldReason::SuspectedPoison = job.retries.hold?;
         let excluded = job.retries.excluded.iter();
         Some(Self::SuspectedPoison {

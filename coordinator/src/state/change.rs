@@ -7,10 +7,12 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
+use super::commands::accounts;
 use super::records::{
-    Attempt, ClosedSegment, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey, Segment,
-    Settings, Spec, Team,
+    Attempt, BudgetAccount, ClosedSegment, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey,
+    Segment, Settings, Spec, Team, TeamUsage,
 };
+use super::view::teams::Flavor;
 use super::{Applied, Changed, Effect, State};
 
 /// A working copy of the state. Dropped when the command is refused.
@@ -155,6 +157,26 @@ impl Change {
         self.state.put_team(team);
     }
 
+    /// Takes a team out, with what is known of its budgets and its usage.
+    pub fn remove_team(&mut self, name: &str) {
+        self.state.remove_team(name);
+    }
+
+    /// Writes what a budget has come to.
+    pub fn put_account(&mut self, account: BudgetAccount) {
+        self.state.put_account(account);
+    }
+
+    /// Forgets what a budget had come to.
+    pub fn remove_account(&mut self, key: &(String, Flavor)) {
+        self.state.remove_account(key);
+    }
+
+    /// Writes what a team, or a user in it, has used.
+    pub fn put_usage(&mut self, usage: TeamUsage) {
+        self.state.put_usage(usage);
+    }
+
     /// Writes a node. Only facts and axes are a change to show; the event mark alone is not.
     pub fn put_node(&mut self, node: Node) {
         let name = node.facts.name.clone();
@@ -181,14 +203,34 @@ impl Change {
         self.state.put_spec(spec).map_err(broken)
     }
 
-    /// Writes a job.
-    pub fn put_job(&mut self, job: Job) {
+    /// Writes a job. Whether its waiting counts follows from what it now is.
+    pub fn put_job(&mut self, mut job: Job) {
+        job.keep_clock(self.state.now_ms());
         self.changed(Changed::Job(job.id));
         self.state.put_job(job);
     }
 
-    /// Writes an attempt.
-    pub fn put_attempt(&mut self, attempt: Attempt) {
+    /// One job less names this spec.
+    pub fn release_spec(&mut self, spec_hash: &[u8; 32]) -> Result<(), Refusal> {
+        let broken = |error| Refusal::new(Code::Internal, format!("a spec: {error}"));
+        self.state.release_spec(spec_hash).map_err(broken)
+    }
+
+    /// Jobs that were changed so far, each once.
+    pub fn changed_jobs(&self) -> Vec<JobId> {
+        let jobs = self.changed.iter().filter_map(|what| match what {
+            Changed::Job(id) => Some(*id),
+            Changed::Node(_) => None,
+        });
+        jobs.collect()
+    }
+
+    /// Writes an attempt. What it gives back by that is charged.
+    pub fn put_attempt(&mut self, mut attempt: Attempt) {
+        let old = self.state.attempt(attempt.job, attempt.epoch).cloned();
+        if let Some(old) = old {
+            accounts::ended(self, &old, &mut attempt);
+        }
         self.changed(Changed::Job(attempt.job));
         self.state.put_attempt(attempt);
     }

@@ -2,12 +2,14 @@
 //! apply; apply itself does not rely on these checks.
 mod arrays;
 mod checkpoints;
+mod teams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::EXCLUDED_NODES_MAX;
+use mlctl_proto::spec::After;
 
 use super::records::{AllocationPhase, Attempt, Job, JobState, Liveness, Node};
 use super::{Changed, State};
@@ -34,6 +36,7 @@ pub fn check(state: &State) -> Vec<Violation> {
         check_attempt(state, attempt, &mut found);
     }
     check_history(state, &mut found);
+    teams::check(state, &mut found);
     require(
         &mut found,
         state.rebuilt_indexes() == *state.indexes(),
@@ -61,6 +64,7 @@ pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
         check_step_of(before, after, old.id, &mut found);
     }
     check_history_step(before, after, &mut found);
+    teams::check_step(before, after, &mut found);
     for old in before.nodes() {
         check_node_step(old, after, &mut found);
     }
@@ -102,6 +106,7 @@ pub fn check_changed<'a>(
     for node in nodes {
         check_room(after, node, &mut found);
     }
+    teams::check_step(before, after, &mut found);
     found
 }
 
@@ -148,6 +153,7 @@ fn check_clocks(before: &State, after: &State, found: &mut Vec<Violation>) {
 /// A job and its attempts.
 fn check_step_of(before: &State, after: &State, id: JobId, found: &mut Vec<Violation>) {
     if let Some(old) = before.job(id) {
+        arrays::check_limit(before, after, id, found);
         match after.job(id) {
             Some(new) => check_job_step(old, new, found),
             None => require(
@@ -275,8 +281,25 @@ fn check_history_step(before: &State, after: &State, found: &mut Vec<Violation>)
     });
 }
 
+/// A job waits for jobs that are there and not over: nothing waits for what cannot come.
+fn check_turn(state: &State, job: &Job, found: &mut Vec<Violation>) {
+    if job.state.terminal() {
+        return;
+    }
+    for after in &job.turn.after {
+        let open = state.job(after.job).is_some_and(|on| !on.state.terminal());
+        require(
+            found,
+            open && after.job < job.id,
+            "a job waits for earlier jobs that are not over",
+            || format!("job {} waits for {after}", job.id),
+        );
+    }
+}
+
 fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
     check_retries(job, found);
+    check_turn(state, job, found);
     let attempts = || state.attempts_of(job.id);
     let open = attempts().filter(|attempt| !attempt.closed()).count();
     let current = state.current_attempt(job);
@@ -341,7 +364,8 @@ fn check_retries(job: &Job, found: &mut Vec<Violation>) {
     let excluded: BTreeSet<&str> = excluded.map(|one| one.node.as_str()).collect();
     for (holds, rule) in [
         (
-            (job.state == JobState::Held) == job.retries.hold.is_some(),
+            (job.state == JobState::Held)
+                == (job.retries.hold.is_some() || job.turn.hold.is_some()),
             "a job is Held exactly while there is a reason",
         ),
         (
@@ -474,18 +498,22 @@ fn check_job_step(old: &Job, new: &Job, found: &mut Vec<Violation>) {
         "epochs never go back",
         id,
     );
-    let fixed = (
-        &new.owner_id,
-        new.spec_hash,
-        new.submit_index,
-        new.submitted_ms,
-    ) == (
-        &old.owner_id,
-        old.spec_hash,
-        old.submit_index,
-        old.submitted_ms,
+    let fixed = (&new.owner_id, new.submit_index, new.submitted_ms)
+        == (&old.owner_id, old.submit_index, old.submitted_ms);
+    let spec = new.spec_hash == old.spec_hash || !old.state.terminal();
+    require(
+        found,
+        fixed && spec,
+        "what was submitted stays as it is, but for what may be changed in place",
+        id,
     );
-    require(found, fixed, "what was submitted stays as it is", id);
+    let waits = |one: &After| old.turn.after.contains(one);
+    require(
+        found,
+        new.turn.after.iter().all(waits),
+        "no job begins to wait for another later",
+        id,
+    );
     require(
         found,
         new.cancel_requested || !old.cancel_requested,

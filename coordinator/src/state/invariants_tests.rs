@@ -1,7 +1,8 @@
 //! Tests of the invariants: each rule is broken once, so that a check that cannot fail shows.
 use super::*;
-use crate::state::records::{End, EndKind, ExcludedNode, HoldReason, RankExit};
+use crate::state::records::{Allocation, End, EndKind, ExcludedNode, HoldReason, RankExit};
 use crate::state::testing::{Cluster, sealed};
+use crate::state::view::Holding;
 use mlctl_proto::spec::Ranges;
 
 fn cluster() -> (Cluster, JobId, Epoch) {
@@ -336,9 +337,16 @@ fn room_that_is_counted_wrong_shows_in_the_rows_that_changed() {
 
     let mut after = before.clone();
     let attempt = before.attempt(job, epoch).expect("it was started");
-    after.indexes.attempt(Some(attempt), attempt, 1);
+    let kinds = |_: &Allocation| Vec::new();
+    let holding = Holding {
+        cpu_ranks: 1,
+        team: "",
+        user: "ann",
+        kinds: &kinds,
+    };
+    after.indexes.attempt(Some(attempt), attempt, &holding);
     assert_eq!(check_changed(&before, &after, &changed), [], "a control");
-    after.indexes.attempt(None, attempt, 1);
+    after.indexes.attempt(None, attempt, &holding);
     let rules: Vec<_> = check_changed(&before, &after, &changed)
         .iter()
         .map(|violation| violation.rule)

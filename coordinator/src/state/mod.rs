@@ -20,6 +20,7 @@ pub mod records;
 mod rows;
 pub mod rules;
 mod table;
+mod teams;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transition;
@@ -38,12 +39,12 @@ pub use digest::Digest;
 pub use transition::legal;
 
 use records::{
-    Attempt, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey, Reply, Segment,
-    Settings, Spec, Team,
+    Attempt, BudgetAccount, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey,
+    Reply, Segment, Settings, Spec, Team, TeamUsage,
 };
 use rules::{Inventory, Request};
 use table::Table;
-use view::Indexes;
+use view::{Indexes, SpecFacts};
 
 /// Everything the members agree on. A clone is cheap and shares all rows; it is what readers get.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +60,8 @@ pub struct State {
     keys: Table<Idempotency>,
     tail: Table<HistoryBatch>,
     segments: Table<Segment>,
+    usages: Table<TeamUsage>,
+    accounts: Table<BudgetAccount>,
     indexes: Indexes,
 }
 
@@ -286,6 +289,11 @@ impl State {
         self.indexes.request(&job.spec_hash)
     }
 
+    /// What the scheduler has to know of a job's spec.
+    pub fn spec_facts(&self, job: &Job) -> Option<&Arc<SpecFacts>> {
+        self.indexes.facts(&job.spec_hash)
+    }
+
     /// How often a job starts again by itself, if its spec says so.
     pub fn retry(&self, job: &Job) -> Option<&Arc<RetrySpec>> {
         self.indexes.retry(&job.spec_hash)
@@ -306,7 +314,17 @@ impl State {
         self.indexes.queue().filter_map(|id| self.jobs.get(&id))
     }
 
-    /// How many jobs of a user are pending.
+    /// Jobs that wait for something to become of this one.
+    pub fn dependents(&self, id: JobId) -> impl Iterator<Item = JobId> {
+        self.indexes.dependents(id)
+    }
+
+    /// When it is too late for which job that is not over, the earliest first.
+    pub fn deadlines(&self) -> impl Iterator<Item = (UtcMs, JobId)> {
+        self.indexes.deadlines()
+    }
+
+    /// How many jobs of a user are pending or held.
     pub fn pending_count_of(&self, user_id: &str) -> usize {
         self.indexes.pending_count_of(user_id)
     }

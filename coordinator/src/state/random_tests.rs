@@ -57,6 +57,7 @@ fn histories_reach_what_matters() {
     let (mut doubtful, mut recalled) = (0, 0);
     let (mut tasks, mut returned) = (0, 0);
     let (mut retried, mut waited, mut avoided, mut anew) = (0, 0, 0, 0);
+    let (mut held, mut followers, mut lowered) = (0, 0, 0);
     for _ in 0..300 {
         let history = histories(120)
             .new_tree(&mut runner)
@@ -73,6 +74,9 @@ fn histories_reach_what_matters() {
             waited += job.retries.waits;
             avoided += job.retries.excluded.len();
             anew += usize::from(job.lineage.is_some());
+            held += usize::from(job.turn.hold.is_some());
+            followers += usize::from(!job.turn.after.is_empty());
+            lowered += usize::from(job.turn.class == mlctl_proto::spec::Class::Low);
         }
         let dropped = |attempt: &&std::sync::Arc<super::records::Attempt>| {
             let end = attempt.end.as_ref();
@@ -106,6 +110,10 @@ fn histories_reach_what_matters() {
     assert!(
         retried > 20 && waited > 5 && avoided > 20 && anew > 5,
         "{retried} retried, {waited} waited, {avoided} avoided, {anew} submitted anew"
+    );
+    assert!(
+        held > 2 && followers > 10 && lowered > 0,
+        "{held} held, {followers} wait for others, {lowered} of another class"
     );
     assert!(
         restarts > 20 && resumed > 5 && lost > 20 && doubtful > 5 && recalled > 0,

@@ -3,10 +3,14 @@
 use super::codec::{CodecError, RawRow};
 use super::digest::Digest;
 use super::records::{
-    Attempt, HistoryBatch, Idempotency, Job, Node, RequestKey, Segment, Settings, Spec, Team,
+    Allocation, AllocationPhase, Attempt, BudgetAccount, HistoryBatch, Idempotency, Job, Node,
+    RequestKey, Segment, Settings, Spec, Team, TeamUsage,
 };
 use super::rules::Request;
-use super::view::Indexes;
+use super::table::Table;
+use super::teams::kinds_of;
+use super::view::teams::Flavor;
+use super::view::{Holding, Indexes};
 use super::{Row, State};
 
 impl State {
@@ -15,13 +19,71 @@ impl State {
     }
 
     pub(super) fn put_team(&mut self, team: Team) {
+        let old = self.teams.get(team.name.as_str()).cloned();
+        self.indexes.teams.team(old.as_deref(), Some(&team));
         self.teams.put(team);
+    }
+
+    /// Takes a team out, with what its budgets and its jobs have come to.
+    pub(super) fn remove_team(&mut self, name: &str) {
+        if let Some(old) = self.teams.remove(&name.to_owned()) {
+            self.indexes.teams.team(Some(&old), None);
+        }
+        let accounts = self.accounts.iter().map(|(key, _)| key.clone());
+        let accounts: Vec<_> = accounts.filter(|(team, _)| *team == *name).collect();
+        accounts.iter().for_each(|key| self.remove_account(key));
+        let usages = self.usages.iter().map(|(key, _)| key.clone());
+        let usages: Vec<_> = usages.filter(|(team, _)| *team == *name).collect();
+        for key in &usages {
+            self.usages.remove(key);
+        }
+    }
+
+    pub(super) fn put_account(&mut self, account: BudgetAccount) {
+        self.accounts.put(account);
+    }
+
+    pub(super) fn remove_account(&mut self, key: &(String, Flavor)) {
+        self.accounts.remove(key);
+    }
+
+    pub(super) fn put_usage(&mut self, usage: TeamUsage) {
+        self.usages.put(usage);
     }
 
     pub(super) fn put_node(&mut self, node: Node) {
         let old = self.nodes.get(node.facts.name.as_str()).cloned();
         self.indexes.node(old.as_deref(), &node);
+        if let Some(old) = old {
+            self.recount(&old, &node);
+        }
         self.nodes.put(node);
+    }
+
+    /// Devices that are held may be of another model, or in another pool, than they were.
+    fn recount(&mut self, old: &Node, new: &Node) {
+        if old.facts.pool == new.facts.pool && old.facts.devices == new.facts.devices {
+            return;
+        }
+        for key in self.indexes.open_allocations_on(&new.facts.name) {
+            let (Some(attempt), Some(job)) = (self.attempts.get(&key), self.jobs.get(&key.0))
+            else {
+                continue;
+            };
+            if attempt.in_doubt {
+                continue;
+            }
+            let who = (job.team.as_str(), job.owner_id.as_str());
+            let open = |one: &&Allocation| {
+                one.node == new.facts.name && one.phase != AllocationPhase::Ended
+            };
+            for allocation in attempt.allocations.iter().filter(open) {
+                let begun_ms = attempt.started_ms;
+                let holdings = &mut self.indexes.holdings;
+                holdings.units(who, &kinds_of(Some(old), allocation), begun_ms, false);
+                holdings.units(who, &kinds_of(Some(new), allocation), begun_ms, true);
+            }
+        }
     }
 
     pub(super) fn put_spec(&mut self, spec: Spec) -> Result<(), CodecError> {
@@ -48,14 +110,19 @@ impl State {
         }
         self.jobs.remove(&job.id);
         self.indexes.job(Some(job), None);
-        match self.specs.get(&job.spec_hash).map(|spec| Spec::clone(spec)) {
+        self.release_spec(&job.spec_hash)
+    }
+
+    /// One job less names a spec; the last one takes it along.
+    pub(super) fn release_spec(&mut self, spec_hash: &[u8; 32]) -> Result<(), CodecError> {
+        match self.specs.get(spec_hash).map(|spec| Spec::clone(spec)) {
             Some(spec) if spec.uses > 1 => self.put_spec(Spec {
                 uses: spec.uses - 1,
                 ..spec
             }),
             _ => {
-                self.specs.remove(&job.spec_hash);
-                self.indexes.remove_spec(&job.spec_hash);
+                self.specs.remove(spec_hash);
+                self.indexes.remove_spec(spec_hash);
                 Ok(())
             }
         }
@@ -81,7 +148,8 @@ impl State {
     pub(super) fn put_attempt(&mut self, attempt: Attempt) {
         let old = self.attempts.get(&(attempt.job, attempt.epoch)).cloned();
         let ranks = self.cpu_ranks_per_node(&attempt);
-        self.indexes.attempt(old.as_deref(), &attempt, ranks);
+        let tables = (&self.nodes, &self.jobs);
+        index_attempt(&mut self.indexes, tables, (old.as_deref(), &attempt), ranks);
         self.attempts.put(attempt);
     }
 
@@ -103,16 +171,14 @@ impl State {
         &self.indexes
     }
 
-    /// What an attempt takes of a node's CPU room: nothing if it holds devices.
+    /// Ranks of an attempt on each node that share processors.
     pub(super) fn cpu_ranks_per_node(&self, attempt: &Attempt) -> u32 {
         let at_once = attempt.wave.as_ref().map_or(1, |wave| wave.slots);
-        let request = self
-            .jobs
-            .get(&attempt.job)
-            .and_then(|job| self.indexes.request(&job.spec_hash));
-        request
-            .filter(|request| request.gpus == 0)
-            .map_or(0, |request| request.ranks.saturating_mul(at_once))
+        let job = self.jobs.get(&attempt.job);
+        let facts = job.and_then(|job| self.indexes.facts(&job.spec_hash));
+        let ranks = facts.and_then(|facts| facts.ask.amounts).map_or(0, |one| one.ranks);
+        let ranks = ranks.saturating_mul(u64::from(at_once));
+        u32::try_from(ranks).unwrap_or(u32::MAX)
     }
 
     pub(super) fn settle(&mut self, rows: &mut Vec<Row>) {
@@ -126,6 +192,8 @@ impl State {
         self.keys.settle(digest, rows);
         self.tail.settle(digest, rows);
         self.segments.settle(digest, rows);
+        self.usages.settle(digest, rows);
+        self.accounts.settle(digest, rows);
     }
 
     /// The digest of all rows, from nothing.
@@ -141,6 +209,8 @@ impl State {
             self.keys.digest(),
             self.tail.digest(),
             self.segments.digest(),
+            self.usages.digest(),
+            self.accounts.digest(),
         ];
         tables.into_iter().for_each(|table| digest.add(table));
         digest
@@ -154,10 +224,14 @@ impl State {
                 indexes.add_spec(*hash, spec);
             }
         }
+        self.teams()
+            .for_each(|team| indexes.teams.team(None, Some(team)));
         self.nodes().for_each(|node| indexes.node(None, node));
         self.jobs().for_each(|job| indexes.job(None, Some(job)));
-        self.attempts()
-            .for_each(|attempt| indexes.attempt(None, attempt, self.cpu_ranks_per_node(attempt)));
+        for attempt in self.attempts() {
+            let (tables, ranks) = ((&self.nodes, &self.jobs), self.cpu_ranks_per_node(attempt));
+            index_attempt(&mut indexes, tables, (None, attempt), ranks);
+        }
         self.keys
             .iter()
             .for_each(|(_, key)| indexes.key(None, Some(key)));
@@ -181,6 +255,8 @@ impl State {
             .chain(of(&self.keys))
             .chain(of(&self.tail))
             .chain(of(&self.segments))
+            .chain(of(&self.usages))
+            .chain(of(&self.accounts))
     }
 
     /// How many rows there are.
@@ -194,5 +270,28 @@ impl State {
             + self.keys.len()
             + self.tail.len()
             + self.segments.len()
+            + self.usages.len()
+            + self.accounts.len()
     }
+}
+
+/// Hook of the attempts, with what their nodes and jobs say of them.
+fn index_attempt(
+    indexes: &mut Indexes,
+    (nodes, jobs): (&Table<Node>, &Table<Job>),
+    (old, new): (Option<&Attempt>, &Attempt),
+    cpu_ranks: u32,
+) {
+    let job = jobs.get(&new.job);
+    let kinds = |allocation: &Allocation| {
+        let node = nodes.get(allocation.node.as_str());
+        kinds_of(node.map(AsRef::as_ref), allocation)
+    };
+    let holding = Holding {
+        cpu_ranks,
+        team: job.map_or("", |job| job.team.as_str()),
+        user: job.map_or("", |job| job.owner_id.as_str()),
+        kinds: &kinds,
+    };
+    indexes.attempt(old, new, &holding);
 }

@@ -93,7 +93,7 @@ async fn wave(raft: &Handle<Reply>, first: u64) {
         jobs.push(job);
     }
     let now = (first + TOGETHER) as i64 * STEP_MS;
-    let cancel = Body::CancelJobs(CancelJobs { jobs });
+    let cancel = Body::CancelJobs(CancelJobs::of(jobs));
     propose(raft, now, person("ann", false), cancel, None).await;
     let archive = Body::ArchiveJobs(ArchiveJobs { most: 500 });
     propose(raft, now, system(), archive, None).await;

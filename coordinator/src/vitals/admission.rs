@@ -61,13 +61,21 @@ fn growth(body: &Body) -> Growth {
         Body::SubmitJob(_) | Body::RetryJobs(_) => Growth::Brings,
         // It copies what is over into files, which can wait.
         Body::StartAttempts(_) | Body::ArchiveJobs(_) => Growth::Starts,
+        // It stores another spec.
+        Body::UpdateJobs(_) => Growth::Starts,
         Body::Bootstrap(_)
         | Body::ChangeSettings(_)
         | Body::RegisterNode(_)
         | Body::SetNodeLiveness(_)
         | Body::DeclareNodeLost(_)
         | Body::CancelJobs(_)
+        | Body::HoldJobs(_)
+        | Body::ReleaseJobs(_)
+        | Body::DropLate(_)
         | Body::SupersedeAttempt(_)
+        | Body::ChangeTeams(_)
+        // Without it nothing that runs would be covered any more.
+        | Body::RenewCharges(_)
         // Removing is what makes room.
         | Body::ChangeCheckpoints(_)
         | Body::AgentEvents(_) => Growth::Settles,
@@ -183,9 +191,7 @@ mod tests {
             ),
             (
                 "cancel",
-                Body::CancelJobs(CancelJobs {
-                    jobs: vec![JobId::new(1, 1)],
-                }),
+                Body::CancelJobs(CancelJobs::of(vec![JobId::new(1, 1)])),
             ),
             ("settings", Body::ChangeSettings(ChangeSettings::default())),
             ("events", Body::AgentEvents(events)),

@@ -112,7 +112,7 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), SpecError> {
             why: why.into(),
         })
     };
-    if spec.nodes != 1 {
+    if spec.nodes != 1 || spec.elastic.is_some() {
         return wrong("nodes", "must be 1 in an array: a task runs on one node");
     }
     if !matches!(spec.launcher, LaunchMethod::Exec | LaunchMethod::Python) {

@@ -1,6 +1,6 @@
 //! Texts to specs. An unknown key is an error that guesses what was meant; so is a key that a later release will bring.
 use super::resources::check_amount;
-use super::{CpuBind, JobSpec, LaunchMethod, OnDisconnect};
+use super::{Class, CpuBind, Grow, JobSpec, LaunchMethod, Near, OnDisconnect, Prefer};
 use crate::errors::{Code, Refusal};
 use crate::limits::SPEC_BYTES_MAX;
 
@@ -42,7 +42,7 @@ impl From<SpecError> for Refusal {
     }
 }
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 42] = [
     "name",
     "nodes",
     "gpus",
@@ -63,6 +63,28 @@ const KEYS: [&str; 20] = [
     "shm",
     "retry",
     "time",
+    "class",
+    "team",
+    "share",
+    "mig",
+    "disk",
+    "licenses",
+    "pools",
+    "node_labels",
+    "mix",
+    "near",
+    "prefer",
+    "elastic",
+    "grow",
+    "preemptible",
+    "min_runtime",
+    "grace",
+    "total_time",
+    "begin",
+    "start_by",
+    "end_by",
+    "after",
+    "hold",
 ];
 const CHECKPOINT_KEYS: [&str; 10] = [
     "dir",
@@ -78,19 +100,9 @@ const CHECKPOINT_KEYS: [&str; 10] = [
 ];
 const MPI_KEYS: [&str; 2] = ["mpirun", "args"];
 const RETRY_KEYS: [&str; 2] = ["max", "on"];
+const MIG_KEYS: [&str; 2] = ["count", "slices"];
 /// Known words whose work is not built yet: better an honest no than a silent nothing.
-const PLANNED: [&str; 10] = [
-    "total_time",
-    "team",
-    "class",
-    "preempt",
-    "idle",
-    "secrets",
-    "disk",
-    "licenses",
-    "torchrun",
-    "environment",
-];
+const PLANNED: [&str; 5] = ["preempt", "idle", "secrets", "torchrun", "environment"];
 
 /// Parses and checks a spec in TOML.
 pub fn parse_toml(text: &str) -> Result<JobSpec, SpecError> {
@@ -118,7 +130,7 @@ fn too_long(bytes: usize) -> Result<(), SpecError> {
 }
 
 fn from_value(mut json: serde_json::Value) -> Result<JobSpec, SpecError> {
-    let Some(table) = json.as_object() else {
+    let Some(table) = json.as_object_mut() else {
         return Err(SpecError::Syntax(
             "expected a table of keys such as `command`".into(),
         ));
@@ -128,37 +140,55 @@ fn from_value(mut json: serde_json::Value) -> Result<JobSpec, SpecError> {
         ("checkpoint", &CHECKPOINT_KEYS[..]),
         ("mpi", &MPI_KEYS[..]),
         ("retry", &RETRY_KEYS[..]),
+        ("mig", &MIG_KEYS[..]),
     ];
     for (key, known) in tables {
         if let Some(inner) = table.get(key).and_then(|value| value.as_object()) {
             known_keys(inner.keys(), known, &format!("{key}."))?;
         }
     }
+    // What may be written in more than one way, and the keys that serde would not name in an error.
+    super::elastic::rewrite(table)?;
+    super::gpus::rewrite(table)?;
+    super::when::rewrite(table)?;
+    super::place::check_values(table)?;
+    check_values(table)?;
+    super::checkpoint::fill_in_shared(&mut json);
+    let spec: JobSpec =
+        serde_json::from_value(json).map_err(|error| SpecError::Syntax(error.to_string()))?;
+    spec.check()?;
+    Ok(spec)
+}
+
+/// Says of each value that cannot be what is wrong with it.
+fn check_values(table: &serde_json::Map<String, serde_json::Value>) -> Result<(), SpecError> {
     for count in ["nodes", "gpus", "ranks", "cpus"] {
         if let Some(value) = table.get(count) {
             check_count(count, value)?;
         }
     }
-    for amount in ["mem", "shm"] {
+    for amount in ["mem", "shm", "disk"] {
         if let Some(value) = table.get(amount) {
             check_amount(amount, value)?;
         }
     }
-    if let Some(value) = table.get("time") {
-        super::time::check_time("time", value)?;
+    let words: [(&str, &[&str]); 8] = [
+        ("launcher", &LaunchMethod::ALL.map(|(_, word)| word)),
+        ("compat", &["slurm"]),
+        ("on_disconnect", &OnDisconnect::ALL.map(|(_, word)| word)),
+        ("cpu_bind", &CpuBind::ALL.map(|(_, word)| word)),
+        ("class", &Class::ALL.map(|(_, word)| word)),
+        ("near", &Near::ALL.map(|(_, word)| word)),
+        ("prefer", &Prefer::ALL.map(|(_, word)| word)),
+        ("grow", &Grow::ALL.map(|(_, word)| word)),
+    ];
+    for (key, known) in words {
+        if let Some(value) = table.get(key) {
+            check_word(key, value, known)?;
+        }
     }
-    if let Some(value) = table.get("launcher") {
-        check_word("launcher", value, &LaunchMethod::ALL.map(|(_, word)| word))?;
-    }
-    if let Some(value) = table.get("compat") {
-        check_word("compat", value, &["slurm"])?;
-    }
-    if let Some(value) = table.get("on_disconnect") {
-        let words = OnDisconnect::ALL.map(|(_, word)| word);
-        check_word("on_disconnect", value, &words)?;
-    }
-    if let Some(value) = table.get("cpu_bind") {
-        check_word("cpu_bind", value, &CpuBind::ALL.map(|(_, word)| word))?;
+    if let Some(value) = table.get("after") {
+        super::after::check_value(value)?;
     }
     if let Some(value) = table.get("array") {
         super::array::check_value(value)?;
@@ -175,11 +205,7 @@ fn from_value(mut json: serde_json::Value) -> Result<JobSpec, SpecError> {
             why: "is missing: name the program to run".into(),
         });
     }
-    super::checkpoint::fill_in_shared(&mut json);
-    let spec: JobSpec =
-        serde_json::from_value(json).map_err(|error| SpecError::Syntax(error.to_string()))?;
-    spec.check()?;
-    Ok(spec)
+    Ok(())
 }
 
 fn known_keys<'a>(

@@ -45,6 +45,8 @@ pub enum Cause {
     OutOfMemory,
     /// Code, directories or processes could not be set up.
     LaunchFailed,
+    /// Its `time` was over: the next attempt goes on from its checkpoint. Nothing else that ends so starts again, whatever failed.
+    TimeLimit,
     /// A rank ended with this code.
     Exit(u8),
     /// A rank was ended by this signal.
@@ -53,7 +55,7 @@ pub enum Cause {
 
 impl Cause {
     /// Those that are one word.
-    const WORDS: [(Self, &'static str); 8] = [
+    const WORDS: [(Self, &'static str); 9] = [
         (Self::Any, "any"),
         (Self::NodeLost, "node_lost"),
         (Self::KeeperLost, "keeper_lost"),
@@ -62,6 +64,7 @@ impl Cause {
         (Self::Hung, "hung"),
         (Self::OutOfMemory, "oom"),
         (Self::LaunchFailed, "launch_failed"),
+        (Self::TimeLimit, "time_limit"),
     ];
 
     /// The reverse of its text; `Err` says what to write instead.
@@ -200,12 +203,15 @@ mod tests {
             [retry]
             max = 5
             on = ["node_lost", "keeper_lost", "device_error", "preempted", "hung", "oom", "launch_failed", "any",
-                  "exit:17", "signal:9"]
+                  "exit:17", "signal:9", "time_limit"]
         "#;
         let spec = parse_toml(text).expect("good");
         let retry = spec.retry.clone().expect("it was given");
-        assert_eq!((retry.max, retry.on.len()), (5, 10));
-        assert_eq!(retry.on[8..], [Cause::Exit(17), Cause::Signal(9)]);
+        assert_eq!((retry.max, retry.on.len()), (5, 11));
+        assert_eq!(
+            retry.on[8..],
+            [Cause::Exit(17), Cause::Signal(9), Cause::TimeLimit]
+        );
         let again = parse_json(&spec.canonical_json()).expect("canonical JSON parses");
         assert_eq!(again, spec);
         let bare = parse_toml("command = 'a'\n[retry]\nmax = 2").expect("good");

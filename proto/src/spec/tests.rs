@@ -84,6 +84,32 @@ fn what_silence_means_is_the_users_choice() {
     );
 }
 
+/// A spec is stored under the hash of its canonical text: what older releases wrote keeps its name.
+#[test]
+fn specs_of_older_releases_keep_their_text() {
+    for (toml, json) in [
+        (
+            "command = ['a']",
+            r#"{"nodes":1,"gpus":0,"launcher":"exec","command":["a"]}"#,
+        ),
+        (
+            "command = ['a']\nnodes = 2\ngpus = 8\ngpu = ['H100']\ntime = '4h'\nmem = '1GiB'\nretry = { max = 1 }",
+            r#"{"nodes":2,"gpus":8,"gpu":["H100"],"launcher":"exec","command":["a"],"mem":"1GiB","time":"4h","retry":{"max":1,"on":["any"]}}"#,
+        ),
+    ] {
+        let spec = parse_toml(toml).expect(toml);
+        let text = String::from_utf8(spec.canonical_json()).expect("UTF-8");
+        assert_eq!(text, json);
+        let defaults = "class = 'normal'\nmix = false\nhold = false\npreemptible = false\nprefer = 'type'\ngrow = 'never'\nafter = []\npools = []\n";
+        let said = parse_toml(&format!("{defaults}{toml}")).expect("good");
+        assert_eq!(
+            said.hash(),
+            spec.hash(),
+            "a default that is written down changes nothing"
+        );
+    }
+}
+
 #[test]
 fn typos_are_explained() {
     refused("comand = 'a'", "did you mean `command`?");
@@ -96,7 +122,8 @@ fn typos_are_explained() {
         "command = 'a'\n[checkpoint]\ndri = 'x'",
         "`checkpoint.dri`; did you mean `dir`?",
     );
-    refused("command = 'a'\ntotal_time = '12h'", "not support it yet");
+    refused("command = 'a'\nidle = '12h'", "not support it yet");
+    refused("command = 'a'\nclas = 'low'", "did you mean `class`?");
     refused(
         "command = 'a'\n[checkpoint]\ntier = 'rma'",
         "did you mean `ram`?",

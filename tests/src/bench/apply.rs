@@ -135,7 +135,7 @@ pub fn run(rounds: usize) -> Result<()> {
         for user in 0..USERS {
             let own = jobs.iter().filter(|(of, _)| *of == user);
             let jobs = own.map(|(_, job)| *job).take(TOGETHER).collect();
-            let (_, took) = bench.apply(Some(user), Body::CancelJobs(CancelJobs { jobs }))?;
+            let (_, took) = bench.apply(Some(user), Body::CancelJobs(CancelJobs::of(jobs)))?;
             taken[1].push(took);
         }
         let before = bench.state.row_count();

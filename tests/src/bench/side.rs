@@ -162,6 +162,7 @@ pub async fn cancel(connection: &mut Connection, jobs: &[String]) -> Result<()> 
         let request = CancelRequest {
             key: rand::random::<[u8; 16]>().to_vec(),
             jobs: some.to_vec(),
+            filter: None,
         };
         client
             .cancel(request)

@@ -3,14 +3,16 @@
 
 use mlctl_coordinator::state::commands::{
     AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeCheckpoints, ChangeSettings,
-    CheckpointAction, DeclareNodeLost, DeviceNews, Happening, IdempotencyKey, LossProof,
-    NamedCheckpoint, News, PartOf, Placement, RegisterNode, RetryJobs, SealedPart, SetNodeLiveness,
-    StartAttempt, StartAttempts, SubmitJob, TasksEnded,
+    ChangeTeams, CheckpointAction, DeclareNodeLost, DeviceNews, Happening, IdempotencyKey,
+    LossProof, NamedCheckpoint, NewMember, News, PartOf, Placement, RegisterNode, RemoveTeam,
+    RenewCharges, RetryJobs, SealedPart, SetBudget, SetMembers, SetNodeLiveness, SetQuota, SetTeam,
+    StartAttempt, StartAttempts, SubmitJob, TasksEnded, TeamEdit,
 };
 use mlctl_coordinator::state::records::{
-    Actor, Device, DirtyDevice, End, EndKind, Liveness, NodeFacts, RankExit, Retention, TaskGroup,
-    Timers, Wave,
+    Actor, Budget, Device, DirtyDevice, End, EndKind, Liveness, NodeFacts, RankExit, Retention,
+    TaskGroup, TeamLimit, Timers, Wave, WhenExhausted, Window, Zone,
 };
+use mlctl_coordinator::state::view::teams::{Flavor, Limit};
 use mlctl_coordinator::state::{Body, Command, State, codec};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::{ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
@@ -61,7 +63,7 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&system, devices("c", 3, dirty("c-0")));
     tell(&system, reported("c", 4, vec![running(2), exit(2, 1)]));
     let jobs = vec![JobId::new(1, 5)];
-    tell(&ann, Body::CancelJobs(CancelJobs { jobs }));
+    tell(&ann, Body::CancelJobs(CancelJobs::of(jobs)));
     tell(&ann, changed());
     tell(&system, reported("b", 2, vec![ended(2, 1)]));
     let jobs = vec![JobId::new(1, 3), JobId::new(1, 4), JobId::new(1, 5)];
@@ -78,6 +80,8 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&ann, array());
     tell(&system, wave(7));
     tell(&system, reported("a", 6, vec![running(7), tasks(7)]));
+    tell(&ann, teams());
+    tell(&system, Body::RenewCharges(RenewCharges { most: 10 }));
     told[8].key = Some(IdempotencyKey {
         uuid: [7; 16],
         request_hash: [9; 32],
@@ -238,6 +242,55 @@ fn array() -> Body {
         traceparent: String::new(),
         submitter_uid: 1_000,
     })
+}
+
+/// Every kind of edit.
+fn teams() -> Body {
+    let flavor = Flavor {
+        kind: "sim".into(),
+        pool: None,
+    };
+    let made = |team: &str| {
+        TeamEdit::Team(SetTeam {
+            team: team.into(),
+            weight: Some(2),
+            limits: vec![(TeamLimit::MaxRunning, Some(9))],
+        })
+    };
+    let quota = TeamEdit::Quota(SetQuota {
+        team: "default".into(),
+        flavor: flavor.clone(),
+        nominal: Some(28_000),
+        borrow: Some(Limit::Units(7_000)),
+        lend: Some(Limit::Unlimited),
+        per_user: Some(Limit::Units(21_000)),
+        remove: false,
+    });
+    let member = NewMember {
+        user_id: "id-ann".into(),
+        name: "ann".into(),
+        default: true,
+    };
+    let members = TeamEdit::Members(SetMembers {
+        team: "acme".into(),
+        add: vec![member],
+        remove: Vec::new(),
+    });
+    let budget = TeamEdit::Budget(SetBudget {
+        team: "default".into(),
+        flavor,
+        budget: Some(Budget {
+            limit: 1 << 50,
+            window: Window::Month(Zone::utc()),
+            when_exhausted: WhenExhausted::Hold,
+            until_ms: 0,
+        }),
+    });
+    let remove = TeamEdit::Remove(RemoveTeam {
+        team: "gone".into(),
+    });
+    let edits = vec![made("acme"), made("gone"), quota, members, budget, remove];
+    Body::ChangeTeams(ChangeTeams { edits })
 }
 
 fn wave(job: u64) -> Body {

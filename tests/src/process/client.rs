@@ -134,6 +134,7 @@ impl Client {
         let request = CancelRequest {
             key: key.to_vec(),
             jobs,
+            filter: None,
         };
         self.call(|channel| {
             let request = request.clone();

@@ -106,6 +106,7 @@ impl Raw {
         let request = CancelRequest {
             key: key.to_vec(),
             jobs: jobs.iter().map(|&job| job.to_owned()).collect(),
+            filter: None,
         };
         self.runtime
             .block_on(client.cancel(self.request(request)))

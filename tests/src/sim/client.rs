@@ -113,7 +113,7 @@ impl World {
             roll if roll < CANCELS_PERCENT + RETRIES_PERCENT && !client.own.is_empty() => {
                 let jobs = vec![client.own[self.dice.place(client.own.len())]];
                 if roll < CANCELS_PERCENT {
-                    Body::CancelJobs(CancelJobs { jobs })
+                    Body::CancelJobs(CancelJobs::of(jobs))
                 } else {
                     Body::RetryJobs(RetryJobs { jobs })
                 }
@@ -174,7 +174,7 @@ impl World {
         };
         let jobs = vec![job];
         let body = if self.dice.chance(GIVEN_UP_PERCENT) {
-            Body::CancelJobs(CancelJobs { jobs })
+            Body::CancelJobs(CancelJobs::of(jobs))
         } else {
             Body::RetryJobs(RetryJobs { jobs })
         };

@@ -2,11 +2,14 @@
 //! over, until its hours are full. Does NOT know what breaks nor how.
 
 use mlctl_coordinator::scheduler;
+use mlctl_coordinator::state::commands::{StartAttempt, StartAttempts};
+use mlctl_coordinator::state::records::Reply;
 use mlctl_coordinator::state::view::ClusterView;
+use mlctl_coordinator::state::{Body, Command};
 use mlctl_proto::ids::JobId;
 
 use super::client::Client;
-use super::coordinator::ELECTION_MS_MAX;
+use super::coordinator::{ELECTION_MS_MAX, system};
 use super::world::{COORDINATORS, Event, Weather, World};
 use crate::checkers::{Look, Violation, unacknowledged};
 
@@ -82,10 +85,14 @@ impl World {
     fn look(&mut self) {
         let calm_since = self.awake_at();
         let heard = self.head.nodes().map(|node| node.facts.name.clone());
-        let view = ClusterView::new(self.head.clone(), heard.collect());
+        let mut leads = self.coordinators.iter().filter_map(|one| one.live.as_ref());
+        let leader = leads.find(|member| member.lead.is_some());
+        let promised = leader.map(|member| member.promised.clone());
+        let view = ClusterView::new(self.head.clone(), heard.collect())
+            .promised(promised.unwrap_or_default());
         let wall_ms = self.head.now_ms();
         let plan = scheduler::plan(&view, wall_ms);
-        let startable: Vec<JobId> = plan.starts.iter().map(|start| start.job).collect();
+        let startable = self.accepted(plan.starts);
         let led = self.coordinators.iter().any(|one| {
             let live = one.live.as_ref();
             live.is_some_and(|member| member.lead.is_some())
@@ -105,6 +112,22 @@ impl World {
         self.check(checked);
         if self.now > calm_since + FOUND_MS {
             self.look_for_the_wrong();
+        }
+    }
+
+    /// Jobs whose starts would be accepted: the plan does not ask for quotas.
+    fn accepted(&self, starts: Vec<StartAttempt>) -> Vec<JobId> {
+        let command = Command {
+            actor: system("scheduler"),
+            source: "simulated".into(),
+            time_ms: self.head.now_ms(),
+            key: None,
+            body: Body::StartAttempts(StartAttempts { starts }),
+        };
+        let mut copy = self.head.clone();
+        match copy.apply(self.head.applied_index(), &command).reply {
+            Reply::Started { jobs, .. } => jobs,
+            _ => Vec::new(),
         }
     }
 

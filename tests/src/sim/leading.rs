@@ -8,9 +8,13 @@ use mlctl_coordinator::leader::orders::Order;
 use mlctl_coordinator::leader::step::{self, Note, Output, Term, plan_again_in};
 use mlctl_coordinator::scheduler;
 use mlctl_coordinator::state::Body;
-use mlctl_coordinator::state::commands::{Bootstrap, StartAttempts};
-use mlctl_coordinator::state::records::{Reply, Retention, Timers};
+use mlctl_coordinator::state::commands::{
+    Bootstrap, ChangeTeams, DEFAULT_TEAM, SetQuota, StartAttempts, TeamEdit,
+};
+use mlctl_coordinator::state::records::{Actor, Reply, Retention, Timers};
 use mlctl_coordinator::state::view::ClusterView;
+use mlctl_coordinator::state::view::amounts::GPU;
+use mlctl_coordinator::state::view::teams::Flavor;
 use mlctl_proto::ids::JobId;
 
 use super::coordinator::{Outcome, Waiter, system};
@@ -20,12 +24,19 @@ use super::stream::Down;
 use super::words;
 use super::world::World;
 
+/// One seed in so many has a quota.
+const QUOTA_EVERY: u64 = 3;
+/// GPUs of it. Nodes have six or eight, and no job asks for more than four.
+const QUOTA_GPUS: u64 = 5;
+
 /// What a proposal of a leader is for.
 #[derive(Clone, Debug)]
 pub(super) enum Why {
     Bootstrap,
-    /// When the scheduler's answer may change by itself, and when the plan was made.
-    Plan(Option<i64>, i64),
+    /// A quota for everybody.
+    Quota,
+    /// When the scheduler's answer may change by itself, when the plan was made, and whether the deadline of some job is over.
+    Plan(Option<i64>, i64, bool),
     Step(step::Why),
 }
 
@@ -120,16 +131,20 @@ impl World {
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
-        let view = ClusterView::new(member.state.clone(), heard).salvaging(salvaging);
-        let plan = scheduler::plan(&view, made);
+        let view = ClusterView::new(member.state.clone(), heard)
+            .salvaging(salvaging)
+            .promised(std::mem::take(&mut member.promised));
+        let mut plan = scheduler::plan(&view, made);
+        member.promised = std::mem::take(&mut plan.reservations);
         if plan.starts.is_empty() {
             let again_in = plan_again_in(plan.next, made, true).map(|ms| member.pace.wait(ms));
-            return self.led(who, step::Event::PlanEnded { again_in });
+            let late = plan.late;
+            return self.led(who, step::Event::PlanEnded { again_in, late });
         }
         let body = Body::StartAttempts(StartAttempts {
             starts: plan.starts,
         });
-        let waiter = Waiter::Lead(Why::Plan(plan.next, made));
+        let waiter = Waiter::Lead(Why::Plan(plan.next, made, plan.late));
         self.propose(who, system("scheduler"), None, body, waiter);
     }
 
@@ -141,18 +156,47 @@ impl World {
                 if let Some(member) = &mut self.coordinators[who].live {
                     member.bootstrapping = false;
                 }
+                if carried && self.seed.is_multiple_of(QUOTA_EVERY) {
+                    self.propose_quota(who);
+                }
             }
-            Why::Plan(next, made) => {
+            Why::Quota => {}
+            Why::Plan(next, made, late) => {
                 let whole = matches!(outcome, Some((_, Reply::Started { refused, .. })) if refused.is_empty());
                 let again_in = plan_again_in(next, made, whole);
                 let member = self.coordinators[who].live.as_ref();
                 let again_in = again_in
                     .zip(member)
                     .map(|(ms, member)| member.pace.wait(ms));
-                self.led(who, step::Event::PlanEnded { again_in });
+                self.led(who, step::Event::PlanEnded { again_in, late });
             }
             Why::Step(why) => self.led(who, step::Event::Proposed { why, carried }),
         }
+    }
+
+    /// Less than there is, and enough for the widest job.
+    fn propose_quota(&mut self, who: usize) {
+        let actor = Actor {
+            user_id: "admin".into(),
+            name: "admin".into(),
+            admin: true,
+            system: false,
+        };
+        let quota = SetQuota {
+            team: DEFAULT_TEAM.into(),
+            flavor: Flavor {
+                kind: "sim".into(),
+                pool: None,
+            },
+            nominal: Some(QUOTA_GPUS * GPU),
+            borrow: None,
+            lend: None,
+            per_user: None,
+            remove: false,
+        };
+        let edits = vec![TeamEdit::Quota(quota)];
+        let body = Body::ChangeTeams(ChangeTeams { edits });
+        self.propose(who, actor, None, body, Waiter::Lead(Why::Quota));
     }
 
     fn propose_bootstrap(&mut self, who: usize) {

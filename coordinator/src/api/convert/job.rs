@@ -10,8 +10,8 @@ use super::array;
 use crate::scheduler::Reason;
 use crate::state::State;
 use crate::state::records::{
-    Allocation, AllocationPhase, Attempt, Checkpoint, End, ExcludedNode, HoldReason, Job, JobState,
-    ManifestId, Part,
+    Allocation, AllocationPhase, Attempt, Checkpoint, End, ExcludedNode, Hold, HoldReason, Job,
+    JobState, ManifestId, Part,
 };
 use crate::state::rules::{checkpoint_rules, living_copies};
 
@@ -26,7 +26,8 @@ pub fn summary(
     let reason = match job.state {
         JobState::Held => Reason::of_hold(job),
         JobState::Pending => {
-            Reason::of_backoff(job, now_ms).or_else(|| reasons.get(&job.id).cloned())
+            let own = Reason::of_backoff(job, now_ms).or_else(|| Reason::of_turn(job, now_ms));
+            own.or_else(|| reasons.get(&job.id).cloned())
         }
         _ => None,
     };
@@ -58,6 +59,29 @@ pub fn summary(
             .lineage
             .as_ref()
             .map_or(String::new(), |lineage| lineage.retry_of.to_string()),
+        turn: Some(turn(job, now_ms)),
+    }
+}
+
+fn turn(job: &Job, now_ms: UtcMs) -> api::Turn {
+    let hold = |hold: &Hold| api::Hold {
+        word: hold.word().to_owned(),
+        name: hold.name.clone(),
+        since_ms: hold.since_ms,
+        why: hold.why.clone(),
+    };
+    let turn = &job.turn;
+    api::Turn {
+        class: turn.class.word().to_owned(),
+        hold: turn.hold.as_ref().map(hold),
+        after: turn.after.iter().map(ToString::to_string).collect(),
+        begin_ms: turn.begin_ms,
+        start_by_ms: turn.start_by_ms,
+        end_by_ms: turn.end_by_ms,
+        total_ms: turn.total_ms,
+        ran_ms: turn.ran_ms,
+        preemptible: turn.preemptible,
+        eligible_ms: job.eligible_ms(now_ms),
     }
 }
 

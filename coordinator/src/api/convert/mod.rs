@@ -4,3 +4,4 @@ mod array;
 pub mod copies;
 pub mod job;
 pub mod node;
+pub mod team;

@@ -196,7 +196,7 @@ fn copies_of_a_job_that_is_being_ended_are_urgent() {
     stage.seals("a", sealed(0, Some(M), 1));
     assert_eq!(urgent(stage.look()), [false], "it runs");
     let jobs = vec![stage.job];
-    let cancel = Body::CancelJobs(CancelJobs { jobs });
+    let cancel = Body::CancelJobs(CancelJobs::of(jobs));
     stage.cluster.run(person("ann", false), cancel);
     let last = SealedPart {
         name: "step-6".into(),

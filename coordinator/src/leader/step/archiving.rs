@@ -51,7 +51,7 @@ mod tests {
 
     fn end_jobs(cluster: &mut Cluster, count: usize) {
         let jobs = (0..count).map(|_| cluster.submitted("ann", 1, 0)).collect();
-        cluster.run(person("ann", false), Body::CancelJobs(CancelJobs { jobs }));
+        cluster.run(person("ann", false), Body::CancelJobs(CancelJobs::of(jobs)));
     }
 
     #[test]

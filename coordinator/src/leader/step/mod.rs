@@ -11,8 +11,10 @@
 mod archiving;
 mod attempts;
 mod early;
+mod late;
 mod nodes;
 mod planning;
+mod renewing;
 mod salvage;
 mod silent;
 #[cfg(test)]
@@ -32,9 +34,11 @@ use crate::state::records::NodeFacts;
 use crate::state::{Body, Effect, State};
 use archiving::Archiving;
 use early::Early;
+use late::Late;
 use mlctl_proto::ids::JobId;
 use planning::Planning;
 pub use planning::plan_again_in;
+use renewing::Renewing;
 use salvage::Salvage;
 
 /// A command that could not be proposed is proposed again after this, milliseconds.
@@ -146,6 +150,8 @@ pub enum Event {
     PlanEnded {
         /// Its answer may differ after this long, milliseconds, by time alone: [`plan_again_in`].
         again_in: Option<u64>,
+        /// The deadline of some job is over.
+        late: bool,
     },
     /// What became of a proposal.
     Proposed {
@@ -202,6 +208,10 @@ pub enum Why {
     Supersede(Key),
     /// Jobs that are over leave the tables.
     Archive,
+    /// Jobs whose deadline is over end.
+    Late,
+    /// What attempts have committed at budgets is renewed.
+    Renew,
 }
 
 /// For the log.
@@ -281,6 +291,8 @@ pub struct Term {
     gangs: Gangs,
     planning: Planning,
     archiving: Archiving,
+    late: Late,
+    renewing: Renewing,
     /// Nodes whose liveness is being proposed.
     moving: BTreeSet<String>,
     /// Successors that are about to take over.
@@ -307,6 +319,8 @@ impl Term {
             gangs: Gangs::default(),
             planning: Planning::wanted(),
             archiving: Archiving::default(),
+            late: Late::default(),
+            renewing: Renewing::default(),
             moving: BTreeSet::new(),
             superseding: BTreeSet::new(),
             salvage: Salvage::new(timers),
@@ -339,6 +353,7 @@ impl Term {
             self.salvage.next(),
             self.copies.next(),
             self.witnesses.next(),
+            self.late.next(),
         ];
         let others = others.into_iter().flatten();
         others.fold(self.judge.next(), Mono::min)
@@ -381,7 +396,12 @@ impl Term {
                 overflowed,
             } => self.effects(now, state, effects, overflowed),
             Event::RoundEnded { confirmed } => self.round_ended(state, confirmed),
-            Event::PlanEnded { again_in } => self.planning.ended(again_in, now),
+            Event::PlanEnded { again_in, late } => {
+                self.planning.ended(again_in, now);
+                if late {
+                    self.late.want();
+                }
+            }
             Event::Proposed { why, carried } => self.proposed(now, state, why, carried),
         }
         self.on_time(now, state);
@@ -414,6 +434,12 @@ impl Term {
         }
         if let Some(archive) = self.archiving.begin(now, state) {
             self.propose(Body::ArchiveJobs(archive), Why::Archive);
+        }
+        if let Some(late) = self.late.begin(now) {
+            self.propose(Body::DropLate(late), Why::Late);
+        }
+        if let Some(renew) = self.renewing.begin(now, state) {
+            self.propose(Body::RenewCharges(renew), Why::Renew);
         }
     }
 

@@ -101,6 +101,8 @@ impl Term {
     pub(super) fn proposed(&mut self, now: Mono, state: &State, why: Why, carried: bool) {
         match why {
             Why::Archive => self.archiving.ended(now, carried, AGAIN_MS),
+            Why::Late => self.late.ended(now, carried, AGAIN_MS),
+            Why::Renew => self.renewing.ended(now, carried, AGAIN_MS),
             Why::Axis(node) => {
                 self.moving.remove(&node);
                 if carried {

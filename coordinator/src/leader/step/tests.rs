@@ -104,10 +104,16 @@ fn no_plan_needs_a_node_that_was_not_heard() {
     assert_eq!(planned(&first), Some(&BTreeSet::new()), "nobody is heard");
     let (_, outputs) = leader.connect("b", vec![]);
     assert_eq!(planned(&outputs), None, "one plan at a time");
-    let outputs = leader.on(Event::PlanEnded { again_in: None });
+    let outputs = leader.on(Event::PlanEnded {
+        again_in: None,
+        late: false,
+    });
     assert_eq!(planned(&outputs), Some(&BTreeSet::from(["b".to_owned()])));
     assert_eq!(
-        planned(&leader.on(Event::PlanEnded { again_in: None })),
+        planned(&leader.on(Event::PlanEnded {
+            again_in: None,
+            late: false,
+        })),
         None
     );
 }
@@ -244,7 +250,10 @@ fn when_effects_were_dropped_everybody_connects_anew() {
     for link in [a, b] {
         assert!(outputs.contains(&Output::Close { link }));
     }
-    let outputs = leader.on(Event::PlanEnded { again_in: None });
+    let outputs = leader.on(Event::PlanEnded {
+        again_in: None,
+        late: false,
+    });
     assert_eq!(planned(&outputs), Some(&BTreeSet::new()));
 }
 
@@ -291,7 +300,10 @@ fn cut_off(unsaid: bool) -> (Leader, Key, Vec<Output>) {
         ..report(key, Phase::Running, 0)
     };
     leader.connect("b", vec![report]);
-    let outputs = leader.on(Event::PlanEnded { again_in: None });
+    let outputs = leader.on(Event::PlanEnded {
+        again_in: None,
+        late: false,
+    });
     (leader, key, outputs)
 }
 
@@ -308,7 +320,10 @@ fn a_seal_that_arrives_a_second_after_the_end_counts_and_is_resumed_from() {
     let (mut leader, key, outputs) = cut_off(true);
     assert_eq!(salvaged(&outputs), Some(&BTreeSet::from([key.0])));
     assert_eq!(starts(&leader, &outputs), [], "it waits");
-    leader.on(Event::PlanEnded { again_in: None });
+    leader.on(Event::PlanEnded {
+        again_in: None,
+        late: false,
+    });
     leader.now += 1_000;
     let applied = leader.cluster.event("b", key.0, key.1, sealed("step-9", 9));
     let outputs = leader.on(Event::Effects {
@@ -326,7 +341,10 @@ fn a_seal_that_arrives_a_second_after_the_end_counts_and_is_resumed_from() {
 fn salvage_times_out() {
     let (mut leader, _, outputs) = cut_off(true);
     assert!(starts(&leader, &outputs).is_empty());
-    leader.on(Event::PlanEnded { again_in: None });
+    leader.on(Event::PlanEnded {
+        again_in: None,
+        late: false,
+    });
     let over = leader.now + u64::from(DEV.lost_after_ms);
     assert!(leader.term.next_wake() <= over, "it wakes by itself");
     leader.term.judge.heard("a", over);
@@ -337,7 +355,10 @@ fn salvage_times_out() {
     assert!(outputs.iter().any(
         |output| matches!(output, Output::Note(Note::Salvaged { in_time: seen, .. }) if *seen == in_time)
     ));
-    leader.on(Event::PlanEnded { again_in: None });
+    leader.on(Event::PlanEnded {
+        again_in: None,
+        late: false,
+    });
     assert_eq!(salvaged(&leader.on(Event::Time)), None, "no second plan");
 }
 
@@ -351,7 +372,10 @@ fn nothing_in_flight_is_not_waited_for() {
 #[test]
 fn who_goes_away_again_is_not_waited_for() {
     let (mut leader, _, _) = cut_off(true);
-    leader.on(Event::PlanEnded { again_in: None });
+    leader.on(Event::PlanEnded {
+        again_in: None,
+        late: false,
+    });
     let gone = Event::Gone {
         node: "b".into(),
         link: 2,
@@ -446,4 +470,34 @@ fn a_first_attempt_goes_without_another_entry() {
     let key = (job, leader.cluster.started(job, &["a"]));
     let (_, outputs) = leader.connect("a", vec![report(key, Phase::Ready, 4_000)]);
     assert_eq!((goes(&outputs), proposals(outputs).len()), (1, 0));
+}
+
+#[test]
+fn a_deadline_that_is_over_is_proposed_until_it_is_carried() {
+    let mut leader = Leader::new(&[]);
+    let late = |outputs: &[Output]| {
+        let found = outputs
+            .iter()
+            .filter(|output| matches!(output, Output::Propose { why: Why::Late, .. }));
+        found.count()
+    };
+    leader.on(Event::Time);
+    let outputs = leader.on(Event::PlanEnded {
+        again_in: None,
+        late: true,
+    });
+    assert_eq!(late(&outputs), 1);
+    let outputs = leader.on(Event::Proposed {
+        why: Why::Late,
+        carried: false,
+    });
+    assert_eq!(late(&outputs), 0, "not at once");
+    leader.now += AGAIN_MS;
+    assert_eq!(late(&leader.on(Event::Time)), 1);
+    leader.on(Event::Proposed {
+        why: Why::Late,
+        carried: true,
+    });
+    leader.now += AGAIN_MS;
+    assert_eq!(late(&leader.on(Event::Time)), 0);
 }

@@ -5,6 +5,7 @@ use mlctl_proto::units::Oom;
 use prost::Message;
 
 use super::array::{decode_wave, encode_wave};
+use super::team::{decode_charge, encode_charge};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, bad_id, known_version, message};
 use crate::state::records::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
@@ -37,6 +38,7 @@ impl Record for Attempt {
             wave: self.wave.as_ref().map(encode_wave),
             resume_job: self.resume_job.map(Into::into),
             resume_sealed_ms: self.resume_sealed_ms,
+            charges: self.charges.iter().map(encode_charge).collect(),
         }
         .encode_to_vec()
     }
@@ -66,6 +68,9 @@ impl Record for Attempt {
                 job => Some(JobId::try_from(job).map_err(bad_id(what))?),
             },
             resume_sealed_ms: record.resume_sealed_ms,
+            charges: (record.charges.into_iter())
+                .map(decode_charge)
+                .collect::<Result<_, _>>()?,
         })
     }
 }

@@ -8,12 +8,18 @@ use super::array::{decode_planned, encode_planned};
 use super::checkpoint::{decode_change, encode_change};
 use super::event::{decode_event, encode_event};
 use super::node::{decode_facts, encode_facts};
+use super::selection::{
+    decode_filter, decode_hold, decode_release, decode_update, encode_filter, encode_hold,
+    encode_release, encode_update,
+};
 use super::settings::{decode_actor, encode_actor, retention_of, timers_of};
+use super::team::{decode_change_teams, encode_change_teams};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, missing};
 use crate::state::commands::{
     AgentEvents, ArchiveJobs, Body, Bootstrap, CancelJobs, ChangeSettings, Command,
-    DeclareNodeLost, IdempotencyKey, LossProof, Placement, RegisterNode, RetryJobs,
+    DeclareNodeLost, DropLate, IdempotencyKey, LossProof, Placement, RegisterNode, RenewCharges,
+    RetryJobs,
     SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt,
 };
 use crate::state::records::Liveness;
@@ -104,7 +110,12 @@ fn encode_body(body: &Body) -> Disk {
         }),
         Body::CancelJobs(cancel) => Disk::CancelJobs(persist::CancelJobs {
             jobs: cancel.jobs.iter().map(|job| (*job).into()).collect(),
+            filter: cancel.filter.as_ref().map(encode_filter),
         }),
+        Body::HoldJobs(hold) => Disk::HoldJobs(encode_hold(hold)),
+        Body::ReleaseJobs(release) => Disk::ReleaseJobs(encode_release(release)),
+        Body::UpdateJobs(update) => Disk::UpdateJobs(encode_update(update)),
+        Body::DropLate(late) => Disk::DropLate(persist::DropLate { most: late.most }),
         Body::RetryJobs(retry) => Disk::RetryJobs(persist::RetryJobs {
             jobs: retry.jobs.iter().map(|job| (*job).into()).collect(),
         }),
@@ -124,6 +135,8 @@ fn encode_body(body: &Body) -> Disk {
             job: Some(supersede.job.into()),
             epoch: Some(supersede.epoch.into()),
         }),
+        Body::ChangeTeams(change) => Disk::ChangeTeams(encode_change_teams(change)),
+        Body::RenewCharges(renew) => Disk::RenewCharges(persist::RenewCharges { most: renew.most }),
     }
 }
 
@@ -158,7 +171,12 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
         }),
         Disk::CancelJobs(cancel) => Body::CancelJobs(CancelJobs {
             jobs: decode_ids(cancel.jobs)?,
+            filter: cancel.filter.map(decode_filter).transpose()?,
         }),
+        Disk::HoldJobs(hold) => Body::HoldJobs(decode_hold(hold)?),
+        Disk::ReleaseJobs(release) => Body::ReleaseJobs(decode_release(release)?),
+        Disk::UpdateJobs(update) => Body::UpdateJobs(decode_update(update)?),
+        Disk::DropLate(late) => Body::DropLate(DropLate { most: late.most }),
         Disk::RetryJobs(retry) => Body::RetryJobs(RetryJobs {
             jobs: decode_ids(retry.jobs)?,
         }),
@@ -184,10 +202,12 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
             job: JobId::try_from(supersede.job).map_err(bad_id(WHAT))?,
             epoch: Epoch::try_from(supersede.epoch).map_err(bad_id(WHAT))?,
         }),
+        Disk::ChangeTeams(change) => Body::ChangeTeams(decode_change_teams(change)?),
+        Disk::RenewCharges(renew) => Body::RenewCharges(RenewCharges { most: renew.most }),
     })
 }
 
-fn decode_ids(jobs: Vec<persist::Id>) -> Result<Vec<JobId>, CodecError> {
+pub(super) fn decode_ids(jobs: Vec<persist::Id>) -> Result<Vec<JobId>, CodecError> {
     jobs.into_iter()
         .map(|job| JobId::try_from(Some(job)).map_err(bad_id(WHAT)))
         .collect()

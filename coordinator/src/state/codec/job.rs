@@ -10,6 +10,7 @@ use super::array::{decode_array, encode_array};
 use super::attempt::{decode_end, encode_end};
 use super::checkpoint::{decode_checkpoint, encode_checkpoint};
 use super::retry::{decode_lineage, decode_retries, encode_lineage, encode_retries};
+use super::turn::{decode_turn, encode_turn};
 use super::words::Word;
 use super::{
     CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
@@ -89,6 +90,7 @@ impl Record for Job {
             array: self.array.as_deref().map(encode_array),
             retries: encode_retries(&self.retries),
             lineage: self.lineage.as_ref().map(encode_lineage),
+            turn: encode_turn(&self.turn),
         }
         .encode_to_vec()
     }
@@ -128,6 +130,7 @@ impl Record for Job {
             array: record.array.map(decode_array).transpose()?.map(Arc::new),
             retries: decode_retries(record.retries)?,
             lineage: record.lineage.map(decode_lineage).transpose()?,
+            turn: decode_turn(record.turn)?,
         })
     }
 }

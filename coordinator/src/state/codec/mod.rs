@@ -10,8 +10,11 @@ mod job;
 mod node;
 mod retry;
 mod segment;
+mod selection;
 mod settings;
 mod snapshot;
+mod turn;
+mod team;
 mod words;
 
 use mlctl_proto::ids::IdError;

@@ -1,16 +1,15 @@
-//! Settings, teams, actors, replies and remembered replies as bytes.
+//! Settings, actors, replies and remembered replies as bytes.
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::persist::{self, reply::What};
 use prost::Message;
 
+use super::team::{decode_changes, encode_changes};
 use super::{
     CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, array, bad_id, known_version, message,
     missing, unknown,
 };
-use crate::state::records::{
-    Actor, Idempotency, Reply, RequestKey, Retention, Settings, Team, Timers,
-};
+use crate::state::records::{Actor, Idempotency, Reply, RequestKey, Retention, Settings, Timers};
 
 impl Record for Settings {
     const TABLE: u8 = 1;
@@ -81,33 +80,6 @@ pub(super) fn retention_of(settings: &persist::Settings) -> Retention {
         keep_finished: settings.keep_finished,
         keep_finished_days: settings.keep_finished_days,
         segment_bytes: settings.segment_bytes,
-    }
-}
-
-impl Record for Team {
-    const TABLE: u8 = 2;
-    type Key = String;
-
-    fn key(&self) -> String {
-        self.name.clone()
-    }
-
-    fn key_bytes(key: &String) -> Vec<u8> {
-        key.as_bytes().to_vec()
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        persist::TeamRecord {
-            version: RECORD_VERSION,
-            name: self.name.clone(),
-        }
-        .encode_to_vec()
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let record: persist::TeamRecord = message("a team", bytes, ROW_BYTES_MAX)?;
-        known_version("a team", record.version)?;
-        Ok(Self { name: record.name })
     }
 }
 
@@ -187,6 +159,19 @@ fn encode_reply(reply: &Reply) -> persist::Reply {
             going: ids(going),
             anew: anew.iter().map(encode_anew).collect(),
         }),
+        Reply::Edited { jobs, left } => {
+            let left = left.iter().map(|(job, why)| persist::LeftJob {
+                job: Some((*job).into()),
+                why: why.clone(),
+            });
+            What::Edited(persist::Edited {
+                jobs: ids(jobs),
+                left: left.collect(),
+            })
+        }
+        Reply::TeamsChanged { changes, notes } => {
+            What::TeamsChanged(encode_changes(changes, notes))
+        }
         Reply::Rejected(refusal) => What::Rejected(persist::Rejected {
             code: refusal.code.word().into(),
             message: refusal.message.clone(),
@@ -237,6 +222,18 @@ fn decode_reply(reply: persist::Reply) -> Result<Reply, CodecError> {
                 going: ids(retried.going)?,
                 anew: anew.collect::<Result<_, CodecError>>()?,
             })
+        }
+        What::Edited(edited) => {
+            let left = edited.left.into_iter();
+            let left = left.map(|one| Ok((id(one.job)?, one.why)));
+            Ok(Reply::Edited {
+                jobs: ids(edited.jobs)?,
+                left: left.collect::<Result<_, CodecError>>()?,
+            })
+        }
+        What::TeamsChanged(changed) => {
+            let (changes, notes) = decode_changes(changed);
+            Ok(Reply::TeamsChanged { changes, notes })
         }
         What::Rejected(rejected) => {
             let code = Code::ALL

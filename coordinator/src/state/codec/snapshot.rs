@@ -7,7 +7,8 @@ use prost::Message;
 
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, RawRow, Record, message};
 use crate::state::records::{
-    Attempt, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
+    Attempt, BudgetAccount, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
+    TeamUsage,
 };
 use crate::state::{Digest, State};
 
@@ -138,6 +139,8 @@ fn load_row(state: &mut State, table: u8, key: &[u8], record: &[u8]) -> Result<(
         Idempotency::TABLE => state.put_key(own(key, record)?),
         HistoryBatch::TABLE => state.put_batch(own(key, record)?),
         Segment::TABLE => state.put_segment(own(key, record)?),
+        TeamUsage::TABLE => state.put_usage(own(key, record)?),
+        BudgetAccount::TABLE => state.put_account(own(key, record)?),
         _ => return Err(dangling(table, "this release knows no such table".into())),
     }
     Ok(())

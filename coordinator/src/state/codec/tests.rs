@@ -9,13 +9,18 @@ use prost::Message;
 use super::*;
 use crate::state::Body;
 use crate::state::State;
-use crate::state::commands::ChangeSettings;
+use crate::state::commands::{
+    ChangeSettings, ChangeTeams, NewMember, RemoveTeam, SetBudget, SetMembers, SetQuota, SetTeam,
+    TeamEdit,
+};
 use crate::state::invariants;
 use crate::state::records::{
-    Attempt, EndKind, HistoryBatch, Idempotency, Job, Node, Settings, Spec, Team,
+    Attempt, Budget, BudgetAccount, EndKind, HistoryBatch, Idempotency, Job, Node, Settings, Spec,
+    Team, TeamLimit, TeamUsage, WhenExhausted, Window, Zone,
 };
 use crate::state::testing::script::{histories, play};
 use crate::state::testing::{Cluster, person, sealed};
+use crate::state::view::teams::{Flavor, Limit};
 
 /// A state with a row in every table.
 fn rich() -> Cluster {
@@ -25,12 +30,103 @@ fn rich() -> Cluster {
     }
     let keyed = cluster.submit_keyed("ann", &["true"], [3; 16], [4; 32]);
     cluster.apply(&keyed);
+    cluster.run(person("root", true), Body::ChangeTeams(teams()));
     let job = cluster.submitted("ann", 2, 1);
     let epoch = cluster.started(job, &["a", "b"]);
     cluster.event("a", job, epoch, sealed("step-1", 1));
     cluster.event("a", job, epoch, crate::state::testing::exit(0, 1, 0, false));
     cluster.ended("b", job, epoch, EndKind::Signalled);
     cluster
+}
+
+fn flavor(kind: &str, pool: Option<&str>) -> Flavor {
+    Flavor {
+        kind: kind.into(),
+        pool: pool.map(Into::into),
+    }
+}
+
+fn made(team: &str, limits: Vec<(TeamLimit, Option<u64>)>) -> TeamEdit {
+    TeamEdit::Team(SetTeam {
+        team: team.into(),
+        weight: Some(3),
+        limits,
+    })
+}
+
+fn quota(flavor: Flavor, nominal: Option<u64>, limits: [Option<Limit>; 3]) -> TeamEdit {
+    let [borrow, lend, per_user] = limits;
+    TeamEdit::Quota(SetQuota {
+        team: "default".into(),
+        flavor,
+        nominal,
+        borrow,
+        lend,
+        per_user,
+        remove: nominal.is_none(),
+    })
+}
+
+fn members(add: &[&str], remove: &[&str]) -> TeamEdit {
+    let member = |name: &&str| NewMember {
+        user_id: format!("id-{name}"),
+        name: (*name).into(),
+        default: true,
+    };
+    TeamEdit::Members(SetMembers {
+        team: "default".into(),
+        add: add.iter().map(member).collect(),
+        remove: remove.iter().map(|name| format!("id-{name}")).collect(),
+    })
+}
+
+fn budget(flavor: Flavor, budget: Option<(Window, WhenExhausted)>) -> TeamEdit {
+    let budget = budget.map(|(window, when_exhausted)| Budget {
+        limit: 1 << 50,
+        window,
+        when_exhausted,
+        until_ms: 1 << 50,
+    });
+    TeamEdit::Budget(SetBudget {
+        team: "default".into(),
+        flavor,
+        budget,
+    })
+}
+
+/// Every kind of edit, with everything that there is to say.
+fn teams() -> ChangeTeams {
+    // With a limit of time, jobs would have to say how long they run.
+    let every = TeamLimit::ALL.into_iter();
+    let every = every.filter(|which| *which != TeamLimit::MaxTimeMs);
+    let every = every.map(|which| (which, Some(1 << 40)));
+    let zone = Zone {
+        name: "Europe/Berlin".into(),
+        offsets: vec![(0, 3_600), (5, -7_200)],
+    };
+    let here = || flavor("im", Some("default"));
+    let rolling = Window::Rolling(9);
+    let (units, all) = (Some(Limit::Units(70_000)), Some(Limit::Unlimited));
+    let edits = vec![
+        made("default", every.collect()),
+        made("gone", vec![(TeamLimit::MaxPending, None)]),
+        TeamEdit::Remove(RemoveTeam {
+            team: "gone".into(),
+        }),
+        quota(flavor("sim", None), Some(70_000), [units, all, units]),
+        quota(here(), Some(70_000), [all, units, all]),
+        quota(here(), None, [None; 3]),
+        members(&["ann", "bob"], &[]),
+        members(&[], &["bob"]),
+        budget(
+            flavor("sim", None),
+            Some((Window::Month(zone), WhenExhausted::Hold)),
+        ),
+        budget(here(), Some((rolling.clone(), WhenExhausted::LowPriority))),
+        budget(flavor("si", None), Some((rolling, WhenExhausted::Stop))),
+        budget(flavor("si", None), None),
+    ];
+    ChangeTeams { edits }
 }
 
 fn same(left: &State, right: &State) {
@@ -45,7 +141,7 @@ fn same(left: &State, right: &State) {
 fn a_snapshot_comes_back_as_it_was() {
     let state = rich().state;
     let tables: std::collections::BTreeSet<u8> = state.rows().map(|(table, _, _)| table).collect();
-    assert_eq!(tables.len(), 7, "every table is covered");
+    assert_eq!(tables.len(), 9, "every table is covered");
     let bytes = encode_snapshot(&state);
     same(
         &state,
@@ -61,6 +157,42 @@ fn a_snapshot_comes_back_as_it_was() {
         &state,
         &state_from_rows(state.applied_index(), rows.into_iter()).expect("in any order"),
     );
+}
+
+#[test]
+fn a_team_as_it_was_before_there_was_more_to_say_is_read_and_written_as_it_was() {
+    let before = persist::TeamRecord {
+        version: 1,
+        name: "default".into(),
+        ..persist::TeamRecord::default()
+    };
+    let bytes = before.encode_to_vec();
+    let team = Team::decode(&bytes).expect("it was written by an earlier release");
+    assert_eq!(team, Team::new("default"));
+    assert_eq!(team.encode(), bytes);
+}
+
+#[test]
+fn all_that_is_said_of_teams_comes_back() {
+    let cluster = rich();
+    let team = cluster.state.team("default").expect("it is always there");
+    assert_eq!(Team::decode(&team.encode()).as_ref(), Ok(team.as_ref()));
+    assert!(team.weight == 3 && team.limits.len() == 5 && team.budgets.len() == 2);
+    assert!(team.quotas.len() == 1 && team.user_caps.len() == 1 && team.members.len() == 1);
+    let charged = cluster
+        .state
+        .attempts()
+        .any(|attempt| !attempt.charges.is_empty());
+    assert!(charged, "an attempt runs at the cost of a budget");
+    let large = TeamUsage {
+        team: "a".into(),
+        user: "b".into(),
+        usage: crate::state::records::Decayed {
+            value: u128::MAX - 5,
+            half_life: 9,
+        },
+    };
+    assert_eq!(TeamUsage::decode(&large.encode()), Ok(large));
 }
 
 #[test]
@@ -194,7 +326,9 @@ fn decode_anything(bytes: &[u8]) {
     let _ = Job::decode(bytes);
     let _ = Attempt::decode(bytes);
     let _ = Idempotency::decode(bytes);
-    for table in 0..9 {
+    let _ = TeamUsage::decode(bytes);
+    let _ = BudgetAccount::decode(bytes);
+    for table in (0..9).chain(30..32) {
         let _ = state_from_rows(1, [(table, Vec::new(), bytes.to_vec())].into_iter());
     }
 }

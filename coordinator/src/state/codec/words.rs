@@ -1,10 +1,12 @@
 //! Closed sets: each word of the records beside its number on disk. A number is never given to another word.
 use mlctl_proto::persist;
+use mlctl_proto::spec::AfterKind;
 
 use super::{CodecError, unknown};
 use crate::state::commands::{CheckpointAction, LossProof};
 use crate::state::records::{
-    Admin, AllocationPhase, EndKind, HoldReason, Isolation, JobState, Liveness, Power,
+    Admin, AllocationPhase, EndKind, HoldReason, Isolation, JobState, Liveness, Power, TeamLimit,
+    WhenExhausted,
 };
 
 /// A word that has a number on disk.
@@ -63,9 +65,17 @@ words!(Isolation, "isolation", Isolation: None = None, Partial = Partial, Full =
 words!(LossProof, "proof of loss", LossProof:
     NewBootId = NewBootId, LostAfter = LostAfter, Witness = Witness, DeclaredByAdmin = DeclaredByAdmin);
 
+words!(AfterKind, "what a job waits for", AfterKind: Started = Started, Ok = Ok, Any = Any, NotOk = NotOk, Corr = Corr);
+
 words!(HoldReason, "reason of a hold", HoldReason: SuspectedPoison = SuspectedPoison);
 
 words!(CheckpointAction, "what to do with checkpoints", CheckpointAction: Pin = Pin, Unpin = Unpin, Remove = Remove);
+
+words!(TeamLimit, "limit of a team", TeamLimitKind:
+    MaxPending = MaxPending, MaxRunning = MaxRunning, MaxTimeMs = MaxTimeMs, CheckpointBytes = CheckpointBytes,
+    UserMaxPending = UserMaxPending, UserMaxRunning = UserMaxRunning);
+
+words!(WhenExhausted, "what an exhausted budget does", WhenExhausted: Hold = Hold, LowPriority = LowPriority, Stop = Stop);
 
 #[cfg(test)]
 mod tests {
@@ -96,8 +106,11 @@ mod tests {
         check::<Power>();
         check::<Isolation>();
         check::<LossProof>();
+        check::<AfterKind>();
         check::<HoldReason>();
         check::<CheckpointAction>();
+        check::<TeamLimit>();
+        check::<WhenExhausted>();
         assert!(Liveness::from_number(3).is_err(), "Suspect is never stored");
     }
 }

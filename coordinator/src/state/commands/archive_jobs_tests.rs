@@ -144,13 +144,13 @@ fn a_spec_goes_with_the_last_job_that_names_it() {
     let other = cluster.submitted("ann", 1, 0);
     cluster.run(
         person("ann", false),
-        Body::CancelJobs(CancelJobs { jobs: vec![other] }),
+        Body::CancelJobs(CancelJobs::of(vec![other])),
     );
     for _ in 0..2 {
         let job = cluster.submitted("ann", 1, 0);
         cluster.run(
             person("ann", false),
-            Body::CancelJobs(CancelJobs { jobs: vec![job] }),
+            Body::CancelJobs(CancelJobs::of(vec![job])),
         );
     }
     archive(&mut cluster, 100);
@@ -162,11 +162,7 @@ fn a_spec_goes_with_the_last_job_that_names_it() {
 fn what_is_asked_of_an_archived_job_is_refused_clearly() {
     let (mut cluster, jobs) = cluster(4);
     archive(&mut cluster, 100);
-    let cancel = |jobs: &[JobId]| {
-        Body::CancelJobs(CancelJobs {
-            jobs: jobs.to_vec(),
-        })
-    };
+    let cancel = |jobs: &[JobId]| Body::CancelJobs(CancelJobs::of(jobs.to_vec()));
     let applied = cluster.run(person("ann", false), cancel(&jobs[..2]));
     let refusal = applied.refusal().expect("refused");
     assert_eq!(refusal.code, Code::Conflict);
@@ -200,13 +196,13 @@ fn people_do_not_archive_and_a_retried_submit_finds_its_job() {
     };
     cluster.run(
         person("ann", false),
-        Body::CancelJobs(CancelJobs { jobs: vec![job] }),
+        Body::CancelJobs(CancelJobs::of(vec![job])),
     );
     for _ in 0..2 {
         let job = cluster.submitted("ann", 1, 0);
         cluster.run(
             person("ann", false),
-            Body::CancelJobs(CancelJobs { jobs: vec![job] }),
+            Body::CancelJobs(CancelJobs::of(vec![job])),
         );
     }
     let body = Body::ArchiveJobs(ArchiveJobs { most: 9 });

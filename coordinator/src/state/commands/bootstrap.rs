@@ -3,10 +3,10 @@ use mlctl_proto::errors::{Code, Refusal};
 
 use super::{Context, bounded};
 use crate::state::change::Change;
-use crate::state::records::{Reply, Retention, Settings, Team, Timers};
+use crate::state::records::{EVERYBODYS, Reply, Retention, Settings, Team, Timers};
 
 /// The team of everybody until there are others.
-pub const DEFAULT_TEAM: &str = "default";
+pub const DEFAULT_TEAM: &str = EVERYBODYS;
 
 /// What a cluster begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +58,7 @@ impl Bootstrap {
             next_job: 1,
             now_ms: context.now_ms,
         });
-        change.put_team(Team {
-            name: DEFAULT_TEAM.into(),
-        });
+        change.put_team(Team::new(DEFAULT_TEAM));
         Ok(Reply::Done)
     }
 }

@@ -1,12 +1,12 @@
 //! CancelJobs: a person ends jobs: all that are named, or none. A pending job is Cancelled at once; one that holds devices is
 //! stopped first and is Cancelled when its last node says that nothing is left.
-use std::collections::BTreeSet;
-
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{JobId, clip};
 use mlctl_proto::mutants::{Mutant, planted};
+use mlctl_proto::units::UtcMs;
 
 use super::current::Current;
+use super::selection::{Filter, Selection, owned};
 use super::{Context, failures, in_doubt, kept, waves};
 use crate::state::change::{Change, ended_long_ago};
 use crate::state::records::{End, EndKind, Job, JobState, Reply};
@@ -17,18 +17,23 @@ use crate::state::transition::advance;
 pub struct CancelJobs {
     /// Their ids.
     pub jobs: Vec<JobId>,
+    /// Or what they have in common.
+    pub filter: Option<Filter>,
 }
 
 impl CancelJobs {
+    /// These jobs.
+    pub fn of(jobs: Vec<JobId>) -> Self {
+        Self { jobs, filter: None }
+    }
+
     pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
         context.require_person()?;
-        if self.jobs.is_empty() {
-            return Err(Refusal::new(
-                Code::BadRequest,
-                "no job is named: give at least one id",
-            ));
-        }
-        let ids: BTreeSet<JobId> = self.jobs.iter().copied().collect();
+        let which = Selection {
+            jobs: self.jobs.clone(),
+            filter: self.filter.clone(),
+        };
+        let ids = which.ids(change.state(), context.actor)?;
         let mut jobs = Vec::new();
         let mut already_ended = Vec::new();
         if let Some(one) = ids.iter().find(|id| change.state().is_archived(**id))
@@ -43,18 +48,13 @@ impl CancelJobs {
                 continue;
             }
             let job = change.job(id)?;
-            let own = job.owner_id == context.actor.user_id;
-            if !own && !context.actor.admin {
-                let why = format!(
-                    "job {id} belongs to {}: ask them, or an admin",
-                    clip(&job.owner_name)
-                );
-                return Err(Refusal::new(Code::Denied, why));
-            }
+            owned(&job, context.actor)?;
             if job.state.terminal() && !planted(Mutant::DoubleCompletion) {
                 already_ended.push(id);
             } else {
-                cancel(change, job, context)?;
+                let by = &context.actor.name;
+                let why = format!("cancelled by {}", clip(by));
+                end_job(change, job, by, why, context.now_ms)?;
                 jobs.push(id);
             }
         }
@@ -65,33 +65,40 @@ impl CancelJobs {
     }
 }
 
-fn cancel(change: &mut Change, mut job: Job, context: &Context) -> Result<(), Refusal> {
+/// Ends a job: at once if it waits, else as soon as its nodes have. `by`: who asked, for people; empty: nobody. `why`: one sentence.
+pub(super) fn end_job(
+    change: &mut Change,
+    mut job: Job,
+    by: &str,
+    why: String,
+    now_ms: UtcMs,
+) -> Result<(), Refusal> {
     if job.cancel_requested {
         return Ok(());
     }
     job.cancel_requested = true;
-    job.cancelled_by = context.actor.name.clone();
+    job.cancelled_by = by.to_owned();
     let end = End {
-        detail: format!("cancelled by {}", clip(&context.actor.name)),
+        detail: why,
         ..End::of(EndKind::Cancelled)
     };
     if job.array.is_some() && !job.state.terminal() {
-        return waves::cancel(change, job, &end, context.now_ms);
+        return waves::cancel(change, job, &end, now_ms);
     }
-    in_doubt::close(change, &mut job, context.now_ms, &end.detail);
+    in_doubt::close(change, &mut job, now_ms, &end.detail);
     let waits = matches!(job.state, JobState::Pending | JobState::Held);
     if waits || (planted(Mutant::DoubleCompletion) && job.state.terminal()) {
         advance(&mut job, JobState::Cancelled)?;
         failures::release(&mut job);
         job.outcome = Some(end);
-        job.ended_ms = context.now_ms;
+        job.ended_ms = now_ms;
         change.put_job(job);
         return Ok(());
     }
     let id = job.id;
     let epoch = job.epoch();
     change.put_job(job);
-    let current = epoch.and_then(|epoch| Current::load(change, id, epoch, context.now_ms));
+    let current = epoch.and_then(|epoch| Current::load(change, id, epoch, now_ms));
     let missing = || {
         Refusal::new(
             Code::Internal,
@@ -112,9 +119,7 @@ mod tests {
     use crate::state::{Body, Effect};
 
     fn cancel_body(jobs: &[JobId]) -> Body {
-        Body::CancelJobs(CancelJobs {
-            jobs: jobs.to_vec(),
-        })
+        Body::CancelJobs(CancelJobs::of(jobs.to_vec()))
     }
 
     #[test]
@@ -183,6 +188,30 @@ mod tests {
             (job.state, job.outcome.map(|end| end.kind)),
             (JobState::Cancelled, Some(EndKind::Cancelled))
         );
+    }
+
+    #[test]
+    fn a_filter_cancels_what_is_ones_own() {
+        let mut cluster = Cluster::new();
+        let ann = cluster.submitted("ann", 1, 0);
+        let bob = cluster.submitted("bob", 1, 0);
+        let filter = Filter {
+            state: Some(JobState::Pending),
+            ..Filter::default()
+        };
+        let cancel = CancelJobs {
+            jobs: Vec::new(),
+            filter: Some(filter),
+        };
+        let applied = cluster.run(person("ann", false), Body::CancelJobs(cancel));
+        assert_eq!(
+            applied.reply,
+            Reply::Cancelled {
+                jobs: vec![ann],
+                already_ended: vec![]
+            }
+        );
+        assert_eq!(cluster.job(bob).state, JobState::Pending);
     }
 
     #[test]

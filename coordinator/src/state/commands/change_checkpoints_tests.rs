@@ -327,10 +327,7 @@ fn what_is_history_stays_as_it_is() {
     // Two stay in memory: the third to end sends the first into history.
     for _ in 0..2 {
         let job = cluster.submitted("ann", 1, 1);
-        by_ann(
-            &mut cluster,
-            Body::CancelJobs(CancelJobs { jobs: vec![job] }),
-        );
+        by_ann(&mut cluster, Body::CancelJobs(CancelJobs::of(vec![job])));
     }
     cluster.run(system(), Body::ArchiveJobs(ArchiveJobs { most: 9 }));
     let applied = by_ann(&mut cluster, body(job, &["step-1"], Remove));

@@ -183,11 +183,19 @@ impl Current {
             .clone();
         let to = self.after(&end);
         advance(&mut self.job, to)?;
+        let ran_ms = Ended::of(&self.attempt, &end, self.now_ms).time_ms();
+        self.job.turn.ran_ms = self.job.turn.ran_ms.saturating_add(ran_ms);
         if to.terminal() {
             // A job that a person ended while it was about to start again ends by that person.
             let cancelled_between = to == JobState::Cancelled && end.kind != EndKind::Cancelled;
+            let used_up = to == JobState::TimedOut && end.kind != EndKind::TimedOut;
             self.job.outcome = Some(if cancelled_between {
                 End::of(EndKind::Cancelled)
+            } else if used_up {
+                End {
+                    detail: "it would start again, but its `total_time` is used up".into(),
+                    ..End::of(EndKind::TimedOut)
+                }
             } else {
                 end
             });
@@ -209,6 +217,7 @@ impl Current {
             Verdict::Over => JobState::Failed,
             _ if self.job.cancel_requested => JobState::Cancelled,
             Verdict::Held => JobState::Held,
+            _ if self.job.turn.used_up(ended.time_ms()) => JobState::TimedOut,
             Verdict::Again | Verdict::Restarted | Verdict::Retried => JobState::Pending,
         }
     }

@@ -77,9 +77,10 @@ pub(super) fn forgive(job: &mut Job) {
     job.retries = Retries::default();
 }
 
-/// For the records of a job that a person ends: nothing holds it any more.
+/// For the records of a job that is ended while it waits: nothing holds it any more.
 pub(super) fn release(job: &mut Job) {
     job.retries.hold = None;
+    job.turn.hold = None;
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ fn run_and_end(cluster: &mut Cluster, job: JobId, on: &str, kind: EndKind, code:
 }
 
 fn cancel(cluster: &mut Cluster, job: JobId) {
-    let cancel = CancelJobs { jobs: vec![job] };
+    let cancel = CancelJobs::of(vec![job]);
     cluster.run(person("ann", false), Body::CancelJobs(cancel));
 }
 
@@ -230,4 +230,70 @@ fn a_cancel_wins_over_a_hold() {
     cancel(&mut cluster, job);
     cluster.ended("c", job, epoch, EndKind::KeeperLost);
     assert_eq!(cluster.job(job).state, JobState::Cancelled);
+}
+
+/// A job of one node that runs `ran_ms` and is ended by its time limit.
+fn runs_into_its_limit(cluster: &mut Cluster, job: JobId, ran_ms: i64) -> Job {
+    let epoch = cluster.started(job, &["a"]);
+    cluster.running(job, epoch);
+    cluster.now_ms += ran_ms;
+    cluster.ended("a", job, epoch, EndKind::TimedOut);
+    cluster.job(job)
+}
+
+#[test]
+fn a_chain_of_attempts_ends_when_the_total_time_is_used_up() {
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    let lines =
+        "gpus = 1\ntime = '1h'\ntotal_time = '150m'\nretry = { max = 9, on = ['time_limit'] }";
+    let spec = mlctl_proto::spec::parse_toml(&format!("command = ['a']\n{lines}")).expect("good");
+    let job = cluster.submitted_spec("ann", &spec);
+    for round in 1..=2 {
+        let after = runs_into_its_limit(&mut cluster, job, 3_600_000);
+        assert_eq!(
+            (after.state, after.retries.used),
+            (JobState::Pending, round)
+        );
+        assert_eq!(
+            after.retries.not_before_ms, 0,
+            "nothing failed: it goes on at once"
+        );
+    }
+    let over = runs_into_its_limit(&mut cluster, job, 1_800_000);
+    assert_eq!(over.state, JobState::TimedOut);
+    assert!(over.turn.ran_ms >= 9_000_000, "{}", over.turn.ran_ms);
+}
+
+#[test]
+fn only_who_says_so_starts_again_after_a_time_limit() {
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    for on in ["any", "oom"] {
+        let lines = format!("command = ['a']\ngpus = 1\nretry = {{ max = 9, on = ['{on}'] }}");
+        let spec = mlctl_proto::spec::parse_toml(&lines).expect("good");
+        let job = cluster.submitted_spec("ann", &spec);
+        let over = runs_into_its_limit(&mut cluster, job, 1_000);
+        assert_eq!(over.state, JobState::TimedOut, "{on}");
+    }
+}
+
+#[test]
+fn a_lost_node_does_not_stretch_the_total_time() {
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    let spec = mlctl_proto::spec::parse_toml("command = ['a']\ngpus = 1\ntotal_time = '1h'");
+    let job = cluster.submitted_spec("ann", &spec.expect("good"));
+    let epoch = cluster.started(job, &["a"]);
+    cluster.running(job, epoch);
+    cluster.now_ms += 3_600_000;
+    cluster.ended("a", job, epoch, EndKind::KeeperLost);
+    let over = cluster.job(job);
+    assert_eq!(over.state, JobState::TimedOut);
+    let end = over.outcome.expect("it is over");
+    assert!(
+        end.kind == EndKind::TimedOut && end.detail.contains("total_time"),
+        "{}",
+        end.detail
+    );
 }

@@ -67,6 +67,7 @@ pub(super) fn close(change: &mut Change, job: &mut Job, now_ms: UtcMs, detail: &
     if let Some(end) = &last {
         let ended = Ended::of(&attempt, end, now_ms);
         Failures::of(change.state(), job).count_lost(job, &ended);
+        job.turn.ran_ms = job.turn.ran_ms.saturating_add(ended.time_ms());
     }
     attempt.end = attempt.end.or(last);
     change.put_attempt(attempt);

@@ -215,7 +215,7 @@ fn a_cancel_ends_what_is_in_doubt() {
         if successor {
             cluster.started(job, &["b"]);
         }
-        let cancel = Body::CancelJobs(CancelJobs { jobs: vec![job] });
+        let cancel = Body::CancelJobs(CancelJobs::of(vec![job]));
         cluster.run(person("ann", false), cancel);
         assert!(cluster.state.in_doubt(job).is_none());
         back(&mut cluster, "a");

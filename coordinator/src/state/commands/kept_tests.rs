@@ -118,7 +118,7 @@ fn another_boot_is_proof_for_everybody() {
 fn a_cancelled_job_keeps_nothing() {
     for first in [true, false] {
         let (mut cluster, job, _) = running(OnDisconnect::Hold, 2);
-        let cancel = Body::CancelJobs(CancelJobs { jobs: vec![job] });
+        let cancel = Body::CancelJobs(CancelJobs::of(vec![job]));
         if first {
             cluster.run(person("ann", false), cancel.clone());
         }

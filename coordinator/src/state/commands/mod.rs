@@ -1,25 +1,36 @@
 //! What the log holds: one file per command with its struct, its apply and its tests. Each checks again, on apply, everything
 //! that was checked before it was proposed: the state may have moved on.
+pub(super) mod accounts;
 mod agent_events;
 mod archive_jobs;
 mod bootstrap;
 mod cancel_jobs;
 mod change_checkpoints;
 mod change_settings;
+mod change_teams;
 mod checkpoints;
 mod current;
 mod declare_node_lost;
+mod dependencies;
 mod dirty_devices;
+mod drop_late;
 mod failures;
+mod hold_jobs;
 mod in_doubt;
 mod kept;
+mod membership;
 mod register_node;
+mod release_jobs;
 pub(super) mod remembered;
+mod renew_charges;
 mod retry_jobs;
+mod selection;
 mod set_node_liveness;
 mod start_attempts;
+mod start_quota;
 mod submit_job;
 mod supersede_attempt;
+mod update_jobs;
 mod waves;
 
 use mlctl_proto::errors::{Code, Refusal};
@@ -31,15 +42,25 @@ pub use bootstrap::{Bootstrap, DEFAULT_TEAM};
 pub use cancel_jobs::CancelJobs;
 pub use change_checkpoints::{ChangeCheckpoints, CheckpointAction, NAMES_MAX, NamedCheckpoint};
 pub use change_settings::ChangeSettings;
+pub use change_teams::{
+    ChangeTeams, NewMember, RemoveTeam, SetBudget, SetMembers, SetQuota, SetTeam, TeamEdit,
+    budget_text, exhausted_word, limit_texts, quota_text,
+};
 pub use checkpoints::{CopyNews, PartOf, SealedPart};
 pub use declare_node_lost::{DeclareNodeLost, LossProof};
 pub use dirty_devices::DeviceNews;
+pub use drop_late::{DROP_LATE_MAX, DropLate};
+pub use hold_jobs::HoldJobs;
 pub use register_node::RegisterNode;
+pub use release_jobs::ReleaseJobs;
+pub use renew_charges::{RENEW_CHARGES_MAX, RenewCharges};
 pub use retry_jobs::RetryJobs;
+pub use selection::{Filter, Selection};
 pub use set_node_liveness::SetNodeLiveness;
 pub use start_attempts::{Placement, StartAttempt, StartAttempts};
 pub use submit_job::SubmitJob;
 pub use supersede_attempt::SupersedeAttempt;
+pub use update_jobs::UpdateJobs;
 
 use super::change::Change;
 use super::records::{Actor, Reply};
@@ -98,6 +119,18 @@ pub enum Body {
     ArchiveJobs(ArchiveJobs),
     /// A successor takes over from an attempt in doubt.
     SupersedeAttempt(SupersedeAttempt),
+    /// A person says that jobs shall not start.
+    HoldJobs(HoldJobs),
+    /// A person lets them start.
+    ReleaseJobs(ReleaseJobs),
+    /// A person changes jobs in place.
+    UpdateJobs(UpdateJobs),
+    /// Jobs whose deadline is over end.
+    DropLate(DropLate),
+    /// An admin changes teams, their quotas, budgets and members.
+    ChangeTeams(ChangeTeams),
+    /// What attempts have committed at budgets is renewed.
+    RenewCharges(RenewCharges),
 }
 
 impl Body {
@@ -107,7 +140,11 @@ impl Body {
             Self::SubmitJob(_)
             | Self::CancelJobs(_)
             | Self::RetryJobs(_)
+            | Self::HoldJobs(_)
+            | Self::ReleaseJobs(_)
+            | Self::UpdateJobs(_)
             | Self::ChangeCheckpoints(_)
+            | Self::ChangeTeams(_)
             | Self::ChangeSettings(_) => true,
             Self::DeclareNodeLost(lost) => lost.proof == LossProof::DeclaredByAdmin,
             _ => false,
@@ -188,7 +225,14 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::AgentEvents(body) => body.apply(change, &context),
         Body::ArchiveJobs(body) => body.apply(change, &context),
         Body::SupersedeAttempt(body) => body.apply(change, &context),
+        Body::HoldJobs(body) => body.apply(change, &context),
+        Body::ReleaseJobs(body) => body.apply(change, &context),
+        Body::UpdateJobs(body) => body.apply(change, &context),
+        Body::DropLate(body) => body.apply(change, &context),
+        Body::ChangeTeams(body) => body.apply(change, &context),
+        Body::RenewCharges(body) => body.apply(change, &context),
     }?;
+    dependencies::settle(change, now_ms)?;
     remembered::remember(change, command, now_ms, &reply);
     Ok(reply)
 }

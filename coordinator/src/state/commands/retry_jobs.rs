@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mlctl_proto::errors::{Code, Refusal};
-use mlctl_proto::ids::{JobId, clip};
+use mlctl_proto::ids::JobId;
+use mlctl_proto::units::UtcMs;
 
+use super::membership::{self, Submitter};
+use super::selection::owned;
 use super::submit_job::{admit, next_id};
 use super::{Context, failures};
 use crate::state::change::{Change, ended_long_ago};
 use crate::state::codec::CodecError;
-use crate::state::records::{Array, Job, JobState, Lineage, Reply, Retries, Spec};
+use crate::state::records::{Array, Job, JobState, Lineage, Reply, Retries, Spec, Turn};
 use crate::state::rules::Request;
 use crate::state::transition::advance;
 
@@ -38,28 +41,28 @@ impl RetryJobs {
                 return Err(in_history(id));
             }
             let mut job = change.job(id)?;
-            if job.owner_id != context.actor.user_id && !context.actor.admin {
-                let why = format!(
-                    "job {id} belongs to {}: ask them, or an admin",
-                    clip(&job.owner_name)
-                );
-                return Err(Refusal::new(Code::Denied, why));
-            }
+            owned(&job, context.actor)?;
             if job.state.terminal() {
                 anew.push((id, submit_again(change, &job, context)?));
                 continue;
             }
             let held = job.state == JobState::Held;
-            let waits = job.state == JobState::Pending && job.retries != Retries::default();
-            if !held && !waits {
+            let waits = held || job.state == JobState::Pending;
+            // What a person holds a person releases.
+            let kept = job.turn.hold.is_some();
+            if !waits || job.retries == Retries::default() {
                 going.push(id);
                 continue;
             }
             failures::forgive(&mut job);
-            if held {
+            if held && !kept {
                 advance(&mut job, JobState::Pending)?;
             }
             change.put_job(job);
+            if kept {
+                going.push(id);
+                continue;
+            }
             change.replan();
             released.push(id);
         }
@@ -78,9 +81,17 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
         Refusal::new(Code::Internal, format!("job {} has lost its spec", over.id))
     })?;
     let broken = |error: CodecError| Refusal::new(Code::Internal, error.to_string());
-    let array = Request::spec(&spec.json).map_err(broken)?.array;
+    let parsed = Request::spec(&spec.json).map_err(broken)?;
     let request = change.state().request(over).cloned();
+    let who = Submitter {
+        id: &over.owner_id,
+        name: &over.owner_name,
+    };
+    // It goes where it was, if that is still its owner's to say.
+    let team = membership::team_of(change.state(), who, Some(&over.team))?;
     admit(change, &over.owner_id, &over.owner_name, request.as_deref())?;
+    membership::admits(change.state(), &team, who, &parsed)?;
+    let array = parsed.array;
     let id = next_id(change)?;
     change.put_spec(Spec {
         uses: spec.uses.saturating_add(1),
@@ -92,7 +103,7 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
         name: over.name.clone(),
         owner_id: over.owner_id.clone(),
         owner_name: over.owner_name.clone(),
-        team: over.team.clone(),
+        team,
         spec_hash: over.spec_hash,
         code_manifest: over.code_manifest.clone(),
         code_bytes: over.code_bytes,
@@ -113,10 +124,26 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
         checkpoints: Vec::new(),
         retries: Retries::default(),
         lineage: Some(lineage(over)),
+        turn: turn(over, context.now_ms),
         array: array.as_ref().map(Array::new).map(Arc::new),
     });
     change.queued();
     Ok(id)
+}
+
+/// When the next try's turn comes: as the last one's, but a person wants it now, so that it waits for nobody, and what is over binds nobody.
+fn turn(over: &Job, now_ms: UtcMs) -> Turn {
+    let ahead = |at: UtcMs| if at > now_ms { at } else { 0 };
+    let old = &over.turn;
+    Turn {
+        class: old.class,
+        begin_ms: ahead(old.begin_ms),
+        start_by_ms: ahead(old.start_by_ms),
+        end_by_ms: ahead(old.end_by_ms),
+        total_ms: old.total_ms,
+        preemptible: old.preemptible,
+        ..Turn::default()
+    }
 }
 
 /// Where the next try goes on: from what the last one left, or from what that had been given.

@@ -127,7 +127,7 @@ fn only_owners_and_admins_and_only_what_there_is() {
     // Two stay in memory: the third to end sends the first into history.
     for _ in 0..2 {
         let job = cluster.submitted("ann", 1, 1);
-        let cancel = CancelJobs { jobs: vec![job] };
+        let cancel = CancelJobs::of(vec![job]);
         cluster.run(person("ann", false), Body::CancelJobs(cancel));
     }
     cluster.run(system(), Body::ArchiveJobs(ArchiveJobs { most: 9 }));
@@ -149,7 +149,7 @@ fn an_array_is_submitted_anew_with_all_its_tasks() {
     };
     let over = cluster.submitted_spec("ann", &spec);
     let array = cluster.job(over).array;
-    let cancel = CancelJobs { jobs: vec![over] };
+    let cancel = CancelJobs::of(vec![over]);
     cluster.run(person("ann", false), Body::CancelJobs(cancel));
     assert_ne!(cluster.job(over).array, array, "its tasks are cancelled");
     cluster.run(person("ann", false), retry(&[over]));

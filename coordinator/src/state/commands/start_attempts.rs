@@ -1,20 +1,23 @@
 //! StartAttempts: the scheduler's plan. Every precondition is checked again for every start: what the plan saw may be gone.
 //! Each start is all or nothing and stands alone; refused ones are named in the reply, with the reason.
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId, clip};
 use mlctl_proto::units::UtcMs;
 
-use super::{Context, checkpoints, waves};
+use super::start_quota::Quota;
+use super::{Context, accounts, checkpoints, waves};
 use crate::state::change::Change;
 use crate::state::records::{
-    Allocation, AllocationPhase, Attempt, Checkpoint, Job, JobState, Node, Reply, Wave,
+    Allocation, AllocationPhase, Attempt, Charge, Checkpoint, Job, JobState, Node, Reply, Wave,
 };
 use crate::state::rules::{
-    Request, Resume, cpu_room_for, excluded, fits_kind, is_shared, resume, resumes_another,
+    NotYet, Request, Resume, excluded, fits_kind, is_shared, not_yet, resume, resumes_another,
 };
 use crate::state::transition::advance;
+use crate::state::view::ask::Ask;
 use crate::state::{Effect, State};
 
 /// A plan.
@@ -55,24 +58,66 @@ impl StartAttempts {
         context.require_system()?;
         let mut jobs = Vec::new();
         let mut refused = Vec::new();
+        let mut quota = Quota::default();
         for start in &self.starts {
-            match check(change.state(), start) {
-                Ok(job) => {
-                    start.commit(change, job, context)?;
+            match start.admitted(change, &mut quota, context) {
+                Ok((job, charges)) => {
+                    start.commit(change, job, charges, context)?;
                     jobs.push(start.job);
                 }
-                Err(why) => refused.push((start.job, why)),
+                Err(no) => {
+                    // What a quota or a budget refuses it refuses again until something ends or an admin changes it, and that asks for a new plan.
+                    if let Refused::Stale(_) = no {
+                        change.replan();
+                    }
+                    refused.push((start.job, no.why()));
+                }
             }
-        }
-        if !refused.is_empty() {
-            change.replan();
         }
         Ok(Reply::Started { jobs, refused })
     }
 }
 
+/// Why one start is refused.
+enum Refused {
+    /// The plan was made of an older state.
+    Stale(String),
+    /// Its team may not have it.
+    Quota(String),
+}
+
+impl Refused {
+    fn why(self) -> String {
+        match self {
+            Self::Stale(why) | Self::Quota(why) => why,
+        }
+    }
+}
+
 impl StartAttempt {
-    fn commit(&self, change: &mut Change, mut job: Job, context: &Context) -> Result<(), Refusal> {
+    /// Every precondition, and what quotas and budgets say; what it takes of them is theirs no more.
+    fn admitted(
+        &self,
+        change: &mut Change,
+        quota: &mut Quota,
+        context: &Context,
+    ) -> Result<(Job, Vec<Charge>), Refused> {
+        let job = check(change.state(), self).map_err(Refused::Stale)?;
+        let units = quota.check(change.state(), &job, self);
+        let units = units.map_err(Refused::Quota)?;
+        let charges = accounts::begin(change, &job, &units, context.now_ms);
+        let charges = charges.map_err(Refused::Quota)?;
+        quota.started(&job, &units);
+        Ok((job, charges))
+    }
+
+    fn commit(
+        &self,
+        change: &mut Change,
+        mut job: Job,
+        charges: Vec<Charge>,
+        context: &Context,
+    ) -> Result<(), Refusal> {
         // Of what was checked a moment ago.
         let resume_sealed_ms = check_resume(change.state(), &job, self).unwrap_or(0);
         if !job.fills() {
@@ -106,6 +151,7 @@ impl StartAttempt {
             resume_job: resumes_another(change.state(), &job)
                 .filter(|_| !self.resume_from.is_empty()),
             resume_sealed_ms,
+            charges,
         };
         for placement in &self.placements {
             change.effect(Effect::Start {
@@ -130,6 +176,10 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     if start.epoch != next {
         return Err(format!("its next epoch is {next}, not {}", start.epoch));
     }
+    // An array of which tasks run has had its turn.
+    if job.state == JobState::Pending {
+        check_turn(job, state.now_ms())?;
+    }
     if job.array.is_some() {
         waves::check(state, job, start)?;
         return Ok(Job::clone(job));
@@ -144,13 +194,27 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
         return Err("it failed before and backs off".into());
     }
     let request = state.request(job).ok_or("its spec is gone")?;
-    check_gang(state, request, start)?;
+    let facts = state.spec_facts(job).ok_or("its spec is gone")?;
+    check_gang(state, request, &facts.ask, start)?;
     check_excluded(state, job, request, start)?;
     check_resume(state, job, start).map(drop)?;
     Ok(Job::clone(job))
 }
 
-fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<(), String> {
+fn check_turn(job: &Job, now_ms: UtcMs) -> Result<(), String> {
+    match not_yet(job, now_ms) {
+        None => Ok(()),
+        Some(NotYet::Begin(_)) => Err("its start time is ahead".into()),
+        Some(NotYet::After(after)) => Err(format!("it waits for job {}", after.job)),
+    }
+}
+
+fn check_gang(
+    state: &State,
+    request: &Request,
+    ask: &Arc<Ask>,
+    start: &StartAttempt,
+) -> Result<(), String> {
     if u32::try_from(start.placements.len()) != Ok(request.nodes) {
         return Err(format!(
             "it needs {} nodes, the plan has {}",
@@ -171,6 +235,7 @@ fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<
             .node(&placement.node)
             .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
         let model = check_placement(state, request, placement, node)?;
+        state.check_room(ask, node)?;
         domains.insert((&node.facts.pool, model));
     }
     if domains.len() > 1 {
@@ -201,13 +266,7 @@ pub(super) fn check_placement<'a>(
         ));
     }
     if request.gpus == 0 {
-        let used = state.cpu_ranks_on(name);
-        let room = cpu_room_for(request.ranks, node.facts.cpus, used);
-        return if room {
-            Ok(None)
-        } else {
-            Err(format!("node {name} runs {used} ranks already"))
-        };
+        return Ok(None);
     }
     let mut taken = BTreeSet::new();
     let mut models = BTreeSet::new();

@@ -6,11 +6,12 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::PENDING_PER_USER_MAX;
 use mlctl_proto::spec::{JobSpec, parse_json};
+use mlctl_proto::units::UtcMs;
 
-use super::bootstrap::DEFAULT_TEAM;
-use super::{Context, bounded};
+use super::membership::{self, Submitter};
+use super::{Context, bounded, dependencies, hold_jobs};
 use crate::state::change::Change;
-use crate::state::records::{Array, Job, JobState, Reply, Retries, Spec};
+use crate::state::records::{Array, Job, JobState, Reply, Retries, Spec, Turn};
 use crate::state::rules::{Request, never_fits};
 
 /// What a user submits.
@@ -35,7 +36,16 @@ impl SubmitJob {
         self.check_texts()?;
         let request = Request::of(&spec);
         let actor = context.actor;
+        check_times(&spec, context.now_ms)?;
+        let who = Submitter {
+            id: &actor.user_id,
+            name: &actor.name,
+        };
+        let team = membership::team_of(change.state(), who, spec.team.as_deref())?;
         admit(change, &actor.user_id, &actor.name, Some(&request))?;
+        membership::admits(change.state(), &team, who, &spec)?;
+        let mut array = spec.array.as_ref().map(Array::new);
+        let after = dependencies::admit(change, &spec, array.as_mut())?;
         let id = next_id(change)?;
         let json = spec.canonical_json();
         let mut stored = Spec { json, uses: 1 };
@@ -44,9 +54,14 @@ impl SubmitJob {
             stored.uses = known.uses.saturating_add(1);
         }
         change.put_spec(stored)?;
-        let array = spec.array.as_ref().map(Array::new).map(Arc::new);
-        let job = self.job(id, &spec, spec_hash, context);
-        change.put_job(Job { array, ..job });
+        let mut job = self.job(id, &spec, spec_hash, context);
+        (job.team, job.array, job.turn.after) = (team, array.map(Arc::new), after);
+        if spec.hold {
+            let why = "its spec says `hold`";
+            job.turn.hold = Some(hold_jobs::by(&job.owner_id, why, context));
+            job.state = JobState::Held;
+        }
+        change.put_job(job);
         change.queued();
         Ok(Reply::Submitted { job: id })
     }
@@ -74,6 +89,7 @@ impl SubmitJob {
         Ok(())
     }
 
+    /// Its team and its tasks are the caller's.
     fn job(&self, id: JobId, spec: &JobSpec, spec_hash: [u8; 32], context: &Context) -> Job {
         Job {
             id,
@@ -81,7 +97,7 @@ impl SubmitJob {
             on_disconnect: spec.on_disconnect,
             owner_id: context.actor.user_id.clone(),
             owner_name: context.actor.name.clone(),
-            team: DEFAULT_TEAM.into(),
+            team: String::new(),
             spec_hash,
             code_manifest: self.code_manifest.clone(),
             code_bytes: self.code_bytes,
@@ -102,8 +118,20 @@ impl SubmitJob {
             array: None,
             retries: Retries::default(),
             lineage: None,
+            turn: Turn::of(spec),
         }
     }
+}
+
+/// A deadline lies ahead. A start time need not: then the job waits for nothing.
+fn check_times(spec: &JobSpec, now_ms: UtcMs) -> Result<(), Refusal> {
+    for (key, at) in [("start_by", spec.start_by), ("end_by", spec.end_by)] {
+        if let Some(at) = at.filter(|at| at.ms() <= now_ms) {
+            let why = format!("`{key}` is {at}, which is over: name a time that lies ahead");
+            return Err(Refusal::new(Code::BadRequest, why));
+        }
+    }
+    Ok(())
 }
 
 /// Whether one more job of a user may wait, and could ever run.

@@ -1,5 +1,7 @@
 //! Waves: the attempts of an array job. Each has one node and a part of the tasks, and there may be several at once, one per node. What of
 //! a lost wave has not ended waits again; nothing that a closed wave says is accepted. A wave is never in doubt.
+use std::sync::Arc;
+
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId, clip};
 use mlctl_proto::limits::{RANKS_PER_NODE_MAX, WAVE_TASKS_MAX};
@@ -8,12 +10,13 @@ use mlctl_proto::units::UtcMs;
 
 use super::agent_events::{Happening, Report, TasksEnded};
 use super::start_attempts::{StartAttempt, check_placement};
-use super::{Context, LossProof, kept};
+use super::{Context, LossProof, failures, kept};
 use crate::state::change::Change;
 use crate::state::records::{
     AllocationPhase, Array, Attempt, End, EndKind, Job, JobState, Liveness, Node, TaskGroup, Wave,
 };
-use crate::state::rules::all_of;
+use crate::state::rules::room::tasks_together;
+use crate::state::rules::{all_of, ready_tasks};
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
 
@@ -36,6 +39,9 @@ pub(super) fn check(state: &State, job: &Job, start: &StartAttempt) -> Result<()
     }
     if !array.pending.covers(&wave.tasks) {
         return Err("some of these tasks do not wait".into());
+    }
+    if ready_tasks(state, job).is_some_and(|ready| !ready.covers(&wave.tasks)) {
+        return Err("some of these tasks wait for tasks of another job".into());
     }
     if !start.resume_from.is_empty() {
         return Err("a task has no checkpoint".into());
@@ -62,7 +68,10 @@ pub(super) fn check(state: &State, job: &Job, start: &StartAttempt) -> Result<()
         .node(&placement.node)
         .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
     let request = state.request(job).ok_or("its spec is gone")?;
-    check_placement(state, &all_of(request, slots), placement, node).map(drop)
+    check_placement(state, &all_of(request, slots), placement, node)?;
+    let facts = state.spec_facts(job).ok_or("its spec is gone")?;
+    let together = Arc::new(tasks_together(&facts.ask, slots));
+    state.check_room(&together, node)
 }
 
 /// The tasks of a committed start are not pending any more; gives the wave for the attempt's record.
@@ -179,6 +188,7 @@ pub(super) fn cancel(
         return release(change, id, now_ms);
     }
     advance(&mut job, JobState::Cancelled)?;
+    failures::release(&mut job);
     job.outcome = Some(end.clone());
     job.ended_ms = now_ms;
     change.put_job(job);
@@ -216,6 +226,18 @@ fn stop_all(
         change.put_attempt(attempt);
     }
     Ok(true)
+}
+
+/// All tasks that ran exited 0, and others never ran: those of another array that they waited for had failed.
+fn never_run(array: &Array) -> End {
+    End {
+        detail: format!(
+            "{} of {} tasks never ran: tasks that they waited for did not exit 0",
+            array.cancelled.count(),
+            array.tasks.count()
+        ),
+        ..End::of(EndKind::Cancelled)
+    }
 }
 
 /// How a task ends whose waves were lost too often. Without a reason it was its keeper.
@@ -355,11 +377,14 @@ impl Current {
         if !stopping && !array.pending.is_empty() {
             return advance(&mut self.job, JobState::Pending);
         }
-        let all = array.outcome();
+        let all = match array.outcome() {
+            end if end.success() && !array.cancelled.is_empty() => never_run(array),
+            end => end,
+        };
         let (end, to) = if self.job.cancel_requested {
             (End::of(EndKind::Cancelled), JobState::Cancelled)
         } else if stopping || !self.array()?.cancelled.is_empty() {
-            let why = self.attempt.end.clone();
+            let why = self.attempt.end.clone().filter(|end| !end.success());
             (why.unwrap_or(all), JobState::Failed)
         } else if all.success() {
             (all, JobState::Completed)

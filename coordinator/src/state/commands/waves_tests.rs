@@ -173,7 +173,7 @@ fn a_cancel_stops_every_wave_and_the_rest_never_starts() {
     let first = begun(&mut cluster, job, "a", 2, "0-3");
     let second = begun(&mut cluster, job, "b", 2, "4-6");
     cluster.event("a", job, first, ends(&[(0, "0")], None));
-    let cancel = || Body::CancelJobs(CancelJobs { jobs: vec![job] });
+    let cancel = || Body::CancelJobs(CancelJobs::of(vec![job]));
     let applied = cluster.run(person("ann", false), cancel());
     assert_eq!(applied.effects.len(), 2, "{:?}", applied.effects);
     assert_eq!(cluster.job(job).state, JobState::Stopping);
@@ -194,7 +194,7 @@ fn a_cancel_stops_every_wave_and_the_rest_never_starts() {
     let waits = cluster.submitted_spec("ann", &array_spec("0-99", 0));
     cluster.run(
         person("ann", false),
-        Body::CancelJobs(CancelJobs { jobs: vec![waits] }),
+        Body::CancelJobs(CancelJobs::of(vec![waits])),
     );
     assert_eq!(cluster.job(waits).state, JobState::Cancelled);
     assert_eq!(array(&cluster, waits).cancelled.count(), 100);

@@ -1,6 +1,7 @@
 //! What is true of every array, and of every step of one: each task is in exactly one place, and what is known of it stays known.
 use std::collections::BTreeSet;
 
+use mlctl_proto::ids::JobId;
 use mlctl_proto::spec::Ranges;
 
 use super::{State, Violation, require};
@@ -23,7 +24,6 @@ pub(super) fn check(state: &State, job: &Job, found: &mut Vec<Violation>) {
     };
     let open: Vec<&Attempt> = attempts.into_iter().filter(|one| !one.closed()).collect();
     let given = open.iter().filter_map(|one| one.wave.as_ref());
-    let slots: u64 = given.clone().map(|wave| u64::from(wave.slots)).sum();
     let nodes: BTreeSet<&str> = (open.iter())
         .flat_map(|one| one.allocations.iter().map(|part| part.node.as_str()))
         .collect();
@@ -42,10 +42,6 @@ pub(super) fn check(state: &State, job: &Job, found: &mut Vec<Violation>) {
         (
             nodes.len() == open.len() && open.iter().all(|one| one.allocations.len() == 1),
             "the open waves of an array have a node each",
-        ),
-        (
-            array.limit == 0 || slots <= u64::from(array.limit),
-            "no more tasks at once than the limit of an array",
         ),
         (
             open.iter().all(sound),
@@ -68,6 +64,26 @@ pub(super) fn check(state: &State, job: &Job, found: &mut Vec<Violation>) {
             format!("job {}: {}", job.id, job.state.word())
         });
     }
+}
+
+/// No start brings more tasks at once than the limit of an array. One that was lowered meanwhile ends nothing.
+pub(super) fn check_limit(before: &State, after: &State, id: JobId, found: &mut Vec<Violation>) {
+    let slots = |state: &State| -> u64 {
+        let open = state.attempts_of(id).filter(|one| !one.closed());
+        let waves = open.filter_map(|one| one.wave.as_ref().map(|wave| wave.slots));
+        waves.map(u64::from).sum()
+    };
+    let limit = after
+        .job(id)
+        .and_then(|job| job.array.as_ref())
+        .map_or(0, |array| array.limit);
+    let (was, is) = (slots(before), slots(after));
+    require(
+        found,
+        limit == 0 || is <= u64::from(limit) || is <= was,
+        "no more tasks at once than the limit of an array",
+        || format!("job {id}: {is} of {limit}"),
+    );
 }
 
 /// Whether the sets of an array and what its waves have left make up its tasks, none of them twice.
@@ -94,7 +110,7 @@ pub(super) fn only_advances(old: &Job, new: &Job) -> bool {
     });
     kept && new.cancelled.covers(&old.cancelled)
         && new.failures.starts_with(&old.failures)
-        && (&new.tasks, new.limit) == (&old.tasks, old.limit)
+        && new.tasks == old.tasks
 }
 
 /// Whether a wave only went on: it is given nothing more, and ends are not forgotten.

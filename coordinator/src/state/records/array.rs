@@ -78,6 +78,12 @@ impl Array {
         groups.map(|group| group.tasks.count()).sum()
     }
 
+    /// Those that exited 0.
+    pub fn succeeded_tasks(&self) -> Ranges {
+        let groups = self.ended.iter().filter(|group| group.success());
+        groups.fold(Ranges::new(), |all, group| all.union(&group.tasks))
+    }
+
     /// How many ended otherwise.
     pub fn failed(&self) -> u64 {
         let groups = self.ended.iter().filter(|group| !group.success());

@@ -2,7 +2,8 @@
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::{Oom, UtcMs};
 
-use super::Wave;
+use super::{Charge, Wave};
+use crate::state::rules::budget::renew_at;
 
 /// How an attempt, or one node's part of it, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,13 +214,53 @@ pub struct Attempt {
     pub resume_job: Option<JobId>,
     /// When that checkpoint was first recorded: a job may have several of one name. 0: the newest of that name.
     pub resume_sealed_ms: UtcMs,
+    /// What budgets cover of what it holds, by flavor; of flavors without a budget there is nothing to say.
+    pub charges: Vec<Charge>,
 }
 
 impl Attempt {
+    /// When what it has committed at budgets is to be renewed, if it is.
+    pub fn renewed_by(&self) -> Option<UtcMs> {
+        let goes_on = !self.stopping && !self.in_doubt && !self.closed();
+        // Until 0: no budget covers it any more.
+        let covered = self.charges.iter().filter(|charge| charge.until_ms != 0);
+        covered.map(renew_at).filter(|_| goes_on).min()
+    }
+
     /// All its allocations have ended: its devices are free, its epoch is closed.
     pub fn closed(&self) -> bool {
         self.allocations
             .iter()
             .all(|a| a.phase == AllocationPhase::Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts go by these numbers: each end has the one that is written down.
+    #[test]
+    fn every_end_has_its_exit_code() {
+        for (kind, code, want) in [
+            (EndKind::Exited, 0, (0, true)),
+            (EndKind::Exited, 17, (17, true)),
+            (EndKind::Signalled, 9, (137, true)),
+            (EndKind::TimedOut, 0, (124, false)),
+            (EndKind::Cancelled, 0, (130, false)),
+            (EndKind::OutOfMemory, 9, (137, false)),
+            (EndKind::NodeLost, 0, (140, false)),
+            (EndKind::DeviceError, 0, (140, false)),
+            (EndKind::KeeperLost, 0, (140, false)),
+            (EndKind::Hung, 0, (140, false)),
+            (EndKind::LaunchFailed, 0, (141, false)),
+            (EndKind::NeverStarted, 0, (142, false)),
+        ] {
+            let end = End {
+                code,
+                ..End::of(kind)
+            };
+            assert_eq!(end.exit_code(), want, "{kind:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
-use super::{Array, Checkpoint, End, Lineage, Retries};
+use super::{Array, Checkpoint, End, Lineage, Retries, Turn};
 
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,6 +139,8 @@ pub struct Job {
     pub retries: Retries,
     /// The job that this one is another try of.
     pub lineage: Option<Lineage>,
+    /// When its turn comes.
+    pub turn: Turn,
 }
 
 impl Job {

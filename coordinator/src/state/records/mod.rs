@@ -7,6 +7,8 @@ mod job;
 mod node;
 mod retry;
 mod settings;
+mod turn;
+mod team;
 
 pub use array::{Array, TaskFailure, TaskGroup, Wave};
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
@@ -17,4 +19,9 @@ pub use node::{
     Addresses, Admin, Device, DirtyDevice, Health, Isolation, Liveness, Node, NodeFacts, Power,
 };
 pub use retry::{ExcludedNode, HoldReason, Lineage, Retries};
-pub use settings::{Actor, Idempotency, Reply, RequestKey, Settings, Team, Timers};
+pub use settings::{Actor, Idempotency, Reply, RequestKey, Settings, Timers};
+pub use team::{
+    Account, Budget, BudgetAccount, Charge, Decayed, EVERYBODYS, Member, Team, TeamChange,
+    TeamLimit, TeamUsage, WhenExhausted, Window, Zone,
+};
+pub use turn::{Hold, Turn};

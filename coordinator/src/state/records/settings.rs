@@ -1,11 +1,11 @@
-//! Settings of the cluster, teams, actors and remembered replies. There is no leader-only configuration.
+//! Settings of the cluster, actors and remembered replies. There is no leader-only configuration.
 use std::sync::Arc;
 
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use super::Retention;
+use super::{Retention, TeamChange};
 
 /// Timers of the cluster, milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +70,6 @@ pub struct Settings {
     pub now_ms: UtcMs,
 }
 
-/// A node of the quota tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Team {
-    /// Its path, such as `acme/vision`.
-    pub name: String,
-}
-
 /// On whose behalf a command is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Actor {
@@ -122,6 +115,20 @@ pub enum Reply {
         going: Vec<JobId>,
         /// Were over: each with the new job that it was submitted as.
         anew: Vec<(JobId, JobId)>,
+    },
+    /// Jobs were held, released or changed.
+    Edited {
+        /// Those.
+        jobs: Vec<JobId>,
+        /// What a filter found and could not be changed, each with the reason.
+        left: Vec<(JobId, String)>,
+    },
+    /// Teams were changed, or would be.
+    TeamsChanged {
+        /// What was done, in order: the first so many.
+        changes: Vec<TeamChange>,
+        /// What there is to say about it, one sentence each.
+        notes: Vec<String>,
     },
     /// Nothing was changed.
     Rejected(Refusal),

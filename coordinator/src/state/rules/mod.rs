@@ -1,16 +1,26 @@
 //! What plan and apply both need: one predicate, used twice, so that a plan never proposes what apply refuses on the same state.
+mod ask;
+pub mod budget;
+pub mod decay;
 mod excluded;
 mod fits;
+pub mod flavors;
 mod inventory;
+pub mod quota;
+pub mod quota_text;
+pub mod quota_tree;
 mod request;
 mod resume;
 mod retention;
 mod retry;
+pub mod room;
+mod turn;
 mod usage;
+pub mod window;
 
 pub use excluded::excluded;
 pub(crate) use fits::kinds_text;
-pub use fits::{CPU_RANKS_PER_CPU, NeverFits, cpu_room, cpu_room_for, fits_kind, never_fits};
+pub use fits::{CPU_RANKS_PER_CPU, NeverFits, fits_kind, never_fits};
 pub use inventory::Inventory;
 pub use request::{Request, all_of};
 pub use resume::{
@@ -19,4 +29,5 @@ pub use resume::{
 };
 pub use retention::{checkpoint_rules, dropped, next_to_upload};
 pub use retry::{Backoff, Ended, Verdict, count, verdict};
-pub use usage::{Usage, usage};
+pub use turn::{NotYet, blocked, not_yet, ready_tasks};
+pub use usage::{Usage, usage, usage_below};

@@ -38,7 +38,7 @@ impl Request {
             ranks: spec.ranks_per_node(),
             cpus: spec.cpus.unwrap_or(0).saturating_mul(spec.ranks_per_node()),
             memory: spec.mem.map_or(0, |mem| mem.times(spec.ranks_per_node())),
-            kinds: spec.gpu.iter().map(|kind| kind.to_lowercase()).collect(),
+            kinds: spec.kinds().into_iter().map(|kind| kind.name).collect(),
         }
     }
 

@@ -50,6 +50,11 @@ impl<'a> Ended<'a> {
         }
     }
 
+    /// How long its ranks had run, milliseconds.
+    pub fn time_ms(&self) -> u64 {
+        u64::try_from(self.ran_ms).unwrap_or(0)
+    }
+
     /// What is held against the job so far. One that ran for long proves that it does not kill what it runs on.
     fn counted(&self, job: &Job) -> (u32, u32) {
         if self.ran_ms >= UNSUSPECTED_MS {
@@ -75,8 +80,11 @@ impl<'a> Ended<'a> {
 /// What becomes of `job` after an attempt that ended so. `retry`: what its spec asks for.
 pub fn verdict(job: &Job, retry: Option<&RetrySpec>, ended: &Ended) -> Verdict {
     let end = ended.end;
+    // Only who says so starts again after its time limit: `any` is about failures.
+    let chained = retry.is_some_and(|retry| retry.on.contains(&Cause::TimeLimit));
     match end.kind {
         EndKind::Preempted => return Verdict::Again,
+        EndKind::TimedOut if chained => {}
         EndKind::Cancelled | EndKind::TimedOut | EndKind::Superseded => return Verdict::Over,
         _ if end.success() => return Verdict::Over,
         _ => {}
@@ -108,6 +116,7 @@ fn covers(cause: Cause, end: &End) -> bool {
         Cause::Hung => is(EndKind::Hung),
         Cause::OutOfMemory => is(EndKind::OutOfMemory),
         Cause::LaunchFailed => is(EndKind::LaunchFailed),
+        Cause::TimeLimit => is(EndKind::TimedOut),
         Cause::Exit(code) => is(EndKind::Exited) && end.code == i32::from(code),
         Cause::Signal(signal) => is(EndKind::Signalled) && end.code == i32::from(signal),
     }
@@ -141,6 +150,10 @@ impl Backoff {
     /// infrastructure only when they pile up.
     pub fn until(self, retries: &Retries, kind: EndKind, now_ms: UtcMs) -> UtcMs {
         if kind.infrastructure() && retries.requeues < REQUEUES_AT_ONCE {
+            return 0;
+        }
+        // Nothing failed: the next attempt of a chain follows at once.
+        if kind == EndKind::TimedOut {
             return 0;
         }
         now_ms.saturating_add(self.after(retries.waits))

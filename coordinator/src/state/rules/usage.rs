@@ -37,6 +37,21 @@ pub fn usage(state: &State) -> BTreeMap<String, Usage> {
     teams
 }
 
+/// What those of one team and of teams in it take together.
+pub fn usage_below(state: &State, team: &str) -> Usage {
+    let below = |job: &Job| {
+        let rest = job.team.strip_prefix(team);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let mut sum = Usage::default();
+    for job in state.jobs() {
+        if !job.checkpoints.is_empty() && below(job) {
+            sum.add(&of(job));
+        }
+    }
+    sum
+}
+
 /// Equal parts of one job count once: a node keeps their bytes once.
 fn of(job: &Job) -> Usage {
     let mut sizes: BTreeMap<ManifestId, u64> = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! Random histories for property tests: numbers in, commands out. Most make sense, many are stale, late, foreign or repeated.
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::{ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
+use mlctl_proto::spec::{After, AfterKind, ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 
@@ -8,8 +8,8 @@ use super::{Cluster, ended, exit, node, person, sealed, spec, system};
 use crate::state::Body;
 use crate::state::commands::{
     ArchiveJobs, CancelJobs, ChangeCheckpoints, ChangeSettings, CheckpointAction, DeclareNodeLost,
-    DeviceNews, Happening, LossProof, NamedCheckpoint, RetryJobs, SetNodeLiveness,
-    SupersedeAttempt, TasksEnded,
+    DeviceNews, DropLate, Happening, HoldJobs, LossProof, NamedCheckpoint, ReleaseJobs, RetryJobs,
+    Selection, SetNodeLiveness, SupersedeAttempt, TasksEnded, UpdateJobs,
 };
 use crate::state::records::{Attempt, DirtyDevice, EndKind, Liveness, TaskGroup};
 
@@ -59,6 +59,7 @@ impl Step {
                 cluster.run(person(user, false), super::submit_body(&spec));
             }
             4..=7 => start(cluster, a, usize::from(b)),
+            16 if c.is_multiple_of(3) => turns(cluster, a, b, c),
             16 => supersede(cluster, a),
             18 => poison(cluster, a, usize::from(b)),
             17 => {
@@ -73,7 +74,7 @@ impl Step {
                 let jobs = vec![JobId::new(1, 1 + u64::from(a) % 8)];
                 cluster.run(
                     person(["ann", "bob"][usize::from(b) % 2], c.is_multiple_of(4)),
-                    Body::CancelJobs(CancelJobs { jobs }),
+                    Body::CancelJobs(CancelJobs::of(jobs)),
                 );
             }
             13 => silence(cluster, name, c),
@@ -98,6 +99,35 @@ impl Step {
             }
         }
     }
+}
+
+/// A person holds, releases or changes some job, or its deadline may be over.
+fn turns(cluster: &mut Cluster, a: u8, b: u8, c: u8) {
+    let which = Selection::of(vec![JobId::new(1, 1 + u64::from(a) % 8)]);
+    let who = person(["ann", "bob"][usize::from(b) % 2], c.is_multiple_of(4));
+    let edits = [
+        r#"{"time":"1h"}"#,
+        r#"{"nodes":1}"#,
+        r#"{"gpus":1}"#,
+        r#"{"class":"low","end_by":"2999-01-01T00:00:00Z"}"#,
+        r#"{"array_limit":1}"#,
+    ];
+    let body = match b % 8 {
+        0..=2 => Body::HoldJobs(HoldJobs {
+            which,
+            why: String::new(),
+        }),
+        3 | 4 => Body::ReleaseJobs(ReleaseJobs { which }),
+        5 | 6 => Body::UpdateJobs(UpdateJobs {
+            which,
+            edit: edits[usize::from(c) % edits.len()].into(),
+        }),
+        _ => {
+            cluster.run(system(), Body::DropLate(DropLate { most: 8 }));
+            return;
+        }
+    };
+    cluster.run(who, body);
 }
 
 /// A person pins or removes checkpoints of some job that has any.
@@ -152,6 +182,12 @@ fn tasks(attempt: &Attempt, a: u8, b: u8, c: u8) -> Happening {
 /// A job; some are arrays.
 fn submitted(a: u8, b: u8, c: u8) -> JobSpec {
     let mut spec = spec(1 + u32::from(b) % 2, u32::from(c) % 3);
+    // It may be refused: nobody can wait for what is not there.
+    if a % 16 == 3 {
+        let (kind, _) = AfterKind::ALL[usize::from(b) % 4];
+        let job = JobId::new(1, 1 + u64::from(c) % 8);
+        spec.after = vec![After { kind, job }];
+    }
     if a.is_multiple_of(8) {
         let limit = ["", "%3"][usize::from(c) % 2];
         spec.nodes = 1;

@@ -9,13 +9,30 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::spec::{JobSpec, RetrySpec};
 use mlctl_proto::units::UtcMs;
 
+use super::holdings::{Holdings, Kind, Tally};
+use super::team_indexes::TeamIndexes;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, HistoryBatch, Idempotency, Job, JobState, Node,
     RequestKey,
 };
+use super::SpecFacts;
 use crate::state::rules::{Inventory, Request};
 
 type Holder = (JobId, Epoch);
+/// Allocations that hold something, by node.
+type Open<'a> = BTreeMap<&'a str, &'a Allocation>;
+
+/// What the rows beside an attempt say of it.
+pub struct Holding<'a> {
+    /// What each of its allocations takes of its node's CPU room.
+    pub cpu_ranks: u32,
+    /// Its job's team.
+    pub team: &'a str,
+    /// Its job's owner.
+    pub user: &'a str,
+    /// What the devices of an allocation are, with their units.
+    pub kinds: &'a dyn Fn(&Allocation) -> Vec<(Kind, u64)>,
+}
 
 /// All of them. A clone is cheap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +42,8 @@ pub struct Indexes {
     filling: OrdSet<(u64, JobId)>,
     pending_by_user: OrdMap<Arc<str>, usize>,
     requests: OrdMap<[u8; 32], Arc<Request>>,
+    /// What the scheduler has to know of each spec.
+    facts: OrdMap<[u8; 32], Arc<SpecFacts>>,
     /// Of specs that have one.
     retries: OrdMap<[u8; 32], Arc<RetrySpec>>,
     devices: OrdMap<Arc<str>, OrdMap<Arc<str>, Holder>>,
@@ -37,6 +56,14 @@ pub struct Indexes {
     tail_jobs: OrdMap<u64, Arc<[(JobId, usize)]>>,
     tail_bytes: usize,
     keys_by_time: OrdSet<(UtcMs, RequestKey)>,
+    /// Who waits for a job: that job, then who waits.
+    dependents: OrdSet<(JobId, JobId)>,
+    /// When it is too late for a job.
+    deadlines: OrdSet<(UtcMs, JobId)>,
+    /// What users hold and wait for, by team.
+    pub holdings: Holdings,
+    /// What teams name, and whose they are.
+    pub teams: TeamIndexes,
 }
 
 impl Indexes {
@@ -61,7 +88,21 @@ impl Indexes {
         })
     }
 
-    /// How many jobs of a user are pending.
+    /// Jobs that wait for something to become of this one.
+    pub fn dependents(&self, id: JobId) -> impl Iterator<Item = JobId> {
+        let (first, last) = (JobId::new(0, 0), JobId::new(u32::MAX, u64::MAX));
+        let waiting = self
+            .dependents
+            .range::<_, (JobId, JobId)>((id, first)..=(id, last));
+        waiting.map(|(_, waits)| *waits)
+    }
+
+    /// When it is too late for which job, the earliest first.
+    pub fn deadlines(&self) -> impl Iterator<Item = (UtcMs, JobId)> {
+        self.deadlines.iter().copied()
+    }
+
+    /// How many jobs of a user are pending or held.
     pub fn pending_count_of(&self, user_id: &str) -> usize {
         self.pending_by_user.get(user_id).copied().unwrap_or(0)
     }
@@ -69,6 +110,11 @@ impl Indexes {
     /// What jobs of a spec ask for.
     pub fn request(&self, spec_hash: &[u8; 32]) -> Option<&Arc<Request>> {
         self.requests.get(spec_hash)
+    }
+
+    /// What the scheduler has to know of a spec.
+    pub fn facts(&self, spec_hash: &[u8; 32]) -> Option<&Arc<SpecFacts>> {
+        self.facts.get(spec_hash)
     }
 
     /// How often jobs of a spec start again by themselves, if it says so.
@@ -151,6 +197,8 @@ impl Indexes {
     pub fn add_spec(&mut self, spec_hash: [u8; 32], spec: JobSpec) {
         let request = Request::of(&spec);
         self.requests.insert(spec_hash, Arc::new(request));
+        self.facts
+            .insert(spec_hash, Arc::new(SpecFacts::of(&spec)));
         if let Some(retry) = spec.retry {
             self.retries.insert(spec_hash, Arc::new(retry));
         }
@@ -159,6 +207,7 @@ impl Indexes {
     /// Hook of the specs: no job names it any more.
     pub fn remove_spec(&mut self, spec_hash: &[u8; 32]) {
         self.requests.remove(spec_hash);
+        self.facts.remove(spec_hash);
         self.retries.remove(spec_hash);
     }
 
@@ -188,6 +237,10 @@ impl Indexes {
         if let Some(new) = new.filter(over) {
             self.finished.insert((new.ended_ms, new.id));
         }
+        if let Some(any) = new.or(old) {
+            let who = (any.team.as_str(), any.owner_id.as_str());
+            self.holdings.job(who, tally(old), tally(new));
+        }
         let Some(new) = new else {
             return;
         };
@@ -197,45 +250,100 @@ impl Indexes {
         } else if old.is_some_and(Job::fills) {
             self.filling.remove(&key);
         }
-        let waited = old.is_some_and(|job| job.state == JobState::Pending);
-        let waits = new.state == JobState::Pending;
+        self.turn(old, new);
+        let pending = |job: &Job| job.state == JobState::Pending;
+        if pending(new) {
+            self.pending.insert(key);
+        } else if old.is_some_and(pending) {
+            self.pending.remove(&key);
+        }
+        // What is held waits too: nobody gets around the limit by holding.
+        let waits = |job: &Job| matches!(job.state, JobState::Pending | JobState::Held);
+        let (waited, waits) = (old.is_some_and(waits), waits(new));
         if waited == waits {
             return;
         }
         let user: Arc<str> = Arc::from(new.owner_id.as_str());
         let count = self.pending_count_of(&user);
         if waits {
-            self.pending.insert((new.submit_index, new.id));
             self.pending_by_user.insert(user, count + 1);
+        } else if count > 1 {
+            self.pending_by_user.insert(user, count - 1);
         } else {
-            self.pending.remove(&(new.submit_index, new.id));
-            if count > 1 {
-                self.pending_by_user.insert(user, count - 1);
-            } else {
-                self.pending_by_user.remove(&user);
-            }
+            self.pending_by_user.remove(&user);
         }
     }
 
-    /// Hook of the attempts. `cpu_ranks`: what each of its allocations takes of its node's CPU room.
-    pub fn attempt(&mut self, old: Option<&Attempt>, new: &Attempt, cpu_ranks: u32) {
+    /// For whom a job waits, and when it is too late for it.
+    fn turn(&mut self, old: Option<&Job>, new: &Job) {
+        let waits = |job: &Job| -> Vec<(JobId, JobId)> {
+            let after = job.turn.after.iter().filter(|_| !job.state.terminal());
+            after.map(|one| (one.job, job.id)).collect()
+        };
+        let (before, now) = (old.map(waits).unwrap_or_default(), waits(new));
+        if before != now {
+            for one in &before {
+                self.dependents.remove(one);
+            }
+            for one in now {
+                self.dependents.insert(one);
+            }
+        }
+        let (before, now) = (old.and_then(Job::due_ms), new.due_ms());
+        if let Some(at) = before.filter(|_| before != now) {
+            self.deadlines.remove(&(at, new.id));
+        }
+        if let Some(at) = now.filter(|_| before != now) {
+            self.deadlines.insert((at, new.id));
+        }
+    }
+
+    /// Hook of the attempts.
+    pub fn attempt(&mut self, old: Option<&Attempt>, new: &Attempt, holding: &Holding) {
         let holder = (new.job, new.epoch);
+        self.teams.attempt(old, new);
         let old_open = open_allocations(old);
         let new_open = open_allocations(Some(new));
+        let was_in_doubt = old.is_some_and(|old| old.in_doubt);
+        self.count((&old_open, &new_open), (was_in_doubt, new), holding);
         for (node, allocation) in &old_open {
             if !new_open.contains_key(node) {
-                self.release(holder, node, allocation, cpu_ranks);
+                self.release(holder, node, allocation, holding.cpu_ranks);
             }
         }
         for (node, allocation) in &new_open {
             if !old_open.contains_key(node) {
-                self.hold(holder, node, allocation, cpu_ranks);
+                self.hold(holder, node, allocation, holding.cpu_ranks);
             }
         }
         if new_open.is_empty() {
             self.open_attempts.remove(&holder);
         } else {
             self.open_attempts.insert(holder);
+        }
+    }
+
+    /// What its team holds by it. What is in doubt is on a Lost node: nobody could have it, and its successor shall not wait for it.
+    fn count(
+        &mut self,
+        (old_open, new_open): (&Open, &Open),
+        (was_in_doubt, new): (bool, &Attempt),
+        holding: &Holding,
+    ) {
+        let (who, begun_ms) = ((holding.team, holding.user), new.started_ms);
+        for (node, allocation) in old_open {
+            if !was_in_doubt && (new.in_doubt || !new_open.contains_key(node)) {
+                let given: &Allocation = allocation;
+                let kinds = (holding.kinds)(given);
+                self.holdings.units(who, &kinds, begun_ms, false);
+            }
+        }
+        for (node, allocation) in new_open {
+            if !new.in_doubt && (was_in_doubt || !old_open.contains_key(node)) {
+                let taken: &Allocation = allocation;
+                let kinds = (holding.kinds)(taken);
+                self.holdings.units(who, &kinds, begun_ms, true);
+            }
         }
     }
 
@@ -295,8 +403,25 @@ impl Indexes {
     }
 }
 
+/// What a job counts for in its team.
+fn tally(job: Option<&Job>) -> Tally {
+    let Some(job) = job.filter(|job| !job.state.terminal()) else {
+        return Tally::default();
+    };
+    let one = u64::from(matches!(job.state, JobState::Pending | JobState::Held));
+    let tasks = job.array.as_ref().map(|array| array.pending.count());
+    Tally {
+        running: u64::from(matches!(
+            job.state,
+            JobState::Starting | JobState::Running | JobState::Stopping
+        )),
+        waiting: tasks.unwrap_or(one),
+        jobs: 1,
+    }
+}
+
 /// The allocations of an attempt that hold something, by node: one per node.
-fn open_allocations(attempt: Option<&Attempt>) -> BTreeMap<&str, &Allocation> {
+fn open_allocations(attempt: Option<&Attempt>) -> Open<'_> {
     let all = attempt
         .map(|attempt| attempt.allocations.as_slice())
         .unwrap_or_default();

@@ -1,0 +1,152 @@
+//! What becomes of one job at its turn: a start within nominal or by borrowing, then by taking back, then a promise (POLICY §2, §4). Does NOT look for places itself.
+use std::sync::Arc;
+
+use mlctl_proto::units::UtcMs;
+
+use super::book::Standing;
+use super::pass::{Job, Outcome, Pass};
+use super::stuck::Stuck;
+use crate::state::rules::quota::Shortfall;
+use crate::state::view::ask::{Ask, Prefer};
+
+/// Why a target gave no place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoPlace {
+    /// Too little is free, or in the wrong shape.
+    Devices,
+    /// It would delay what was promised to that job for then.
+    Promise(mlctl_proto::ids::JobId, UtcMs),
+    /// The place found counts as a flavor of which it may have no more.
+    Quota(Arc<Shortfall>),
+}
+
+/// How a job stands to one of its targets.
+#[derive(Debug, Clone)]
+struct Way {
+    target: usize,
+    standing: Result<Standing, Arc<Shortfall>>,
+}
+
+impl<'a> Pass<'a> {
+    /// One job at its turn. `inside`: borrowers are put off.
+    pub(super) fn decide(&mut self, at: usize, inside: bool) -> Outcome {
+        let job = self.jobs[at];
+        if self.held.contains(&job.waiting.id) {
+            return self.beneficiary(at);
+        }
+        if let Some(stuck) = self.limits(&job) {
+            return Outcome::Stuck(stuck);
+        }
+        let ways = self.ways(&job);
+        if ways.is_empty() {
+            return Outcome::Stuck(Stuck::Missing);
+        }
+        if inside && !self.is_owner(&job, &ways) {
+            return Outcome::Deferred;
+        }
+        let mut stuck = None;
+        for place in order(&ways, &job.waiting.ask) {
+            let way = &ways[place];
+            match self.try_way(at, way, inside) {
+                Ok(outcome) => return outcome,
+                Err(why) => {
+                    let better = stuck.as_ref().is_none_or(|old: &Stuck| why.weight() > old.weight());
+                    if better {
+                        stuck = Some(why);
+                    }
+                }
+            }
+        }
+        let all: Vec<usize> = ways.iter().map(|way| way.target).collect();
+        let stuck = stuck.unwrap_or(Stuck::Missing);
+        if stuck.is_final() {
+            return Outcome::Stuck(stuck);
+        }
+        match self.take_back(at, &all) {
+            Some(Outcome::Stuck(why)) if why.weight() < stuck.weight() => {}
+            Some(outcome) => return outcome,
+            None => {}
+        }
+        match self.promise(at, &all) {
+            Some(outcome) => outcome,
+            None => Outcome::Stuck(stuck),
+        }
+    }
+
+    /// What holds whatever the place: countables, jobs that run, tasks at once.
+    fn limits(&self, job: &Job<'a>) -> Option<Stuck> {
+        let running = job.waiting.tasks.map_or(0, |tasks| tasks.running);
+        if running == 0 {
+            if let Some(why) = self.book.limits(job.waiting, job.team) {
+                return Some(Stuck::Said(why));
+            }
+        }
+        let at_once = job.waiting.tasks.and_then(|tasks| tasks.at_once);
+        let full = at_once.filter(|most| running >= *most);
+        full.map(|most| Stuck::Said(super::why::Why::ArrayLimit(most)))
+    }
+
+    /// How it stands to each of its targets at its least width.
+    fn ways(&mut self, job: &Job<'a>) -> Vec<Way> {
+        let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
+        let targets = self.asks.classes[job.ask as usize].targets.clone();
+        let mut ways = Vec::with_capacity(targets.len());
+        for target in targets {
+            let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, units));
+            let standing = self.book.legal(job.team, charge.as_slice(), &self.kinds);
+            ways.push(Way { target, standing });
+        }
+        ways
+    }
+
+    /// Whether it is its turn before borrowers: some type is within nominal, or its own team's nominal would cover it if others ended or gave back what they
+    /// borrowed.
+    fn is_owner(&self, job: &Job<'a>, ways: &[Way]) -> bool {
+        if ways.iter().any(|way| way.standing == Ok(Standing::Inside)) {
+            return true;
+        }
+        let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
+        let none_legal = ways.iter().all(|way| way.standing.is_err());
+        none_legal && ways.iter().any(|way| {
+            let column = self.asks.targets[way.target].flavor.and_then(|flavor| self.kinds.column(flavor));
+            let place = job.team.zip(column);
+            place.is_some_and(|(team, column)| {
+                let nominal = self.book.now.nominal_at(team, column).unwrap_or(0);
+                units <= nominal
+            })
+        })
+    }
+
+    fn try_way(&mut self, at: usize, way: &Way, inside: bool) -> Result<Outcome, Stuck> {
+        let job = self.jobs[at];
+        let standing = match &way.standing {
+            Ok(standing) => standing,
+            Err(short) => return Err(Stuck::Quota(short.clone())),
+        };
+        let least = job.waiting.ask.nodes.least();
+        let flavor = self.asks.targets[way.target].flavor;
+        let charge = flavor.map(|flavor| (flavor, job.waiting.ask.units(least)));
+        if let Some(why) = self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds) {
+            return Err(Stuck::Said(why));
+        }
+        match self.place(at, way.target, least) {
+            Ok(_) if inside && *standing == Standing::Borrows => Ok(Outcome::Deferred),
+            Ok((choice, footing)) => {
+                self.start(at, way.target, choice, footing);
+                Ok(Outcome::Done)
+            }
+            Err(NoPlace::Devices) => Err(Stuck::Devices(way.target)),
+            Err(NoPlace::Promise(job, start)) => Err(Stuck::Promise(job, start)),
+            Err(NoPlace::Quota(short)) => Err(Stuck::Quota(short)),
+        }
+    }
+}
+
+/// In which order targets are tried: as they are listed, or those within nominal first (POLICY §2). Who takes any type has no list.
+fn order(ways: &[Way], ask: &Ask) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..ways.len()).collect();
+    if ask.prefer == Prefer::Nominal || ask.kinds.is_empty() {
+        places.sort_by_key(|place| ways[*place].standing != Ok(Standing::Inside));
+    }
+    places
+}

@@ -1,0 +1,181 @@
+//! How long one pass takes at depth: 1,000 nodes, 60 teams, 10,000 and 100,000 waiting jobs. Prints times; run it optimised: `cargo test --release depth -- --ignored --nocapture`.
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::fixtures::{ask, node, of_kinds, running, scene, submit, team, waiting};
+use super::pass::Pass;
+use super::property_tests::Draw;
+use super::propose;
+use crate::state::view::amounts::{Amounts, GPU};
+use crate::state::view::ask::{Ask, Near};
+use crate::state::view::jobs::{Class, Footing, Seat, Tasks};
+use crate::state::view::nodes::Open;
+use crate::state::view::scene::Scene;
+use crate::state::view::teams::{Flavor, Limit, Quota, TeamView};
+
+const KINDS: [&str; 5] = ["a100", "b200", "h100", "h200", "l40s"];
+const HOUR: i64 = 3_600_000;
+
+fn pick<T>(draw: &mut Draw, all: &[T]) -> usize {
+    usize::try_from(draw.below(all.len() as u64)).expect("small")
+}
+
+fn small(draw: &mut Draw, below: u64) -> u32 {
+    u32::try_from(draw.below(below)).expect("small")
+}
+
+/// 60 teams: 1 root, 4 below it, 11 below each of two of these, and so on to depth 4.
+fn teams() -> Vec<TeamView> {
+    let mut names = vec!["org".to_owned()];
+    for a in 0..4 {
+        names.push(format!("org/d{a}"));
+        for b in 0..3 {
+            names.push(format!("org/d{a}/g{b}"));
+            for c in 0..4 {
+                if names.len() < 60 {
+                    names.push(format!("org/d{a}/g{b}/t{c}"));
+                }
+            }
+        }
+    }
+    let nominal = |depth: usize| [1_600_u64, 400, 130, 32][depth] * GPU;
+    let quota = |depth| Quota { nominal: nominal(depth), borrow: Limit::Unlimited, lend: Limit::Unlimited };
+    let mut all: Vec<TeamView> = names.iter().map(|name| team(name, &[])).collect();
+    for team in &mut all {
+        let depth = team.name.matches('/').count();
+        for kind in KINDS {
+            team.quotas.insert(Flavor { kind: kind.into(), pool: None }, quota(depth));
+        }
+    }
+    all
+}
+
+fn distinct_asks(draw: &mut Draw, count: u64) -> Vec<Arc<Ask>> {
+    let one = |draw: &mut Draw, at: u64| {
+        let wide = at % 20 == 0;
+        let gpus = if wide { 8 } else { 1 + small(draw, 8) };
+        let mut one = ask(if wide { 2 + small(draw, 6) } else { 1 }, gpus);
+        one.kinds = if at % 5 == 1 {
+            of_kinds(ask(1, 1), &["h100", "h200", "a100"]).kinds
+        } else {
+            of_kinds(ask(1, 1), &[KINDS[pick(draw, &KINDS)]]).kinds
+        };
+        if at % 10 == 3 {
+            one.labels = vec![("zone".into(), format!("z{}", draw.below(4)))];
+        }
+        if wide && at % 40 == 0 {
+            one.near = Near::Within(1);
+        }
+        let cpu_milli = 1_000 * (1 + draw.below(64)) * u64::from(gpus) / 8 + at;
+        one.amounts = Some(Amounts { cpu_milli, memory: (1 << 30) * (1 + draw.below(64)), disk: 0, ranks: 0 });
+        Arc::new(one)
+    };
+    (0..count).map(|at| one(draw, at)).collect()
+}
+
+/// The fixture: `classes` other than normal make owners take back what others borrowed.
+pub fn fixture(seed: u64, count: u64, classes: bool) -> Scene {
+    let mut draw = Draw(seed);
+    let mut nodes = Vec::new();
+    for at in 0..1_000_usize {
+        let mut one = node(&format!("gpu-{at:04}"), "base", KINDS[at % 5], 8);
+        one.racks = vec![format!("b{}", at / 200).into(), format!("k{}", at / 40).into(), format!("r{}", at / 10).into()];
+        one.labels = Arc::from([("zone".to_owned(), format!("z{}", at % 4))]);
+        if at % 33 == 7 {
+            one.open = Open::No;
+        }
+        nodes.push(one);
+    }
+    let mut scene = scene(nodes, teams());
+    let names: Vec<Arc<str>> = scene.teams.keys().cloned().collect();
+    fill(&mut draw, &mut scene, &names);
+    let asks = distinct_asks(&mut draw, 2_400);
+    for number in 0..count {
+        let mut job = waiting(1_000_000 + number);
+        job.team = names[pick(&mut draw, &names)].clone();
+        job.user = format!("u{}", draw.below(300)).into();
+        job.ask = asks[pick(&mut draw, &asks)].clone();
+        job.limit_ms = (!draw.one_in(3)).then(|| 3_600_000 * (1 + draw.below(48)));
+        job.class = if classes && draw.one_in(10) { Class::High } else { Class::Normal };
+        if number % (count / 3) == 17 {
+            job.ask = Arc::new(of_kinds(ask(1, 1), &["h100"]));
+            job.tasks = Some(Tasks { waiting: 1_000, running: 0, at_once: None });
+        }
+        submit(&mut scene, job);
+    }
+    scene
+}
+
+/// 97 % of the devices are held, in pieces of 1 to 8, by teams at random: some borrow.
+fn fill(draw: &mut Draw, scene: &mut Scene, names: &[Arc<str>]) {
+    let mut number = 0;
+    let nodes: Vec<Arc<str>> = scene.nodes.keys().cloned().collect();
+    for name in nodes {
+        let mut node = (*scene.nodes[&name]).clone();
+        let mut at = 0_u16;
+        while at < 8 {
+            let count = u16::try_from([1, 1, 2, 4, 8][pick(draw, &[0; 5])]).expect("small").min(8 - at);
+            let devices: Vec<u16> = (at..at + count).collect();
+            at += count;
+            if draw.one_in(16) {
+                continue;
+            }
+            number += 1;
+            let mut job = waiting(number);
+            job.team = names[pick(draw, &names[..30])].clone();
+            job.user = format!("u{}", draw.below(300)).into();
+            job.class = if draw.one_in(5) { Class::Low } else { Class::Normal };
+            job.ask = Arc::new(ask(1, count.into()));
+            job.limit_ms = Some(3_600_000 * (30 + draw.below(100)));
+            for device in &devices {
+                node.devices[usize::from(*device)].free = 0;
+            }
+            let per = node.has.cpu_milli / 8 * u64::from(count);
+            node.free.cpu_milli = node.free.cpu_milli.saturating_sub(per);
+            node.free.memory = node.free.memory.saturating_sub(node.has.memory / 8 * u64::from(count));
+            let run = running(&job, -HOUR * i64::from(small(draw, 20)), vec![Seat { node: name.clone(), devices }], Footing::Regular, 0);
+            scene.running.insert((run.id, run.epoch), Arc::new(run.clone()));
+            let flavor = Flavor { kind: node.devices[0].model.clone(), pool: None };
+            let mut team = (*scene.teams[&run.team]).clone();
+            *team.own.entry(flavor).or_default() += u64::from(count) * GPU;
+            scene.teams.insert(run.team.clone(), Arc::new(team));
+        }
+        scene.nodes.insert(name, Arc::new(node));
+    }
+}
+
+fn time(what: &str, scene: &Scene) {
+    let mut times = Vec::new();
+    let mut last = None;
+    for _ in 0..7 {
+        let start = Instant::now();
+        let plan = propose(scene, 0);
+        times.push(start.elapsed());
+        last = Some(plan);
+    }
+    times.sort();
+    let plan = last.expect("seven");
+    let start = Instant::now();
+    let pass = Pass::new(scene, 0);
+    let new = start.elapsed();
+    drop(pass);
+    let (_, marks, owners) = super::propose_marked(scene, 0);
+    let dropped = marks.iter().filter(|mark| **mark == "preemption dropped").count();
+    println!("{} come before others by entitlement, {dropped} dropped", owners.len());
+    println!(
+        "{what}: median {:?}, least {:?} (tables {new:?}); {} starts, {} preemptions, {} reservations, {} reasons",
+        times[3], times[0], plan.starts.len(), plan.preemptions.len(), plan.reservations.len(), plan.reasons.len()
+    );
+    assert!(plan.starts.len() + plan.reasons.len() > 0);
+}
+
+#[test]
+#[ignore = "measures; run it optimised and alone"]
+fn passes_at_depth_are_fast() {
+    let paused = |scene: Scene| Scene { preemption_paused: true, ..scene };
+    time("10,000 cold, preemption paused", &paused(fixture(1, 10_000, false)));
+    time("10,000 cold", &fixture(1, 10_000, false));
+    time("10,000 cold, some high", &fixture(1, 10_000, true));
+    time("100,000 cold, preemption paused", &paused(fixture(2, 100_000, false)));
+    time("100,000 cold", &fixture(2, 100_000, true));
+}

@@ -1,0 +1,80 @@
+//! When a pass could answer differently although nothing happened (POLICY §5). An earlier time than that costs a pass for nothing; a later one would be found by the
+//! safety pass. Does NOT change anything.
+use mlctl_proto::units::UtcMs;
+
+use super::estimate;
+use super::pass::Pass;
+use crate::state::view::jobs::Blocked;
+use crate::state::view::nodes::Open;
+
+/// After so long an eviction is forgotten, milliseconds (POLICY §6).
+pub const EVICTION_MS: u64 = 24 * 3_600_000;
+
+impl Pass<'_> {
+    /// The earliest such time after now.
+    pub(super) fn next_change(&self) -> Option<UtcMs> {
+        if self.full {
+            return Some(self.now);
+        }
+        let times = self.of_waiting().into_iter().chain(self.of_nodes()).chain(self.of_runs()).chain(self.of_promises());
+        times.filter(|time| *time > self.now).min()
+    }
+
+    fn of_waiting(&self) -> Option<UtcMs> {
+        let ahead = |time: UtcMs| (time > self.now).then_some(time);
+        let settings = &self.scene.settings;
+        let blocked = self.scene.waiting.values().filter_map(|job| match job.blocked {
+            Some(Blocked::StartTime(at) | Blocked::Backoff(at)) => ahead(at),
+            _ => None,
+        });
+        let free = self.jobs.iter().flat_map(|job| {
+            let job = job.waiting;
+            let limit = estimate::of_class(&settings.age_limit_ms, job.class);
+            // It is aged one millisecond later.
+            let aged = estimate::after(job.eligible_ms, limit.saturating_add(1));
+            [ahead(aged), ahead(job.no_preempt_until_ms)].into_iter().flatten()
+        });
+        blocked.chain(free).min()
+    }
+
+    fn of_nodes(&self) -> Option<UtcMs> {
+        if self.jobs.is_empty() {
+            return None;
+        }
+        let ahead = |time: UtcMs| (time > self.now).then_some(time);
+        let times = self.nodes.iter().flat_map(|node| {
+            let opens = match node.open {
+                Open::From(at) => ahead(at),
+                _ => None,
+            };
+            opens.into_iter().chain(node.windows.iter().filter_map(move |(_, end)| ahead(*end)))
+        });
+        times.min()
+    }
+
+    /// Estimates that are exceeded, protections that end.
+    fn of_runs(&self) -> Option<UtcMs> {
+        if self.stuck_devices == 0 {
+            return None;
+        }
+        let ahead = |time: UtcMs| (time > self.now).then_some(time);
+        let times = self.runs.iter().filter(|run| !run.gone && !run.ending).flat_map(|run| {
+            let attempt = run.attempt();
+            let least = attempt.and_then(|one| ahead(estimate::after(one.started_ms, one.min_runtime_ms)));
+            let forgiven = attempt.and_then(|one| {
+                let third = one.evicted_ms.iter().rev().nth(2)?;
+                ahead(estimate::after(*third, EVICTION_MS))
+            });
+            let slice = attempt.and_then(|one| self.rules.next(&self.scene.settings, one, self.now));
+            [ahead(run.end), run.takeable.and_then(ahead), least, forgiven, slice].into_iter().flatten()
+        });
+        times.min()
+    }
+
+    fn of_promises(&self) -> Option<UtcMs> {
+        let ahead = |time: UtcMs| (time > self.now).then_some(time);
+        let starts = self.promises.all.iter().filter_map(|one| ahead(one.start));
+        let holds = self.scene.holds.values().filter_map(|hold| ahead(hold.until_ms));
+        starts.chain(holds).min()
+    }
+}

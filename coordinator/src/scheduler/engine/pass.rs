@@ -1,0 +1,363 @@
+//! One pass over all that waits: what it keeps, and in which order jobs are looked at (POLICY §4). What happens to one job stands in the files beside.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mlctl_proto::ids::JobId;
+use mlctl_proto::units::UtcMs;
+
+use super::ahead::{Ahead, Asker, Promises};
+use super::book::Book;
+use super::estimate;
+use super::grid::Grid;
+use super::kinds::Kinds;
+use super::order::{Turn, share};
+use super::preempt::recheck::Planned;
+use super::preempt::table::Tables;
+use super::runs::{self, Part, Run};
+use super::stuck::Stuck;
+use super::targets::Asks;
+use super::why::Why;
+use crate::scheduler::place::Capacity;
+use crate::scheduler::plan::Proposal;
+use crate::scheduler::policy::{self, Rules};
+use crate::state::rules::quota::Ledger;
+use crate::state::view::jobs::{Blocked, Seat, Waiting};
+use crate::state::view::nodes::NodeView;
+use crate::state::view::scene::Scene;
+
+/// Starts of one pass at most: the rest is planned from the state that these leave behind.
+pub const STARTS_MAX: usize = 4_096;
+/// Preemptions of one pass at most, likewise.
+pub const PREEMPTIONS_MAX: usize = 32;
+
+/// A job that waits and could be chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct Job<'a> {
+    /// As the scene has it.
+    pub waiting: &'a Waiting,
+    /// Its team's place.
+    pub team: Option<usize>,
+    /// The number of its ask.
+    pub ask: u32,
+    /// The number of its conditions: equal for jobs that may go to the same nodes.
+    pub terms: u32,
+    /// When it is its turn.
+    pub turn: Turn,
+}
+
+/// What became of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It starts, or others end for it.
+    Done,
+    /// It would borrow: those that do not come first.
+    Deferred,
+    /// It waits.
+    Stuck(Stuck),
+}
+
+/// Everything that a pass keeps.
+pub struct Pass<'a> {
+    pub(super) scene: &'a Scene,
+    pub(super) now: UtcMs,
+    pub(super) rules: &'static dyn Rules,
+    pub(super) nodes: Vec<&'a Arc<NodeView>>,
+    pub(super) node_number: BTreeMap<&'a str, u32>,
+    pub(super) with_kind: Vec<Vec<u32>>,
+    pub(super) kinds: Kinds,
+    pub(super) asks: Asks,
+    pub(super) book: Book,
+    /// What is free now.
+    pub(super) capacity: Capacity,
+    /// What is free once those have ended that are being ended, less what is kept for others.
+    pub(super) soon: Capacity,
+    pub(super) grid: Grid,
+    pub(super) runs: Vec<Run<'a>>,
+    pub(super) on_node: Vec<Vec<u32>>,
+    pub(super) jobs: Vec<Job<'a>>,
+    pub(super) promises: Promises,
+    /// By target and conditions, and how urgent: the shortest span of time for which no place was found.
+    pub(super) no_place: BTreeMap<(usize, u32, u32, u8), UtcMs>,
+    pub(super) tables: Tables,
+    pub(super) out: Proposal<Why>,
+    /// Jobs with devices that are kept for them.
+    pub(super) held: BTreeSet<JobId>,
+    /// Those of them that start.
+    pub(super) started: BTreeSet<JobId>,
+    /// Who comes after others that are behind it: they are more entitled and would end it at once.
+    pub(super) after_owners: BTreeMap<JobId, Vec<JobId>>,
+    decided: Vec<bool>,
+    /// Somebody was added to these: the pass begins again.
+    pub(super) again: bool,
+    /// It may not.
+    pub(super) last: bool,
+    /// It goes on to the end all the same, so that all who come first are found at once.
+    pub(super) to_the_end: bool,
+    /// By preemption.
+    pub(super) planned: Vec<Planned>,
+    pub(super) stuck: Vec<(usize, Stuck)>,
+    /// How many wait for devices: what others do by time alone matters to them.
+    pub(super) stuck_devices: usize,
+    /// Somebody was refused a place that was promised to another.
+    pub(super) refused: bool,
+    pub(super) full: bool,
+    pub(super) marks: Vec<&'static str>,
+}
+
+impl<'a> Pass<'a> {
+    /// Everything as the scene has it.
+    pub fn new(scene: &'a Scene, now: UtcMs) -> Self {
+        let ledger = Ledger::new(scene.teams.values().map(|team| &**team));
+        let mut kinds = Kinds::new(scene, &ledger);
+        let grid = Grid::new(scene, &mut kinds);
+        let nodes: Vec<&Arc<NodeView>> = scene.nodes.values().collect();
+        let numbers = nodes.iter().zip(0_u32..);
+        let capacity = Capacity::new(scene);
+        let mut pass = Self {
+            scene,
+            now,
+            rules: policy::rules(scene.settings.policy),
+            node_number: numbers.map(|(node, number)| (&*node.name, number)).collect(),
+            with_kind: vec![Vec::new(); kinds.kinds.len()],
+            book: Book::new(scene, ledger, &kinds),
+            asks: Asks::default(),
+            soon: capacity.clone(),
+            capacity,
+            runs: Vec::with_capacity(scene.running.len()),
+            on_node: vec![Vec::new(); nodes.len()],
+            jobs: Vec::with_capacity(scene.waiting.len()),
+            promises: Promises::new(nodes.len()),
+            no_place: BTreeMap::new(),
+            tables: Tables::default(),
+            out: Proposal {
+                starts: Vec::new(),
+                preemptions: Vec::new(),
+                withdrawn: Vec::new(),
+                reservations: Vec::new(),
+                reasons: BTreeMap::new(),
+                next: None,
+            },
+            held: BTreeSet::new(),
+            started: BTreeSet::new(),
+            after_owners: BTreeMap::new(),
+            decided: Vec::new(),
+            again: false,
+            last: false,
+            to_the_end: false,
+            planned: Vec::new(),
+            stuck: Vec::new(),
+            stuck_devices: 0,
+            refused: false,
+            full: false,
+            marks: Vec::new(),
+            nodes,
+            kinds,
+            grid,
+        };
+        pass.sort_nodes();
+        pass.add_runs();
+        pass.add_jobs();
+        pass
+    }
+
+    fn sort_nodes(&mut self) {
+        for node in 0..self.nodes.len() {
+            let number = u32::try_from(node).unwrap_or(u32::MAX);
+            for device in self.grid.devices(node) {
+                let with = &mut self.with_kind[usize::from(self.grid.kind(device))];
+                if with.last() != Some(&number) {
+                    with.push(number);
+                }
+            }
+        }
+    }
+
+    /// The places of devices of seats.
+    pub(super) fn parts(&self, seats: &[Seat]) -> Vec<Part> {
+        let part = |seat: &Seat| {
+            let node = *self.node_number.get(&*seat.node)?;
+            Some(Part { node, devices: seat.devices.clone(), whole: seat.devices.len() })
+        };
+        seats.iter().filter_map(part).collect()
+    }
+
+    fn add_runs(&mut self) {
+        let scene = self.scene;
+        let mut counted: BTreeSet<JobId> = BTreeSet::new();
+        for running in scene.running.values() {
+            let parts = self.parts(&running.seats);
+            let charges = runs::charges(&parts, &running.ask, &self.grid, &self.kinds);
+            let team = self.book.now.team(&running.team);
+            let run = runs::attempt(scene, running, team, parts, charges, self.now);
+            if run.ending {
+                self.soon.release(running);
+                self.book.ends(team, &run.charges, &self.kinds);
+            }
+            if counted.insert(running.id) {
+                self.book.runs(team);
+            }
+            self.add_run(run);
+        }
+    }
+
+    /// One more holds something: the grid already knows.
+    pub(super) fn add_run(&mut self, run: Run<'a>) {
+        let number = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
+        for part in &run.parts {
+            let here = &mut self.on_node[part.node as usize];
+            if here.last() != Some(&number) {
+                here.push(number);
+            }
+        }
+        self.runs.push(run);
+    }
+
+    fn add_jobs(&mut self) {
+        let scene = self.scene;
+        let shares = share::Shares::new(scene);
+        let mut people: BTreeMap<(&Arc<str>, &Arc<str>), u32> = BTreeMap::new();
+        let mut paths: Vec<Vec<u16>> = Vec::new();
+        let mut terms = super::terms::Numbers::new(scene);
+        let mut who: Vec<u32> = Vec::with_capacity(scene.waiting.len());
+        for job in scene.waiting.values() {
+            if let Some(blocked) = &job.blocked {
+                self.out.reasons.insert(job.id, blocked_why(blocked));
+                continue;
+            }
+            let person = *people.entry((&job.team, &job.user)).or_insert_with(|| {
+                paths.push(shares.path(scene, &job.team, &job.user));
+                u32::try_from(paths.len() - 1).unwrap_or(u32::MAX)
+            });
+            who.push(person);
+            let turn = Turn::of(self.rules, &scene.settings, job, 0, self.now);
+            let ask = self.asks.number(&job.ask, &self.kinds);
+            let team = self.book.now.team(&job.team);
+            let terms = terms.of(job);
+            self.jobs.push(Job { waiting: job, team, ask, terms, turn });
+        }
+        let ranks = share::ranks(&paths);
+        for (job, person) in self.jobs.iter_mut().zip(who) {
+            job.turn.set_share(ranks[person as usize]);
+        }
+        self.jobs.sort_unstable_by_key(|job| job.turn);
+    }
+
+    /// What lies ahead, as things stand.
+    pub(super) fn ahead(&self) -> Ahead<'_, 'a> {
+        Ahead {
+            now: self.now,
+            grid: &self.grid,
+            runs: &self.runs,
+            on_node: &self.on_node,
+            nodes: &self.nodes,
+            promises: &self.promises,
+            with_kind: &self.with_kind,
+        }
+    }
+
+    /// A job that asks about what lies ahead.
+    pub(super) fn asker(&self, job: &Job<'a>) -> Asker<'a> {
+        let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
+        Asker {
+            job: job.waiting,
+            aged: job.turn.is_aged(),
+            length: estimate::waiting(self.scene, job.waiting, units),
+            takes_back: None,
+            protected: estimate::protected(&self.scene.settings, job.waiting.class, job.waiting.limit_ms),
+        }
+    }
+
+    /// A property of the policy was exercised: tests count these.
+    pub(super) fn mark(&mut self, what: &'static str) {
+        self.marks.push(what);
+    }
+
+    /// All that waits, once.
+    pub fn run(&mut self) {
+        if self.scene.starts_paused {
+            for job in &self.jobs {
+                self.out.reasons.insert(job.waiting.id, Why::SchedulingPaused);
+            }
+            self.out.reservations = self.scene.reservations.values().map(|one| (**one).clone()).collect();
+            return;
+        }
+        self.settle_holds();
+        self.renew_promises();
+        self.decided = vec![false; self.jobs.len()];
+        let mut at = 0;
+        while at < self.jobs.len() {
+            let class = self.jobs[at].waiting.class;
+            let end = at + self.jobs[at..].partition_point(|job| job.waiting.class == class);
+            let mut borrowers: Vec<usize> = Vec::new();
+            for job in at..end {
+                let first = !self.jobs[job].turn.is_aged();
+                if self.consider(job, first) == Outcome::Deferred {
+                    borrowers.push(job);
+                }
+                if self.again && !self.to_the_end {
+                    return;
+                }
+            }
+            for job in borrowers {
+                self.consider(job, false);
+                if self.again && !self.to_the_end {
+                    return;
+                }
+            }
+            at = end;
+        }
+        self.finish();
+    }
+
+    /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal.
+    fn consider(&mut self, at: usize, inside: bool) -> Outcome {
+        if self.decided[at] {
+            return Outcome::Done;
+        }
+        let id = self.jobs[at].waiting.id;
+        if let Some(owners) = self.after_owners.get(&id).cloned() {
+            self.decided[at] = true;
+            for owner in owners {
+                if let Some(owner) = self.jobs.iter().position(|job| job.waiting.id == owner) {
+                    self.consider(owner, false);
+                }
+            }
+        }
+        if self.out.starts.len() >= STARTS_MAX || self.out.preemptions.len() >= PREEMPTIONS_MAX {
+            self.full = true;
+        }
+        let outcome = if self.full { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
+        self.decided[at] = outcome != Outcome::Deferred;
+        if let Outcome::Stuck(why) = &outcome {
+            self.stuck_devices += usize::from(!why.is_final());
+            self.refused |= matches!(why, Stuck::Promise(..));
+            self.stuck.push((at, why.clone()));
+        }
+        if outcome != Outcome::Deferred && !self.full {
+            self.drop_stale(at);
+        }
+        outcome
+    }
+
+    /// The proposal of a pass that ran.
+    pub fn into_proposal(self) -> Proposal<Why> {
+        self.out
+    }
+
+    fn finish(&mut self) {
+        self.recheck();
+        self.explain_stuck();
+        self.out.next = self.next_change();
+        self.out.reservations = self.reservations();
+    }
+}
+
+fn blocked_why(blocked: &Blocked) -> Why {
+    match blocked {
+        Blocked::Held => Why::HeldByUser,
+        Blocked::StartTime(at) => Why::StartTime(*at),
+        Blocked::Dependency(job) => Why::Dependency(*job),
+        Blocked::Backoff(until) => Why::RetryBackoff(*until),
+        Blocked::LastAttempt => Why::AttemptEnds,
+    }
+}

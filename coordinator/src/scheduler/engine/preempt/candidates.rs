@@ -1,0 +1,175 @@
+//! Who may be ended for a job, the first to go first (POLICY §6). Does NOT look at places.
+use super::{Candidate, Mode};
+use crate::scheduler::engine::estimate;
+use crate::scheduler::engine::next::EVICTION_MS;
+use crate::scheduler::engine::pass::Pass;
+use crate::scheduler::engine::runs::{Run, Source};
+use crate::scheduler::plan::{Entitlement, Taken};
+use crate::state::view::amounts::GPU;
+use crate::state::view::jobs::{Class, Footing, Running};
+
+/// After so many evictions in 24 h only a higher cover may evict (POLICY §6).
+const EVICTIONS_MAX: usize = 3;
+/// Work lost counts up to so much, milliseconds.
+const LOST_MS_MAX: u64 = 3_600_000;
+
+/// In which order victims go: what costs nothing, surplus, what fewer levels cover, the nearest relative, the team most over its nominal, class, evictions, loss.
+type Order = (bool, bool, u32, std::cmp::Reverse<usize>, std::cmp::Reverse<u64>, Class, usize, u64, std::cmp::Reverse<i64>, (u64, mlctl_proto::ids::JobId));
+
+impl<'a> Pass<'a> {
+    /// All that may be ended for a job on these grounds, in the order in which they go.
+    pub(super) fn candidates(&mut self, at: usize, target: usize, mode: Mode) -> Vec<Candidate> {
+        let mine = self.entitlement(at, target, true);
+        let flavor = self.asks.targets[target].flavor;
+        let found: Vec<Candidate> = match mode {
+            Mode::Reclaim | Mode::Entitled => self.less_entitled(flavor, mine, mode),
+            Mode::Due | Mode::Slice => self.outside_the_order(at, mode),
+        };
+        let units = self.jobs[at].waiting.ask.gpus.units();
+        let mut sorted: Vec<(Order, Candidate)> =
+            found.into_iter().map(|one| (self.order(at, flavor, units, &one), one)).collect();
+        sorted.sort_by_key(|(order, _)| *order);
+        if mode == Mode::Slice {
+            // Slices first from those who had most already.
+            let queue = |one: &Candidate| {
+                let attempt = self.runs[one.run].attempt();
+                attempt.map_or(0, |attempt| self.rules.queue_of_running(&self.scene.settings, attempt, self.now))
+            };
+            sorted.sort_by_cached_key(|(_, one)| std::cmp::Reverse(queue(one)));
+        }
+        sorted.into_iter().map(|(_, one)| one).collect()
+    }
+
+    fn less_entitled(&mut self, flavor: Option<u32>, mine: Entitlement, mode: Mode) -> Vec<Candidate> {
+        let table = self.table(flavor, true).clone();
+        let mut found = Vec::new();
+        for (one, place) in table.runs.iter().enumerate() {
+            let class = self.runs[*place].class;
+            let entitlement = self.least_cover(*place, table.covers.of(one, class), flavor);
+            let run = &self.runs[*place];
+            let lower = entitlement < mine && (mode == Mode::Entitled || entitlement.cover < mine.cover);
+            if !lower || !self.may_be_ended(run, entitlement, mine) {
+                continue;
+            }
+            let surplus = run.attempt().is_some_and(|attempt| attempt.surplus > 0);
+            let why = if surplus { Taken::Surplus } else { Taken::Entitlement };
+            found.push(Candidate { run: *place, entitlement, why });
+        }
+        found
+    }
+
+    /// A gang of several types is as entitled as to the one to which it is least.
+    fn least_cover(&mut self, place: usize, known: Entitlement, flavor: Option<u32>) -> Entitlement {
+        let others: Vec<u32> =
+            self.runs[place].charges.iter().map(|(one, _)| *one).filter(|one| Some(*one) != flavor).collect();
+        let mut least = known;
+        for other in others {
+            let class = known.class;
+            let table = self.table(Some(other), true);
+            if let Some(one) = table.runs.iter().position(|run| *run == place) {
+                least = least.min(table.covers.of(one, class));
+            }
+        }
+        least
+    }
+
+    fn may_be_ended(&self, run: &Run<'a>, entitlement: Entitlement, mine: Entitlement) -> bool {
+        match run.source {
+            Source::Promise(_) | Source::Planned => false,
+            Source::Start(_) => !self.last,
+            Source::Attempt(attempt) => {
+                let often = self.evictions(attempt) >= EVICTIONS_MAX;
+                !self.is_protected(attempt) && (!often || entitlement.cover < mine.cover)
+            }
+        }
+    }
+
+    fn is_protected(&self, attempt: &Running) -> bool {
+        estimate::elapsed(attempt.started_ms, self.now) < attempt.min_runtime_ms
+    }
+
+    fn evictions(&self, attempt: &Running) -> usize {
+        attempt.evicted_ms.iter().filter(|time| estimate::elapsed(**time, self.now) < EVICTION_MS).count()
+    }
+
+    /// Overtime and guests for what is due; slices, if the policy has them.
+    fn outside_the_order(&mut self, at: usize, mode: Mode) -> Vec<Candidate> {
+        let job = self.jobs[at].waiting;
+        let mut found = Vec::new();
+        for place in 0..self.runs.len() {
+            let run = &self.runs[place];
+            let Some(attempt) = run.attempt().filter(|_| !run.gone && !run.ending) else { continue };
+            let may = match mode {
+                Mode::Due => run.is_takeable(job.class, self.now),
+                _ => !self.is_protected(attempt) && self.rules.may_slice(&self.scene.settings, job, attempt, self.now),
+            };
+            if !may {
+                continue;
+            }
+            let why = match (mode, attempt.footing) {
+                (Mode::Slice, _) => Taken::Slice,
+                (_, Footing::Guest(_)) => Taken::Guest,
+                _ => Taken::Overtime,
+            };
+            let flavors: Vec<Option<u32>> = match run.charges.as_slice() {
+                [] => vec![None],
+                charges => charges.iter().map(|(flavor, _)| Some(*flavor)).collect(),
+            };
+            let class = run.class;
+            let mut entitlement = Entitlement { cover: u32::MAX, class };
+            for flavor in flavors {
+                let table = self.table(flavor, true);
+                if let Some(one) = table.runs.iter().position(|run| *run == place) {
+                    entitlement = entitlement.min(table.covers.of(one, class));
+                }
+            }
+            found.push(Candidate { run: place, entitlement, why });
+        }
+        found
+    }
+
+    fn order(&self, at: usize, flavor: Option<u32>, wanted: u64, one: &Candidate) -> Order {
+        let run = &self.runs[one.run];
+        let attempt = run.attempt();
+        let column = flavor.and_then(|flavor| self.kinds.column(flavor));
+        let over = run.team.zip(column).map_or(0, |(team, column)| {
+            let nominal = self.book.now.nominal_at(team, column).unwrap_or(0);
+            let over = self.book.now.load_at(team, column).saturating_sub(nominal);
+            let weight = self.scene.teams.get(self.book.now.name(team)).map_or(1, |view| view.weight.max(1));
+            over.saturating_mul(16) / u64::from(weight)
+        });
+        let units = run.units();
+        let gpus = units.div_ceil(GPU);
+        let lost = attempt.map_or(0, |attempt| self.lost_ms(attempt));
+        let spare = run.parts.len() as u64 * units.checked_div(run.parts.len() as u64).unwrap_or(0).saturating_sub(wanted);
+        let cost = (lost / 1_000).saturating_mul(gpus).saturating_add(spare / GPU);
+        (
+            attempt.is_some(),
+            one.why != Taken::Surplus,
+            one.entitlement.cover,
+            std::cmp::Reverse(self.kinship(self.jobs[at].team, run.team)),
+            std::cmp::Reverse(over),
+            run.class,
+            attempt.map_or(0, |attempt| self.evictions(attempt)),
+            cost,
+            std::cmp::Reverse(run.start),
+            run.submit,
+        )
+    }
+
+    /// Work that is lost if an attempt ends now, milliseconds, up to an hour.
+    pub(super) fn lost_ms(&self, attempt: &Running) -> u64 {
+        if self.scene.settings.always_saved {
+            return 0;
+        }
+        let since = attempt.saved_ms.unwrap_or(attempt.started_ms).max(attempt.started_ms);
+        estimate::elapsed(since, self.now).min(LOST_MS_MAX)
+    }
+
+    /// How many teams stand above both.
+    fn kinship(&self, one: Option<usize>, other: Option<usize>) -> usize {
+        let (Some(one), Some(other)) = (one, other) else { return 0 };
+        let ledger = &self.book.now;
+        ledger.path(one).filter(|team| ledger.path(other).any(|level| level == *team)).count()
+    }
+}

@@ -1,0 +1,257 @@
+//! Random clusters in virtual time: what the policy promises is checked at every step by `world`.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::fixtures::{ask, id, node, of_kinds, scene, team, waiting};
+use super::world::World;
+use crate::state::view::amounts::GPU;
+use crate::state::view::ask::{Ask, Gpus, Prefer, Width};
+use crate::state::view::jobs::{Class, Tasks, Waiting};
+use crate::state::view::nodes::Open;
+use crate::state::view::policy::SchedSettings;
+use crate::state::view::teams::{Limit, TeamView};
+
+/// Numbers that follow from a seed.
+pub struct Draw(pub u64);
+
+impl Draw {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+const KINDS: [&str; 3] = ["a100", "h100", "l40s"];
+const MINUTE: i64 = 60_000;
+
+fn teams(draw: &mut Draw, devices: &BTreeMap<&str, u64>) -> Vec<TeamView> {
+    let mut all = vec![team("org", &[]), team("solo", &[])];
+    let mut names = vec!["org".to_owned()];
+    for at in 0..2 + draw.below(6) {
+        let above = names[usize::try_from(draw.below(names.len() as u64)).expect("small")].clone();
+        if above.matches('/').count() < 4 {
+            let name = format!("{above}/t{at}");
+            names.push(name.clone());
+            all.push(team(&name, &[]));
+        }
+    }
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    for kind in KINDS {
+        if draw.one_in(5) {
+            continue;
+        }
+        split(draw, &mut all, "org", kind, devices.get(kind).copied().unwrap_or(0));
+    }
+    for team in &mut all {
+        team.weight = 1 + u32::try_from(draw.below(3)).expect("small");
+        team.usage = u128::from(draw.below(1_000_000));
+        if draw.one_in(8) {
+            team.max_running = Some(1 + u32::try_from(draw.below(4)).expect("small"));
+        }
+    }
+    all
+}
+
+/// Children's nominals sum to at most the parent's.
+fn split(draw: &mut Draw, all: &mut [TeamView], name: &str, kind: &str, nominal: u64) {
+    use crate::state::view::teams::{Flavor, Quota};
+    let limit = |draw: &mut Draw| match draw.below(3) {
+        0 => Limit::Unlimited,
+        1 => Limit::Units(0),
+        _ => Limit::Units(draw.below(8) * GPU),
+    };
+    let (borrow, lend) = (limit(draw), if draw.one_in(3) { limit(draw) } else { Limit::Unlimited });
+    let flavor = Flavor { kind: kind.into(), pool: None };
+    if let Some(team) = all.iter_mut().find(|team| &*team.name == name) {
+        if !draw.one_in(8) {
+            team.quotas.insert(flavor, Quota { nominal: nominal * GPU, borrow, lend });
+        }
+    }
+    let below: Vec<String> = (all.iter())
+        .filter(|team| team.name.rsplit_once('/').is_some_and(|(above, _)| above == name))
+        .map(|team| team.name.to_string())
+        .collect();
+    let mut left = nominal;
+    for child in below {
+        let mine = draw.below(left + 1);
+        left -= mine;
+        split(draw, all, &child, kind, mine);
+    }
+}
+
+fn random_ask(draw: &mut Draw) -> Ask {
+    let gpus = [1, 1, 2, 3, 4, 8][usize::try_from(draw.below(6)).expect("small")];
+    let nodes = if draw.one_in(4) { 2 + u32::try_from(draw.below(3)).expect("small") } else { 1 };
+    let mut one = ask(nodes, gpus);
+    match draw.below(4) {
+        0 => one = of_kinds(one, &[KINDS[usize::try_from(draw.below(3)).expect("small")]]),
+        1 => one = of_kinds(one, &["h100", "a100"]),
+        _ => {}
+    }
+    if draw.one_in(10) {
+        one.gpus = Gpus::Share(u32::try_from(1_000 * (1 + draw.below(6))).expect("small"));
+        one.nodes = Width::Exactly(1);
+    } else if draw.one_in(20) {
+        one = ask(1, 0);
+    } else if draw.one_in(5) {
+        one.nodes = Width::Elastic(vec![1, 2, 4]);
+    }
+    if draw.one_in(4) {
+        one.prefer = Prefer::Nominal;
+    }
+    one
+}
+
+fn random_job(draw: &mut Draw, number: u64, teams: &[Arc<str>], asks: &[Arc<Ask>]) -> Waiting {
+    let mut job = waiting(number);
+    job.team = teams[usize::try_from(draw.below(teams.len() as u64)).expect("small")].clone();
+    job.user = format!("u{}", draw.below(5)).into();
+    job.class = Class::ALL[usize::try_from([1, 1, 1, 0, 2, 3][usize::try_from(draw.below(6)).expect("small")]).expect("small")];
+    job.ask = asks[usize::try_from(draw.below(asks.len() as u64)).expect("small")].clone();
+    if draw.one_in(2) {
+        job.limit_ms = Some(10 * 60_000 * (1 + draw.below(30)));
+    }
+    job.preemptible = draw.one_in(4);
+    job.interactive = draw.one_in(8);
+    if draw.one_in(10) && job.ask.nodes == Width::Exactly(1) {
+        let at_once = draw.one_in(2).then(|| 1 + u32::try_from(draw.below(6)).expect("small"));
+        job.tasks = Some(Tasks { waiting: 2 + u32::try_from(draw.below(20)).expect("small"), running: 0, at_once });
+    }
+    job
+}
+
+fn world(draw: &mut Draw) -> World {
+    let most = if draw.one_in(5) { 38 } else { 8 };
+    let count = 3 + draw.below(most);
+    let mut nodes = Vec::new();
+    let mut devices: BTreeMap<&str, u64> = BTreeMap::new();
+    for at in 0..count {
+        let kind = KINDS[usize::try_from(if at < 3 { at } else { draw.below(3) }).expect("small")];
+        let gpus = [4, 8, 8][usize::try_from(draw.below(3)).expect("small")];
+        let mut one = node(&format!("n{at:02}"), if draw.one_in(4) { "spot" } else { "base" }, kind, gpus);
+        one.racks = vec![format!("b{}", at / 8).into(), format!("r{}", at / 4).into()];
+        *devices.entry(kind).or_default() += u64::from(gpus);
+        if draw.one_in(12) {
+            one.windows = vec![(200 * MINUTE, 300 * MINUTE)];
+        }
+        nodes.push(one);
+    }
+    let teams = teams(draw, &devices);
+    let mut scene = scene(nodes, teams);
+    scene.settings = Arc::new(SchedSettings {
+        age_limit_ms: [300 * 60_000; 4],
+        default_time_ms: [240 * 60_000; 4],
+        grace_ms: [5 * 60_000; 4],
+        reservations: u32::try_from(draw.below(4) * 2).expect("small"),
+        ..SchedSettings::default()
+    });
+    let mut world = World::new(scene);
+    world.signal_ms = if draw.one_in(2) { 0 } else { 2 * MINUTE };
+    world
+}
+
+fn story(seed: u64, steps: u32) -> World {
+    let mut draw = Draw(seed);
+    let mut world = world(&mut draw);
+    let teams: Vec<Arc<str>> = world.scene.teams.keys().cloned().collect();
+    let asks: Vec<Arc<Ask>> = (0..12).map(|_| Arc::new(random_ask(&mut draw))).collect();
+    let mut number = 0;
+    for _ in 0..steps {
+        for _ in 0..draw.below(4) {
+            number += 1;
+            let job = random_job(&mut draw, number, &teams, &asks);
+            let most = if draw.one_in(4) { 900 } else { 120 };
+            let length = MINUTE * i64::try_from(1 + draw.below(most)).expect("small");
+            world.submit(job, length);
+            if draw.one_in(2) {
+                if let Some(truth) = world.truths.get_mut(&id(number)) {
+                    truth.saved = true;
+                }
+            }
+        }
+        something_else(&mut draw, &mut world);
+        world.settle();
+        assert!(world.streak < 60, "seed {seed}: preemptions without end");
+        let later = world.now + MINUTE * i64::try_from(1 + draw.below(60)).expect("small");
+        world.advance(later);
+    }
+    world
+}
+
+/// Nodes drain and come back, quotas change, jobs are cancelled.
+fn something_else(draw: &mut Draw, world: &mut World) {
+    if draw.one_in(8) {
+        let names: Vec<Arc<str>> = world.scene.nodes.keys().cloned().collect();
+        let name = &names[usize::try_from(draw.below(names.len() as u64)).expect("small")];
+        let mut node = (*world.scene.nodes[name]).clone();
+        node.open = match node.open {
+            Open::Now if draw.one_in(2) => Open::No,
+            Open::Now if node.devices.iter().all(|one| one.free == GPU as u32) => Open::From(world.now + 10 * MINUTE),
+            _ => Open::Now,
+        };
+        world.scene.nodes.insert(name.clone(), Arc::new(node));
+        world.streak = 0;
+    }
+    if draw.one_in(10) {
+        let names: Vec<Arc<str>> = world.scene.teams.keys().cloned().collect();
+        let name = &names[usize::try_from(draw.below(names.len() as u64)).expect("small")];
+        let mut team = (*world.scene.teams[name]).clone();
+        for quota in team.quotas.values_mut() {
+            quota.borrow = if draw.one_in(2) { Limit::Unlimited } else { Limit::Units(0) };
+            if draw.one_in(2) {
+                quota.nominal /= 2;
+            }
+        }
+        world.scene.teams.insert(name.clone(), Arc::new(team));
+        world.streak = 0;
+    }
+    if draw.one_in(6) {
+        let waits: Vec<_> = world.scene.waiting.values().cloned().collect();
+        if let Some(job) = waits.get(usize::try_from(draw.below(waits.len().max(1) as u64)).expect("small")) {
+            if job.tasks.is_none_or(|tasks| tasks.running == 0) {
+                world.scene.waiting.remove(&(job.submit_index, job.id));
+                world.streak = 0;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_policy_promises_holds_at_every_step() {
+    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let first: u64 = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let mut marks: BTreeMap<&str, u64> = BTreeMap::new();
+    let (mut preemptions, mut starts) = (0, 0);
+    for seed in first..first + seeds {
+        let caught = std::panic::catch_unwind(|| story(seed, 60));
+        let Ok(world) = caught else { panic!("seed {seed}") };
+        for (mark, count) in &world.marks {
+            *marks.entry(mark).or_default() += count;
+        }
+        preemptions += world.preemptions;
+        starts += world.starts.len();
+    }
+    println!("{seeds} seeds, {starts} jobs started, {preemptions} preemptions, {marks:?}");
+    for mark in [
+        "reclaim inside a subtree",
+        "withdrawn preemption",
+        "overtime taken",
+        "guest taken",
+        "reservation moved",
+        "elastic surplus taken",
+        "aged job first",
+    ] {
+        assert!(marks.get(mark).is_some_and(|count| *count > 0) || seeds < 60, "never: {mark}");
+    }
+}

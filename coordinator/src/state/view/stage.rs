@@ -1,0 +1,319 @@
+//! The scheduler's input from the replicated state and from what only a leader knows: which nodes it has heard, whose checkpoints are on their way.
+//! Does NOT decide anything, and leaves out nothing that could: what apply will check is in here.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use mlctl_proto::ids::JobId;
+use mlctl_proto::units::UtcMs;
+
+use super::ClusterView;
+use super::amounts::{Amounts, GPU};
+use super::jobs::{Blocked, Footing, Reservation, Running, Seat, Tasks, Waiting};
+use super::nodes::{DeviceView, NodeView, Open, Sharing};
+use super::scene::Scene;
+use super::teams::TeamView;
+use crate::state::State;
+use crate::state::records::{AllocationPhase, Attempt, Checkpoint, Job, JobState, Node, Part};
+use crate::state::rules::room::{counted, room, shared_out, takes};
+use crate::state::rules::{
+    Resume, blocked, excluded, is_shared, living_holders, ready_tasks, resume,
+};
+
+/// Everything that a plan at `now_ms` is made from.
+pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
+    let state = &view.state;
+    // Apply goes by state time, which never lies behind.
+    let now_ms = now_ms.max(state.now_ms());
+    let mut names = Names::default();
+    let held = held_amounts(state);
+    let mut scene = Scene {
+        decayed_ms: state.now_ms(),
+        reservations: promised(view),
+        ..Scene::default()
+    };
+    for node in state.nodes() {
+        let taken = held.get(node.facts.name.as_str()).copied();
+        let seen = node_view(view, node, taken.unwrap_or(Amounts::NONE), &mut names);
+        scene.nodes.insert(seen.name.clone(), Arc::new(seen));
+    }
+    scene.teams = teams(state);
+    for job in state.queue() {
+        if let Some(waiting) = waiting(view, job, now_ms, &mut names) {
+            let key = (job.submit_index, job.id);
+            scene.waiting.insert(key, Arc::new(waiting));
+        }
+    }
+    for attempt in state.active_attempts() {
+        if let Some(running) = running(state, attempt, &mut names) {
+            let key = (attempt.job, attempt.epoch);
+            scene.running.insert(key, Arc::new(running));
+        }
+    }
+    scene
+}
+
+/// All of them.
+pub(super) fn teams(state: &State) -> OrdMap<Arc<str>, Arc<TeamView>> {
+    let views = state.teams().map(|team| state.team_view(team));
+    views.map(|team| (team.name.clone(), Arc::new(team))).collect()
+}
+
+/// What the last plan promised, as far as it is still waited for.
+pub(super) fn promised(view: &ClusterView) -> OrdMap<JobId, Arc<Reservation>> {
+    let pending = |one: &&Reservation| {
+        let job = view.state.job(one.job);
+        job.is_some_and(|job| job.state == JobState::Pending)
+    };
+    let kept = view.reservations.iter().filter(pending);
+    kept.map(|one| (one.job, Arc::new(one.clone()))).collect()
+}
+
+/// Each text once: names repeat over jobs and devices.
+#[derive(Debug, Default)]
+pub(super) struct Names(BTreeSet<Arc<str>>);
+
+impl Names {
+    fn of(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return known.clone();
+        }
+        let name: Arc<str> = Arc::from(text);
+        self.0.insert(name.clone());
+        name
+    }
+}
+
+/// One node; `taken`: what attempts hold of it beside GPUs.
+pub(super) fn node_view(
+    view: &ClusterView,
+    node: &Node,
+    taken: Amounts,
+    names: &mut Names,
+) -> NodeView {
+    let facts = &node.facts;
+    let devices = facts.devices.iter().map(|device| {
+        let held = (view.state.device_holder(&facts.name, &device.uuid)).is_some();
+        let free = !held && node.dirt_on(&device.uuid).is_none();
+        DeviceView {
+            uuid: names.of(&device.uuid),
+            model: names.of(&device.model.to_lowercase()),
+            memory: device.memory_bytes,
+            free: if free {
+                u32::try_from(GPU).unwrap_or(u32::MAX)
+            } else {
+                0
+            },
+            slices: None,
+            island: 0,
+            numa: device
+                .numa_node
+                .and_then(|numa| u16::try_from(numa).ok())
+                .unwrap_or(0),
+            shared_by: names.of(""),
+        }
+    });
+    let devices = devices.collect();
+    let label = |level: &str| facts.labels.get(level).map_or("", String::as_str);
+    let labels = facts.labels.iter();
+    let labels: Vec<_> = labels
+        .map(|(label, value)| (label.clone(), value.clone()))
+        .collect();
+    NodeView {
+        name: names.of(&facts.name),
+        boot_id: names.of(&facts.boot_id),
+        pool: names.of(&facts.pool),
+        network: names.of(&facts.addresses.network),
+        racks: vec![names.of(label("block")), names.of(label("rack"))],
+        open: if view.usable(node) {
+            Open::Now
+        } else {
+            Open::No
+        },
+        devices,
+        has: shared_out(facts),
+        free: room(facts).minus(taken),
+        owner: None,
+        sharing: Sharing::User,
+        labels: labels.into(),
+        windows: Vec::new(),
+    }
+}
+
+/// What attempts hold of each node beside GPUs.
+fn held_amounts(state: &State) -> BTreeMap<&str, Amounts> {
+    let mut held: BTreeMap<&str, Amounts> = BTreeMap::new();
+    for attempt in state.active_attempts() {
+        let Some(ask) = state.ask_of(attempt) else {
+            continue;
+        };
+        let open = attempt.allocations.iter();
+        for allocation in open.filter(|one| one.phase != AllocationPhase::Ended) {
+            if let Some(node) = state.node(&allocation.node) {
+                let sum = held.entry(allocation.node.as_str()).or_default();
+                *sum = sum.plus(takes(&ask, &node.facts));
+            }
+        }
+    }
+    held
+}
+
+/// One job that waits.
+pub(super) fn waiting(
+    view: &ClusterView,
+    job: &Job,
+    now_ms: UtcMs,
+    names: &mut Names,
+) -> Option<Waiting> {
+    let state = &view.state;
+    let facts = state.spec_facts(job)?;
+    let request = state.request(job)?;
+    let salvages = view.salvaging.contains(&job.id);
+    let (rank_0, comes) = first_nodes(view, job);
+    let late = salvages || comes;
+    let blocked = blocked(state, job, now_ms).or(late.then_some(Blocked::LastAttempt));
+    let tasks = tasks(state, job);
+    // All its tasks wait for tasks of another job.
+    let paired = tasks.is_some_and(|tasks| tasks.waiting == 0);
+    let partner = || (job.turn.after.first()).map(|after| Blocked::Dependency(after.job));
+    let blocked = blocked.or_else(|| partner().filter(|_| paired));
+    let mut avoid = excluded(state, job, request);
+    let waves = state.attempts_of(job.id).filter(|one| tasks.is_some() && !one.closed());
+    // One wave at a time on a node.
+    avoid.extend(waves.flat_map(|one| &one.allocations).map(|one| one.node.as_str()));
+    avoid.sort_unstable();
+    avoid.dedup();
+    Some(Waiting {
+        id: job.id,
+        team: names.of(&job.team),
+        user: names.of(&job.owner_id),
+        class: job.turn.class.into(),
+        submit_ms: job.submitted_ms,
+        submit_index: job.submit_index,
+        eligible_ms: job.eligible_ms(now_ms),
+        ask: counted(&facts.ask, state.smallest_for_ranks()),
+        limit_ms: facts.limit_ms,
+        preemptible: job.turn.preemptible,
+        interactive: false,
+        blocked,
+        tasks,
+        avoid: avoid.into_iter().map(|name| names.of(name)).collect(),
+        rank_0: rank_0.into_iter().map(|name| names.of(name)).collect(),
+        attained: 0,
+        ran_ms: job.turn.ran_ms,
+        evicted_ms: Vec::new(),
+        no_preempt_until_ms: 0,
+        was_guest_taken: false,
+    })
+}
+
+fn tasks(state: &State, job: &Job) -> Option<Tasks> {
+    let array = job.array.as_deref()?;
+    let pending = match ready_tasks(state, job) {
+        Some(ready) => array.pending.and(&ready).count(),
+        None => array.pending.count(),
+    };
+    let open = state.attempts_of(job.id).filter(|one| !one.closed());
+    let slots = open
+        .filter_map(|one| one.wave.as_ref())
+        .map(|wave| wave.slots);
+    Some(Tasks {
+        waiting: u32::try_from(pending).unwrap_or(u32::MAX),
+        running: slots.fold(0, u32::saturating_add),
+        at_once: (array.limit > 0).then_some(array.limit),
+    })
+}
+
+/// The nodes of which one has to take rank 0, none: any may. And whether a holder of what it goes on from has yet to be heard: an older checkpoint
+/// would throw work away.
+fn first_nodes<'a>(view: &'a ClusterView, job: &'a Job) -> (Vec<&'a str>, bool) {
+    let state = &view.state;
+    let Resume::From(newest_first) = resume(state, job) else {
+        return (Vec::new(), false);
+    };
+    let mut holders = Vec::new();
+    for checkpoint in newest_first {
+        if is_shared(state, job, checkpoint) || can_be_brought(view, checkpoint) {
+            return (Vec::new(), false);
+        }
+        if !checkpoint.is_portable() {
+            holders.extend(living_holders(state, checkpoint));
+            return (holders, false);
+        }
+        if unheard_holder(view, checkpoint) {
+            return (Vec::new(), true);
+        }
+    }
+    (holders, false)
+}
+
+/// Every part of it lies, sealed, on a node that answers, or in the object store.
+fn can_be_brought(view: &ClusterView, checkpoint: &Checkpoint) -> bool {
+    let answers = |part: &Part| {
+        let mut holders = part.holders.iter();
+        part.uploaded || holders.any(|one| view.heard.contains(one))
+    };
+    checkpoint.is_portable() && checkpoint.filled().all(answers)
+}
+
+fn unheard_holder(view: &ClusterView, checkpoint: &Checkpoint) -> bool {
+    let holders = checkpoint.holders().into_iter();
+    let mut nodes = holders.filter_map(|holder| view.state.node(holder));
+    nodes.any(|node| node.schedulable() && !view.usable(node))
+}
+
+/// One attempt that holds something. What is in doubt is on a Lost node: nobody could have it, and its successor does not wait for it.
+pub(super) fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Running> {
+    if attempt.closed() || attempt.in_doubt {
+        return None;
+    }
+    let job = state.job(attempt.job)?;
+    let facts = state.spec_facts(job)?;
+    let open = attempt.allocations.iter();
+    let open = open.filter(|one| one.phase != AllocationPhase::Ended);
+    let seats = open.map(|allocation| Seat {
+        node: names.of(&allocation.node),
+        devices: places(state, &allocation.node, &allocation.devices),
+    });
+    let seats: Vec<Seat> = seats.collect();
+    let own = job.checkpoints.iter();
+    let own = own.filter(|one| one.epoch == attempt.epoch && one.is_whole());
+    let width = u32::try_from(seats.len()).unwrap_or(u32::MAX);
+    Some(Running {
+        id: job.id,
+        epoch: attempt.epoch,
+        team: names.of(&job.team),
+        user: names.of(&job.owner_id),
+        class: job.turn.class.into(),
+        ask: state.ask_of(attempt)?,
+        surplus: width.saturating_sub(facts.ask.nodes.least()),
+        seats,
+        submit_index: job.submit_index,
+        started_ms: attempt.started_ms,
+        limit_ms: facts.limit_ms,
+        preemptible: job.turn.preemptible,
+        interactive: false,
+        footing: Footing::Regular,
+        saved_ms: own.map(|one| one.sealed_ms).max(),
+        ends_by_ms: attempt.stopping.then_some(state.now_ms()),
+        attained: 0,
+        ran_ms: job.turn.ran_ms,
+        waited_ms: 0,
+        evicted_ms: Vec::new(),
+        min_runtime_ms: facts.min_runtime_ms,
+    })
+}
+
+/// Places of devices on their node, as far as it still has them.
+fn places(state: &State, node: &str, uuids: &[String]) -> Vec<u16> {
+    let Some(node) = state.node(node) else {
+        return Vec::new();
+    };
+    let devices = node.facts.devices.iter().zip(0_u16..);
+    let ours = devices.filter(|(device, _)| uuids.contains(&device.uuid));
+    ours.map(|(_, place)| place).collect()
+}
+
+#[cfg(test)]
+#[path = "stage_tests.rs"]
+mod tests;
