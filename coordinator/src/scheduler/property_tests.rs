@@ -75,7 +75,8 @@ proptest! {
             let waits_for_holder = matches!(resume(&after.state, job), Resume::From(_));
             let failed = job.retries.backs_off(after.state.now_ms()) || !job.retries.excluded.is_empty();
             let turn = not_yet(job, after.state.now_ms()).is_some();
-            let waits = waits_for_holder || failed || turn || waited(&job.id) || after.state.ends_attempt(job.id);
+            let ruled = matches!(explain(&after, job.id, 0).first(), Some(Reason::Rule(_)));
+            let waits = ruled || waits_for_holder || failed || turn || waited(&job.id) || after.state.ends_attempt(job.id);
             prop_assert!(waits || !fits_anywhere(&after, job.id), "job {} fits: {:?}", job.id, explain(&after, job.id, 0));
         }
     }

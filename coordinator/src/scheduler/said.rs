@@ -83,7 +83,7 @@ impl<'a> Said<'a> {
         }
         let plain = job.retries.excluded.is_empty() && job.checkpoints.is_empty();
         if let Some(known) = self.alike.get(request).filter(|_| plain) {
-            return led_by(known.clone(), why);
+            return known.clone();
         }
         let (free, starts) = (&self.free, self.starts);
         let mut reasons = self.inventory.why_not(request, free, starts);
@@ -100,7 +100,7 @@ impl<'a> Said<'a> {
                 false => reasons.push(holder),
             }
         }
-        led_by(reasons, why)
+        reasons
     }
 
     /// Why no holder of the newest checkpoint takes rank 0, if it has to be one of them.
@@ -117,14 +117,6 @@ impl<'a> Said<'a> {
         let request = state.request(job)?;
         Some(holder_reason(self.view, request, &newest.name, &holders))
     }
-}
-
-/// What the engine says comes first, where it is among them.
-fn led_by(mut reasons: Vec<Reason>, why: &Why) -> Vec<Reason> {
-    if let Some(place) = reasons.iter().position(|one| one.word() == why.word()) {
-        reasons[..=place].rotate_right(1);
-    }
-    reasons
 }
 
 /// Why a job that is not pending waits, if it does.

@@ -81,7 +81,10 @@ fn turn(job: &Job, now_ms: UtcMs) -> api::Turn {
         total_ms: turn.total_ms,
         ran_ms: turn.ran_ms,
         preemptible: turn.preemptible,
-        eligible_ms: job.eligible_ms(now_ms),
+        eligible_ms: match job.state {
+            JobState::Pending | JobState::Held => job.eligible_ms(now_ms),
+            _ => 0,
+        },
     }
 }
 

@@ -1,5 +1,8 @@
 //! When a pass could answer differently although nothing happened (POLICY §5). An earlier time than that costs a pass for nothing; a later one would be found by the
 //! safety pass. Does NOT change anything.
+use std::collections::BTreeSet;
+
+use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::estimate;
@@ -27,7 +30,9 @@ impl Pass<'_> {
             Some(Blocked::StartTime(at) | Blocked::Backoff(at)) => ahead(at),
             _ => None,
         });
-        let free = self.jobs.iter().flat_map(|job| {
+        let starts: BTreeSet<JobId> = self.out.starts.iter().map(|start| start.job).collect();
+        let waits = self.jobs.iter().filter(|job| !starts.contains(&job.waiting.id));
+        let free = waits.flat_map(|job| {
             let job = job.waiting;
             let limit = estimate::of_class(&settings.age_limit_ms, job.class);
             // It is aged one millisecond later.

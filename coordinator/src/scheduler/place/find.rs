@@ -268,7 +268,11 @@ impl Capacity {
                 .saturating_sub(before)
                 .saturating_sub(lost.saturating_mul(takes))
         };
-        (asker.stance(of), grows, room.units)
+        let last = match asker.shares_processors() {
+            true => room.free.ranks.saturating_neg(),
+            false => room.units,
+        };
+        (asker.stance(of), grows, last)
     }
 
     fn choice(&self, asker: &Asker, seating: Seating) -> Choice {

@@ -31,11 +31,16 @@ pub(super) struct Cost {
     pub loss: i64,
     /// How many islands and processors' neighbourhoods it spans.
     pub spread: (u16, u16),
-    /// Units left on the node afterwards.
+    /// Units left on the node afterwards; of ranks that share processors, how few more of them it takes.
     pub left: i64,
 }
 
 impl<'a> Asker<'a> {
+    /// Whether its ranks ask for no processors of their own.
+    pub fn shares_processors(&self) -> bool {
+        self.ask.amounts.is_some_and(|amounts| amounts.ranks > 0)
+    }
+
     pub fn new(capacity: &Capacity, ask: &'a Ask, terms: &'a Terms<'a>) -> Self {
         let site = |name: &std::sync::Arc<str>| capacity.tables.named(name);
         let mut rank_0: Vec<u32> = terms.rank_0.iter().filter_map(site).collect();
@@ -272,7 +277,11 @@ impl Capacity {
             liking,
             loss: grown.saturating_sub(self.rooms[site as usize].loss),
             spread: (count(&islands), count(&numas)),
-            left: after.iter().map(|free| i64::from((*free).max(0))).sum(),
+            left: match asker.shares_processors() {
+                // The emptier node comes first: these wait more than they compute, and do so better apart.
+                true => left.ranks.saturating_neg(),
+                false => after.iter().map(|free| i64::from((*free).max(0))).sum(),
+            },
         }
     }
 

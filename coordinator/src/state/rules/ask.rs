@@ -131,7 +131,7 @@ mod tests {
             nodes: Width::Exactly(1),
             gpus: Gpus::None,
             ranks: 1,
-            amounts: None,
+            amounts: Some(Amounts { ranks: 1, ..Amounts::NONE }),
             kinds: Vec::new(),
             pools: Vec::new(),
             mix: false,

@@ -231,20 +231,23 @@ fn first_nodes<'a>(view: &'a ClusterView, job: &'a Job) -> (Vec<&'a str>, bool) 
     let Resume::From(newest_first) = resume(state, job) else {
         return (Vec::new(), false);
     };
-    let mut holders = Vec::new();
-    for checkpoint in newest_first {
+    let newest = newest_first.first().copied();
+    for checkpoint in &newest_first {
         if is_shared(state, job, checkpoint) || can_be_brought(view, checkpoint) {
             return (Vec::new(), false);
         }
-        if !checkpoint.is_portable() {
-            holders.extend(living_holders(state, checkpoint));
-            return (holders, false);
+        let takes_work = |name: &&str| state.node(name).is_some_and(|node| view.usable(node));
+        let open: Vec<&str> = (living_holders(state, checkpoint).filter(takes_work)).collect();
+        if !open.is_empty() {
+            return (open, false);
         }
+        // A holder that takes work but was not heard yet says hello soon, or falls silent for good: an older checkpoint would throw work away.
         if unheard_holder(view, checkpoint) {
             return (Vec::new(), true);
         }
     }
-    (holders, false)
+    let holders = newest.map(|newest| living_holders(state, newest).collect());
+    (holders.unwrap_or_default(), false)
 }
 
 /// Every part of it lies, sealed, on a node that answers, or in the object store.
