@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::Class;
 use mlctl_proto::units::UtcMs;
 
 use super::State;
@@ -29,6 +30,12 @@ impl State {
     pub fn levels<'a>(&'a self, team: &'a str) -> impl Iterator<Item = &'a Arc<Team>> {
         let above = |name: &&'a str| name.rsplit_once('/').map(|(above, _)| above);
         std::iter::successors(Some(team), above).filter_map(|name| self.teams.get(name))
+    }
+
+    /// The most urgent class that jobs of a team may have, unless an admin submits them: the lowest that is said at any level, else `high`.
+    pub fn max_class(&self, team: &str) -> Class {
+        let said = self.levels(team).filter_map(|level| level.max_class);
+        said.min().unwrap_or(Class::High)
     }
 
     /// The team of a user's jobs, if that was said.

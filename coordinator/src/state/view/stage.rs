@@ -9,10 +9,13 @@ use super::ClusterView;
 use super::amounts::{Amounts, GPU};
 use super::ask::{Ask, Gpus};
 use super::jobs::{Blocked, Footing, Running, Seat, Tasks, Waiting};
-use super::nodes::{DeviceView, NodeView, Open, Sharing};
+use super::nodes::{DeviceView, NodeView, Open, Owner, Sharing};
 use super::scene::Scene;
 use crate::state::State;
-use crate::state::records::{AllocationPhase, Attempt, Checkpoint, Job, Node, Part};
+use crate::state::records::{
+    AllocationPhase, Attempt, Automatic, Checkpoint, Job, Node, Part, PoolRules,
+};
+use crate::state::rules::access;
 use crate::state::rules::{
     CPU_RANKS_PER_CPU, Resume, blocked, excluded, is_shared, living_holders, resume,
 };
@@ -27,13 +30,20 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
     let now_ms = now_ms.max(state.now_ms());
     let mut names = Names::default();
     let held = held_amounts(state);
+    let everywhere = |what| state.paused(what, "", now_ms).is_some();
     let mut scene = Scene {
         decayed_ms: state.now_ms(),
+        licenses: state.licenses(),
+        settings: Arc::new(state.scheduling()),
+        starts_paused: everywhere(Automatic::Starts),
+        preemption_paused: everywhere(Automatic::Preemption),
         ..Scene::default()
     };
+    let pools = Pools::of(state);
     for node in state.nodes() {
         let taken = held.get(node.facts.name.as_str()).copied();
-        let seen = node_view(view, node, taken.unwrap_or(Amounts::NONE), &mut names);
+        let taken = taken.unwrap_or(Amounts::NONE);
+        let seen = node_view(view, node, (taken, now_ms), &mut names);
         scene.nodes.insert(seen.name.clone(), Arc::new(seen));
     }
     for team in state.teams() {
@@ -41,7 +51,8 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
         scene.teams.insert(team.name.clone(), Arc::new(team));
     }
     for job in state.queue() {
-        if let Some(waiting) = waiting(view, job, now_ms, &mut names) {
+        if let Some(mut waiting) = waiting(view, job, now_ms, &mut names) {
+            pools.narrow(job, &mut waiting);
             let key = (job.submit_index, job.id);
             scene.waiting.insert(key, Arc::new(waiting));
         }
@@ -70,7 +81,83 @@ impl Names {
     }
 }
 
-fn node_view(view: &ClusterView, node: &Node, taken: Amounts, names: &mut Names) -> NodeView {
+/// Pools with rules: the scheduler is told of them by the pools that a job takes.
+struct Pools<'a> {
+    all: BTreeSet<&'a str>,
+    rules: Vec<&'a PoolRules>,
+}
+
+impl<'a> Pools<'a> {
+    fn of(state: &'a State) -> Self {
+        let all: BTreeSet<&str> = state.nodes().map(|node| node.facts.pool.as_str()).collect();
+        let rules = all.iter().filter_map(|pool| state.pool_rules(pool));
+        Self {
+            rules: rules.collect(),
+            all,
+        }
+    }
+
+    /// Takes from a job the pools that are closed to it. One that has none left asks for a pool that no node can be in.
+    fn narrow(&self, job: &Job, waiting: &mut Waiting) {
+        let refuses = |rules: &&&PoolRules| {
+            access::pool_refuses(rules, job, waiting.limit_ms).is_some()
+        };
+        let closed = self.rules.iter().filter(refuses);
+        let closed: BTreeSet<&str> = closed.map(|rules| rules.pool.as_str()).collect();
+        if closed.is_empty() {
+            return;
+        }
+        let asked: Vec<&str> = match waiting.ask.pools.is_empty() {
+            true => self.all.iter().copied().collect(),
+            false => waiting.ask.pools.iter().map(String::as_str).collect(),
+        };
+        let open = asked.into_iter().filter(|pool| !closed.contains(pool));
+        let mut pools: Vec<String> = open.map(str::to_owned).collect();
+        if pools.is_empty() {
+            pools.push(String::new());
+        }
+        if waiting.ask.pools != pools {
+            let ask = Ask {
+                pools,
+                ..Ask::clone(&waiting.ask)
+            };
+            waiting.ask = Arc::new(ask);
+        }
+    }
+}
+
+/// Whether a node takes work: it may be well, and nothing start there for a while.
+fn open(view: &ClusterView, node: &Node, windows: &[(UtcMs, UtcMs)], now_ms: UtcMs) -> Open {
+    if !view.usable(node) {
+        return Open::No;
+    }
+    let pool = node.facts.pool.as_str();
+    let pause = view.state.paused(Automatic::Starts, pool, now_ms);
+    let paused = match pause.map(|pause| pause.until_ms) {
+        Some(0) => return Open::No,
+        until => until.unwrap_or(now_ms),
+    };
+    // Times of maintenance that meet each other are one.
+    let free = windows.iter().fold(paused, |free, (from, until)| match *from <= free {
+        true => free.max(*until),
+        false => free,
+    });
+    match free > now_ms {
+        true => Open::From(free),
+        false => Open::Now,
+    }
+}
+
+fn node_view(
+    view: &ClusterView,
+    node: &Node,
+    (taken, now_ms): (Amounts, UtcMs),
+    names: &mut Names,
+) -> NodeView {
+    let windows = view.state.maintenance_of(node, now_ms).into_iter();
+    let windows: Vec<_> = windows.map(|one| (one.from_ms, one.until_ms)).collect();
+    let rules = view.state.pool_rules(&node.facts.pool);
+    let owner = view.state.owner_of(&node.facts.name);
     let facts = &node.facts;
     let devices = facts.devices.iter().map(|device| {
         let held = (view.state.device_holder(&facts.name, &device.uuid)).is_some();
@@ -110,18 +197,17 @@ fn node_view(view: &ClusterView, node: &Node, taken: Amounts, names: &mut Names)
         pool: names.of(&facts.pool),
         network: names.of(&facts.addresses.network),
         racks: vec![names.of(label("block")), names.of(label("rack"))],
-        open: if view.usable(node) {
-            Open::Now
-        } else {
-            Open::No
-        },
+        open: open(view, node, &windows, now_ms),
         devices,
         has,
         free: has.minus(taken),
-        owner: None,
-        sharing: Sharing::User,
+        owner: owner.map(|owner| Owner {
+            team: names.of(&owner.team),
+            guests: owner.guests,
+        }),
+        sharing: rules.map_or(Sharing::User, |rules| rules.sharing),
         labels: labels.into(),
-        windows: Vec::new(),
+        windows,
     }
 }
 
