@@ -149,8 +149,9 @@ impl Output for Json {
             .iter()
             .map(|reason| json!({ "code": reason.code, "text": reason.text }))
             .collect();
+        let paused: Vec<Value> = why.pauses.iter().map(decisions::pause_value).collect();
         print(
-            &json!({ "v": 1, "job": why.job, "state": why.state, "summary": why.summary, "reasons": reasons, "index": why.index }),
+            &json!({ "v": 1, "job": why.job, "state": why.state, "summary": why.summary, "reasons": reasons, "paused": paused, "index": why.index }),
         );
     }
 
