@@ -69,11 +69,17 @@ pub fn maintenance_value(reply: &Decisions) -> Value {
     json!({ "v": 1, "maintenance": all, "index": reply.index })
 }
 
-fn window_value(one: &Maintenance) -> Value {
+/// A time of maintenance for programs.
+pub fn window_value(one: &Maintenance) -> Value {
     json!({
         "id": one.id, "node": some(&one.node), "pool": some(&one.pool), "from_ms": one.from_ms,
         "until_ms": one.until_ms, "reason": one.reason, "by": one.by,
     })
+}
+
+/// An owner of a node for programs.
+pub fn owner_value(one: &NodeOwner) -> Value {
+    json!({ "node": one.node, "team": one.team, "guests": one.guests, "guest_grace_ms": one.guest_grace_ms })
 }
 
 fn some(text: &str) -> Option<&str> {
@@ -129,10 +135,7 @@ pub fn value(reply: &Decisions) -> Value {
     let list = |all: Vec<Value>| Value::Array(all);
     value["paused"] = list(reply.pauses.iter().map(pause_value).collect());
     value["maintenance"] = list(reply.maintenance.iter().map(window_value).collect());
-    let owner = |one: &NodeOwner| {
-        json!({ "node": one.node, "team": one.team, "guests": one.guests, "guest_grace_ms": one.guest_grace_ms })
-    };
-    value["owners"] = list(reply.owners.iter().map(owner).collect());
+    value["owners"] = list(reply.owners.iter().map(owner_value).collect());
     let license = |one: &License| json!({ "name": one.name, "total": one.total, "held": one.held });
     value["licenses"] = list(reply.licenses.iter().map(license).collect());
     value

@@ -38,6 +38,17 @@ impl State {
         settings
     }
 
+    /// The half-life of usage, milliseconds.
+    pub fn half_life_ms(&self) -> i64 {
+        let key = DecisionKey::Setting(SchedKey::HalfLife);
+        let decided = match self.decision(&key).map(AsRef::as_ref) {
+            Some(Decision::Setting(_, values)) => values.first().copied(),
+            _ => None,
+        };
+        let length = decided.unwrap_or_else(|| SchedSettings::default().half_life_ms);
+        i64::try_from(length).unwrap_or(i64::MAX)
+    }
+
     /// What is paused at `now_ms`.
     pub fn pauses(&self, now_ms: UtcMs) -> impl Iterator<Item = &Pause> {
         let all = self.decisions().filter_map(|one| match one.as_ref() {

@@ -363,6 +363,29 @@ fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
 }
 
 #[test]
+fn another_half_life_counts_from_now_on() {
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    let job = cluster.submitted("ann", 1, 1);
+    let epoch = cluster.started(job, &["a"]);
+    cluster.now_ms += 3_600_000;
+    cluster.ended("a", job, epoch, crate::state::records::EndKind::Exited);
+    let used = |cluster: &Cluster| {
+        let team = cluster.state.team("default").expect("there");
+        cluster.state.team_view(team).usage >> 16
+    };
+    let before = used(&cluster);
+    assert!(before > 7_000 * 3_000, "{before}");
+    decide(&mut cluster, vec![set(SchedKey::HalfLife, &[2 * HOUR_MS])]);
+    assert!(used(&cluster).abs_diff(before) <= 1);
+    assert_eq!(cluster.state.half_life_ms(), 7_200_000);
+    cluster.now_ms += 7_200_000;
+    cluster.submitted("ann", 1, 0);
+    let half = used(&cluster);
+    assert!(half.abs_diff(before / 2) < before / 1_000, "{half} of {before}");
+}
+
+#[test]
 fn critical_is_for_admins_and_for_teams_that_may() {
     let mut cluster = Cluster::new();
     let spec = parse_toml("command = ['x']\nclass = 'critical'").expect("sound");

@@ -8,6 +8,7 @@ mod settings;
 
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::DECISION_EDITS_MAX;
+use mlctl_proto::units::UtcMs;
 
 pub use maintenance::SetMaintenance;
 pub use nodes::{SetOwner, SetPool, TEXTS as POOL_TEXTS};
@@ -16,7 +17,8 @@ pub use settings::SetSched;
 
 use super::Context;
 use crate::state::change::Change;
-use crate::state::records::{Automatic, Reply};
+use crate::state::records::{Automatic, Reply, TeamUsage};
+use crate::state::rules::decay;
 use draft::Draft;
 
 /// Edits, in order.
@@ -83,8 +85,24 @@ impl Decide {
         }
         draft.check()?;
         let reply = draft.write(change);
+        fade_anew(change, state.half_life_ms(), context.now_ms);
         change.replan();
         Ok(reply)
+    }
+}
+
+/// What has been used fades with another half-life from now on, if that was decided.
+fn fade_anew(change: &mut Change, before_ms: i64, now_ms: UtcMs) {
+    let after_ms = change.state().half_life_ms();
+    if after_ms == before_ms {
+        return;
+    }
+    let rows: Vec<TeamUsage> = (change.state().usages())
+        .map(|row| TeamUsage::clone(row))
+        .collect();
+    for row in rows {
+        let usage = decay::rebased(row.usage, now_ms, before_ms, after_ms);
+        change.put_usage(TeamUsage { usage, ..row });
     }
 }
 
