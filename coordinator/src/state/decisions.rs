@@ -88,6 +88,9 @@ impl State {
                 all.insert(name.clone(), (*total, 0));
             }
         }
+        if all.is_empty() {
+            return all;
+        }
         let mut seen: BTreeSet<JobId> = BTreeSet::new();
         let holds = |attempt: &&Arc<Attempt>| !attempt.in_doubt;
         for attempt in self.active_attempts().filter(holds) {

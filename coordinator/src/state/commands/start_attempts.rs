@@ -1,6 +1,7 @@
 //! StartAttempts: the scheduler's plan. Every precondition is checked again for every start: what the plan saw may be gone.
 //! Each start is all or nothing and stands alone; refused ones are named in the reply, with the reason.
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId, clip};
@@ -14,10 +15,10 @@ use crate::state::records::{
 };
 use crate::state::rules::access::{self, KeptOut};
 use crate::state::rules::{
-    NotYet, Request, Resume, cpu_room_for, excluded, fits_kind, is_shared, not_yet, resume,
-    resumes_another,
+    NotYet, Request, Resume, excluded, fits_kind, is_shared, not_yet, resume, resumes_another,
 };
 use crate::state::transition::advance;
+use crate::state::view::ask::Ask;
 use crate::state::{Effect, State};
 
 /// A plan.
@@ -199,7 +200,8 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
         return Err("it failed before and backs off".into());
     }
     let request = state.request(job).ok_or("its spec is gone")?;
-    check_gang(state, request, start)?;
+    let facts = state.spec_facts(job).ok_or("its spec is gone")?;
+    check_gang(state, request, &facts.ask, start)?;
     check_excluded(state, job, request, start)?;
     check_resume(state, job, start).map(drop)?;
     Ok(Job::clone(job))
@@ -226,7 +228,12 @@ fn check_turn(job: &Job, now_ms: UtcMs) -> Result<(), String> {
     }
 }
 
-fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<(), String> {
+fn check_gang(
+    state: &State,
+    request: &Request,
+    ask: &Arc<Ask>,
+    start: &StartAttempt,
+) -> Result<(), String> {
     if u32::try_from(start.placements.len()) != Ok(request.nodes) {
         return Err(format!(
             "it needs {} nodes, the plan has {}",
@@ -247,6 +254,7 @@ fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<
             .node(&placement.node)
             .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
         let model = check_placement(state, request, placement, node)?;
+        state.check_room(ask, node)?;
         domains.insert((&node.facts.pool, model));
     }
     if domains.len() > 1 {
@@ -277,13 +285,7 @@ pub(super) fn check_placement<'a>(
         ));
     }
     if request.gpus == 0 {
-        let used = state.cpu_ranks_on(name);
-        let room = cpu_room_for(request.ranks, node.facts.cpus, used);
-        return if room {
-            Ok(None)
-        } else {
-            Err(format!("node {name} runs {used} ranks already"))
-        };
+        return Ok(None);
     }
     let mut taken = BTreeSet::new();
     let mut models = BTreeSet::new();

@@ -7,9 +7,11 @@ mod indexes;
 pub mod jobs;
 pub mod nodes;
 pub mod policy;
+mod pools;
 pub mod scene;
 mod spec_facts;
 mod stage;
+mod stage_kept;
 mod team_indexes;
 pub mod teams;
 
@@ -18,6 +20,7 @@ use std::collections::BTreeSet;
 pub use indexes::{Holding, Indexes};
 pub use spec_facts::SpecFacts;
 pub use stage::scene;
+pub use stage_kept::Stage;
 
 /// What the scheduler sees of the rest of the state: the rows of a view, and the shape of what it proposes.
 pub use super::commands::{Placement, StartAttempt};
@@ -27,6 +30,7 @@ pub use super::records::{
 
 use mlctl_proto::ids::JobId;
 
+use self::jobs::Reservation;
 use super::State;
 
 /// What a plan is made from.
@@ -38,6 +42,8 @@ pub struct ClusterView {
     pub heard: BTreeSet<String>,
     /// Jobs whose last attempt left checkpoints of which word is still on its way: they wait a moment.
     pub salvaging: BTreeSet<JobId>,
+    /// What this leader's last plan promised. A new leader promises anew: nobody has rights by a promise.
+    pub reservations: Vec<Reservation>,
 }
 
 impl ClusterView {
@@ -47,12 +53,21 @@ impl ClusterView {
             state,
             heard,
             salvaging: BTreeSet::new(),
+            reservations: Vec::new(),
         }
     }
 
     /// The same, with jobs that wait for what is being salvaged.
     pub fn salvaging(self, salvaging: BTreeSet<JobId>) -> Self {
         Self { salvaging, ..self }
+    }
+
+    /// The same, with what the last plan promised.
+    pub fn promised(self, reservations: Vec<Reservation>) -> Self {
+        Self {
+            reservations,
+            ..self
+        }
     }
 
     /// Whether new work may be placed on a node now.

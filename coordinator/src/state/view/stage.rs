@@ -3,25 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::ClusterView;
 use super::amounts::{Amounts, GPU};
-use super::ask::{Ask, Gpus};
-use super::jobs::{Blocked, Footing, Running, Seat, Tasks, Waiting};
+use super::jobs::{Blocked, Footing, Reservation, Running, Seat, Tasks, Waiting};
 use super::nodes::{DeviceView, NodeView, Open, Owner, Sharing};
+use super::pools::Pools;
 use super::scene::Scene;
+use super::teams::TeamView;
 use crate::state::State;
 use crate::state::records::{
-    AllocationPhase, Attempt, Automatic, Checkpoint, Job, Node, Part, PoolRules,
+    AllocationPhase, Attempt, Automatic, Checkpoint, Job, JobState, Node, Part,
 };
-use crate::state::rules::access;
+use crate::state::rules::room::{counted, room, shared_out, takes};
 use crate::state::rules::{
-    CPU_RANKS_PER_CPU, Resume, blocked, excluded, is_shared, living_holders, resume,
+    Resume, blocked, excluded, is_shared, living_holders, ready_tasks, resume,
 };
-
-/// Thousandths of a processor in one.
-const MILLI: u64 = 1_000;
 
 /// Everything that a plan at `now_ms` is made from.
 pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
@@ -37,6 +37,7 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
         settings: Arc::new(state.scheduling()),
         starts_paused: everywhere(Automatic::Starts),
         preemption_paused: everywhere(Automatic::Preemption),
+        reservations: promised(view),
         ..Scene::default()
     };
     let pools = Pools::of(state);
@@ -46,10 +47,7 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
         let seen = node_view(view, node, (taken, now_ms), &mut names);
         scene.nodes.insert(seen.name.clone(), Arc::new(seen));
     }
-    for team in state.teams() {
-        let team = state.team_view(team);
-        scene.teams.insert(team.name.clone(), Arc::new(team));
-    }
+    scene.teams = teams(state);
     for job in state.queue() {
         if let Some(mut waiting) = waiting(view, job, now_ms, &mut names) {
             pools.narrow(job, &mut waiting);
@@ -66,9 +64,25 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
     scene
 }
 
+/// All of them.
+pub(super) fn teams(state: &State) -> OrdMap<Arc<str>, Arc<TeamView>> {
+    let views = state.teams().map(|team| state.team_view(team));
+    views.map(|team| (team.name.clone(), Arc::new(team))).collect()
+}
+
+/// What the last plan promised, as far as it is still waited for.
+pub(super) fn promised(view: &ClusterView) -> OrdMap<JobId, Arc<Reservation>> {
+    let pending = |one: &&Reservation| {
+        let job = view.state.job(one.job);
+        job.is_some_and(|job| job.state == JobState::Pending)
+    };
+    let kept = view.reservations.iter().filter(pending);
+    kept.map(|one| (one.job, Arc::new(one.clone()))).collect()
+}
+
 /// Each text once: names repeat over jobs and devices.
-#[derive(Default)]
-struct Names(BTreeSet<Arc<str>>);
+#[derive(Debug, Default)]
+pub(super) struct Names(BTreeSet<Arc<str>>);
 
 impl Names {
     fn of(&mut self, text: &str) -> Arc<str> {
@@ -78,51 +92,6 @@ impl Names {
         let name: Arc<str> = Arc::from(text);
         self.0.insert(name.clone());
         name
-    }
-}
-
-/// Pools with rules: the scheduler is told of them by the pools that a job takes.
-struct Pools<'a> {
-    all: BTreeSet<&'a str>,
-    rules: Vec<&'a PoolRules>,
-}
-
-impl<'a> Pools<'a> {
-    fn of(state: &'a State) -> Self {
-        let all: BTreeSet<&str> = state.nodes().map(|node| node.facts.pool.as_str()).collect();
-        let rules = all.iter().filter_map(|pool| state.pool_rules(pool));
-        Self {
-            rules: rules.collect(),
-            all,
-        }
-    }
-
-    /// Takes from a job the pools that are closed to it. One that has none left asks for a pool that no node can be in.
-    fn narrow(&self, job: &Job, waiting: &mut Waiting) {
-        let refuses = |rules: &&&PoolRules| {
-            access::pool_refuses(rules, job, waiting.limit_ms).is_some()
-        };
-        let closed = self.rules.iter().filter(refuses);
-        let closed: BTreeSet<&str> = closed.map(|rules| rules.pool.as_str()).collect();
-        if closed.is_empty() {
-            return;
-        }
-        let asked: Vec<&str> = match waiting.ask.pools.is_empty() {
-            true => self.all.iter().copied().collect(),
-            false => waiting.ask.pools.iter().map(String::as_str).collect(),
-        };
-        let open = asked.into_iter().filter(|pool| !closed.contains(pool));
-        let mut pools: Vec<String> = open.map(str::to_owned).collect();
-        if pools.is_empty() {
-            pools.push(String::new());
-        }
-        if waiting.ask.pools != pools {
-            let ask = Ask {
-                pools,
-                ..Ask::clone(&waiting.ask)
-            };
-            waiting.ask = Arc::new(ask);
-        }
     }
 }
 
@@ -148,7 +117,8 @@ fn open(view: &ClusterView, node: &Node, windows: &[(UtcMs, UtcMs)], now_ms: Utc
     }
 }
 
-fn node_view(
+/// One node; `taken`: what attempts hold of it beside GPUs.
+pub(super) fn node_view(
     view: &ClusterView,
     node: &Node,
     (taken, now_ms): (Amounts, UtcMs),
@@ -181,11 +151,6 @@ fn node_view(
         }
     });
     let devices = devices.collect();
-    let has = Amounts {
-        cpu_milli: u64::from(facts.cpus).saturating_mul(MILLI),
-        memory: facts.memory_bytes,
-        disk: u64::MAX,
-    };
     let label = |level: &str| facts.labels.get(level).map_or("", String::as_str);
     let labels = facts.labels.iter();
     let labels: Vec<_> = labels
@@ -199,8 +164,8 @@ fn node_view(
         racks: vec![names.of(label("block")), names.of(label("rack"))],
         open: open(view, node, &windows, now_ms),
         devices,
-        has,
-        free: has.minus(taken),
+        has: shared_out(facts),
+        free: room(facts).minus(taken),
         owner: owner.map(|owner| Owner {
             team: names.of(&owner.team),
             guests: owner.guests,
@@ -215,64 +180,27 @@ fn node_view(
 fn held_amounts(state: &State) -> BTreeMap<&str, Amounts> {
     let mut held: BTreeMap<&str, Amounts> = BTreeMap::new();
     for attempt in state.active_attempts() {
-        let Some(ask) = ask_of(state, attempt) else {
+        let Some(ask) = state.ask_of(attempt) else {
             continue;
         };
-        let each = ask.amounts.unwrap_or(Amounts::NONE);
         let open = attempt.allocations.iter();
         for allocation in open.filter(|one| one.phase != AllocationPhase::Ended) {
-            let sum = held.entry(allocation.node.as_str()).or_default();
-            *sum = sum.plus(each);
+            if let Some(node) = state.node(&allocation.node) {
+                let sum = held.entry(allocation.node.as_str()).or_default();
+                *sum = sum.plus(takes(&ask, &node.facts));
+            }
         }
     }
     held
 }
 
-/// What each node of an attempt gives: of a wave, to all its tasks that run at once.
-fn ask_of(state: &State, attempt: &Attempt) -> Option<Arc<Ask>> {
-    let job = state.job(attempt.job)?;
-    let ask = counted(&state.spec_facts(job)?.ask);
-    Some(match &attempt.wave {
-        None => ask,
-        Some(wave) => Arc::new(many(&ask, wave.slots)),
-    })
-}
-
-/// Ranks without GPUs share processors, but not without end: what says nothing of processors counts for a part of one each.
-fn counted(ask: &Arc<Ask>) -> Arc<Ask> {
-    if ask.amounts.is_some() || ask.gpus != Gpus::None {
-        return ask.clone();
-    }
-    let each = MILLI / u64::from(CPU_RANKS_PER_CPU);
-    let amounts = Amounts {
-        cpu_milli: each.saturating_mul(u64::from(ask.ranks)),
-        ..Amounts::NONE
-    };
-    Arc::new(Ask {
-        amounts: Some(amounts),
-        ..Ask::clone(ask)
-    })
-}
-
-/// The ask of so many tasks beside each other on one node.
-fn many(ask: &Ask, slots: u32) -> Ask {
-    let times = |amount: u64| amount.saturating_mul(u64::from(slots));
-    Ask {
-        gpus: match ask.gpus {
-            Gpus::Whole(count) => Gpus::Whole(count.saturating_mul(slots)),
-            other => other,
-        },
-        ranks: ask.ranks.saturating_mul(slots),
-        amounts: ask.amounts.map(|one| Amounts {
-            cpu_milli: times(one.cpu_milli),
-            memory: times(one.memory),
-            disk: times(one.disk),
-        }),
-        ..ask.clone()
-    }
-}
-
-fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> Option<Waiting> {
+/// One job that waits.
+pub(super) fn waiting(
+    view: &ClusterView,
+    job: &Job,
+    now_ms: UtcMs,
+    names: &mut Names,
+) -> Option<Waiting> {
     let state = &view.state;
     let facts = state.spec_facts(job)?;
     let request = state.request(job)?;
@@ -280,7 +208,17 @@ fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> O
     let (rank_0, comes) = first_nodes(view, job);
     let late = salvages || comes;
     let blocked = blocked(state, job, now_ms).or(late.then_some(Blocked::LastAttempt));
-    let avoid = excluded(state, job, request);
+    let tasks = tasks(state, job);
+    // All its tasks wait for tasks of another job.
+    let paired = tasks.is_some_and(|tasks| tasks.waiting == 0);
+    let partner = || (job.turn.after.first()).map(|after| Blocked::Dependency(after.job));
+    let blocked = blocked.or_else(|| partner().filter(|_| paired));
+    let mut avoid = excluded(state, job, request);
+    let waves = state.attempts_of(job.id).filter(|one| tasks.is_some() && !one.closed());
+    // One wave at a time on a node.
+    avoid.extend(waves.flat_map(|one| &one.allocations).map(|one| one.node.as_str()));
+    avoid.sort_unstable();
+    avoid.dedup();
     Some(Waiting {
         id: job.id,
         team: names.of(&job.team),
@@ -289,12 +227,12 @@ fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> O
         submit_ms: job.submitted_ms,
         submit_index: job.submit_index,
         eligible_ms: job.eligible_ms(now_ms),
-        ask: counted(&facts.ask),
+        ask: counted(&facts.ask, state.smallest_for_ranks()),
         limit_ms: facts.limit_ms,
         preemptible: job.turn.preemptible,
         interactive: false,
         blocked,
-        tasks: tasks(state, job),
+        tasks,
         avoid: avoid.into_iter().map(|name| names.of(name)).collect(),
         rank_0: rank_0.into_iter().map(|name| names.of(name)).collect(),
         attained: 0,
@@ -307,12 +245,16 @@ fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> O
 
 fn tasks(state: &State, job: &Job) -> Option<Tasks> {
     let array = job.array.as_deref()?;
+    let pending = match ready_tasks(state, job) {
+        Some(ready) => array.pending.and(&ready).count(),
+        None => array.pending.count(),
+    };
     let open = state.attempts_of(job.id).filter(|one| !one.closed());
     let slots = open
         .filter_map(|one| one.wave.as_ref())
         .map(|wave| wave.slots);
     Some(Tasks {
-        waiting: u32::try_from(array.pending.count()).unwrap_or(u32::MAX),
+        waiting: u32::try_from(pending).unwrap_or(u32::MAX),
         running: slots.fold(0, u32::saturating_add),
         at_once: (array.limit > 0).then_some(array.limit),
     })
@@ -356,7 +298,11 @@ fn unheard_holder(view: &ClusterView, checkpoint: &Checkpoint) -> bool {
     nodes.any(|node| node.schedulable() && !view.usable(node))
 }
 
-fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Running> {
+/// One attempt that holds something. What is in doubt is on a Lost node: nobody could have it, and its successor does not wait for it.
+pub(super) fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Running> {
+    if attempt.closed() || attempt.in_doubt {
+        return None;
+    }
     let job = state.job(attempt.job)?;
     let facts = state.spec_facts(job)?;
     let open = attempt.allocations.iter();
@@ -375,7 +321,7 @@ fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Runnin
         team: names.of(&job.team),
         user: names.of(&job.owner_id),
         class: job.turn.class.into(),
-        ask: ask_of(state, attempt)?,
+        ask: state.ask_of(attempt)?,
         surplus: width.saturating_sub(facts.ask.nodes.least()),
         seats,
         submit_index: job.submit_index,
