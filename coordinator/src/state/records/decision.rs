@@ -1,7 +1,5 @@
 //! What an admin decides about scheduling, as rows: settings that differ from the shipped ones, countables, what is paused, times of maintenance, owners of
 //! nodes and rules of pools. Does NOT say what follows from it: `rules::access` does.
-use std::fmt::Write;
-
 use mlctl_proto::spec::{Class, Moment};
 use mlctl_proto::units::{UtcMs, duration_text};
 
@@ -143,18 +141,24 @@ impl Pause {
             Automatic::Starts => "are",
             _ => "is",
         };
-        let mut text = format!("{} {verb} paused", self.what.word());
-        if !self.pool.is_empty() {
-            let _ = write!(text, " in pool {}", self.pool);
-        }
-        match self.until_ms {
-            0 => text.push_str(" until an admin resumes it"),
-            until => {
-                let _ = write!(text, " until {}", moment_text(until));
-            }
-        }
-        let _ = write!(text, " ({}: {})", self.by.name, self.reason);
-        text
+        let place = match self.pool.as_str() {
+            "" => String::new(),
+            pool => format!(" in pool {pool}"),
+        };
+        format!("{} {verb} paused{place} {}", self.what.word(), self.until())
+    }
+
+    /// `paused until ... (ann: new switch)`, where it is known what and where.
+    pub fn how(&self) -> String {
+        format!("paused {}", self.until())
+    }
+
+    fn until(&self) -> String {
+        let until = match self.until_ms {
+            0 => "an admin resumes it".to_owned(),
+            until => moment_text(until),
+        };
+        format!("until {until} ({}: {})", self.by.name, self.reason)
     }
 }
 

@@ -160,7 +160,7 @@ fn a_pause_ends_by_itself_in_state_time_and_is_forgotten_with_the_next_change() 
     let applied = decide(&mut cluster, vec![pause(Automatic::Starts, "", HOUR_MS)]);
     let (changes, _) = told(&applied);
     assert!(
-        changes[0].starts_with("everywhere starts:  -> starts are paused until ")
+        changes[0].starts_with("everywhere starts:  -> paused until ")
             && changes[0].ends_with("(root: new switch)"),
         "{changes:?}"
     );

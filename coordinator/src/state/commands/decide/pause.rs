@@ -36,7 +36,7 @@ impl SetPause {
             by: draft.by(),
         };
         let before = text_of(draft, self.what, &self.pool);
-        draft.change(&about(&self.pool), word, before, pause.text());
+        draft.change(&about(&self.pool), word, before, pause.how());
         draft.put(Decision::Pause(pause));
         Ok(())
     }
@@ -78,7 +78,7 @@ fn about(pool: &str) -> String {
 /// The pause that there is; empty: none.
 fn text_of(draft: &Draft, what: Automatic, pool: &str) -> String {
     match draft.get(&DecisionKey::Pause(what, pool.to_owned())) {
-        Some(Decision::Pause(pause)) => pause.text(),
+        Some(Decision::Pause(pause)) => pause.how(),
         _ => String::new(),
     }
 }
