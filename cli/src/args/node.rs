@@ -35,13 +35,23 @@ pub struct MaintenanceArgs {
     #[arg(requires = "length")]
     pub node: Option<String>,
     /// Every machine of a pool instead
-    #[arg(long, value_name = "POOL", conflicts_with = "node", requires = "length")]
+    #[arg(
+        long,
+        value_name = "POOL",
+        conflicts_with = "node",
+        requires = "length"
+    )]
     pub pool: Option<String>,
     /// From when, such as 2026-12-01T08:00Z or +3h; default: now
     #[arg(long, value_name = "TIME", requires = "length")]
     pub from: Option<String>,
     /// How long, such as 2h
-    #[arg(long = "for", value_name = "TIME", requires = "reason", allow_hyphen_values = true)]
+    #[arg(
+        long = "for",
+        value_name = "TIME",
+        requires = "reason",
+        allow_hyphen_values = true
+    )]
     pub length: Option<String>,
     /// Why: everybody whom it concerns is shown it
     #[arg(long, value_name = "TEXT", requires = "length")]

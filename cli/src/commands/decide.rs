@@ -22,7 +22,11 @@ pub async fn set(
     let edit = |text: &String| {
         let pair = text.split_once('=');
         let pair = pair.filter(|(key, _)| !key.trim().is_empty());
-        let fail = || Failure::usage(format!("`{text}`: write KEY=VALUE, such as scheduling.policy=las"));
+        let fail = || {
+            Failure::usage(format!(
+                "`{text}`: write KEY=VALUE, such as scheduling.policy=las"
+            ))
+        };
         let (key, value) = pair.ok_or_else(fail)?;
         Ok(What::Set(SetSetting {
             key: key.trim().to_owned(),
@@ -42,7 +46,9 @@ pub async fn settings(
 ) -> Result<u8, Failure> {
     let mut reply = show(global).await?;
     let prefix = prefix.unwrap_or_default();
-    reply.settings.retain(|one| one.key.starts_with(prefix) && !(changed && one.shipped));
+    reply
+        .settings
+        .retain(|one| one.key.starts_with(prefix) && !(changed && one.shipped));
     let rows = shown::settings_rows(&reply);
     output.table(&shown::settings_value(&reply), &shown::SETTINGS_HEAD, &rows);
     Ok(0)

@@ -107,7 +107,12 @@ pub fn rows(reply: &Decisions) -> Vec<Vec<String>> {
     };
     let window = |one: &Maintenance| {
         let (from, until) = (moment(one.from_ms), moment(one.until_ms));
-        let how = format!("{}: {from} to {until} ({}: {})", one.id, clean(&one.by), clean(&one.reason));
+        let how = format!(
+            "{}: {from} to {until} ({}: {})",
+            one.id,
+            clean(&one.by),
+            clean(&one.reason)
+        );
         row("maintenance", target(one), how)
     };
     let owner = |one: &NodeOwner| {
@@ -153,9 +158,9 @@ pub fn change_lines(reply: &DecideReply, dry_run: bool) -> Vec<String> {
 
 /// The same for programs.
 pub fn change_value(reply: &DecideReply, dry_run: bool) -> Value {
-    let changes = reply.changes.iter().map(|one| {
-        json!({ "of": one.team, "what": one.what, "before": one.before, "after": one.after })
-    });
+    let changes = reply.changes.iter().map(
+        |one| json!({ "of": one.team, "what": one.what, "before": one.before, "after": one.after }),
+    );
     json!({ "v": 1, "dry_run": dry_run, "changes": changes.collect::<Vec<_>>(), "notes": reply.notes })
 }
 
@@ -198,7 +203,10 @@ mod tests {
     fn each_kind_has_its_line_and_nothing_reaches_the_terminal_as_it_is() {
         let rows = rows(&reply());
         let lines: Vec<String> = rows.iter().map(|row| row.join(" ")).collect();
-        assert!(!lines[0].contains('\u{1b}') && lines[0].starts_with("paused everywhere starts are paused"));
+        assert!(
+            !lines[0].contains('\u{1b}')
+                && lines[0].starts_with("paused everywhere starts are paused")
+        );
         assert_eq!(
             lines[1..],
             [

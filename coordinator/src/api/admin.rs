@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use mlctl_proto::api::admin_client::AdminClient;
-use mlctl_proto::api::{
-    DecideReply, DecideRequest, Decisions, ShowDecisionsRequest, admin_server,
-};
+use mlctl_proto::api::{DecideReply, DecideRequest, Decisions, ShowDecisionsRequest, admin_server};
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::DECISION_EDITS_MAX;
 use prost::Message;

@@ -61,7 +61,10 @@ fn automatic(word: &str) -> Result<Automatic, Refusal> {
     let found = Automatic::ALL.into_iter().find(|one| one.word() == word);
     found.ok_or_else(|| {
         let words = Automatic::ALL.map(Automatic::word).join(", ");
-        bad(format!("`{}` cannot be paused: use one of {words}", clip(word)))
+        bad(format!(
+            "`{}` cannot be paused: use one of {words}",
+            clip(word)
+        ))
     })
 }
 
@@ -83,7 +86,10 @@ fn setting(key: &str, value: &str) -> Result<DecisionEdit, Refusal> {
         ))
     };
     if value.is_empty() {
-        let why = format!("`{}` has no value: write {SHIPPED} for the shipped one", clip(key));
+        let why = format!(
+            "`{}` has no value: write {SHIPPED} for the shipped one",
+            clip(key)
+        );
         return Err(bad(why));
     }
     match key.split_once('.') {
@@ -113,7 +119,9 @@ fn setting(key: &str, value: &str) -> Result<DecisionEdit, Refusal> {
         Some(("pools", rest)) => {
             // A pool's name may have dots in it.
             let (pool, word) = rest.rsplit_once('.').ok_or_else(unknown)?;
-            pool_rule(pool, word, value)?.ok_or_else(unknown).map(DecisionEdit::Pool)
+            pool_rule(pool, word, value)?
+                .ok_or_else(unknown)
+                .map(DecisionEdit::Pool)
         }
         _ => Err(unknown()),
     }
@@ -133,7 +141,12 @@ fn length(key: &str, text: &str) -> Result<u64, Refusal> {
 }
 
 fn class(word: &str) -> Result<Class, Refusal> {
-    let why = || format!("`{}` is no class: use low, normal, high or critical", clip(word));
+    let why = || {
+        format!(
+            "`{}` is no class: use low, normal, high or critical",
+            clip(word)
+        )
+    };
     Class::of_word(word).ok_or_else(|| bad(why()))
 }
 
@@ -143,12 +156,18 @@ fn values(key: &str, which: SchedKey, text: &str) -> Result<Vec<u64>, Refusal> {
         SchedKey::Policy => match text {
             "fair" => Ok(0),
             "las" => Ok(1),
-            other => Err(bad(format!("`{key}` is fair or las, not `{}`", clip(other)))),
+            other => Err(bad(format!(
+                "`{key}` is fair or las, not `{}`",
+                clip(other)
+            ))),
         },
         SchedKey::KeepGpuShare => match text {
             "true" => Ok(1),
             "false" => Ok(0),
-            other => Err(bad(format!("`{key}` is true or false, not `{}`", clip(other)))),
+            other => Err(bad(format!(
+                "`{key}` is true or false, not `{}`",
+                clip(other)
+            ))),
         },
         SchedKey::Reservations | SchedKey::LasPromote => number(key, text),
         _ => length(key, text),
@@ -158,7 +177,12 @@ fn values(key: &str, which: SchedKey, text: &str) -> Result<Vec<u64>, Refusal> {
 
 fn pool_rule(pool: &str, word: &str, value: &str) -> Result<Option<SetPool>, Refusal> {
     let key = format!("pools.{}.{}", clip(pool), clip(word));
-    let parts = || value.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let parts = || {
+        value
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+    };
     let shipped = value == SHIPPED;
     let mut set = SetPool {
         pool: pool.to_owned(),
@@ -284,7 +308,9 @@ pub fn maintenance_of(state: &State, node: &Node) -> Vec<api::Maintenance> {
 /// What keeps work from a node, or will, by an admin's word.
 pub fn reasons(state: &State, node: &Node) -> Vec<String> {
     let now_ms = state.now_ms();
-    let here = state.pauses(now_ms).filter(|one| one.pool == node.facts.pool);
+    let here = state
+        .pauses(now_ms)
+        .filter(|one| one.pool == node.facts.pool);
     let mut reasons: Vec<String> = here.map(Pause::text).collect();
     reasons.extend(state.maintenance_of(node, now_ms).into_iter().map(|one| {
         let (from, until) = (moment_text(one.from_ms), moment_text(one.until_ms));
@@ -331,7 +357,9 @@ mod tests {
             ("pools.default.max_time", "1d"),
             ("pools.default.share", "any"),
         ];
-        let edits = pairs.map(|(key, value)| read(key, value).expect(key)).to_vec();
+        let edits = pairs
+            .map(|(key, value)| read(key, value).expect(key))
+            .to_vec();
         let applied = cluster.run(person("root", true), Body::Decide(Decide { edits }));
         assert!(applied.refusal().is_none(), "{:?}", applied.reply);
         let settings = settings(&cluster.state);
@@ -339,16 +367,24 @@ mod tests {
         let changed = settings.iter().filter(|one| !one.shipped).count();
         assert_eq!(changed, pairs.len());
         let digest = cluster.state.digest();
-        let again = settings.iter().map(|one| read(&one.key, &one.value).expect(&one.key));
+        let again = settings
+            .iter()
+            .map(|one| read(&one.key, &one.value).expect(&one.key));
         let edits = again.collect();
         let applied = cluster.run(person("root", true), Body::Decide(Decide { edits }));
         assert!(applied.refusal().is_none(), "{:?}", applied.reply);
         let shown = super::settings(&cluster.state);
         assert_eq!(shown, settings, "{digest:?}");
-        let edits = settings.iter().map(|one| read(&one.key, SHIPPED).expect(&one.key));
+        let edits = settings
+            .iter()
+            .map(|one| read(&one.key, SHIPPED).expect(&one.key));
         let edits = edits.collect();
         cluster.run(person("root", true), Body::Decide(Decide { edits }));
-        assert!(super::settings(&cluster.state).iter().all(|one| one.shipped));
+        assert!(
+            super::settings(&cluster.state)
+                .iter()
+                .all(|one| one.shipped)
+        );
     }
 
     #[test]
@@ -362,7 +398,11 @@ mod tests {
             ("scheduling.policy", "fifo", "fair or las"),
             ("scheduling.reservations", "-1", "whole number"),
             ("scheduling.reservations", "NaN", "whole number"),
-            ("scheduling.reservations", "99999999999999999999", "whole number"),
+            (
+                "scheduling.reservations",
+                "99999999999999999999",
+                "whole number",
+            ),
             ("scheduling.age_limit", "0s", "write days"),
             ("scheduling.age_limit", "-1h", "write days"),
             ("scheduling.age_limit.urgent", "1h", "no class"),

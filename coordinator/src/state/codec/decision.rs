@@ -277,7 +277,10 @@ fn decode_edit(edit: persist::DecisionEdit) -> Result<DecisionEdit, CodecError> 
         What::Pool(set) => DecisionEdit::Pool(SetPool {
             pool: set.pool,
             teams: set.teams.map(|some| some.teams),
-            classes: set.classes.map(|some| classes_of(some.classes)).transpose()?,
+            classes: set
+                .classes
+                .map(|some| classes_of(some.classes))
+                .transpose()?,
             max_time_ms: set.max_time_ms,
             sharing: set.sharing.map(Word::from_number).transpose()?,
         }),

@@ -24,16 +24,18 @@ pub(super) fn check(state: &State, found: &mut Vec<Violation>) {
         });
     }
     let agree = sched::agree(&state.scheduling());
-    require(found, agree.is_ok(), "settings do not contradict each other", || {
-        agree.clone().err().unwrap_or_default()
-    });
+    require(
+        found,
+        agree.is_ok(),
+        "settings do not contradict each other",
+        || agree.clone().err().unwrap_or_default(),
+    );
 }
 
 /// What a step began against a decision that it found.
 pub(super) fn check_step(before: &State, after: &State, found: &mut Vec<Violation>) {
-    let new = |attempt: &&std::sync::Arc<Attempt>| {
-        before.attempt(attempt.job, attempt.epoch).is_none()
-    };
+    let new =
+        |attempt: &&std::sync::Arc<Attempt>| before.attempt(attempt.job, attempt.epoch).is_none();
     for attempt in after.attempts().filter(new) {
         for allocation in &attempt.allocations {
             let Some(node) = after.node(&allocation.node) else {
@@ -54,24 +56,32 @@ pub(super) fn check_step(before: &State, after: &State, found: &mut Vec<Violatio
                 }
                 _ => false,
             });
-            require(found, against.is_none(), "nothing starts where it is paused or maintained", || {
-                format!("job {} on {}: {against:?}", attempt.job, facts.name)
-            });
+            require(
+                found,
+                against.is_none(),
+                "nothing starts where it is paused or maintained",
+                || format!("job {} on {}: {against:?}", attempt.job, facts.name),
+            );
         }
     }
     let (was, is) = (held(before), held(after));
     for (name, held) in is {
         let total = after.license_total(&name);
         let grew = held > was.get(&name).copied().unwrap_or(0);
-        require(found, !grew || held <= u64::from(total), "countables are not exceeded", || {
-            format!("{held} of {total} {name} are held")
-        });
+        require(
+            found,
+            !grew || held <= u64::from(total),
+            "countables are not exceeded",
+            || format!("{held} of {total} {name} are held"),
+        );
     }
 }
 
 /// What jobs hold of each countable.
 fn held(state: &State) -> BTreeMap<String, u64> {
-    let open = state.attempts().filter(|one| !one.closed() && !one.in_doubt);
+    let open = state
+        .attempts()
+        .filter(|one| !one.closed() && !one.in_doubt);
     let jobs: BTreeSet<JobId> = open.map(|one| one.job).collect();
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     for job in jobs.iter().filter_map(|id| state.job(*id)) {

@@ -232,7 +232,11 @@ impl PoolRules {
     /// Whether nothing is said by it.
     pub fn says_nothing(&self) -> bool {
         let pool = self.pool.clone();
-        *self == Self { pool, ..Self::default() }
+        *self
+            == Self {
+                pool,
+                ..Self::default()
+            }
     }
 }
 
@@ -292,12 +296,16 @@ pub fn sharing_word(sharing: Sharing) -> &'static str {
 pub fn moment_text(at_ms: UtcMs) -> String {
     let moment = Moment::from_ms(at_ms);
     // Only a clock that is wrong shows another year.
-    moment.map_or_else(|| format!("{at_ms} ms after 1970"), |moment| moment.to_string())
+    moment.map_or_else(
+        || format!("{at_ms} ms after 1970"),
+        |moment| moment.to_string(),
+    )
 }
 
 /// A length of time for people: exact where it may be written so.
 pub fn length_text(ms: u64) -> String {
-    let exact = mlctl_proto::spec::Time::from_seconds(ms / 1_000).filter(|_| ms.is_multiple_of(1_000));
+    let exact =
+        mlctl_proto::spec::Time::from_seconds(ms / 1_000).filter(|_| ms.is_multiple_of(1_000));
     let about = || duration_text(i64::try_from(ms).unwrap_or(i64::MAX));
     exact.map_or_else(about, |time| time.to_string())
 }

@@ -37,7 +37,11 @@ pub fn put(settings: &mut SchedSettings, key: SchedKey, values: &[u64]) {
     let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     match (key, values) {
         (SchedKey::Policy, [value]) => {
-            settings.policy = if *value == 1 { Policy::Las } else { Policy::Fair };
+            settings.policy = if *value == 1 {
+                Policy::Las
+            } else {
+                Policy::Fair
+            };
         }
         (SchedKey::Reservations, [value]) => settings.reservations = small(*value),
         (SchedKey::AgeLimit, [a, b, c, d]) => settings.age_limit_ms = [*a, *b, *c, *d],
@@ -170,7 +174,13 @@ mod tests {
         }
         assert_eq!(again, shipped);
         assert_eq!(agree(&shipped), Ok(()));
-        assert_eq!(agree(&SchedSettings { policy: Policy::Las, ..shipped }), Ok(()));
+        assert_eq!(
+            agree(&SchedSettings {
+                policy: Policy::Las,
+                ..shipped
+            }),
+            Ok(())
+        );
     }
 
     #[test]
@@ -183,7 +193,11 @@ mod tests {
             (SchedKey::Hold, vec![u64::MAX], "use 1s to 1h"),
             (SchedKey::Policy, vec![2], "use fair to las"),
             (SchedKey::LasThresholds, vec![], "has 0 values"),
-            (SchedKey::LasThresholds, vec![HOUR_MS, HOUR_MS], "more than the one before"),
+            (
+                SchedKey::LasThresholds,
+                vec![HOUR_MS, HOUR_MS],
+                "more than the one before",
+            ),
             (SchedKey::LasThresholds, vec![u64::MAX], "use 1m to"),
         ] {
             let why = check(key, &values).expect_err(part);
@@ -197,14 +211,25 @@ mod tests {
             default_time_ms: [DAY_MS, DAY_MS, MINUTE_MS, DAY_MS],
             ..SchedSettings::default()
         };
-        assert!(agree(&short).expect_err("notice is longer").contains("default_time"));
+        assert!(
+            agree(&short)
+                .expect_err("notice is longer")
+                .contains("default_time")
+        );
         let hasty = SchedSettings {
             policy: Policy::Las,
             las_quantum_ms: MINUTE_MS,
             ..SchedSettings::default()
         };
-        assert!(agree(&hasty).expect_err("slices are shorter").contains("las_quantum"));
-        let unused = SchedSettings { policy: Policy::Fair, ..hasty };
+        assert!(
+            agree(&hasty)
+                .expect_err("slices are shorter")
+                .contains("las_quantum")
+        );
+        let unused = SchedSettings {
+            policy: Policy::Fair,
+            ..hasty
+        };
         assert_eq!(agree(&unused), Ok(()));
     }
 }

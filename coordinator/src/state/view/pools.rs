@@ -40,9 +40,8 @@ impl<'a> Pools<'a> {
 
     /// Takes from a job the pools that are closed to it. One that has none left asks for a pool that no node can be in.
     pub fn narrow(&self, job: &Job, waiting: &mut Waiting) {
-        let refuses = |rules: &&&PoolRules| {
-            access::pool_refuses(rules, job, waiting.limit_ms).is_some()
-        };
+        let refuses =
+            |rules: &&&PoolRules| access::pool_refuses(rules, job, waiting.limit_ms).is_some();
         let closed = self.rules.iter().filter(refuses);
         let closed: BTreeSet<&str> = closed.map(|rules| rules.pool.as_str()).collect();
         if closed.is_empty() {

@@ -89,7 +89,11 @@ fn settings_reach_the_scheduler_and_go_back_to_what_is_shipped() {
     assert_eq!(settings.policy, Policy::Las);
     assert_eq!(settings.age_limit_ms[2], 12 * HOUR_MS);
     assert_eq!(settings.las_thresholds, [HOUR_MS, 20 * HOUR_MS]);
-    let back = [SchedKey::Policy, SchedKey::LasThresholds, SchedKey::AgeLimit];
+    let back = [
+        SchedKey::Policy,
+        SchedKey::LasThresholds,
+        SchedKey::AgeLimit,
+    ];
     decide(&mut cluster, back.map(|key| set(key, &[])).to_vec());
     assert_eq!(cluster.state.scheduling(), SchedSettings::default());
     assert_eq!(cluster.state.decisions().count(), 0, "no row is left");
@@ -102,7 +106,11 @@ fn only_admins_decide_and_what_makes_no_sense_changes_nothing() {
     let mut cluster = Cluster::new();
     cluster.gpu_node("a", 1);
     let node = || Target::Node("a".into());
-    let fine = || Body::Decide(Decide { edits: vec![set(SchedKey::Policy, &[1])] });
+    let fine = || {
+        Body::Decide(Decide {
+            edits: vec![set(SchedKey::Policy, &[1])],
+        })
+    };
     for actor in [person("ann", false), system()] {
         let applied = cluster.run(actor, fine());
         assert_eq!(applied.refusal().map(|one| one.code), Some(Code::Denied));
@@ -118,19 +126,30 @@ fn only_admins_decide_and_what_makes_no_sense_changes_nothing() {
         for_ms: 0,
         reason: " ".into(),
     });
-    let pool = |set: SetPool| DecisionEdit::Pool(SetPool { pool: "default".into(), ..set });
+    let pool = |set: SetPool| {
+        DecisionEdit::Pool(SetPool {
+            pool: "default".into(),
+            ..set
+        })
+    };
     let teams = Some(vec!["nobody".to_owned()]);
     for (edit, part) in [
         (set(SchedKey::Reservations, &[0]), "use 1 to 1000"),
         (set(SchedKey::Kill, &[u64::MAX]), "use 1s to 10m"),
-        (set(SchedKey::DefaultTime, &[60_000]), "longer than `scheduling.default_time`"),
+        (
+            set(SchedKey::DefaultTime, &[60_000]),
+            "longer than `scheduling.default_time`",
+        ),
         (class, "leave the class out"),
         (DecisionEdit::License("ansys".into(), Some(0)), "use 1 to"),
         (DecisionEdit::License("an sys".into(), Some(1)), "countable"),
         (silent, "--reason"),
         (pause(Automatic::Starts, "a/b", 0), "the pool"),
         (pause(Automatic::Starts, "", u64::MAX), "after all time"),
-        (DecisionEdit::Resume(Automatic::Starts, String::new()), "not paused"),
+        (
+            DecisionEdit::Resume(Automatic::Starts, String::new()),
+            "not paused",
+        ),
         (maintain(Target::Node("z".into()), 0, HOUR_MS), "no node z"),
         (maintain(node(), 0, 0), "maintenance takes 1s to"),
         (maintain(node(), 0, u64::MAX), "maintenance takes 1s to"),
@@ -139,8 +158,20 @@ fn only_admins_decide_and_what_makes_no_sense_changes_nothing() {
         (DecisionEdit::Cancel(7), "no maintenance 7"),
         (own("z", "default"), "no node z"),
         (own("a", "nobody"), "no team `nobody`"),
-        (pool(SetPool { teams, ..SetPool::default() }), "no team `nobody`"),
-        (pool(SetPool { max_time_ms: Some(5), ..SetPool::default() }), "use 1s to 366d"),
+        (
+            pool(SetPool {
+                teams,
+                ..SetPool::default()
+            }),
+            "no team `nobody`",
+        ),
+        (
+            pool(SetPool {
+                max_time_ms: Some(5),
+                ..SetPool::default()
+            }),
+            "use 1s to 366d",
+        ),
     ] {
         cluster.now_ms += 10_000;
         // What is sound beside it is not done either.
@@ -148,7 +179,10 @@ fn only_admins_decide_and_what_makes_no_sense_changes_nothing() {
         assert!(why(&applied).contains(part), "{part}: {}", why(&applied));
     }
     assert_eq!(cluster.state.decisions().count(), 0);
-    assert_eq!(why(&decide(&mut cluster, vec![])), "the request changes nothing");
+    assert_eq!(
+        why(&decide(&mut cluster, vec![])),
+        "the request changes nothing"
+    );
     let many = vec![set(SchedKey::Policy, &[1]); DECISION_EDITS_MAX + 1];
     assert!(why(&decide(&mut cluster, many)).contains("several requests"));
 }
@@ -169,13 +203,26 @@ fn a_pause_ends_by_itself_in_state_time_and_is_forgotten_with_the_next_change() 
     let holds = |cluster: &Cluster, at| cluster.state.paused(Automatic::Starts, "x", at).is_some();
     assert!(holds(&cluster, now_ms) && holds(&cluster, end - 1) && !holds(&cluster, end));
     assert_eq!(cluster.state.next_decision_ms(now_ms), Some(end));
-    assert_eq!(cluster.state.paused(Automatic::Preemption, "", now_ms), None);
+    assert_eq!(
+        cluster.state.paused(Automatic::Preemption, "", now_ms),
+        None
+    );
     let none = [Automatic::Preemption, Automatic::Health, Automatic::Power];
-    decide(&mut cluster, none.map(|what| pause(what, "default", 0)).to_vec());
+    decide(
+        &mut cluster,
+        none.map(|what| pause(what, "default", 0)).to_vec(),
+    );
     assert_eq!(cluster.state.pauses(cluster.now_ms).count(), 4);
     cluster.now_ms = end;
-    decide(&mut cluster, vec![DecisionEdit::Resume(Automatic::Power, "default".into())]);
-    assert_eq!(cluster.state.decisions().count(), 2, "the one that is over is gone");
+    decide(
+        &mut cluster,
+        vec![DecisionEdit::Resume(Automatic::Power, "default".into())],
+    );
+    assert_eq!(
+        cluster.state.decisions().count(),
+        2,
+        "the one that is over is gone"
+    );
 }
 
 #[test]
@@ -190,17 +237,29 @@ fn starts_are_refused_while_they_are_paused_in_that_pool_and_nothing_else_is() {
     let refused = |cluster: &mut Cluster, job, node| {
         let start = cluster.start(job, &[node]);
         let applied = cluster.propose(vec![start]);
-        assert!(!applied.effects.contains(&Effect::Replan), "it would be refused again");
+        assert!(
+            !applied.effects.contains(&Effect::Replan),
+            "it would be refused again"
+        );
         let Reply::Started { refused, .. } = applied.reply else {
             panic!("{:?}", applied.reply)
         };
-        refused.into_iter().map(|(_, why)| why).next().unwrap_or_default()
+        refused
+            .into_iter()
+            .map(|(_, why)| why)
+            .next()
+            .unwrap_or_default()
     };
     let why = refused(&mut cluster, jobs[0], "b");
-    assert!(why.starts_with("StartsPaused: starts are paused in pool spot"), "{why}");
+    assert!(
+        why.starts_with("StartsPaused: starts are paused in pool spot"),
+        "{why}"
+    );
     assert_eq!(refused(&mut cluster, jobs[0], "a"), "");
     decide(&mut cluster, vec![pause(Automatic::Starts, "", 0)]);
-    assert!(refused(&mut cluster, jobs[1], "a").starts_with("StartsPaused: starts are paused until"));
+    assert!(
+        refused(&mut cluster, jobs[1], "a").starts_with("StartsPaused: starts are paused until")
+    );
     let cancel = crate::state::commands::CancelJobs::of(vec![jobs[1]]);
     let applied = cluster.run(person("ann", false), Body::CancelJobs(cancel));
     assert!(applied.refusal().is_none(), "what people do goes on");
@@ -224,8 +283,14 @@ fn countables_are_never_exceeded_and_one_job_holds_them_once() {
     };
     let unknown = submit(&mut cluster, 1);
     assert_eq!(unknown.refusal().map(|one| one.code), Some(Code::NeverFits));
-    decide(&mut cluster, vec![DecisionEdit::License("ansys".into(), Some(3))]);
-    assert_eq!(submit(&mut cluster, 4).refusal().map(|one| one.code), Some(Code::NeverFits));
+    decide(
+        &mut cluster,
+        vec![DecisionEdit::License("ansys".into(), Some(3))],
+    );
+    assert_eq!(
+        submit(&mut cluster, 4).refusal().map(|one| one.code),
+        Some(Code::NeverFits)
+    );
     let first = cluster.submitted_spec("ann", &spec(2));
     let second = cluster.submitted_spec("bob", &spec(2));
     let third = cluster.submitted_spec("bob", &spec(1));
@@ -234,11 +299,20 @@ fn countables_are_never_exceeded_and_one_job_holds_them_once() {
     let Reply::Started { refused, .. } = cluster.propose(vec![start]).reply else {
         panic!("it is a plan")
     };
-    assert_eq!(refused[0].1, "Licenses: it needs 2 ansys, and 1 of 3 are free");
+    assert_eq!(
+        refused[0].1,
+        "Licenses: it needs 2 ansys, and 1 of 3 are free"
+    );
     cluster.started(third, &["a"]);
     assert_eq!(cluster.state.licenses().get("ansys"), Some(&(3, 3)));
-    let (_, notes) = told(&decide(&mut cluster, vec![DecisionEdit::License("ansys".into(), Some(2))]));
-    assert!(notes[0].contains("hold 3 of `ansys`: nothing is ended"), "{notes:?}");
+    let (_, notes) = told(&decide(
+        &mut cluster,
+        vec![DecisionEdit::License("ansys".into(), Some(2))],
+    ));
+    assert!(
+        notes[0].contains("hold 3 of `ansys`: nothing is ended"),
+        "{notes:?}"
+    );
     cluster.ended("a", first, epoch, crate::state::records::EndKind::Exited);
     assert_eq!(cluster.state.licenses().get("ansys"), Some(&(2, 1)));
 }
@@ -248,10 +322,17 @@ fn a_node_that_will_be_maintained_takes_only_what_ends_before() {
     let mut cluster = Cluster::new();
     cluster.gpu_node("a", 4);
     let from_ms = cluster.now_ms + 7_200_000;
-    let applied = decide(&mut cluster, vec![maintain(Target::Pool("default".into()), from_ms, HOUR_MS)]);
+    let applied = decide(
+        &mut cluster,
+        vec![maintain(Target::Pool("default".into()), from_ms, HOUR_MS)],
+    );
     let (changes, _) = told(&applied);
-    assert!(changes[0].starts_with("pool default maintenance "), "{changes:?}");
-    let spec = |text: &str| parse_toml(&format!("command = ['x']\ngpus = 1\n{text}")).expect("sound");
+    assert!(
+        changes[0].starts_with("pool default maintenance "),
+        "{changes:?}"
+    );
+    let spec =
+        |text: &str| parse_toml(&format!("command = ['x']\ngpus = 1\n{text}")).expect("sound");
     let short = cluster.submitted_spec("ann", &spec("time = '1h'"));
     let long = cluster.submitted_spec("ann", &spec("time = '3h'"));
     let open = cluster.submitted_spec("ann", &spec(""));
@@ -266,7 +347,10 @@ fn a_node_that_will_be_maintained_takes_only_what_ends_before() {
     assert_eq!(tried(&mut cluster, short), None);
     for job in [long, open] {
         let why = tried(&mut cluster, job).expect("refused");
-        assert!(why.starts_with("Maintenance: node a is maintained from"), "{why}");
+        assert!(
+            why.starts_with("Maintenance: node a is maintained from"),
+            "{why}"
+        );
     }
     assert_eq!(tried(&mut cluster, guest), None);
     cluster.now_ms = from_ms;
@@ -277,7 +361,10 @@ fn a_node_that_will_be_maintained_takes_only_what_ends_before() {
     assert_eq!(tried(&mut cluster, guest), None);
     let again = maintain(Target::Node("a".into()), 0, HOUR_MS);
     let (_, notes) = told(&decide(&mut cluster, vec![again.clone(), again]));
-    assert!(notes[0].contains("3 allocations run there now"), "{notes:?}");
+    assert!(
+        notes[0].contains("3 allocations run there now"),
+        "{notes:?}"
+    );
     let ids: Vec<u64> = cluster.state.maintenance().map(|one| one.id).collect();
     assert!(ids.len() == 2 && ids[0] > id && ids[1] > ids[0], "{ids:?}");
 }
@@ -288,7 +375,10 @@ fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
     cluster.gpu_node("a", 4);
     cluster.gpu_node("b", 4);
     let team = |name: &str| {
-        let set = crate::state::commands::SetTeam { team: name.into(), ..Default::default() };
+        let set = crate::state::commands::SetTeam {
+            team: name.into(),
+            ..Default::default()
+        };
         crate::state::commands::TeamEdit::Team(set)
     };
     let members = crate::state::commands::TeamEdit::Members(crate::state::commands::SetMembers {
@@ -302,7 +392,12 @@ fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
     });
     let edits = vec![team("acme"), team("acme/vision"), members];
     let change = crate::state::commands::ChangeTeams { edits };
-    assert!(cluster.run(person("root", true), Body::ChangeTeams(change)).refusal().is_none());
+    assert!(
+        cluster
+            .run(person("root", true), Body::ChangeTeams(change))
+            .refusal()
+            .is_none()
+    );
     let tried = |cluster: &mut Cluster, user: &str, node: &str, text: &str| {
         let spec = parse_toml(&format!("command = ['x']\ngpus = 1\n{text}")).expect("sound");
         let job = cluster.submitted_spec(user, &spec);
@@ -324,11 +419,18 @@ fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
         })
     };
     decide(&mut cluster, vec![owner(Guests::Preemptible)]);
-    assert_eq!(tried(&mut cluster, "ann", "a", ""), "", "a team in it is the owner too");
+    assert_eq!(
+        tried(&mut cluster, "ann", "a", ""),
+        "",
+        "a team in it is the owner too"
+    );
     assert_eq!(tried(&mut cluster, "bob", "a", ""), "NodeOwned");
     assert_eq!(tried(&mut cluster, "bob", "a", "preemptible = true"), "");
     decide(&mut cluster, vec![owner(Guests::None)]);
-    assert_eq!(tried(&mut cluster, "bob", "a", "preemptible = true"), "NodeOwned");
+    assert_eq!(
+        tried(&mut cluster, "bob", "a", "preemptible = true"),
+        "NodeOwned"
+    );
     let pool = SetPool {
         pool: "default".into(),
         teams: Some(vec!["default".into(), "acme".into(), "acme".into()]),
@@ -348,7 +450,10 @@ fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
     );
     assert_eq!(tried(&mut cluster, "bob", "b", ""), "PoolTime");
     assert_eq!(tried(&mut cluster, "bob", "b", "time = '2h'"), "PoolTime");
-    assert_eq!(tried(&mut cluster, "bob", "b", "time = '1h'\nclass = 'high'"), "PoolClasses");
+    assert_eq!(
+        tried(&mut cluster, "bob", "b", "time = '1h'\nclass = 'high'"),
+        "PoolClasses"
+    );
     assert_eq!(tried(&mut cluster, "bob", "b", "time = '1h'"), "");
     let few = SetPool {
         pool: "default".into(),
@@ -359,7 +464,11 @@ fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
     assert_eq!(tried(&mut cluster, "bob", "b", "time = '1h'"), "PoolTeams");
     assert_eq!(tried(&mut cluster, "ann", "b", "time = '1h'"), "");
     let kept: Option<&PoolRules> = cluster.state.pool_rules("default");
-    assert_eq!(kept.map(|rules| rules.max_time_ms), Some(HOUR_MS), "what is not named stays");
+    assert_eq!(
+        kept.map(|rules| rules.max_time_ms),
+        Some(HOUR_MS),
+        "what is not named stays"
+    );
 }
 
 #[test]
@@ -382,7 +491,10 @@ fn another_half_life_counts_from_now_on() {
     cluster.now_ms += 7_200_000;
     cluster.submitted("ann", 1, 0);
     let half = used(&cluster);
-    assert!(half.abs_diff(before / 2) < before / 1_000, "{half} of {before}");
+    assert!(
+        half.abs_diff(before / 2) < before / 1_000,
+        "{half} of {before}"
+    );
 }
 
 #[test]
@@ -396,7 +508,10 @@ fn critical_is_for_admins_and_for_teams_that_may() {
     };
     let (code, why) = submit(&mut cluster, "ann", false).expect("refused");
     assert_eq!(code, Code::Denied);
-    assert!(why.contains("at most high") && why.contains("--max-class critical"), "{why}");
+    assert!(
+        why.contains("at most high") && why.contains("--max-class critical"),
+        "{why}"
+    );
     assert_eq!(submit(&mut cluster, "root", true), None);
     let most = |cluster: &mut Cluster, class| {
         let set = crate::state::commands::SetTeam {

@@ -119,7 +119,9 @@ impl<'a> Draft<'a> {
             _ => None,
         });
         let newest = ids.chain(self.cancelled()).max();
-        newest.map_or(self.index, |newest| newest.saturating_add(1).max(self.index))
+        newest.map_or(self.index, |newest| {
+            newest.saturating_add(1).max(self.index)
+        })
     }
 
     /// Times of maintenance that this command takes back, or that are over.

@@ -69,7 +69,10 @@ fn knows_team(draft: &Draft, team: &str) -> Result<(), Refusal> {
     if draft.state.team(team).is_some() {
         return Ok(());
     }
-    let why = format!("there is no team `{}`: `mlctl team ls` lists all", clip(team));
+    let why = format!(
+        "there is no team `{}`: `mlctl team ls` lists all",
+        clip(team)
+    );
     Err(Refusal::new(Code::NotFound, why))
 }
 
@@ -78,7 +81,11 @@ fn text(owner: &NodeOwner) -> String {
         0 => String::new(),
         ms => format!(", guests get {} notice", length_text(ms)),
     };
-    format!("{}, guests {}{grace}", owner.team, guests_word(owner.guests))
+    format!(
+        "{}, guests {}{grace}",
+        owner.team,
+        guests_word(owner.guests)
+    )
 }
 
 /// Rules of a pool: what is not named stays.
@@ -123,7 +130,9 @@ impl SetPool {
         }
         if let Some(most) = self.max_time_ms {
             if most > TIME_MS_MAX || (1..1_000).contains(&most) {
-                return Err(refused("the time that jobs may run in a pool: use 1s to 366d"));
+                return Err(refused(
+                    "the time that jobs may run in a pool: use 1s to 366d",
+                ));
             }
             after.max_time_ms = most;
         }

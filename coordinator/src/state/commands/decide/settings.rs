@@ -68,7 +68,10 @@ impl SetSched {
 /// How many there are of a named countable.
 pub(super) fn license(draft: &mut Draft, name: &str, total: Option<u32>) -> Result<(), Refusal> {
     if let Err(error) = check_name(name) {
-        return Err(refused(format!("the countable `{}`: it {error}", clip(name))));
+        return Err(refused(format!(
+            "the countable `{}`: it {error}",
+            clip(name)
+        )));
     }
     if let Some(total) = total.filter(|total| !(1..=LICENSE_COUNT_MAX).contains(total)) {
         return Err(refused(format!(
@@ -82,7 +85,11 @@ pub(super) fn license(draft: &mut Draft, name: &str, total: Option<u32>) -> Resu
     };
     let text = |total: Option<u32>| total.map(|total| total.to_string()).unwrap_or_default();
     draft.change("licenses", name, text(before), text(total));
-    let held = draft.state.licenses().get(name).map_or(0, |(_, held)| *held);
+    let held = draft
+        .state
+        .licenses()
+        .get(name)
+        .map_or(0, |(_, held)| *held);
     if held > total.unwrap_or(0) {
         draft.note(format!(
             "jobs that run hold {held} of `{name}`: nothing is ended, and no other job that needs it starts until fewer are held"
