@@ -16,8 +16,7 @@ pub async fn run(args: &JobsArgs, global: &Global, output: &dyn Output) -> Resul
         None => String::new(),
     };
     let mut all: Vec<Job> = Vec::new();
-    let mut pauses = Vec::new();
-    loop {
+    let pauses = loop {
         let after = all.last().map(|job| job.id.clone()).unwrap_or_default();
         let request = ListJobsRequest {
             all: args.all,
@@ -33,11 +32,10 @@ pub async fn run(args: &JobsArgs, global: &Global, output: &dyn Output) -> Resul
         let page = answer.await?;
         let more = page.more && !page.jobs.is_empty();
         all.extend(page.jobs);
-        pauses = page.pauses;
         if !more {
-            break;
+            break page.pauses;
         }
-    }
+    };
     output.jobs(&all);
     decide::note_pauses(&pauses, output);
     Ok(0)
