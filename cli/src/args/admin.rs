@@ -40,7 +40,7 @@ pub enum AdminCommand {
     },
     /// Change settings of the cluster, such as scheduling.policy=las or licenses.ansys=2: all of them or none
     Set {
-        /// KEY=VALUE; the value `default` is the shipped one (repeat)
+        /// KEY=VALUE; the value `shipped` takes what was decided back (repeat)
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<String>,
         /// Whether it is done.

@@ -1,5 +1,5 @@
 //! What admins decide, as people and programs write and see it. Settings are named by keys: `scheduling.policy`, `scheduling.age_limit.high`, `licenses.ansys`,
-//! `pools.spot.teams`; `default` is their value as shipped. Whether a value makes sense is the command's business.
+//! `pools.spot.teams`; `shipped` as a value takes a decision back. (A team may be named `default`.) Whether a value makes sense is the command's business.
 use mlctl_proto::api::{self, decision_edit::What};
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::clip;
@@ -19,7 +19,7 @@ use crate::state::view::nodes::{Guests, Sharing};
 use crate::state::view::policy::SchedSettings;
 
 /// The word for a value as it is shipped.
-const SHIPPED: &str = "default";
+const SHIPPED: &str = "shipped";
 
 fn bad(why: impl Into<String>) -> Refusal {
     Refusal::new(Code::BadRequest, why)

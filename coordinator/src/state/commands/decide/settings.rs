@@ -75,7 +75,7 @@ pub(super) fn license(draft: &mut Draft, name: &str, total: Option<u32>) -> Resu
     }
     if let Some(total) = total.filter(|total| !(1..=LICENSE_COUNT_MAX).contains(total)) {
         return Err(refused(format!(
-            "{total} of `{name}`: use 1 to {LICENSE_COUNT_MAX}, or `default` to take it away"
+            "{total} of `{name}`: use 1 to {LICENSE_COUNT_MAX}, or `shipped` to take it away"
         )));
     }
     let key = DecisionKey::License(name.to_owned());
