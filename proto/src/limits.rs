@@ -148,3 +148,9 @@ pub const QUOTA_UNITS_MAX: u64 = 7_000_000_000_000;
 pub const BUDGET_UNIT_MS_MAX: u64 = 1 << 62;
 /// Changes of a zone's clock that come with a budget.
 pub const ZONE_OFFSETS_MAX: usize = 512;
+/// Edits of what an admin decides, in one request.
+pub const DECISION_EDITS_MAX: usize = 256;
+/// Decisions of one kind: countables, times of maintenance, pauses.
+pub const DECISIONS_MAX: usize = 1_000;
+/// Why something is paused or maintained, bytes.
+pub const REASON_BYTES_MAX: usize = 256;

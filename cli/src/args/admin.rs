@@ -1,7 +1,9 @@
 //! Arguments of `admin`.
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+
+use super::teams::DryRun;
 
 /// Set up a cluster.
 #[derive(Debug, Subcommand)]
@@ -36,6 +38,57 @@ pub enum AdminCommand {
         #[arg(action = clap::ArgAction::Set)]
         allow: bool,
     },
+    /// Change settings of the cluster, such as scheduling.policy=las or licenses.ansys=2: all of them or none
+    Set {
+        /// KEY=VALUE; the value `shipped` takes what was decided back (repeat)
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        /// Whether it is done.
+        #[command(flatten)]
+        dry: DryRun,
+    },
+    /// List settings
+    Settings {
+        /// Only keys that begin so, such as scheduling
+        prefix: Option<String>,
+        /// Only what is not as shipped
+        #[arg(long)]
+        changed: bool,
+    },
+    /// Keep something from happening by itself: starts, preemption, health or power
+    Pause(PauseArgs),
+    /// Let it happen again
+    Resume {
+        /// starts, preemption, health or power
+        what: String,
+        /// Only in this pool
+        #[arg(long, value_name = "POOL")]
+        pool: Option<String>,
+        /// Whether it is done.
+        #[command(flatten)]
+        dry: DryRun,
+    },
+    /// What is paused, maintained and owned, and how many of each countable are held
+    Show,
+}
+
+/// Arguments of `admin pause`.
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// starts, preemption, health or power
+    pub what: String,
+    /// Only in this pool
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<String>,
+    /// How long, such as 2h; default: until `admin resume`
+    #[arg(long = "for", value_name = "TIME", allow_hyphen_values = true)]
+    pub length: Option<String>,
+    /// Why: everybody whom it concerns is shown it
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Whether it is done.
+    #[command(flatten)]
+    pub dry: DryRun,
 }
 
 /// People.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub use admin::{AdminCommand, CertCommand, UserCommand};
+pub use admin::{AdminCommand, CertCommand, PauseArgs, UserCommand};
 pub use checkpoint::{
     CheckpointCommand, CommitArgs, GetCheckpointArgs, LsCheckpointsArgs, NamedCheckpointsArgs,
     PushCheckpointArgs, ShowCheckpointArgs,
@@ -23,9 +23,9 @@ pub use jobs::{
     CancelArgs, HoldArgs, JobsArgs, LogsArgs, ReleaseArgs, RetryArgs, RunArgs, ShowArgs,
     SubmitArgs, TurnArgs, UpdateArgs, WaitArgs, WhichArgs, WhyArgs,
 };
-pub use node::NodeCommand;
+pub use node::{MaintenanceArgs, NodeCommand, OwnArgs};
 pub use simulate::{SharedBy, SimulateArgs};
-pub use teams::{LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
+pub use teams::{DryRun, LimitArgs, QuotaCommand, QuotaSetArgs, TeamCommand};
 
 /// One training cluster out of a pile of GPU servers.
 #[derive(Debug, Parser)]
@@ -132,7 +132,7 @@ pub enum Command {
     Dev(DevArgs),
     /// Watch a cluster train a model and survive a killed node
     Demo(DemoArgs),
-    /// Set up a cluster: its authority, its users, its daemons
+    /// Set up a cluster, and decide about scheduling: authority, users, settings, pauses
     Admin {
         /// What to do.
         #[command(subcommand)]

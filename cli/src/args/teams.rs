@@ -18,6 +18,9 @@ pub enum TeamCommand {
         /// Its part among its siblings, 1 or more
         #[arg(long, value_name = "N", allow_hyphen_values = true)]
         weight: Option<String>,
+        /// The most urgent class of its jobs: low, normal, high, critical, or none
+        #[arg(long, value_name = "CLASS")]
+        max_class: Option<String>,
         /// What is limited.
         #[command(flatten)]
         limits: LimitArgs,

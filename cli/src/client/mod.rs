@@ -187,6 +187,7 @@ stubs! {
     cluster => mlctl_proto::api::cluster_client::ClusterClient<Channel>;
     checkpoints => mlctl_proto::api::checkpoints_client::CheckpointsClient<Channel>;
     blobs => mlctl_proto::api::blobs_client::BlobsClient<Channel>;
+    admin => mlctl_proto::api::admin_client::AdminClient<Channel>;
     teams => mlctl_proto::api::teams_client::TeamsClient<Channel>;
 }
 

@@ -1,6 +1,7 @@
 //! `mlctl jobs`: list jobs.
 use mlctl_proto::api::{Job, ListJobsRequest};
 
+use super::decide;
 use crate::args::{Global, JobsArgs};
 use crate::client::{Client, cluster, jobs, traced};
 use crate::failure::Failure;
@@ -15,7 +16,7 @@ pub async fn run(args: &JobsArgs, global: &Global, output: &dyn Output) -> Resul
         None => String::new(),
     };
     let mut all: Vec<Job> = Vec::new();
-    loop {
+    let pauses = loop {
         let after = all.last().map(|job| job.id.clone()).unwrap_or_default();
         let request = ListJobsRequest {
             all: args.all,
@@ -32,10 +33,11 @@ pub async fn run(args: &JobsArgs, global: &Global, output: &dyn Output) -> Resul
         let more = page.more && !page.jobs.is_empty();
         all.extend(page.jobs);
         if !more {
-            break;
+            break page.pauses;
         }
-    }
+    };
     output.jobs(&all);
+    decide::note_pauses(&pauses, output);
     Ok(0)
 }
 

@@ -5,6 +5,7 @@ mod admin_init;
 mod admin_user_add;
 mod cancel;
 mod checkpoint;
+mod decide;
 pub mod follow;
 mod gpus;
 mod hold;
@@ -68,9 +69,7 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
         Command::Checkpoint { command } => checkpoint::dispatch(&command, global, output),
         Command::Gpus => client_side(gpus::run(global, output)),
         Command::Nodes => client_side(nodes::run(global, output)),
-        Command::Node {
-            command: NodeCommand::DeclareLost { node, yes },
-        } => client_side(node_declare_lost::run(&node, yes, global, output)),
+        Command::Node { command } => node(command, global, output),
         Command::Team { command } => client_side(teams::team(&command, global, output)),
         Command::Quota { command } => client_side(teams::quota(&command, global, output)),
         Command::Admin { command } => admin(command, global, output),
@@ -122,8 +121,36 @@ fn admin(
         AdminCommand::Cert {
             command: CertCommand::Node { name, ca, out },
         } => admin_cert::node(&name, &ca, out, output),
+        AdminCommand::Set { settings, dry } => {
+            client_side(decide::set(&settings, dry, global, output))
+        }
+        AdminCommand::Settings { prefix, changed } => {
+            client_side(decide::settings(prefix.as_deref(), changed, global, output))
+        }
+        AdminCommand::Pause(args) => client_side(decide::pause(&args, global, output)),
+        AdminCommand::Resume { what, pool, dry } => {
+            client_side(decide::resume((&what, pool.as_deref()), dry, global, output))
+        }
+        AdminCommand::Show => client_side(decide::everything(global, output)),
         AdminCommand::AllowRoot { allow } => {
             client_side(admin_allow_root::run(allow, global, output))
+        }
+    }
+}
+
+fn node(
+    command: NodeCommand,
+    global: &crate::args::Global,
+    output: &dyn Output,
+) -> Result<u8, Failure> {
+    match command {
+        NodeCommand::DeclareLost { node, yes } => {
+            client_side(node_declare_lost::run(&node, yes, global, output))
+        }
+        NodeCommand::Maintenance(args) => client_side(decide::maintenance(&args, global, output)),
+        NodeCommand::Own(args) => client_side(decide::own(&args, global, output)),
+        NodeCommand::Disown { node, dry } => {
+            client_side(decide::disown(&node, dry, global, output))
         }
     }
 }

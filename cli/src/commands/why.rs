@@ -1,6 +1,7 @@
 //! `mlctl why`: what keeps a job from running, by the scheduler's own word.
 use mlctl_proto::api::WhyRequest;
 
+use super::decide;
 use crate::args::{Global, WhyArgs};
 use crate::client::{Client, jobs, traced};
 use crate::failure::Failure;
@@ -15,6 +16,8 @@ pub async fn run(args: &WhyArgs, global: &Global, output: &dyn Output) -> Result
         });
         async move { jobs(channel).why(request).await }
     });
-    output.why(&answer.await?);
+    let reply = answer.await?;
+    output.why(&reply);
+    decide::note_pauses(&reply.pauses, output);
     Ok(0)
 }

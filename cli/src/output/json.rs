@@ -7,7 +7,7 @@ use mlctl_proto::api::{
 };
 use serde_json::{Value, json};
 
-use super::{Output, array, checkpoints, out, turn};
+use super::{Output, array, checkpoints, decisions, out, turn};
 use crate::advice::Advice;
 use crate::failure::Failure;
 
@@ -88,7 +88,8 @@ fn node(node: &Node) -> Value {
         "power": node.power, "devices": devices, "gpus_used": node.gpus_used, "cpus": node.cpus,
         "memory_bytes": node.memory_bytes, "address": node.address, "network": node.network, "pool": node.pool,
         "version": node.version, "isolation": node.isolation, "isolation_missing": node.isolation_missing, "jobs": node.jobs, "since_ms": time(node.since_ms),
-        "reasons": node.reasons,
+        "reasons": node.reasons, "owner": node.owner.as_ref().map(decisions::owner_value),
+        "maintenance": node.maintenance.iter().map(decisions::window_value).collect::<Vec<_>>(),
     })
 }
 
@@ -149,8 +150,9 @@ impl Output for Json {
             .iter()
             .map(|reason| json!({ "code": reason.code, "text": reason.text }))
             .collect();
+        let paused: Vec<Value> = why.pauses.iter().map(decisions::pause_value).collect();
         print(
-            &json!({ "v": 1, "job": why.job, "state": why.state, "summary": why.summary, "reasons": reasons, "index": why.index }),
+            &json!({ "v": 1, "job": why.job, "state": why.state, "summary": why.summary, "reasons": reasons, "paused": paused, "index": why.index }),
         );
     }
 

@@ -2,6 +2,7 @@
 mod array;
 mod checkpoints;
 mod clean;
+pub mod decisions;
 pub mod fold;
 mod json;
 mod retries;

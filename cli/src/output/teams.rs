@@ -98,7 +98,11 @@ pub fn teams_rows(reply: &ListTeamsReply) -> Vec<Vec<String>> {
                 )
             })
             .collect();
-        let limits: Vec<String> = team.limits.iter().map(team_limit).collect();
+        let mut limits: Vec<String> = team.limits.iter().map(team_limit).collect();
+        // What nobody has changed goes without saying.
+        if !matches!(team.max_class.as_str(), "" | "high") {
+            limits.push(format!("max_class {}", clean(&team.max_class)));
+        }
         let members = if team.open {
             "everybody".to_owned()
         } else {
@@ -368,7 +372,7 @@ fn team_value(team: &Team) -> Value {
     });
     json!({
         "name": team.name, "weight": team.weight, "open": team.open, "members": team.members, "running": team.running,
-        "waiting": team.waiting, "used_gpu_hours": number(team.usage / 3_600), "limits": limits,
+        "max_class": team.max_class, "waiting": team.waiting, "used_gpu_hours": number(team.usage / 3_600), "limits": limits,
         "quotas": team.quotas.iter().map(quota_value).collect::<Vec<_>>(),
         "budgets": team.budgets.iter().map(budget_value).collect::<Vec<_>>(),
         "people": people.collect::<Vec<_>>(),

@@ -52,6 +52,7 @@ fn reply() -> ListTeamsReply {
         waiting: 1,
         usage: GPU * 7_200,
         open: false,
+        max_class: "high".into(),
     };
     ListTeamsReply {
         teams: vec![team],

@@ -36,7 +36,7 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 37] = [
+pub const CALLS: [(&str, Access); 42] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
@@ -58,6 +58,11 @@ pub const CALLS: [(&str, Access); 37] = [
     ("/mlctl.api.v1.Checkpoints/VerifyPart", Access::User),
     ("/mlctl.api.v1.Checkpoints/Upload", Access::User),
     ("/mlctl.api.v1.Checkpoints/Usage", Access::User),
+    ("/mlctl.api.v1.Teams/Change", Access::Admin),
+    ("/mlctl.api.v1.Teams/List", Access::User),
+    ("/mlctl.api.v1.Teams/Explain", Access::User),
+    ("/mlctl.api.v1.Admin/Decide", Access::Admin),
+    ("/mlctl.api.v1.Admin/Show", Access::User),
     ("/mlctl.api.v1.Blobs/Missing", Access::User),
     ("/mlctl.api.v1.Blobs/Put", Access::User),
     ("/mlctl.agent.v1.Link/Open", Access::Node),

@@ -134,6 +134,10 @@ async fn nodes(shared: &Arc<Shared>) -> Result<NodesReply, CallError> {
             .map(|node| convert::node::node(&state, node))
             .collect(),
         index: state.applied_index(),
+        pauses: state
+            .pauses(shared.clock.now_ms())
+            .map(convert::decision::pause)
+            .collect(),
     })
 }
 

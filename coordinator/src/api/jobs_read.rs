@@ -9,6 +9,7 @@ use mlctl_proto::ids::{JobId, clip};
 use mlctl_proto::limits::{LIST_LIMIT_DEFAULT, MESSAGE_BYTES_MAX};
 use prost::Message;
 
+use super::convert::decision::pauses_of_jobs;
 use super::convert::job::{job, summary};
 use super::shown;
 use crate::scheduler::explain;
@@ -76,6 +77,7 @@ pub async fn list(
         jobs: Vec::new(),
         index: state.applied_index(),
         more: false,
+        pauses: pauses_of_jobs(&state, now_ms),
     };
     let mut bytes = 0;
     for record in listed {
@@ -117,12 +119,17 @@ pub async fn why(shared: &Arc<Shared>, request: WhyRequest) -> Result<WhyReply, 
         (true, true) => format!("{id} {} is {}{end}", record.name, record.state.word()),
         (true, false) => format!("{id} {} is {}", record.name, record.state.word()),
     };
+    let pauses = match record.state.terminal() {
+        true => Vec::new(),
+        false => pauses_of_jobs(&state, shared.clock.now_ms()),
+    };
     Ok(WhyReply {
         job: id.to_string(),
         state: record.state.word().to_owned(),
         reasons,
         index: state.applied_index(),
         summary,
+        pauses,
     })
 }
 

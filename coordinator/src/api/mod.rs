@@ -2,6 +2,7 @@
 //!
 //! Who may call is decided in `auth`, before any service sees the call; which member serves it in `route`. What a call
 //! means to a job is decided by the state machine. `convert` is the only place where api types and records meet.
+mod admin;
 pub mod auth;
 mod blobs;
 mod bulk;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use futures::Stream;
 use mlctl_proto::agent::bulk_server::BulkServer;
 use mlctl_proto::agent::link_server::LinkServer;
+use mlctl_proto::api::admin_server::AdminServer;
 use mlctl_proto::api::blobs_server::BlobsServer;
 use mlctl_proto::api::checkpoints_server::CheckpointsServer;
 use mlctl_proto::api::cluster_server::ClusterServer;
@@ -74,12 +76,15 @@ pub fn router(shared: &Arc<Shared>) -> Router<Stack<AuthLayer, Identity>> {
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let teams =
         TeamsServer::new(teams::Teams::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let admin =
+        AdminServer::new(admin::Admin::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let link = LinkServer::new(link::Link::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let bulk = BulkServer::new(bulk::Bulk::new(api())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let peer = PeerServer::new(peer::Peer::new(api()))
         .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX + FRAME_BYTES);
     let routes = Routes::new(jobs).add_service(cluster).add_service(blobs);
     let routes = routes.add_service(checkpoints).add_service(teams);
+    let routes = routes.add_service(admin);
     let routes = routes.add_service(link).add_service(bulk).add_service(peer);
     server_builder()
         .layer(AuthLayer::new(&shared.config.members))

@@ -140,7 +140,7 @@ async fn change(
 }
 
 /// What a command would answer. The state stays as it is: its clone shares all rows, and only what changes is copied.
-fn tried(state: &State, command: &Command) -> Result<Reply, Refusal> {
+pub(super) fn tried(state: &State, command: &Command) -> Result<Reply, Refusal> {
     let mut copy = state.clone();
     let index = copy.applied_index();
     match copy.apply(index, command).reply {

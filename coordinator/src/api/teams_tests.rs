@@ -26,6 +26,7 @@ fn made(team: &str) -> api::TeamEdit {
         team: team.into(),
         weight: None,
         limits: Vec::new(),
+        max_class: None,
     };
     api::TeamEdit {
         what: Some(api::team_edit::What::Team(set)),

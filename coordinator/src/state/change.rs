@@ -9,7 +9,7 @@ use mlctl_proto::units::UtcMs;
 
 use super::commands::accounts;
 use super::records::{
-    Attempt, BudgetAccount, ClosedSegment, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey,
+    Attempt, BudgetAccount, ClosedSegment, Decision, DecisionKey, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey,
     Segment, Settings, Spec, Team, TeamUsage,
 };
 use super::view::teams::Flavor;
@@ -170,6 +170,16 @@ impl Change {
     /// Forgets what a budget had come to.
     pub fn remove_account(&mut self, key: &(String, Flavor)) {
         self.state.remove_account(key);
+    }
+
+    /// Writes what an admin has decided.
+    pub fn put_decision(&mut self, decision: Decision) {
+        self.state.put_decision(decision);
+    }
+
+    /// Takes back what an admin had decided.
+    pub fn remove_decision(&mut self, key: &DecisionKey) {
+        self.state.remove_decision(key);
     }
 
     /// Writes what a team, or a user in it, has used.

@@ -2,6 +2,7 @@
 //! apply; apply itself does not rely on these checks.
 mod arrays;
 mod checkpoints;
+mod decisions;
 mod teams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,7 @@ pub fn check(state: &State) -> Vec<Violation> {
     }
     check_history(state, &mut found);
     teams::check(state, &mut found);
+    decisions::check(state, &mut found);
     require(
         &mut found,
         state.rebuilt_indexes() == *state.indexes(),
@@ -65,6 +67,7 @@ pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
     }
     check_history_step(before, after, &mut found);
     teams::check_step(before, after, &mut found);
+    decisions::check_step(before, after, &mut found);
     for old in before.nodes() {
         check_node_step(old, after, &mut found);
     }

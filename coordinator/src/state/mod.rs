@@ -11,6 +11,7 @@
 mod change;
 pub mod codec;
 pub mod commands;
+mod decisions;
 mod digest;
 mod history;
 pub mod invariants;
@@ -39,7 +40,7 @@ pub use digest::Digest;
 pub use transition::legal;
 
 use records::{
-    Attempt, BudgetAccount, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey,
+    Attempt, BudgetAccount, ClosedSegment, Decision, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey,
     Reply, Segment, Settings, Spec, Team, TeamUsage,
 };
 use rules::{Inventory, Request};
@@ -62,6 +63,7 @@ pub struct State {
     segments: Table<Segment>,
     usages: Table<TeamUsage>,
     accounts: Table<BudgetAccount>,
+    decisions: Table<Decision>,
     indexes: Indexes,
 }
 

@@ -3,7 +3,7 @@
 use super::codec::{CodecError, RawRow};
 use super::digest::Digest;
 use super::records::{
-    Allocation, AllocationPhase, Attempt, BudgetAccount, HistoryBatch, Idempotency, Job, Node,
+    Allocation, AllocationPhase, Attempt, BudgetAccount, Decision, DecisionKey, HistoryBatch, Idempotency, Job, Node,
     RequestKey, Segment, Settings, Spec, Team, TeamUsage,
 };
 use super::rules::Request;
@@ -45,6 +45,14 @@ impl State {
 
     pub(super) fn remove_account(&mut self, key: &(String, Flavor)) {
         self.accounts.remove(key);
+    }
+
+    pub(super) fn put_decision(&mut self, decision: Decision) {
+        self.decisions.put(decision);
+    }
+
+    pub(super) fn remove_decision(&mut self, key: &DecisionKey) {
+        self.decisions.remove(key);
     }
 
     pub(super) fn put_usage(&mut self, usage: TeamUsage) {
@@ -194,6 +202,7 @@ impl State {
         self.segments.settle(digest, rows);
         self.usages.settle(digest, rows);
         self.accounts.settle(digest, rows);
+        self.decisions.settle(digest, rows);
     }
 
     /// The digest of all rows, from nothing.
@@ -211,6 +220,7 @@ impl State {
             self.segments.digest(),
             self.usages.digest(),
             self.accounts.digest(),
+            self.decisions.digest(),
         ];
         tables.into_iter().for_each(|table| digest.add(table));
         digest
@@ -257,6 +267,7 @@ impl State {
             .chain(of(&self.segments))
             .chain(of(&self.usages))
             .chain(of(&self.accounts))
+            .chain(of(&self.decisions))
     }
 
     /// How many rows there are.
@@ -272,6 +283,7 @@ impl State {
             + self.segments.len()
             + self.usages.len()
             + self.accounts.len()
+            + self.decisions.len()
     }
 }
 

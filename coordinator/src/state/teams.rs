@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
+use mlctl_proto::spec::Class;
 use mlctl_proto::units::UtcMs;
 
 use super::State;
 use super::records::{
     Account, Allocation, AllocationPhase, Attempt, Budget, BudgetAccount, Decayed, Node, Team,
-    TeamLimit,
+    TeamLimit, TeamUsage,
 };
 use super::rules::budget::Book;
 use super::rules::decay;
@@ -29,6 +30,12 @@ impl State {
     pub fn levels<'a>(&'a self, team: &'a str) -> impl Iterator<Item = &'a Arc<Team>> {
         let above = |name: &&'a str| name.rsplit_once('/').map(|(above, _)| above);
         std::iter::successors(Some(team), above).filter_map(|name| self.teams.get(name))
+    }
+
+    /// The most urgent class that jobs of a team may have, unless an admin submits them: the lowest that is said at any level, else `high`.
+    pub fn max_class(&self, team: &str) -> Class {
+        let said = self.levels(team).filter_map(|level| level.max_class);
+        said.min().unwrap_or(Class::High)
     }
 
     /// The team of a user's jobs, if that was said.
@@ -70,11 +77,12 @@ impl State {
 
     /// A team as the scheduler sees it, at state time.
     pub fn team_view(&self, team: &Team) -> TeamView {
-        let now_ms = self.now_ms();
+        let (now_ms, half_life_ms) = (self.now_ms(), self.half_life_ms());
         let name = team.name.as_str();
         let usage = |user: &str, held: &Held| {
             let so_far = u128::from(held.used_so_far(now_ms)) << decay::FRACTION_BITS;
-            decay::left(self.usage_of(name, user), now_ms).saturating_add(so_far)
+            let left = decay::left(self.usage_of(name, user), now_ms, half_life_ms);
+            left.saturating_add(so_far)
         };
         let mut users: BTreeMap<Arc<str>, u128> = BTreeMap::new();
         let first = (name.to_owned(), String::new());
@@ -133,6 +141,11 @@ impl State {
             .get(&key)
             .map(|row| row.usage)
             .unwrap_or_default()
+    }
+
+    /// What is left of all usage, by team and user.
+    pub fn usages(&self) -> impl Iterator<Item = &Arc<TeamUsage>> {
+        self.usages.iter().map(|(_, usage)| usage)
     }
 
     /// What a budget has come to.

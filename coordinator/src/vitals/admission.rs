@@ -74,6 +74,7 @@ fn growth(body: &Body) -> Growth {
         | Body::DropLate(_)
         | Body::SupersedeAttempt(_)
         | Body::ChangeTeams(_)
+        | Body::Decide(_)
         // Without it nothing that runs would be covered any more.
         | Body::RenewCharges(_)
         // Removing is what makes room.

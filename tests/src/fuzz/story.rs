@@ -255,6 +255,7 @@ fn teams() -> Body {
             team: team.into(),
             weight: Some(2),
             limits: vec![(TeamLimit::MaxRunning, Some(9))],
+            max_class: None,
         })
     };
     let quota = TeamEdit::Quota(SetQuota {

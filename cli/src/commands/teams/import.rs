@@ -28,6 +28,7 @@ struct Entry {
     name: String,
     parent: Option<String>,
     weight: Option<u32>,
+    max_class: Option<String>,
     max_pending: Option<Value>,
     max_running: Option<Value>,
     max_time: Option<Value>,
@@ -159,6 +160,7 @@ fn team(entry: &Entry, path: &str) -> Result<TeamEdit, Failure> {
         team: path.to_owned(),
         weight: entry.weight,
         limits,
+        max_class: entry.max_class.clone(),
     };
     Ok(TeamEdit {
         what: Some(What::Team(set)),

@@ -33,6 +33,7 @@ pub async fn team(
         TeamCommand::Set {
             team,
             weight,
+            max_class,
             limits,
             dry,
         } => {
@@ -45,6 +46,7 @@ pub async fn team(
                 team: team.clone(),
                 weight: weight.as_ref().map(number).transpose()?,
                 limits: limits_of(limits)?,
+                max_class: max_class.clone(),
             };
             (vec![What::Team(set)], dry)
         }
@@ -198,6 +200,7 @@ fn set(args: &QuotaSetArgs) -> Result<Vec<What>, Failure> {
             team: args.team.clone(),
             weight: None,
             limits,
+            max_class: None,
         }));
     }
     match edits.is_empty() {

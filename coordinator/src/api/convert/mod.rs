@@ -2,6 +2,7 @@
 pub mod agent;
 mod array;
 pub mod copies;
+pub mod decision;
 pub mod job;
 pub mod node;
 pub mod team;

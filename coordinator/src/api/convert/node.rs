@@ -1,6 +1,7 @@
 //! Nodes and devices as people and programs see them.
 use mlctl_proto::api;
 
+use super::decision;
 use crate::state::State;
 use crate::state::records::{Admin, Device, DirtyDevice, Health, Isolation, Liveness, Node, Power};
 
@@ -24,6 +25,7 @@ pub fn node(state: &State, node: &Node) -> api::Node {
     if let Health::Unhealthy(why) = &node.health {
         reasons.extend(why.iter().cloned());
     }
+    reasons.extend(decision::reasons(state, node));
     let network = match facts.addresses.network.as_str() {
         "" => &facts.pool,
         network => network,
@@ -54,6 +56,8 @@ pub fn node(state: &State, node: &Node) -> api::Node {
         jobs: jobs.iter().map(ToString::to_string).collect(),
         since_ms: node.since_ms,
         reasons,
+        maintenance: decision::maintenance_of(state, node),
+        owner: state.owner_of(&facts.name).map(decision::owner),
     }
 }
 

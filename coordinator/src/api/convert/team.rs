@@ -2,6 +2,7 @@
 use mlctl_proto::api::{self, team_edit::What};
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::clip;
+use mlctl_proto::spec::Class;
 use mlctl_proto::units::UtcMs;
 
 use crate::api::zones::zone;
@@ -31,6 +32,7 @@ pub fn edit(state: &State, edit: api::TeamEdit, now_ms: UtcMs) -> Result<TeamEdi
             team: set.team,
             weight: set.weight,
             limits: (set.limits.iter()).map(limit).collect::<Result<_, _>>()?,
+            max_class: set.max_class.as_deref().map(max_class).transpose()?,
         }),
         What::Remove(remove) => TeamEdit::Remove(RemoveTeam { team: remove.team }),
         What::Quota(set) => TeamEdit::Quota(SetQuota {
@@ -89,6 +91,17 @@ fn limit(limit: &api::TeamLimit) -> Result<(TeamLimit, Option<u64>), Refusal> {
         ))
     })?;
     Ok((which, limit.most))
+}
+
+/// The word of a class, or `none`.
+fn max_class(text: &str) -> Result<Option<Class>, Refusal> {
+    if text == "none" {
+        return Ok(None);
+    }
+    Class::of_word(text).map(Some).ok_or_else(|| {
+        let given = clip(text);
+        bad(format!("`{given}` is no class: use low, normal, high or critical, or none"))
+    })
 }
 
 fn members(state: &State, set: &api::SetMembers) -> Result<SetMembers, Refusal> {
@@ -224,6 +237,7 @@ pub fn team(state: &State, ledger: &Ledger, team: &Team, people: bool) -> api::T
         waiting: held.waiting,
         usage: whole(view.usage),
         open: name == EVERYBODYS && team.members.is_empty(),
+        max_class: state.max_class(name).word().to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::array::{decode_planned, encode_planned};
 use super::checkpoint::{decode_change, encode_change};
+use super::decision::{decode_decide, encode_decide};
 use super::event::{decode_event, encode_event};
 use super::node::{decode_facts, encode_facts};
 use super::selection::{
@@ -135,6 +136,7 @@ fn encode_body(body: &Body) -> Disk {
             job: Some(supersede.job.into()),
             epoch: Some(supersede.epoch.into()),
         }),
+        Body::Decide(decide) => Disk::Decide(encode_decide(decide)),
         Body::ChangeTeams(change) => Disk::ChangeTeams(encode_change_teams(change)),
         Body::RenewCharges(renew) => Disk::RenewCharges(persist::RenewCharges { most: renew.most }),
     }
@@ -202,6 +204,7 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
             job: JobId::try_from(supersede.job).map_err(bad_id(WHAT))?,
             epoch: Epoch::try_from(supersede.epoch).map_err(bad_id(WHAT))?,
         }),
+        Disk::Decide(decide) => Body::Decide(decode_decide(decide)?),
         Disk::ChangeTeams(change) => Body::ChangeTeams(decode_change_teams(change)?),
         Disk::RenewCharges(renew) => Body::RenewCharges(RenewCharges { most: renew.most }),
     })

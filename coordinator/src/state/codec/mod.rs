@@ -4,6 +4,7 @@ mod array;
 mod attempt;
 mod checkpoint;
 mod command;
+mod decision;
 mod event;
 mod history;
 mod job;

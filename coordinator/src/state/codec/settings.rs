@@ -172,6 +172,7 @@ fn encode_reply(reply: &Reply) -> persist::Reply {
         Reply::TeamsChanged { changes, notes } => {
             What::TeamsChanged(encode_changes(changes, notes))
         }
+        Reply::Decided { changes, notes } => What::Decided(encode_changes(changes, notes)),
         Reply::Rejected(refusal) => What::Rejected(persist::Rejected {
             code: refusal.code.word().into(),
             message: refusal.message.clone(),
@@ -234,6 +235,10 @@ fn decode_reply(reply: persist::Reply) -> Result<Reply, CodecError> {
         What::TeamsChanged(changed) => {
             let (changes, notes) = decode_changes(changed);
             Ok(Reply::TeamsChanged { changes, notes })
+        }
+        What::Decided(changed) => {
+            let (changes, notes) = decode_changes(changed);
+            Ok(Reply::Decided { changes, notes })
         }
         What::Rejected(rejected) => {
             let code = Code::ALL

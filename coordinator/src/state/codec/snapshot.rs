@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, RawRow, Record, message};
 use crate::state::records::{
-    Attempt, BudgetAccount, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
+    Attempt, BudgetAccount, Decision, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
     TeamUsage,
 };
 use crate::state::{Digest, State};
@@ -137,6 +137,7 @@ fn load_row(state: &mut State, table: u8, key: &[u8], record: &[u8]) -> Result<(
             state.put_attempt(attempt);
         }
         Idempotency::TABLE => state.put_key(own(key, record)?),
+        Decision::TABLE => state.put_decision(own(key, record)?),
         HistoryBatch::TABLE => state.put_batch(own(key, record)?),
         Segment::TABLE => state.put_segment(own(key, record)?),
         TeamUsage::TABLE => state.put_usage(own(key, record)?),

@@ -2,9 +2,11 @@
 use std::collections::BTreeMap;
 
 use mlctl_proto::persist::{self, budget, limit, team_edit::What};
+use mlctl_proto::spec::Class;
 use mlctl_proto::units::UtcMs;
 use prost::Message;
 
+use super::turn::{class_number, class_of};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, known_version, message, missing};
 use crate::state::commands::{
@@ -60,6 +62,7 @@ impl Record for Team {
             budgets: budgets
                 .map(|(flavor, budget)| encode_budget(flavor, budget))
                 .collect(),
+            max_class: self.max_class.map(|class| encode_max(Some(class))),
         }
         .encode_to_vec()
     }
@@ -89,6 +92,9 @@ impl Record for Team {
         for budget in record.budgets {
             let (flavor, budget) = decode_budget(budget)?;
             team.budgets.insert(flavor, budget);
+        }
+        if let Some(max) = record.max_class {
+            team.max_class = decode_max(max)?;
         }
         Ok(team)
     }
@@ -261,6 +267,16 @@ fn decode_team_limit(limit: &persist::TeamLimit) -> Result<(TeamLimit, Option<u6
     Ok((TeamLimit::from_number(limit.which)?, limit.most))
 }
 
+fn encode_max(class: Option<Class>) -> persist::MaxClass {
+    persist::MaxClass {
+        class: class.map(|class| class_number(class).into()),
+    }
+}
+
+fn decode_max(max: persist::MaxClass) -> Result<Option<Class>, CodecError> {
+    max.class.map(class_of).transpose()
+}
+
 fn encode_budget(flavor: &Flavor, budget: &Budget) -> persist::Budget {
     let offset = |(from_ms, seconds): &(UtcMs, i32)| persist::ZoneOffset {
         from_ms: *from_ms,
@@ -370,6 +386,7 @@ fn encode_edit(edit: &TeamEdit) -> persist::TeamEdit {
             limits: (set.limits.iter())
                 .map(|(which, most)| encode_team_limit(*which, *most))
                 .collect(),
+            max_class: set.max_class.map(encode_max),
         }),
         TeamEdit::Remove(remove) => What::Remove(persist::RemoveTeam {
             team: remove.team.clone(),
@@ -416,6 +433,7 @@ fn decode_edit(edit: persist::TeamEdit) -> Result<TeamEdit, CodecError> {
             limits: (set.limits.iter())
                 .map(decode_team_limit)
                 .collect::<Result<_, _>>()?,
+            max_class: set.max_class.map(decode_max).transpose()?,
         }),
         What::Remove(remove) => TeamEdit::Remove(RemoveTeam { team: remove.team }),
         What::Quota(set) => TeamEdit::Quota(SetQuota {

@@ -10,16 +10,17 @@ use super::*;
 use crate::state::Body;
 use crate::state::State;
 use crate::state::commands::{
-    ChangeSettings, ChangeTeams, NewMember, RemoveTeam, SetBudget, SetMembers, SetQuota, SetTeam,
-    TeamEdit,
+    ChangeSettings, ChangeTeams, Decide, DecisionEdit, NewMember, RemoveTeam, SetBudget,
+    SetMaintenance, SetMembers, SetOwner, SetPause, SetPool, SetQuota, SetSched, SetTeam, TeamEdit,
 };
 use crate::state::invariants;
 use crate::state::records::{
-    Attempt, Budget, BudgetAccount, EndKind, HistoryBatch, Idempotency, Job, Node, Settings, Spec,
-    Team, TeamLimit, TeamUsage, WhenExhausted, Window, Zone,
+    Attempt, Automatic, Budget, BudgetAccount, Decision, EndKind, HistoryBatch, Idempotency, Job,
+    Node, SchedKey, Settings, Spec, Target, Team, TeamLimit, TeamUsage, WhenExhausted, Window, Zone,
 };
 use crate::state::testing::script::{histories, play};
 use crate::state::testing::{Cluster, person, sealed};
+use crate::state::view::nodes::{Guests, Sharing};
 use crate::state::view::teams::{Flavor, Limit};
 
 /// A state with a row in every table.
@@ -31,6 +32,7 @@ fn rich() -> Cluster {
     let keyed = cluster.submit_keyed("ann", &["true"], [3; 16], [4; 32]);
     cluster.apply(&keyed);
     cluster.run(person("root", true), Body::ChangeTeams(teams()));
+    cluster.run(person("root", true), Body::Decide(decisions()));
     let job = cluster.submitted("ann", 2, 1);
     let epoch = cluster.started(job, &["a", "b"]);
     cluster.event("a", job, epoch, sealed("step-1", 1));
@@ -51,6 +53,7 @@ fn made(team: &str, limits: Vec<(TeamLimit, Option<u64>)>) -> TeamEdit {
         team: team.into(),
         weight: Some(3),
         limits,
+        max_class: Some(Some(mlctl_proto::spec::Class::Critical)),
     })
 }
 
@@ -129,6 +132,61 @@ fn teams() -> ChangeTeams {
     ChangeTeams { edits }
 }
 
+/// Every kind of edit, with everything that there is to say.
+fn decisions() -> Decide {
+    let reason = || "new switch".to_owned();
+    let setting = |key, class, values: &[u64]| {
+        let values = values.to_vec();
+        DecisionEdit::Setting(SetSched { key, class, values })
+    };
+    let pause = |what, pool: &str, for_ms| {
+        let (pool, reason) = (pool.to_owned(), reason());
+        DecisionEdit::Pause(SetPause { what, pool, for_ms, reason })
+    };
+    let maintain = |target| {
+        let (from_ms, for_ms, reason) = (1 << 40, 1 << 20, reason());
+        DecisionEdit::Maintenance(SetMaintenance { target, from_ms, for_ms, reason })
+    };
+    let owner = |team: &str| {
+        DecisionEdit::Owner(SetOwner {
+            node: "a".into(),
+            team: team.into(),
+            guests: Guests::Any,
+            guest_grace_ms: 5_000,
+        })
+    };
+    let high = Some(mlctl_proto::spec::Class::High);
+    let pool = SetPool {
+        pool: "default".into(),
+        teams: Some(vec!["default".into()]),
+        classes: Some(vec![mlctl_proto::spec::Class::Normal]),
+        max_time_ms: Some(0),
+        sharing: Some(Sharing::Team),
+    };
+    let silent = SetPool { pool: "spot".into(), ..SetPool::default() };
+    let mut edits = vec![
+        setting(SchedKey::Policy, None, &[1]),
+        setting(SchedKey::LasThresholds, None, &[1 << 20, 1 << 21]),
+        setting(SchedKey::Grace, high, &[5_000]),
+        setting(SchedKey::Hold, None, &[]),
+        DecisionEdit::License("ansys".into(), Some(2)),
+        DecisionEdit::License("gone".into(), None),
+        maintain(Target::Node("a".into())),
+        maintain(Target::Pool("default".into())),
+        owner("default"),
+        owner(""),
+        owner("default"),
+        DecisionEdit::Pool(pool),
+        DecisionEdit::Pool(silent),
+        DecisionEdit::Resume(Automatic::Power, String::new()),
+    ];
+    let pauses = Automatic::ALL.into_iter();
+    edits.splice(0..0, pauses.map(|what| pause(what, "", 1 << 40)));
+    // Of another pool: jobs start.
+    edits[0] = pause(Automatic::Starts, "spot", 0);
+    Decide { edits }
+}
+
 fn same(left: &State, right: &State) {
     assert_eq!(left.digest(), right.digest());
     assert_eq!(left.applied_index(), right.applied_index());
@@ -141,7 +199,7 @@ fn same(left: &State, right: &State) {
 fn a_snapshot_comes_back_as_it_was() {
     let state = rich().state;
     let tables: std::collections::BTreeSet<u8> = state.rows().map(|(table, _, _)| table).collect();
-    assert_eq!(tables.len(), 9, "every table is covered");
+    assert_eq!(tables.len(), 10, "every table is covered");
     let bytes = encode_snapshot(&state);
     same(
         &state,
@@ -193,6 +251,16 @@ fn all_that_is_said_of_teams_comes_back() {
         },
     };
     assert_eq!(TeamUsage::decode(&large.encode()), Ok(large));
+}
+
+#[test]
+fn every_decision_comes_back() {
+    let state = rich().state;
+    for decision in state.decisions() {
+        assert_eq!(Decision::decode(&decision.encode()).as_ref(), Ok(decision.as_ref()));
+    }
+    // Three settings, one countable, three pauses, two times of maintenance, an owner, a pool.
+    assert_eq!(state.decisions().count(), 11);
 }
 
 #[test]
@@ -328,7 +396,8 @@ fn decode_anything(bytes: &[u8]) {
     let _ = Idempotency::decode(bytes);
     let _ = TeamUsage::decode(bytes);
     let _ = BudgetAccount::decode(bytes);
-    for table in (0..9).chain(30..32) {
+    let _ = Decision::decode(bytes);
+    for table in (0..9).chain(30..32).chain(40..41) {
         let _ = state_from_rows(1, [(table, Vec::new(), bytes.to_vec())].into_iter());
     }
 }

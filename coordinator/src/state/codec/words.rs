@@ -5,9 +5,10 @@ use mlctl_proto::spec::AfterKind;
 use super::{CodecError, unknown};
 use crate::state::commands::{CheckpointAction, LossProof};
 use crate::state::records::{
-    Admin, AllocationPhase, EndKind, HoldReason, Isolation, JobState, Liveness, Power, TeamLimit,
-    WhenExhausted,
+    Admin, AllocationPhase, Automatic, EndKind, HoldReason, Isolation, JobState, Liveness, Power,
+    SchedKey, TeamLimit, WhenExhausted,
 };
+use crate::state::view::nodes::{Guests, Sharing};
 
 /// A word that has a number on disk.
 pub(super) trait Word: Sized + Copy + 'static {
@@ -77,6 +78,18 @@ words!(TeamLimit, "limit of a team", TeamLimitKind:
 
 words!(WhenExhausted, "what an exhausted budget does", WhenExhausted: Hold = Hold, LowPriority = LowPriority, Stop = Stop);
 
+words!(SchedKey, "setting of the scheduler", SchedKey:
+    Policy = Policy, Reservations = Reservations, AgeLimit = AgeLimit, DefaultTime = DefaultTime, Grace = Grace,
+    Kill = Kill, Hold = Hold, HalfLife = HalfLife, LasThresholds = LasThresholds, LasQuantum = LasQuantum,
+    LasPromote = LasPromote, KeepGpuShare = KeepGpuShare);
+
+words!(Automatic, "what may be paused", Automatic:
+    Starts = Starts, Preemption = Preemption, Health = Health, Power = Power);
+
+words!(Guests, "who may be a guest", Guests: None = None, Preemptible = Preemptible, Any = Any);
+
+words!(Sharing, "how devices are shared", Sharing: User = User, Team = Team, Any = Any);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +124,10 @@ mod tests {
         check::<CheckpointAction>();
         check::<TeamLimit>();
         check::<WhenExhausted>();
+        check::<SchedKey>();
+        check::<Automatic>();
+        check::<Guests>();
+        check::<Sharing>();
         assert!(Liveness::from_number(3).is_err(), "Suspect is never stored");
     }
 }

@@ -143,13 +143,14 @@ fn doubted(change: &mut Change, attempt: &mut Attempt) {
 }
 
 /// Adds to the usage of a job's team and of its owner there.
-fn use_up(change: &mut Change, job: &Job, units: u64, (from_ms, until_ms): (UtcMs, UtcMs)) {
+fn use_up(change: &mut Change, job: &Job, units: u64, span: (UtcMs, UtcMs)) {
+    let half_life_ms = change.state().half_life_ms();
     for user in ["", job.owner_id.as_str()] {
         let usage = change.state().usage_of(&job.team, user);
         change.put_usage(TeamUsage {
             team: job.team.clone(),
             user: user.to_owned(),
-            usage: decay::add_span(usage, units, from_ms, until_ms),
+            usage: decay::add_span(usage, units, span, half_life_ms),
         });
     }
 }

@@ -2,7 +2,7 @@
 //! may run is decided at the start.
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::clip;
-use mlctl_proto::spec::JobSpec;
+use mlctl_proto::spec::{Class, JobSpec};
 use mlctl_proto::units::{bytes_text, duration_text};
 
 use super::bootstrap::DEFAULT_TEAM;
@@ -15,6 +15,8 @@ use crate::state::rules::usage_below;
 pub(super) struct Submitter<'a> {
     pub id: &'a str,
     pub name: &'a str,
+    /// An admin asks: what a team's most urgent class is does not bind.
+    pub admin: bool,
 }
 
 /// The team of a job: the one that it names, else the owner's.
@@ -73,6 +75,8 @@ pub(super) fn admits(
     who: Submitter,
     spec: &JobSpec,
 ) -> Result<(), Refusal> {
+    urgent_enough(state, team, who, spec.class)?;
+    knows_licenses(state, spec)?;
     let tasks = spec.array.as_ref().map_or(1, |array| array.tasks.count());
     for level in state.levels(team).filter(|level| !level.limits.is_empty()) {
         waits(state, level, who, tasks)?;
@@ -91,6 +95,38 @@ pub(super) fn admits(
                 );
                 return Err(Refusal::new(Code::LimitExceeded, why));
             }
+        }
+    }
+    Ok(())
+}
+
+fn urgent_enough(state: &State, team: &str, who: Submitter, class: Class) -> Result<(), Refusal> {
+    let most = state.max_class(team);
+    if who.admin || class <= most {
+        return Ok(());
+    }
+    let (asked, most, team) = (class.word(), most.word(), clip(team));
+    let why = format!(
+        "jobs of team {team} are at most {most}, and this one asks for {asked}: submit it as {most}, or ask an admin for `mlctl team set {team} --max-class {asked}`"
+    );
+    Err(Refusal::new(Code::Denied, why))
+}
+
+/// Whether there could ever be enough of the countables that a job names.
+pub(super) fn knows_licenses(state: &State, spec: &JobSpec) -> Result<(), Refusal> {
+    for (name, needs) in &spec.licenses {
+        let total = state.license_total(name);
+        if *needs > total {
+            let there = match total {
+                0 => format!("this cluster has no `{}`", clip(name)),
+                total => format!("this cluster has {total} `{}`", clip(name)),
+            };
+            let why = format!(
+                "it needs {needs} of the countable `{}`, and {there}: an admin sets how many there are with `mlctl admin set licenses.{}=N`",
+                clip(name),
+                clip(name)
+            );
+            return Err(Refusal::new(Code::NeverFits, why));
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ mod change_settings;
 mod change_teams;
 mod checkpoints;
 mod current;
+mod decide;
 mod declare_node_lost;
 mod dependencies;
 mod dirty_devices;
@@ -47,6 +48,9 @@ pub use change_teams::{
     budget_text, exhausted_word, limit_texts, quota_text,
 };
 pub use checkpoints::{CopyNews, PartOf, SealedPart};
+pub use decide::{
+    Decide, DecisionEdit, POOL_TEXTS, SetMaintenance, SetOwner, SetPause, SetPool, SetSched,
+};
 pub use declare_node_lost::{DeclareNodeLost, LossProof};
 pub use dirty_devices::DeviceNews;
 pub use drop_late::{DROP_LATE_MAX, DropLate};
@@ -129,6 +133,8 @@ pub enum Body {
     DropLate(DropLate),
     /// An admin changes teams, their quotas, budgets and members.
     ChangeTeams(ChangeTeams),
+    /// An admin decides about scheduling.
+    Decide(Decide),
     /// What attempts have committed at budgets is renewed.
     RenewCharges(RenewCharges),
 }
@@ -145,6 +151,7 @@ impl Body {
             | Self::UpdateJobs(_)
             | Self::ChangeCheckpoints(_)
             | Self::ChangeTeams(_)
+            | Self::Decide(_)
             | Self::ChangeSettings(_) => true,
             Self::DeclareNodeLost(lost) => lost.proof == LossProof::DeclaredByAdmin,
             _ => false,
@@ -230,6 +237,7 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::UpdateJobs(body) => body.apply(change, &context),
         Body::DropLate(body) => body.apply(change, &context),
         Body::ChangeTeams(body) => body.apply(change, &context),
+        Body::Decide(body) => body.apply(change, &context),
         Body::RenewCharges(body) => body.apply(change, &context),
     }?;
     dependencies::settle(change, now_ms)?;

@@ -86,6 +86,7 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
     let who = Submitter {
         id: &over.owner_id,
         name: &over.owner_name,
+        admin: context.actor.admin,
     };
     // It goes where it was, if that is still its owner's to say.
     let team = membership::team_of(change.state(), who, Some(&over.team))?;

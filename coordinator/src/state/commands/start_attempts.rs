@@ -13,6 +13,7 @@ use crate::state::change::Change;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Charge, Checkpoint, Job, JobState, Node, Reply, Wave,
 };
+use crate::state::rules::access::{self, KeptOut};
 use crate::state::rules::{
     NotYet, Request, Resume, excluded, fits_kind, is_shared, not_yet, resume, resumes_another,
 };
@@ -66,7 +67,8 @@ impl StartAttempts {
                     jobs.push(start.job);
                 }
                 Err(no) => {
-                    // What a quota or a budget refuses it refuses again until something ends or an admin changes it, and that asks for a new plan.
+                    // What a quota, a budget or an admin refuses is refused again until something ends or an admin changes it, and that asks for a new plan;
+                    // and when a decision ends by itself the leader plans anew.
                     if let Refused::Stale(_) = no {
                         change.replan();
                     }
@@ -84,12 +86,15 @@ enum Refused {
     Stale(String),
     /// Its team may not have it.
     Quota(String),
+    /// An admin has decided otherwise.
+    KeptOut(KeptOut),
 }
 
 impl Refused {
     fn why(self) -> String {
         match self {
             Self::Stale(why) | Self::Quota(why) => why,
+            Self::KeptOut(no) => format!("{}: {no}", no.word()),
         }
     }
 }
@@ -103,6 +108,7 @@ impl StartAttempt {
         context: &Context,
     ) -> Result<(Job, Vec<Charge>), Refused> {
         let job = check(change.state(), self).map_err(Refused::Stale)?;
+        kept_out(change.state(), &job, self, context.now_ms).map_err(Refused::KeptOut)?;
         let units = quota.check(change.state(), &job, self);
         let units = units.map_err(Refused::Quota)?;
         let charges = accounts::begin(change, &job, &units, context.now_ms);
@@ -199,6 +205,19 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     check_excluded(state, job, request, start)?;
     check_resume(state, job, start).map(drop)?;
     Ok(Job::clone(job))
+}
+
+/// What an admin's decisions say of one start.
+fn kept_out(
+    state: &State,
+    job: &Job,
+    start: &StartAttempt,
+    now_ms: UtcMs,
+) -> Result<(), KeptOut> {
+    let nodes = start.placements.iter().filter_map(|one| state.node(&one.node));
+    let mut kept = nodes.filter_map(|node| access::kept_out(state, job, node, now_ms));
+    let no = kept.next().or_else(|| access::short_of_licenses(state, job));
+    no.map_or(Ok(()), Err)
 }
 
 fn check_turn(job: &Job, now_ms: UtcMs) -> Result<(), String> {

@@ -40,6 +40,7 @@ impl SubmitJob {
         let who = Submitter {
             id: &actor.user_id,
             name: &actor.name,
+            admin: actor.admin,
         };
         let team = membership::team_of(change.state(), who, spec.team.as_deref())?;
         admit(change, &actor.user_id, &actor.name, Some(&request))?;

@@ -7,7 +7,7 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::spec::{Edit, JobSpec, Moment};
 use mlctl_proto::units::UtcMs;
 
-use super::Context;
+use super::{Context, membership};
 use super::selection::Selection;
 use crate::state::change::Change;
 use crate::state::codec::CodecError;
@@ -58,6 +58,9 @@ fn update(
         return Err(Refusal::new(Code::Denied, why));
     }
     check_times(&before, &after, context.now_ms)?;
+    if after.licenses != before.licenses {
+        membership::knows_licenses(change.state(), &after)?;
+    }
     if edit.shape().is_some()
         && let Some(never) = never_fits(&Request::of(&after), change.state().inventory())
     {

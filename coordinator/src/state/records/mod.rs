@@ -2,6 +2,7 @@
 mod array;
 mod attempt;
 mod checkpoint;
+mod decision;
 mod history;
 mod job;
 mod node;
@@ -13,6 +14,10 @@ mod team;
 pub use array::{Array, TaskFailure, TaskGroup, Wave};
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
 pub use checkpoint::{Checkpoint, ManifestId, Part, PartKey};
+pub use decision::{
+    Automatic, Decider, Decision, DecisionKey, Maintenance, NodeOwner, Pause, PoolRules, SchedKey,
+    Target, guests_word, length_text, moment_text, sharing_word,
+};
 pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
 pub use job::{Job, JobState, Spec};
 pub use node::{

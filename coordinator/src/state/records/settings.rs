@@ -130,6 +130,13 @@ pub enum Reply {
         /// What there is to say about it, one sentence each.
         notes: Vec<String>,
     },
+    /// Something was decided about scheduling, or would be.
+    Decided {
+        /// What was done, in order.
+        changes: Vec<TeamChange>,
+        /// What there is to say about it, one sentence each.
+        notes: Vec<String>,
+    },
     /// Nothing was changed.
     Rejected(Refusal),
 }

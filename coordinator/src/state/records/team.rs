@@ -2,6 +2,7 @@
 //! Does NOT hold what its jobs hold now: that follows from the open attempts, and `view` counts it.
 use std::collections::BTreeMap;
 
+use mlctl_proto::spec::Class;
 use mlctl_proto::units::UtcMs;
 
 use crate::state::view::teams::{Flavor, Quota};
@@ -119,6 +120,8 @@ pub struct Team {
     pub members: BTreeMap<String, Member>,
     /// What it may use up, by flavor.
     pub budgets: BTreeMap<Flavor, Budget>,
+    /// The most urgent class that jobs of it, and of teams in it, may have, if that is said here.
+    pub max_class: Option<Class>,
 }
 
 impl Team {
@@ -132,6 +135,7 @@ impl Team {
             limits: BTreeMap::new(),
             members: BTreeMap::new(),
             budgets: BTreeMap::new(),
+            max_class: None,
         }
     }
 
@@ -220,7 +224,7 @@ pub struct TeamUsage {
 /// One thing that a change of teams did, or would do, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TeamChange {
-    /// The team.
+    /// The team; in what is decided about scheduling: `scheduling`, `node a`, `pool spot`.
     pub team: String,
     /// What of it: `weight`, `quota H100`.
     pub what: String,

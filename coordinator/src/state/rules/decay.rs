@@ -1,4 +1,4 @@
-//! Usage that fades (POLICY §4): half of what was used counts after each half-life, in fixed point, the same on every machine. Does NOT say who
+//! Usage that fades: half of what was used counts after each half-life, in fixed point, the same on every machine. Does NOT say who
 //! used what, nor what follows from it.
 //!
 //! What is added at time `t` is kept as it was worth at the beginning of `t`'s half-life, times 2^(part of the half-life that had passed); a row is
@@ -10,8 +10,6 @@ use super::budget::amount;
 use super::window::HOUR_MS;
 use crate::state::records::Decayed;
 
-/// The half-life of usage, milliseconds: 7 days (POLICY §4).
-pub const HALF_LIFE_MS: i64 = 7 * 24 * 3_600_000;
 /// Bits behind the point of a usage.
 pub const FRACTION_BITS: u32 = 16;
 /// Of one attempt, what is older than this is not added any more: a year.
@@ -58,11 +56,11 @@ const ROOTS: [u64; 32] = [
 ];
 
 /// Which half-life a time is in, and which part of it has passed, in 2^-32.
-fn place(time_ms: UtcMs) -> (u32, u32) {
-    let time = time_ms.max(0);
-    let (whole, rest) = (time / HALF_LIFE_MS, time % HALF_LIFE_MS);
+fn place(time_ms: UtcMs, half_life_ms: i64) -> (u32, u32) {
+    let (time, length) = (time_ms.max(0), half_life_ms.max(1));
+    let (whole, rest) = (time / length, time % length);
     // Less than one: it has 32 bits. A half-life fits many times into the largest time, but not 2^32 times.
-    let part = (i128::from(rest) << 32) / i128::from(HALF_LIFE_MS);
+    let part = (i128::from(rest) << 32) / i128::from(length);
     (
         u32::try_from(whole).unwrap_or(u32::MAX),
         u32::try_from(part).unwrap_or(u32::MAX),
@@ -88,8 +86,8 @@ fn moved(usage: Decayed, half_life: u32) -> u128 {
 }
 
 /// Adds `unit_seconds` that were used by `time_ms`.
-pub fn add(usage: Decayed, unit_seconds: u64, time_ms: UtcMs) -> Decayed {
-    let (half_life, part) = place(time_ms);
+pub fn add(usage: Decayed, unit_seconds: u64, time_ms: UtcMs, half_life_ms: i64) -> Decayed {
+    let (half_life, part) = place(time_ms, half_life_ms);
     // What comes late, of an earlier half-life than the row is in, counts as of the row's beginning.
     let (half_life, part) = match half_life < usage.half_life {
         true => (usage.half_life, 0),
@@ -105,22 +103,27 @@ pub fn add(usage: Decayed, unit_seconds: u64, time_ms: UtcMs) -> Decayed {
 }
 
 /// Adds what `units` used from one time until another, hour by hour, so that the older part of it has faded by more.
-pub fn add_span(mut usage: Decayed, units: u64, from_ms: UtcMs, until_ms: UtcMs) -> Decayed {
+pub fn add_span(
+    mut usage: Decayed,
+    units: u64,
+    (from_ms, until_ms): (UtcMs, UtcMs),
+    half_life_ms: i64,
+) -> Decayed {
     let mut at = from_ms.max(until_ms.saturating_sub(SPAN_MS_MAX));
     while at < until_ms {
         // Hours of the clock: whoever adds a span in two parts adds the same.
         let end = (at.div_euclid(HOUR_MS) + 1)
             .saturating_mul(HOUR_MS)
             .min(until_ms);
-        usage = add(usage, amount(units, at, end) / 1_000, end);
+        usage = add(usage, amount(units, at, end) / 1_000, end, half_life_ms);
         at = end;
     }
     usage
 }
 
 /// What is left of it at `time_ms`, unit-seconds / 2^16.
-pub fn left(usage: Decayed, time_ms: UtcMs) -> u128 {
-    let (half_life, part) = place(time_ms);
+pub fn left(usage: Decayed, time_ms: UtcMs, half_life_ms: i64) -> u128 {
+    let (half_life, part) = place(time_ms, half_life_ms);
     if half_life < usage.half_life {
         return usage.value;
     }
@@ -141,13 +144,63 @@ fn divided(value: u128, power: u64) -> u128 {
 }
 
 /// Whether nothing is left of it at `time_ms`: a row that may go.
-pub fn is_gone(usage: Decayed, time_ms: UtcMs) -> bool {
-    left(usage, time_ms) == 0
+pub fn is_gone(usage: Decayed, time_ms: UtcMs, half_life_ms: i64) -> bool {
+    left(usage, time_ms, half_life_ms) == 0
+}
+
+/// The same usage as of `time_ms`, from which on it fades with another half-life.
+pub fn rebased(usage: Decayed, time_ms: UtcMs, from_ms: i64, to_ms: i64) -> Decayed {
+    let value = left(usage, time_ms, from_ms);
+    let (half_life, part) = place(time_ms, to_ms);
+    let power = u128::from(power(part));
+    // In two steps, so that nothing is too large.
+    let (high, low) = (value >> ROOT_BITS, value & ((1 << ROOT_BITS) - 1));
+    let low = (low * power) >> ROOT_BITS;
+    Decayed {
+        value: high.saturating_mul(power).saturating_add(low),
+        half_life,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// 7 days, as shipped.
+    const HALF_LIFE_MS: i64 = 7 * 24 * 3_600_000;
+
+    fn add(usage: Decayed, unit_seconds: u64, time_ms: UtcMs) -> Decayed {
+        super::add(usage, unit_seconds, time_ms, HALF_LIFE_MS)
+    }
+
+    fn add_span(usage: Decayed, units: u64, from_ms: UtcMs, until_ms: UtcMs) -> Decayed {
+        super::add_span(usage, units, (from_ms, until_ms), HALF_LIFE_MS)
+    }
+
+    fn left(usage: Decayed, time_ms: UtcMs) -> u128 {
+        super::left(usage, time_ms, HALF_LIFE_MS)
+    }
+
+    fn is_gone(usage: Decayed, time_ms: UtcMs) -> bool {
+        super::is_gone(usage, time_ms, HALF_LIFE_MS)
+    }
+
+    #[test]
+    fn another_half_life_changes_nothing_now_and_everything_later() {
+        let usage = add(Decayed::default(), 7_000_000, 1_700_000_000_000);
+        let now = 1_700_400_000_000;
+        let before = left(usage, now);
+        for length in [3_600_000, 86_400_000, 5 * HALF_LIFE_MS] {
+            let moved = rebased(usage, now, HALF_LIFE_MS, length);
+            let error = super::left(moved, now, length).abs_diff(before);
+            assert!(error <= 2, "{length}: off by {error}");
+            let half = super::left(moved, now + length, length);
+            assert!(half.abs_diff(before / 2) <= 2, "{length}: {half} of {before}");
+        }
+        let most = Decayed { value: u128::MAX, half_life: 3 };
+        let moved = rebased(most, 3 * HALF_LIFE_MS + 5, HALF_LIFE_MS, 3_600_000);
+        assert!(super::left(moved, 3 * HALF_LIFE_MS + 5, 3_600_000) > u128::MAX / 4);
+    }
 
     const SECOND: u128 = 1 << FRACTION_BITS;
 

@@ -1,4 +1,5 @@
 //! What plan and apply both need: one predicate, used twice, so that a plan never proposes what apply refuses on the same state.
+pub mod access;
 mod ask;
 pub mod budget;
 pub mod decay;
@@ -14,6 +15,7 @@ mod resume;
 mod retention;
 mod retry;
 pub mod room;
+pub mod sched;
 mod turn;
 mod usage;
 pub mod window;

@@ -7,11 +7,15 @@ use proptest::prelude::{Strategy, any};
 use super::{Cluster, ended, exit, node, person, sealed, spec, system};
 use crate::state::Body;
 use crate::state::commands::{
-    ArchiveJobs, CancelJobs, ChangeCheckpoints, ChangeSettings, CheckpointAction, DeclareNodeLost,
-    DeviceNews, DropLate, Happening, HoldJobs, LossProof, NamedCheckpoint, ReleaseJobs, RetryJobs,
-    Selection, SetNodeLiveness, SupersedeAttempt, TasksEnded, UpdateJobs,
+    ArchiveJobs, CancelJobs, ChangeCheckpoints, ChangeSettings, CheckpointAction, Decide,
+    DecisionEdit, DeclareNodeLost, DeviceNews, DropLate, Happening, HoldJobs, LossProof,
+    NamedCheckpoint, ReleaseJobs, RetryJobs, Selection, SetMaintenance, SetNodeLiveness, SetOwner,
+    SetPause, SetPool, SetSched, SupersedeAttempt, TasksEnded, UpdateJobs,
 };
-use crate::state::records::{Attempt, DirtyDevice, EndKind, Liveness, TaskGroup};
+use crate::state::records::{
+    Attempt, Automatic, DirtyDevice, EndKind, Liveness, SchedKey, TaskGroup, Target,
+};
+use crate::state::view::nodes::Guests;
 
 /// One step of a history.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +88,7 @@ impl Step {
                 cluster.run(system(), Body::ArchiveJobs(ArchiveJobs { most }));
             }
             15 if a % 3 == 1 => dirt(cluster, name, c),
+            _ if a % 7 == 3 && b.is_multiple_of(2) => decisions(cluster, name, (a, b, c)),
             _ if a.is_multiple_of(7) => {
                 let few = ChangeSettings {
                     keep_finished: Some(1 + u32::from(b) % 4),
@@ -208,6 +213,57 @@ fn silence(cluster: &mut Cluster, name: &str, c: u8) {
         liveness,
     };
     cluster.run(system(), Body::SetNodeLiveness(set));
+}
+
+/// An admin decides something about scheduling: often it makes no sense.
+fn decisions(cluster: &mut Cluster, name: &str, (a, b, c): (u8, u8, u8)) {
+    let reason = "why not".to_owned();
+    let pool = ["", "default"][usize::from(c) % 2].to_owned();
+    let what = Automatic::ALL[usize::from(a) % 4];
+    let edit = match b / 2 % 8 {
+        0 => DecisionEdit::Pause(SetPause {
+            what: Automatic::Starts,
+            pool,
+            for_ms: u64::from(c) * 100,
+            reason,
+        }),
+        1 => DecisionEdit::Resume(Automatic::Starts, pool),
+        2 => DecisionEdit::Pause(SetPause {
+            what,
+            pool,
+            for_ms: u64::from(c % 3),
+            reason,
+        }),
+        3 => DecisionEdit::Maintenance(SetMaintenance {
+            target: Target::Node(name.into()),
+            from_ms: cluster.now_ms + i64::from(c) * 1_000,
+            for_ms: u64::from(a) * 1_000,
+            reason,
+        }),
+        4 => {
+            let newest = cluster.state.maintenance().last().map_or(0, |one| one.id);
+            DecisionEdit::Cancel(newest)
+        }
+        5 => DecisionEdit::Owner(SetOwner {
+            node: name.into(),
+            team: ["default", "", "nobody"][usize::from(c) % 3].into(),
+            guests: Guests::None,
+            guest_grace_ms: u64::from(c),
+        }),
+        6 => DecisionEdit::Setting(SetSched {
+            key: SchedKey::ALL[usize::from(c) % SchedKey::ALL.len()],
+            class: None,
+            values: vec![u64::from(a) * 10_000],
+        }),
+        _ => DecisionEdit::Pool(SetPool {
+            pool: "default".into(),
+            max_time_ms: Some(u64::from(c % 2) * 7_200_000),
+            ..SetPool::default()
+        }),
+    };
+    let admin = !c.is_multiple_of(16);
+    let edits = vec![edit];
+    cluster.run(person("root", admin), Body::Decide(Decide { edits }));
 }
 
 /// Something is found on a device, or nothing any more.

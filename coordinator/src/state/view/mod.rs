@@ -7,6 +7,7 @@ mod indexes;
 pub mod jobs;
 pub mod nodes;
 pub mod policy;
+mod pools;
 pub mod scene;
 mod spec_facts;
 mod stage;

@@ -10,11 +10,14 @@ use mlctl_proto::units::UtcMs;
 use super::ClusterView;
 use super::amounts::{Amounts, GPU};
 use super::jobs::{Blocked, Footing, Reservation, Running, Seat, Tasks, Waiting};
-use super::nodes::{DeviceView, NodeView, Open, Sharing};
+use super::nodes::{DeviceView, NodeView, Open, Owner, Sharing};
+use super::pools::Pools;
 use super::scene::Scene;
 use super::teams::TeamView;
 use crate::state::State;
-use crate::state::records::{AllocationPhase, Attempt, Checkpoint, Job, JobState, Node, Part};
+use crate::state::records::{
+    AllocationPhase, Attempt, Automatic, Checkpoint, Job, JobState, Node, Part,
+};
 use crate::state::rules::room::{counted, room, shared_out, takes};
 use crate::state::rules::{
     Resume, blocked, excluded, is_shared, living_holders, ready_tasks, resume,
@@ -27,19 +30,27 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
     let now_ms = now_ms.max(state.now_ms());
     let mut names = Names::default();
     let held = held_amounts(state);
+    let everywhere = |what| state.paused(what, "", now_ms).is_some();
     let mut scene = Scene {
         decayed_ms: state.now_ms(),
+        licenses: state.licenses(),
+        settings: Arc::new(state.scheduling()),
+        starts_paused: everywhere(Automatic::Starts),
+        preemption_paused: everywhere(Automatic::Preemption),
         reservations: promised(view),
         ..Scene::default()
     };
+    let pools = Pools::of(state);
     for node in state.nodes() {
         let taken = held.get(node.facts.name.as_str()).copied();
-        let seen = node_view(view, node, taken.unwrap_or(Amounts::NONE), &mut names);
+        let taken = taken.unwrap_or(Amounts::NONE);
+        let seen = node_view(view, node, (taken, now_ms), &mut names);
         scene.nodes.insert(seen.name.clone(), Arc::new(seen));
     }
     scene.teams = teams(state);
     for job in state.queue() {
-        if let Some(waiting) = waiting(view, job, now_ms, &mut names) {
+        if let Some(mut waiting) = waiting(view, job, now_ms, &mut names) {
+            pools.narrow(job, &mut waiting);
             let key = (job.submit_index, job.id);
             scene.waiting.insert(key, Arc::new(waiting));
         }
@@ -84,13 +95,39 @@ impl Names {
     }
 }
 
+/// Whether a node takes work: it may be well, and nothing start there for a while.
+fn open(view: &ClusterView, node: &Node, windows: &[(UtcMs, UtcMs)], now_ms: UtcMs) -> Open {
+    if !view.usable(node) {
+        return Open::No;
+    }
+    let pool = node.facts.pool.as_str();
+    let pause = view.state.paused(Automatic::Starts, pool, now_ms);
+    let paused = match pause.map(|pause| pause.until_ms) {
+        Some(0) => return Open::No,
+        until => until.unwrap_or(now_ms),
+    };
+    // Times of maintenance that meet each other are one.
+    let free = windows.iter().fold(paused, |free, (from, until)| match *from <= free {
+        true => free.max(*until),
+        false => free,
+    });
+    match free > now_ms {
+        true => Open::From(free),
+        false => Open::Now,
+    }
+}
+
 /// One node; `taken`: what attempts hold of it beside GPUs.
 pub(super) fn node_view(
     view: &ClusterView,
     node: &Node,
-    taken: Amounts,
+    (taken, now_ms): (Amounts, UtcMs),
     names: &mut Names,
 ) -> NodeView {
+    let windows = view.state.maintenance_of(node, now_ms).into_iter();
+    let windows: Vec<_> = windows.map(|one| (one.from_ms, one.until_ms)).collect();
+    let rules = view.state.pool_rules(&node.facts.pool);
+    let owner = view.state.owner_of(&node.facts.name);
     let facts = &node.facts;
     let devices = facts.devices.iter().map(|device| {
         let held = (view.state.device_holder(&facts.name, &device.uuid)).is_some();
@@ -125,18 +162,17 @@ pub(super) fn node_view(
         pool: names.of(&facts.pool),
         network: names.of(&facts.addresses.network),
         racks: vec![names.of(label("block")), names.of(label("rack"))],
-        open: if view.usable(node) {
-            Open::Now
-        } else {
-            Open::No
-        },
+        open: open(view, node, &windows, now_ms),
         devices,
         has: shared_out(facts),
         free: room(facts).minus(taken),
-        owner: None,
-        sharing: Sharing::User,
+        owner: owner.map(|owner| Owner {
+            team: names.of(&owner.team),
+            guests: owner.guests,
+        }),
+        sharing: rules.map_or(Sharing::User, |rules| rules.sharing),
         labels: labels.into(),
-        windows: Vec::new(),
+        windows,
     }
 }
 

@@ -7,6 +7,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
 use super::ClusterView;
+use super::pools::Pools;
 use super::scene::Scene;
 use super::stage::{Names, node_view, promised, running, scene, teams, waiting};
 use crate::state::State;
@@ -24,6 +25,8 @@ pub struct Stage {
 struct Kept {
     state: State,
     heard: BTreeSet<String>,
+    /// When the scene was made: pauses and maintenance begin and end by time alone.
+    made_ms: UtcMs,
     scene: Scene,
     /// Jobs of which more than their record decides.
     unsteady: BTreeSet<JobId>,
@@ -42,7 +45,7 @@ struct Stale {
 impl Stage {
     /// Everything that a plan at `now_ms` is made from.
     pub fn scene(&mut self, view: &ClusterView, now_ms: UtcMs) -> Scene {
-        let kept = match self.kept.take().filter(|kept| kept.still_holds(view)) {
+        let kept = match self.kept.take().filter(|kept| kept.still_holds(view, now_ms)) {
             Some(kept) => kept.renewed(view, now_ms, &mut self.names),
             None => {
                 self.names = Names::default();
@@ -65,15 +68,23 @@ impl Kept {
             unsteady: unsteady.map(|job| job.id).collect(),
             ending: ending.map(|one| (one.job, one.epoch)).collect(),
             heard: view.heard.clone(),
+            made_ms: now_ms.max(state.now_ms()),
             scene,
             state,
         }
     }
 
     /// Nothing has changed that every row depends on.
-    fn still_holds(&self, view: &ClusterView) -> bool {
+    fn still_holds(&self, view: &ClusterView, now_ms: UtcMs) -> bool {
         let (old, new) = (&self.state, &view.state);
-        old.smallest_for_ranks() == new.smallest_for_ranks()
+        let now_ms = now_ms.max(new.now_ms());
+        let border = old.next_decision_ms(self.made_ms);
+        let decided = new.decisions.changed_since(&old.decisions);
+        decided.count() == 0
+            && self.made_ms <= now_ms
+            && border.is_none_or(|border| border > now_ms)
+            && Pools::of(old).same(&Pools::of(new))
+            && old.smallest_for_ranks() == new.smallest_for_ranks()
             && old.applied_index() <= new.applied_index()
             && new.settings.changed_since(&old.settings).next().is_none()
     }
@@ -84,11 +95,14 @@ impl Kept {
         self.scene.decayed_ms = view.state.now_ms();
         self.scene.reservations = promised(view);
         self.scene.teams = teams(&view.state);
+        self.scene.licenses = view.state.licenses();
+        self.made_ms = now_ms;
+        let pools = Pools::of(&view.state);
         for name in &stale.nodes {
-            self.renew_node(view, name, names);
+            self.renew_node(view, name, now_ms, names);
         }
         for id in &stale.jobs {
-            self.renew_job(view, *id, now_ms, names);
+            self.renew_job(view, *id, (now_ms, &pools), names);
         }
         for key in &stale.attempts {
             self.renew_attempt(view, *key, names);
@@ -132,19 +146,25 @@ impl Kept {
         stale
     }
 
-    fn renew_node(&mut self, view: &ClusterView, name: &str, names: &mut Names) {
+    fn renew_node(&mut self, view: &ClusterView, name: &str, now_ms: UtcMs, names: &mut Names) {
         match view.state.node(name) {
             None => {
                 self.scene.nodes.remove(name);
             }
             Some(node) => {
-                let seen = node_view(view, node, view.state.held_on(node), names);
+                let seen = node_view(view, node, (view.state.held_on(node), now_ms), names);
                 self.scene.nodes.insert(seen.name.clone(), Arc::new(seen));
             }
         }
     }
 
-    fn renew_job(&mut self, view: &ClusterView, id: JobId, now_ms: UtcMs, names: &mut Names) {
+    fn renew_job(
+        &mut self,
+        view: &ClusterView,
+        id: JobId,
+        (now_ms, pools): (UtcMs, &Pools),
+        names: &mut Names,
+    ) {
         self.unsteady.remove(&id);
         if let Some(old) = self.state.job(id) {
             self.scene.waiting.remove(&(old.submit_index, id));
@@ -156,7 +176,8 @@ impl Kept {
         if is_unsteady(view, job) {
             self.unsteady.insert(id);
         }
-        if let Some(waiting) = waiting(view, job, now_ms, names) {
+        if let Some(mut waiting) = waiting(view, job, now_ms, names) {
+            pools.narrow(job, &mut waiting);
             let key = (job.submit_index, id);
             self.scene.waiting.insert(key, Arc::new(waiting));
         }

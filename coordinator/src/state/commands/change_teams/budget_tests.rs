@@ -56,7 +56,8 @@ fn a_budget_is_committed_at_the_start_and_the_rest_is_given_back() {
     );
     assert_eq!(start(&mut cluster, jobs[1], &["a"]), None);
     let usage = cluster.state.usage_of("acme/nlp", "id-ann");
-    let left = crate::state::rules::decay::left(usage, cluster.now_ms) >> 16;
+    let half_life_ms = cluster.state.half_life_ms();
+    let left = crate::state::rules::decay::left(usage, cluster.now_ms, half_life_ms) >> 16;
     assert!(
         (12_599_000..12_610_000).contains(&left),
         "2 GPUs for 15 minutes: {left}"

@@ -34,6 +34,7 @@ fn limited(team: &str, limits: &[(TeamLimit, u64)]) -> TeamEdit {
             .iter()
             .map(|(which, most)| (*which, Some(*most)))
             .collect(),
+        max_class: None,
     })
 }
 

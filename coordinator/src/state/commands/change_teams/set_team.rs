@@ -1,5 +1,6 @@
 //! SetTeam: makes a team, or changes its weight and its limits. What is not named stays.
 use mlctl_proto::errors::Refusal;
+use mlctl_proto::spec::Class;
 use mlctl_proto::units::{bytes_text, duration_text};
 
 use super::tree::{Around, Tree, refused};
@@ -18,6 +19,8 @@ pub struct SetTeam {
     pub weight: Option<u32>,
     /// Limits to set; `None` takes one away.
     pub limits: Vec<(TeamLimit, Option<u64>)>,
+    /// The most urgent class of its jobs; `Some(None)`: nothing is said of it any more.
+    pub max_class: Option<Option<Class>>,
 }
 
 impl SetTeam {
@@ -53,6 +56,11 @@ impl SetTeam {
                 None => team.limits.remove(which),
             };
         }
+        if let Some(class) = self.max_class {
+            let text = |class: Option<Class>| class.map_or("", Class::word).to_owned();
+            tree.change(name, "max_class", text(team.max_class), text(class));
+            team.max_class = class;
+        }
         tree.put(team);
         Ok(())
     }
@@ -87,6 +95,7 @@ mod tests {
                 (TeamLimit::MaxRunning, Some(20)),
                 (TeamLimit::MaxTimeMs, Some(259_200_000)),
             ],
+            ..SetTeam::default()
         };
         set(&mut tree, &make).expect("it makes sense");
         let again = SetTeam {
@@ -96,6 +105,7 @@ mod tests {
                 (TeamLimit::MaxRunning, None),
                 (TeamLimit::MaxPending, Some(0)),
             ],
+            max_class: Some(Some(Class::Critical)),
         };
         set(&mut tree, &again).expect("it makes sense");
         let team = tree.team("acme/vision").expect("it was made");
@@ -115,6 +125,7 @@ mod tests {
                 "acme/vision max_time: no limit -> 3 d",
                 "acme/vision max_running: 20 -> no limit",
                 "acme/vision max_pending: no limit -> 0",
+                "acme/vision max_class:  -> critical",
             ]
         );
     }
