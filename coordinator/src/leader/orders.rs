@@ -15,7 +15,7 @@ use super::gang::Key;
 use super::witness::Target;
 use crate::state::State;
 use crate::state::records::{Attempt, EndKind, Job, Spec, Wave};
-use crate::state::rules::Request;
+use crate::state::rules::{Request, taking};
 
 /// What a node is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,9 +229,26 @@ pub(super) fn stop(state: &State, job: JobId, epoch: Epoch, reason: EndKind) -> 
         job,
         epoch,
         reason,
-        grace_ms: STOP_GRACE_MS,
+        grace_ms: grace_ms(state, (job, epoch)),
         why,
     }
+}
+
+/// Between TERM and KILL, milliseconds: who ends so that others get its devices has the time to save, unless somebody ended its job meanwhile.
+fn grace_ms(state: &State, (job, epoch): Key) -> u32 {
+    let Some(job) = state.job(job).filter(|job| !job.cancel_requested) else {
+        return STOP_GRACE_MS;
+    };
+    let end = state
+        .attempt(job.id, epoch)
+        .and_then(|attempt| attempt.end.as_ref());
+    if end.is_none_or(|end| end.kind != EndKind::Preempted) {
+        return STOP_GRACE_MS;
+    }
+    let facts = state.spec_facts(job).map(AsRef::as_ref);
+    let class = job.turn.class.into();
+    let grace_ms = taking::grace_ms(&state.sched_settings(), facts, class);
+    u32::try_from(grace_ms).unwrap_or(u32::MAX)
 }
 
 /// Whether this attempt has not ended on this node.

@@ -17,6 +17,7 @@ mod explain;
 pub mod place;
 pub mod plan;
 mod planner;
+mod preemptions;
 pub mod policy;
 #[cfg(test)]
 mod property_tests;
@@ -42,6 +43,7 @@ use mlctl_proto::units::UtcMs;
 use crate::state::view::{ClusterView, StartAttempt};
 
 pub use explain::explain;
+pub use preemptions::preemptions;
 pub use reasons::Reason;
 pub use starts::starts;
 pub use turn::NoTurn;

@@ -14,6 +14,7 @@ use super::waves;
 use crate::state::rules::{
     Request, Resume, all_of, excluded, is_shared, living_holders, ready_tasks, resume,
 };
+use crate::state::view::jobs::Footing;
 use crate::state::view::{Checkpoint, ClusterView, Job, JobState, Part, StartAttempt};
 
 /// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
@@ -131,6 +132,7 @@ impl<'a> Planner<'a> {
                     placements,
                     resume_from,
                     wave: None,
+                    footing: Footing::Regular,
                 });
             }
             Verdict::NoPlace => {
@@ -194,6 +196,7 @@ impl<'a> Planner<'a> {
                 placements,
                 resume_from: String::new(),
                 wave: Some(wave),
+                footing: Footing::Regular,
             });
         }
         let none = counter == job.epoch_counter && !self.is_full();

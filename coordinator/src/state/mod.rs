@@ -13,6 +13,7 @@ pub mod codec;
 pub mod commands;
 mod digest;
 mod history;
+mod holds;
 pub mod invariants;
 #[cfg(test)]
 mod random_tests;
@@ -39,7 +40,7 @@ pub use digest::Digest;
 pub use transition::legal;
 
 use records::{
-    Attempt, BudgetAccount, ClosedSegment, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey,
+    Attempt, BudgetAccount, ClosedSegment, DeviceHold, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey,
     Reply, Segment, Settings, Spec, Team, TeamUsage,
 };
 use rules::{Inventory, Request};
@@ -62,6 +63,7 @@ pub struct State {
     segments: Table<Segment>,
     usages: Table<TeamUsage>,
     accounts: Table<BudgetAccount>,
+    holds: Table<DeviceHold>,
     indexes: Indexes,
 }
 

@@ -1,9 +1,11 @@
 //! Where a row meets the indexes: the one way into the tables, for commands as for what is loaded from disk.
 //! Checks nothing that a command must check.
+use mlctl_proto::ids::JobId;
+
 use super::codec::{CodecError, RawRow};
 use super::digest::Digest;
 use super::records::{
-    Allocation, AllocationPhase, Attempt, BudgetAccount, HistoryBatch, Idempotency, Job, Node,
+    Allocation, AllocationPhase, Attempt, BudgetAccount, DeviceHold, HistoryBatch, Idempotency, Job, Node,
     RequestKey, Segment, Settings, Spec, Team, TeamUsage,
 };
 use super::rules::Request;
@@ -153,6 +155,17 @@ impl State {
         self.attempts.put(attempt);
     }
 
+    pub(super) fn put_hold(&mut self, hold: DeviceHold) {
+        let old = self.holds.get(&hold.job).cloned();
+        self.indexes.holds.hold(old.as_deref(), Some(&hold));
+        self.holds.put(hold);
+    }
+
+    pub(super) fn remove_hold(&mut self, job: JobId) {
+        let old = self.holds.remove(&job);
+        self.indexes.holds.hold(old.as_deref(), None);
+    }
+
     pub(super) fn put_key(&mut self, key: Idempotency) {
         let old = self.keys.put(key.clone());
         self.indexes.key(old.as_deref(), Some(&key));
@@ -196,6 +209,7 @@ impl State {
         self.segments.settle(digest, rows);
         self.usages.settle(digest, rows);
         self.accounts.settle(digest, rows);
+        self.holds.settle(digest, rows);
     }
 
     /// The digest of all rows, from nothing.
@@ -213,6 +227,7 @@ impl State {
             self.segments.digest(),
             self.usages.digest(),
             self.accounts.digest(),
+            self.holds.digest(),
         ];
         tables.into_iter().for_each(|table| digest.add(table));
         digest
@@ -238,6 +253,8 @@ impl State {
             .iter()
             .for_each(|(_, key)| indexes.key(None, Some(key)));
         self.tail().for_each(|batch| indexes.tail(batch, true));
+        self.holds()
+            .for_each(|hold| indexes.holds.hold(None, Some(hold)));
         indexes
     }
 
@@ -259,6 +276,7 @@ impl State {
             .chain(of(&self.segments))
             .chain(of(&self.usages))
             .chain(of(&self.accounts))
+            .chain(of(&self.holds))
     }
 
     /// How many rows there are.
@@ -274,6 +292,7 @@ impl State {
             + self.segments.len()
             + self.usages.len()
             + self.accounts.len()
+            + self.holds.len()
     }
 }
 

@@ -12,6 +12,7 @@ use mlctl_coordinator::state::records::{
     Actor, Budget, Device, DirtyDevice, End, EndKind, Liveness, NodeFacts, RankExit, Retention,
     TaskGroup, TeamLimit, Timers, Wave, WhenExhausted, Window, Zone,
 };
+use mlctl_coordinator::state::view::jobs::Footing;
 use mlctl_coordinator::state::view::teams::{Flavor, Limit};
 use mlctl_coordinator::state::{Body, Command, State, codec};
 use mlctl_proto::ids::{Epoch, JobId};
@@ -225,6 +226,7 @@ fn started(job: u64, epoch: u64, places: &[(&str, &[&str])]) -> Body {
         placements: places.iter().map(placement).collect(),
         resume_from: String::new(),
         wave: None,
+        footing: Footing::Regular,
     };
     let starts = vec![start];
     Body::StartAttempts(StartAttempts { starts })

@@ -7,6 +7,7 @@ use prost::Message;
 use super::array::{decode_planned, encode_planned};
 use super::checkpoint::{decode_change, encode_change};
 use super::event::{decode_event, encode_event};
+use super::hold::{decode_preempt, encode_preempt, footing_ms, footing_of};
 use super::node::{decode_facts, encode_facts};
 use super::selection::{
     decode_filter, decode_hold, decode_release, decode_update, encode_filter, encode_hold,
@@ -19,8 +20,7 @@ use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, m
 use crate::state::commands::{
     AgentEvents, ArchiveJobs, Body, Bootstrap, CancelJobs, ChangeSettings, Command,
     DeclareNodeLost, DropLate, IdempotencyKey, LossProof, Placement, RegisterNode, RenewCharges,
-    RetryJobs,
-    SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt,
+    RetryJobs, SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt, Withdraw,
 };
 use crate::state::records::Liveness;
 
@@ -137,6 +137,10 @@ fn encode_body(body: &Body) -> Disk {
         }),
         Body::ChangeTeams(change) => Disk::ChangeTeams(encode_change_teams(change)),
         Body::RenewCharges(renew) => Disk::RenewCharges(persist::RenewCharges { most: renew.most }),
+        Body::Preempt(preempt) => Disk::Preempt(encode_preempt(preempt)),
+        Body::Withdraw(withdraw) => Disk::Withdraw(persist::Withdraw {
+            jobs: withdraw.jobs.iter().map(|job| (*job).into()).collect(),
+        }),
     }
 }
 
@@ -204,6 +208,10 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
         }),
         Disk::ChangeTeams(change) => Body::ChangeTeams(decode_change_teams(change)?),
         Disk::RenewCharges(renew) => Body::RenewCharges(RenewCharges { most: renew.most }),
+        Disk::Preempt(preempt) => Body::Preempt(decode_preempt(preempt)?),
+        Disk::Withdraw(withdraw) => Body::Withdraw(Withdraw {
+            jobs: decode_ids(withdraw.jobs)?,
+        }),
     })
 }
 
@@ -261,6 +269,7 @@ fn encode_start(start: &StartAttempt) -> persist::StartAttempt {
         placements: start.placements.iter().map(placement).collect(),
         resume_from: start.resume_from.clone(),
         wave: start.wave.as_ref().map(encode_planned),
+        guest_until_ms: footing_ms(start.footing),
     }
 }
 
@@ -276,5 +285,6 @@ fn decode_start(start: persist::StartAttempt) -> Result<StartAttempt, CodecError
         placements: start.placements.into_iter().map(placement).collect(),
         resume_from: start.resume_from,
         wave: start.wave.map(decode_planned).transpose()?,
+        footing: footing_of(start.guest_until_ms),
     })
 }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod command;
 mod event;
 mod history;
+mod hold;
 mod job;
 mod node;
 mod retry;

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, RawRow, Record, message};
 use crate::state::records::{
-    Attempt, BudgetAccount, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
+    Attempt, BudgetAccount, DeviceHold, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
     TeamUsage,
 };
 use crate::state::{Digest, State};
@@ -141,6 +141,7 @@ fn load_row(state: &mut State, table: u8, key: &[u8], record: &[u8]) -> Result<(
         Segment::TABLE => state.put_segment(own(key, record)?),
         TeamUsage::TABLE => state.put_usage(own(key, record)?),
         BudgetAccount::TABLE => state.put_account(own(key, record)?),
+        DeviceHold::TABLE => state.put_hold(own(key, record)?),
         _ => return Err(dangling(table, "this release knows no such table".into())),
     }
     Ok(())

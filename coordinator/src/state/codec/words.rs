@@ -8,6 +8,7 @@ use crate::state::records::{
     Admin, AllocationPhase, EndKind, HoldReason, Isolation, JobState, Liveness, Power, TeamLimit,
     WhenExhausted,
 };
+use crate::state::rules::taking::Taken;
 
 /// A word that has a number on disk.
 pub(super) trait Word: Sized + Copy + 'static {
@@ -75,6 +76,9 @@ words!(TeamLimit, "limit of a team", TeamLimitKind:
     MaxPending = MaxPending, MaxRunning = MaxRunning, MaxTimeMs = MaxTimeMs, CheckpointBytes = CheckpointBytes,
     UserMaxPending = UserMaxPending, UserMaxRunning = UserMaxRunning);
 
+words!(Taken, "why devices are taken", Taken:
+    Entitlement = Entitlement, Overtime = Overtime, Guest = Guest, Slice = Slice, Surplus = Surplus);
+
 words!(WhenExhausted, "what an exhausted budget does", WhenExhausted: Hold = Hold, LowPriority = LowPriority, Stop = Stop);
 
 #[cfg(test)]
@@ -110,6 +114,7 @@ mod tests {
         check::<HoldReason>();
         check::<CheckpointAction>();
         check::<TeamLimit>();
+        check::<Taken>();
         check::<WhenExhausted>();
         assert!(Liveness::from_number(3).is_err(), "Suspect is never stored");
     }

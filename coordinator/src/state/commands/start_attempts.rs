@@ -7,7 +7,7 @@ use mlctl_proto::ids::{Epoch, JobId, clip};
 use mlctl_proto::units::UtcMs;
 
 use super::start_quota::Quota;
-use super::{Context, accounts, checkpoints, waves};
+use super::{Context, accounts, checkpoints, holds, waves};
 use crate::state::change::Change;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Charge, Checkpoint, Job, JobState, Node, Reply, Wave,
@@ -17,6 +17,7 @@ use crate::state::rules::{
     resumes_another,
 };
 use crate::state::transition::advance;
+use crate::state::view::jobs::Footing;
 use crate::state::{Effect, State};
 
 /// A plan.
@@ -39,6 +40,8 @@ pub struct StartAttempt {
     pub resume_from: String,
     /// Of an array job: what runs there.
     pub wave: Option<Wave>,
+    /// How it comes to run.
+    pub footing: Footing,
 }
 
 /// One node's part.
@@ -106,7 +109,7 @@ impl StartAttempt {
         let units = units.map_err(Refused::Quota)?;
         let charges = accounts::begin(change, &job, &units, context.now_ms);
         let charges = charges.map_err(Refused::Quota)?;
-        quota.started(&job, &units);
+        quota.started(change.state(), &job, &units, self);
         Ok((job, charges))
     }
 
@@ -122,6 +125,7 @@ impl StartAttempt {
         if !job.fills() {
             advance(&mut job, JobState::Starting)?;
         }
+        let took = holds::take(change, &mut job, &self.placements);
         let wave = waves::assign(&mut job, self);
         job.epoch_counter = self.epoch.counter;
         job.recalled_counter = 0;
@@ -151,6 +155,8 @@ impl StartAttempt {
                 .filter(|_| !self.resume_from.is_empty()),
             resume_sealed_ms,
             charges,
+            footing: self.footing,
+            took,
         };
         for placement in &self.placements {
             change.effect(Effect::Start {
@@ -179,6 +185,9 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     if job.state == JobState::Pending {
         check_turn(job, state.now_ms())?;
     }
+    if start.footing != Footing::Regular && job.marks.guest_taken {
+        return Err("it was a guest before, and was taken for that".into());
+    }
     if job.array.is_some() {
         waves::check(state, job, start)?;
         return Ok(Job::clone(job));
@@ -193,8 +202,8 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
         return Err("it failed before and backs off".into());
     }
     let request = state.request(job).ok_or("its spec is gone")?;
-    check_gang(state, request, start)?;
-    check_excluded(state, job, request, start)?;
+    check_gang(state, request, &start.placements, &Room::of(job.id))?;
+    check_excluded(state, job, request, &start.placements)?;
     check_resume(state, job, start).map(drop)?;
     Ok(Job::clone(job))
 }
@@ -207,17 +216,54 @@ fn check_turn(job: &Job, now_ms: UtcMs) -> Result<(), String> {
     }
 }
 
-fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<(), String> {
-    if u32::try_from(start.placements.len()) != Ok(request.nodes) {
+/// For whom a place is, and who leaves it before.
+pub(super) struct Room<'a> {
+    /// What is kept for this job is its own.
+    pub job: JobId,
+    /// What these attempts hold is free by then.
+    pub leaving: &'a [(JobId, Epoch)],
+}
+
+impl Room<'_> {
+    /// Nobody leaves.
+    pub fn of(job: JobId) -> Self {
+        let leaving = &[];
+        Self { job, leaving }
+    }
+
+    /// Ranks without GPUs on a node, but for those that leave, and with those for which others leave.
+    fn used_ranks(&self, state: &State, node: &str) -> u32 {
+        let here = |attempt: &&std::sync::Arc<Attempt>| {
+            let mut open = attempt.allocations.iter();
+            open.any(|one| one.node == node && one.phase != AllocationPhase::Ended)
+        };
+        let leaving = self.leaving.iter();
+        let leaving = leaving.filter_map(|(job, epoch)| state.attempt(*job, *epoch));
+        let leaving = leaving
+            .filter(here)
+            .map(|attempt| state.cpu_ranks_per_node(attempt));
+        let stays = (state.cpu_ranks_on(node)).saturating_sub(leaving.fold(0, u32::saturating_add));
+        stays.saturating_add(state.held_ranks_on(node, self.job))
+    }
+}
+
+/// Whether a gang takes these places.
+pub(super) fn check_gang(
+    state: &State,
+    request: &Request,
+    placements: &[Placement],
+    room: &Room,
+) -> Result<(), String> {
+    if u32::try_from(placements.len()) != Ok(request.nodes) {
         return Err(format!(
             "it needs {} nodes, the plan has {}",
             request.nodes,
-            start.placements.len()
+            placements.len()
         ));
     }
     let mut names = BTreeSet::new();
     let mut domains = BTreeSet::new();
-    for placement in &start.placements {
+    for placement in placements {
         if !names.insert(&placement.node) {
             return Err(format!(
                 "node {} is in the gang twice",
@@ -227,7 +273,7 @@ fn check_gang(state: &State, request: &Request, start: &StartAttempt) -> Result<
         let node = state
             .node(&placement.node)
             .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
-        let model = check_placement(state, request, placement, node)?;
+        let model = check_placement(state, request, placement, (node, room))?;
         domains.insert((&node.facts.pool, model));
     }
     if domains.len() > 1 {
@@ -241,7 +287,7 @@ pub(super) fn check_placement<'a>(
     state: &State,
     request: &Request,
     placement: &Placement,
-    node: &'a Node,
+    (node, room): (&'a Node, &Room),
 ) -> Result<Option<&'a str>, String> {
     let name = &node.facts.name;
     if !node.schedulable() {
@@ -258,9 +304,9 @@ pub(super) fn check_placement<'a>(
         ));
     }
     if request.gpus == 0 {
-        let used = state.cpu_ranks_on(name);
-        let room = cpu_room_for(request.ranks, node.facts.cpus, used);
-        return if room {
+        let used = room.used_ranks(state, name);
+        let fits = cpu_room_for(request.ranks, node.facts.cpus, used);
+        return if fits {
             Ok(None)
         } else {
             Err(format!("node {name} runs {used} ranks already"))
@@ -278,9 +324,16 @@ pub(super) fn check_placement<'a>(
         if !taken.insert(uuid) {
             return Err(format!("device {} is in the plan twice", clip(uuid)));
         }
-        if let Some((job, _)) = state.device_holder(name, uuid) {
+        let holder = state.device_holder(name, uuid);
+        if let Some((job, _)) = holder.filter(|holder| !room.leaving.contains(holder)) {
             return Err(format!(
                 "device {} of {name} is held by job {job}",
+                clip(uuid)
+            ));
+        }
+        if let Some(job) = state.held_for(name, uuid).filter(|job| *job != room.job) {
+            return Err(format!(
+                "device {} of {name} is kept for job {job}, for which others ended",
                 clip(uuid)
             ));
         }
@@ -302,14 +355,14 @@ pub(super) fn check_placement<'a>(
     Ok(models.pop_first())
 }
 
-fn check_excluded(
+pub(super) fn check_excluded(
     state: &State,
     job: &Job,
     request: &Request,
-    start: &StartAttempt,
+    placements: &[Placement],
 ) -> Result<(), String> {
     let out = excluded(state, job, request);
-    let mut placed = start.placements.iter();
+    let mut placed = placements.iter();
     match placed.find(|placement| out.contains(&placement.node.as_str())) {
         None => Ok(()),
         Some(placement) => Err(format!("node {} failed it before", clip(&placement.node))),

@@ -3,6 +3,7 @@ mod array;
 mod attempt;
 mod checkpoint;
 mod history;
+mod hold;
 mod job;
 mod node;
 mod retry;
@@ -14,6 +15,7 @@ pub use array::{Array, TaskFailure, TaskGroup, Wave};
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
 pub use checkpoint::{Checkpoint, ManifestId, Part, PartKey};
 pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
+pub use hold::{DeviceHold, HeldSeat, HoldVictim, Marks};
 pub use job::{Job, JobState, Spec};
 pub use node::{
     Addresses, Admin, Device, DirtyDevice, Health, Isolation, Liveness, Node, NodeFacts, Power,

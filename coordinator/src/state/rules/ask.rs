@@ -56,6 +56,17 @@ impl From<spec::Class> for Class {
     }
 }
 
+impl From<Class> for spec::Class {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Low => Self::Low,
+            Class::Normal => Self::Normal,
+            Class::High => Self::High,
+            Class::Critical => Self::Critical,
+        }
+    }
+}
+
 fn width(spec: &JobSpec) -> Width {
     let sizes = spec.elastic.as_ref().map(Elastic::sizes);
     match sizes.filter(|sizes| sizes.len() > 1) {

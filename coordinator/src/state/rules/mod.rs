@@ -2,6 +2,7 @@
 mod ask;
 pub mod budget;
 pub mod decay;
+pub mod entitlement;
 mod excluded;
 mod fits;
 pub mod flavors;
@@ -13,6 +14,7 @@ mod request;
 mod resume;
 mod retention;
 mod retry;
+pub mod taking;
 mod turn;
 mod usage;
 pub mod window;

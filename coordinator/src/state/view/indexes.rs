@@ -9,13 +9,16 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::spec::{JobSpec, RetrySpec};
 use mlctl_proto::units::UtcMs;
 
+use super::hold_indexes::HoldIndexes;
 use super::holdings::{Holdings, Kind, Tally};
+use super::lengths::Lengths;
 use super::team_indexes::TeamIndexes;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, HistoryBatch, Idempotency, Job, JobState, Node,
     RequestKey,
 };
 use super::SpecFacts;
+use super::amounts::GPU;
 use crate::state::rules::{Inventory, Request};
 
 type Holder = (JobId, Epoch);
@@ -64,6 +67,10 @@ pub struct Indexes {
     pub holdings: Holdings,
     /// What teams name, and whose they are.
     pub teams: TeamIndexes,
+    /// Devices that are kept for jobs.
+    pub holds: HoldIndexes,
+    /// How long jobs that are over ran.
+    pub lengths: Lengths,
 }
 
 impl Indexes {
@@ -240,6 +247,11 @@ impl Indexes {
         if let Some(any) = new.or(old) {
             let who = (any.team.as_str(), any.owner_id.as_str());
             self.holdings.job(who, tally(old), tally(new));
+            let units = self.requests.get(&any.spec_hash).map_or(0, |request| {
+                let gpus = u64::from(request.gpus).saturating_mul(u64::from(request.nodes));
+                gpus.saturating_mul(GPU)
+            });
+            self.lengths.job(old, new, units);
         }
         let Some(new) = new else {
             return;

@@ -8,11 +8,14 @@ use mlctl_proto::units::UtcMs;
 use super::ClusterView;
 use super::amounts::{Amounts, GPU};
 use super::ask::{Ask, Gpus};
-use super::jobs::{Blocked, Footing, Running, Seat, Tasks, Waiting};
+use super::jobs::{Blocked, Hold, Running, Seat, Tasks, Waiting};
 use super::nodes::{DeviceView, NodeView, Open, Sharing};
 use super::scene::Scene;
 use crate::state::State;
-use crate::state::records::{AllocationPhase, Attempt, Checkpoint, Job, Node, Part};
+use crate::state::records::{
+    AllocationPhase, Attempt, Checkpoint, DeviceHold, Job, Node, Part,
+};
+use crate::state::rules::taking::no_preempt_until;
 use crate::state::rules::{
     CPU_RANKS_PER_CPU, Resume, blocked, excluded, is_shared, living_holders, resume,
 };
@@ -29,6 +32,8 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
     let held = held_amounts(state);
     let mut scene = Scene {
         decayed_ms: state.now_ms(),
+        histories: state.indexes().lengths.sorted().clone(),
+        settings: Arc::new(state.sched_settings()),
         ..Scene::default()
     };
     for node in state.nodes() {
@@ -46,11 +51,17 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
             scene.waiting.insert(key, Arc::new(waiting));
         }
     }
-    for attempt in state.active_attempts() {
-        if let Some(running) = running(state, attempt, &mut names) {
+    // What is in doubt is on a Lost node: nobody can be ended there, and it counts for nobody.
+    let active = state.active_attempts();
+    for attempt in active.filter(|attempt| !attempt.in_doubt) {
+        if let Some(running) = running(state, attempt, now_ms, &mut names) {
             let key = (attempt.job, attempt.epoch);
             scene.running.insert(key, Arc::new(running));
         }
+    }
+    for kept in state.holds() {
+        let hold = hold(state, kept, &mut names);
+        scene.holds.insert(kept.job, Arc::new(hold));
     }
     scene
 }
@@ -211,11 +222,11 @@ fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> O
         tasks: tasks(state, job),
         avoid: avoid.into_iter().map(|name| names.of(name)).collect(),
         rank_0: rank_0.into_iter().map(|name| names.of(name)).collect(),
-        attained: 0,
+        attained: job.marks.attained,
         ran_ms: job.turn.ran_ms,
-        evicted_ms: Vec::new(),
-        no_preempt_until_ms: 0,
-        was_guest_taken: false,
+        evicted_ms: job.marks.evicted_ms.clone(),
+        no_preempt_until_ms: no_preempt_until(job),
+        was_guest_taken: job.marks.guest_taken,
     })
 }
 
@@ -270,7 +281,28 @@ fn unheard_holder(view: &ClusterView, checkpoint: &Checkpoint) -> bool {
     nodes.any(|node| node.schedulable() && !view.usable(node))
 }
 
-fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Running> {
+/// What is kept for a job. A device that its node does not have any more is left out: then the rest is no whole gang, and is given up.
+fn hold(state: &State, kept: &DeviceHold, names: &mut Names) -> Hold {
+    let seats = kept.seats.iter().map(|seat| Seat {
+        node: names.of(&seat.node),
+        devices: places(state, &seat.node, &seat.devices),
+    });
+    let victims = kept.victims.iter();
+    let victims = victims.map(|victim| (victim.job, victim.epoch, victim.signalled));
+    Hold {
+        job: kept.job,
+        seats: seats.collect(),
+        until_ms: kept.until_ms,
+        victims: victims.collect(),
+    }
+}
+
+fn running(
+    state: &State,
+    attempt: &Attempt,
+    now_ms: UtcMs,
+    names: &mut Names,
+) -> Option<Running> {
     let job = state.job(attempt.job)?;
     let facts = state.spec_facts(job)?;
     let open = attempt.allocations.iter();
@@ -280,9 +312,9 @@ fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Runnin
         devices: places(state, &allocation.node, &allocation.devices),
     });
     let seats: Vec<Seat> = seats.collect();
-    let own = job.checkpoints.iter();
-    let own = own.filter(|one| one.epoch == attempt.epoch && one.is_whole());
-    let width = u32::try_from(seats.len()).unwrap_or(u32::MAX);
+    let width = u32::try_from(attempt.allocations.len()).unwrap_or(u32::MAX);
+    let ends_by_ms = || state.gone_by(attempt.job, attempt.epoch);
+    let waited_ms = now_ms.saturating_sub(job.eligible_ms(now_ms));
     Some(Running {
         id: job.id,
         epoch: attempt.epoch,
@@ -297,13 +329,15 @@ fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Runnin
         limit_ms: facts.limit_ms,
         preemptible: job.turn.preemptible,
         interactive: false,
-        footing: Footing::Regular,
-        saved_ms: own.map(|one| one.sealed_ms).max(),
-        ends_by_ms: attempt.stopping.then_some(state.now_ms()),
-        attained: 0,
+        footing: attempt.footing,
+        saved_ms: state.saved_ms(attempt),
+        ends_by_ms: attempt
+            .stopping
+            .then(|| ends_by_ms().unwrap_or(state.now_ms())),
+        attained: job.marks.attained,
         ran_ms: job.turn.ran_ms,
-        waited_ms: 0,
-        evicted_ms: Vec::new(),
+        waited_ms: u64::try_from(waited_ms).unwrap_or(0),
+        evicted_ms: job.marks.evicted_ms.clone(),
         min_runtime_ms: facts.min_runtime_ms,
     })
 }
