@@ -52,14 +52,15 @@ impl State {
         ranks.fold(0, u32::saturating_add)
     }
 
-    /// When somebody who ends for a hold will be gone.
+    /// When somebody whose end a hold waits for will be gone.
     pub fn gone_by(&self, job: JobId, epoch: Epoch) -> Option<UtcMs> {
         let settings = self.sched_settings();
-        let hold = self.holds().find(|hold| hold.ends(job, epoch))?;
+        let waiting = self.holds().filter(|hold| hold.waits_for(job, epoch));
+        let since_ms = waiting.map(|hold| hold.since_ms).min()?;
         let class = self.job(job)?.turn.class.into();
         let facts = self.job(job).and_then(|job| self.spec_facts(job));
         let grace = taking::grace_ms(&settings, facts.map(AsRef::as_ref), class);
-        Some(taking::after(hold.since_ms, grace.saturating_add(settings.kill_ms)))
+        Some(taking::after(since_ms, grace.saturating_add(settings.kill_ms)))
     }
 
     /// Attempts that hold something and are not being ended. What is in doubt is on a Lost node, and counts for nobody.

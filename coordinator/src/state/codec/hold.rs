@@ -36,7 +36,6 @@ impl Record for DeviceHold {
             job: Some(victim.job.into()),
             epoch: Some(victim.epoch.into()),
             signalled: victim.signalled,
-            why: victim.why.number(),
         };
         persist::DeviceHoldRecord {
             version: RECORD_VERSION,
@@ -62,7 +61,6 @@ impl Record for DeviceHold {
                 job: JobId::try_from(victim.job).map_err(bad_id(what))?,
                 epoch: Epoch::try_from(victim.epoch).map_err(bad_id(what))?,
                 signalled: victim.signalled,
-                why: Taken::from_number(victim.why)?,
             })
         };
         Ok(Self {
@@ -198,12 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_comes_back_and_words_of_later_releases_are_errors() {
-        let victim = |counter, why| HoldVictim {
+    fn a_hold_comes_back() {
+        let victim = |counter| HoldVictim {
             job: JobId::new(1, counter),
             epoch: Epoch::new(1, 2),
             signalled: counter > 1,
-            why,
         };
         let hold = DeviceHold {
             job: JobId::new(2, 7),
@@ -213,20 +210,28 @@ mod tests {
             }],
             since_ms: 5,
             until_ms: 9,
-            victims: vec![victim(1, Taken::Guest), victim(2, Taken::Slice)],
+            victims: vec![victim(1), victim(2)],
         };
         assert_eq!(DeviceHold::decode(&hold.encode()), Ok(hold));
-        let later = persist::DeviceHoldRecord {
-            version: RECORD_VERSION,
+    }
+
+    #[test]
+    fn words_of_later_releases_are_errors() {
+        let victim = |why, class| persist::PreemptVictim {
             job: Some(JobId::new(1, 1).into()),
-            victims: vec![persist::HoldVictim {
-                job: Some(JobId::new(1, 1).into()),
-                epoch: Some(Epoch::new(1, 1).into()),
-                signalled: false,
-                why: 77,
-            }],
-            ..persist::DeviceHoldRecord::default()
+            epoch: Some(Epoch::new(1, 1).into()),
+            entitlement: Some(persist::Entitlement { cover: 1, class }),
+            why,
         };
-        assert!(DeviceHold::decode(&later.encode_to_vec()).is_err());
+        let preempt = |victim| persist::Preempt {
+            job: Some(JobId::new(1, 2).into()),
+            entitlement: Some(persist::Entitlement { cover: 2, class: 0 }),
+            victims: vec![victim],
+            seats: Vec::new(),
+        };
+        assert!(decode_preempt(preempt(victim(1, 3))).is_ok());
+        assert!(decode_preempt(preempt(victim(77, 0))).is_err());
+        assert!(decode_preempt(preempt(victim(1, 77))).is_err());
+        assert!(decode_preempt(persist::Preempt::default()).is_err());
     }
 }

@@ -34,7 +34,7 @@ pub struct Preempt {
     pub entitlement: Entitlement,
     /// Who ends.
     pub victims: Vec<PreemptVictim>,
-    /// What is kept, in node-rank order: free devices, and those of victims.
+    /// What is kept, in node-rank order: free devices, those of victims, and those of who ends anyway.
     pub seats: Vec<Placement>,
 }
 
@@ -135,6 +135,7 @@ impl Preempt {
         let room = Room {
             job: job.id,
             leaving: &leaving,
+            later: true,
         };
         check_gang(state, request, &self.seats, &room)?;
         check_excluded(state, job, request, &self.seats)?;
@@ -147,15 +148,29 @@ impl Preempt {
         }
     }
 
+    /// Those who end for it, and who else holds what is kept: being ended anyway, or it would not be kept.
+    fn waits_for(&self, state: &State) -> BTreeSet<(JobId, Epoch)> {
+        let victims = self.victims.iter().map(|one| (one.job, one.epoch));
+        let kept = self.seats.iter().flat_map(|seat| {
+            let devices = seat.devices.iter();
+            devices.filter_map(|uuid| state.device_holder(&seat.node, uuid))
+        });
+        victims.chain(kept).collect()
+    }
+
     fn commit(&self, change: &mut Change, checked: &Checked, now_ms: UtcMs) -> Result<(), Refusal> {
         let settings = change.state().sched_settings();
         let mut longest_ms = 0;
-        for (victim, attempt) in self.victims.iter().zip(&checked.leaving) {
-            let job = change.job(victim.job)?;
+        let waits_for = self.waits_for(change.state());
+        for (id, _) in &waits_for {
+            let job = change.job(*id)?;
             let facts = change.state().spec_facts(&job);
             let class = job.turn.class.into();
             let grace_ms = taking::grace_ms(&settings, facts.map(AsRef::as_ref), class);
             longest_ms = longest_ms.max(grace_ms);
+        }
+        for (victim, attempt) in self.victims.iter().zip(&checked.leaving) {
+            let job = change.job(victim.job)?;
             end_victim(change, job, (victim.why, attempt), now_ms)?;
         }
         let kept_ms = longest_ms
@@ -165,18 +180,17 @@ impl Preempt {
             node: seat.node.clone(),
             devices: seat.devices.clone(),
         };
-        let victim = |victim: &PreemptVictim| HoldVictim {
-            job: victim.job,
-            epoch: victim.epoch,
+        let victim = |(job, epoch): (JobId, Epoch)| HoldVictim {
+            job,
+            epoch,
             signalled: true,
-            why: victim.why,
         };
         change.put_hold(DeviceHold {
             job: self.job,
             seats: self.seats.iter().map(seat).collect(),
             since_ms: now_ms,
             until_ms: taking::after(now_ms, kept_ms),
-            victims: self.victims.iter().map(victim).collect(),
+            victims: waits_for.into_iter().map(victim).collect(),
         });
         change.count_preemption(false);
         // Until when something is kept decides when the plan has to be made again.

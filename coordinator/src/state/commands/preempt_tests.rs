@@ -170,13 +170,16 @@ fn an_owner_takes_back_what_was_borrowed_and_the_victim_keeps_its_place() {
 fn a_borrower_never_evicts_an_owner() {
     let mut cluster = acme();
     let owner = runs(&mut cluster, "ann", "gpus = 4\nclass = 'low'", "a");
-    runs(&mut cluster, "bob", "gpus = 4", "b");
-    let borrower = submitted(&mut cluster, "bob", "gpus = 4\nclass = 'critical'");
+    let own = runs(&mut cluster, "bob", "gpus = 4\nclass = 'critical'", "b");
+    let borrower = submitted(&mut cluster, "bob", "gpus = 4\nclass = 'high'");
     let preempt = cluster.preempt(borrower, &["a"], Taken::Entitlement);
     let why = refused(&mut cluster, preempt);
     assert!(why.contains(&format!("job {} is as entitled", owner.0)), "{why}");
-    // Its own team's less urgent job it may end: then it is covered itself.
     let preempt = cluster.preempt(borrower, &["b"], Taken::Entitlement);
+    assert!(refused(&mut cluster, preempt).contains(&format!("job {} is as", own.0)));
+    // Who is covered in its place may end what is less urgent.
+    let urgent = submitted(&mut cluster, "ann", "gpus = 4\nclass = 'normal'");
+    let preempt = cluster.preempt(urgent, &["a"], Taken::Entitlement);
     assert_eq!(apply(&mut cluster, preempt).refusal(), None);
 }
 

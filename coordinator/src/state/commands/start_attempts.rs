@@ -222,26 +222,35 @@ pub(super) struct Room<'a> {
     pub job: JobId,
     /// What these attempts hold is free by then.
     pub leaving: &'a [(JobId, Epoch)],
+    /// So is what those hold that are being ended anyway.
+    pub later: bool,
 }
 
 impl Room<'_> {
     /// Nobody leaves.
     pub fn of(job: JobId) -> Self {
-        let leaving = &[];
-        Self { job, leaving }
+        Self {
+            job,
+            leaving: &[],
+            later: false,
+        }
+    }
+
+    /// Whether somebody who holds something is gone by then.
+    fn leaves(&self, state: &State, (job, epoch): (JobId, Epoch)) -> bool {
+        let ends = || {
+            let attempt = state.attempt(job, epoch);
+            attempt.is_some_and(|attempt| attempt.stopping && !attempt.in_doubt)
+        };
+        self.leaving.contains(&(job, epoch)) || self.later && ends()
     }
 
     /// Ranks without GPUs on a node, but for those that leave, and with those for which others leave.
     fn used_ranks(&self, state: &State, node: &str) -> u32 {
-        let here = |attempt: &&std::sync::Arc<Attempt>| {
-            let mut open = attempt.allocations.iter();
-            open.any(|one| one.node == node && one.phase != AllocationPhase::Ended)
-        };
-        let leaving = self.leaving.iter();
-        let leaving = leaving.filter_map(|(job, epoch)| state.attempt(*job, *epoch));
-        let leaving = leaving
-            .filter(here)
-            .map(|attempt| state.cpu_ranks_per_node(attempt));
+        let here = state.open_allocations_on(node).into_iter();
+        let leaving = here.filter(|holder| self.leaves(state, *holder));
+        let leaving = leaving.filter_map(|(job, epoch)| state.attempt(job, epoch));
+        let leaving = leaving.map(|attempt| state.cpu_ranks_per_node(attempt));
         let stays = (state.cpu_ranks_on(node)).saturating_sub(leaving.fold(0, u32::saturating_add));
         stays.saturating_add(state.held_ranks_on(node, self.job))
     }
@@ -325,7 +334,7 @@ pub(super) fn check_placement<'a>(
             return Err(format!("device {} is in the plan twice", clip(uuid)));
         }
         let holder = state.device_holder(name, uuid);
-        if let Some((job, _)) = holder.filter(|holder| !room.leaving.contains(holder)) {
+        if let Some((job, _)) = holder.filter(|holder| !room.leaves(state, *holder)) {
             return Err(format!(
                 "device {} of {name} is held by job {job}",
                 clip(uuid)

@@ -30,7 +30,7 @@ fn check_hold(state: &State, hold: &DeviceHold, found: &mut Vec<Violation>) {
     });
     let kept = hold.devices().all(|(node, uuid)| {
         let holder = state.device_holder(node, uuid);
-        holder.is_none_or(|(job, epoch)| hold.ends(job, epoch))
+        holder.is_none_or(|(job, epoch)| hold.waits_for(job, epoch))
     });
     let there = hold.devices().all(|(node, uuid)| {
         let node = state.node(node);

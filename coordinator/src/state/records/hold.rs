@@ -3,8 +3,6 @@
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
-use crate::state::rules::taking::Taken;
-
 /// Times of evictions that a job remembers at most: no rule asks for more than three.
 const EVICTIONS_KEPT_MAX: usize = 16;
 
@@ -17,7 +15,7 @@ pub struct HeldSeat {
     pub devices: Vec<String>,
 }
 
-/// Somebody who ends for it.
+/// Somebody whose end it waits for: most end for it, some ended anyway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldVictim {
     /// Its job.
@@ -26,8 +24,6 @@ pub struct HoldVictim {
     pub epoch: Epoch,
     /// It was told: from then on it ends, whatever becomes of the one for whom.
     pub signalled: bool,
-    /// Why.
-    pub why: Taken,
 }
 
 /// Devices that are kept for a job: nobody else starts on them. It ends when the job starts, is over or held, when a device of it is lost, or when
@@ -42,7 +38,7 @@ pub struct DeviceHold {
     pub since_ms: UtcMs,
     /// Until when they are kept.
     pub until_ms: UtcMs,
-    /// Who ends for it.
+    /// Whose ends it waits for.
     pub victims: Vec<HoldVictim>,
 }
 
@@ -60,8 +56,8 @@ impl DeviceHold {
         self.seats.iter().any(|seat| seat.node == node)
     }
 
-    /// Whether it ends this attempt.
-    pub fn ends(&self, job: JobId, epoch: Epoch) -> bool {
+    /// Whether it waits for the end of this attempt.
+    pub fn waits_for(&self, job: JobId, epoch: Epoch) -> bool {
         let mut victims = self.victims.iter();
         victims.any(|victim| (victim.job, victim.epoch) == (job, epoch))
     }
