@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::WATCH_WINDOW;
+use mlctl_proto::units::UtcMs;
 use tokio::sync::{Notify, watch};
 
-use crate::scheduler::Reason;
-use crate::state::view::ClusterView;
+use crate::scheduler::{self, Plan, Reason};
+use crate::state::view::{ClusterView, Stage};
+use crate::state::view::jobs::Reservation;
 use crate::state::{Changed, Effect, State};
 use crate::vitals::marks::{Mark, Marks};
 
@@ -22,14 +24,26 @@ const EFFECTS_MAX: usize = 65_536;
 pub struct Published {
     state: ArcSwap<State>,
     explanations: ArcSwap<BTreeMap<JobId, Reason>>,
-    /// What the last plan knew beside the state.
-    soft: ArcSwap<(BTreeSet<String>, BTreeSet<JobId>)>,
+    soft: ArcSwap<Soft>,
+    /// The scheduler's scene, kept from plan to plan.
+    stage: Mutex<Stage>,
     ring: Mutex<Ring>,
     marks: Mutex<Marks>,
     effects: Mutex<EffectQueue>,
     effects_ready: Notify,
     applied: watch::Sender<u64>,
     leading: watch::Sender<Option<u64>>,
+}
+
+/// What the last plan knew beside the state, and what it promised.
+#[derive(Debug, Clone, Default)]
+pub struct Soft {
+    /// Nodes that were heard.
+    pub heard: BTreeSet<String>,
+    /// Jobs that wait for what is salvaged.
+    pub salvaging: BTreeSet<JobId>,
+    /// To whom what is promised.
+    pub reservations: Vec<Reservation>,
 }
 
 /// What a group of entries did.
@@ -83,6 +97,7 @@ impl Published {
             state: ArcSwap::from_pointee(state),
             explanations: ArcSwap::default(),
             soft: ArcSwap::default(),
+            stage: Mutex::default(),
             ring: Mutex::new(Ring {
                 floor: applied,
                 index: applied,
@@ -108,19 +123,26 @@ impl Published {
 
     /// `state` with what the last plan knew beside it.
     pub fn view(&self, state: State) -> ClusterView {
-        let (heard, salvaging) = (*self.soft.load_full()).clone();
-        ClusterView::new(state, heard).salvaging(salvaging)
+        let soft = Soft::clone(&self.soft.load_full());
+        ClusterView::new(state, soft.heard)
+            .salvaging(soft.salvaging)
+            .promised(soft.reservations)
     }
 
-    /// Shows what the last plan said, and what it knew beside the state: heard nodes and jobs that wait for what is salvaged.
-    pub fn explain(
-        &self,
-        reasons: BTreeMap<JobId, Reason>,
-        heard: BTreeSet<String>,
-        salvaging: BTreeSet<JobId>,
-    ) {
+    /// Plans on a view, from the scene of the plan before.
+    pub fn plan(&self, view: &ClusterView, now_ms: UtcMs) -> Plan {
+        scheduler::plan_on(&mut lock(&self.stage), view, now_ms)
+    }
+
+    /// What the last plan of this leader promised.
+    pub fn reservations(&self) -> Vec<Reservation> {
+        self.soft.load().reservations.clone()
+    }
+
+    /// Shows what the last plan said, what it knew beside the state, and what it promised.
+    pub fn explain(&self, reasons: BTreeMap<JobId, Reason>, soft: Soft) {
         self.explanations.store(Arc::new(reasons));
-        self.soft.store(Arc::new((heard, salvaging)));
+        self.soft.store(Arc::new(soft));
     }
 
     /// Moves with every group of entries.

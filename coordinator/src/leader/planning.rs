@@ -7,7 +7,7 @@ use mlctl_proto::ids::JobId;
 use tracing::Instrument;
 
 use super::step::plan_again_in;
-use crate::scheduler;
+use crate::published::Soft;
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
 use crate::state::commands::{StartAttempt, StartAttempts};
@@ -32,12 +32,22 @@ pub(super) async fn plan(
         starts = tracing::field::Empty
     );
     let inner = span.clone();
+    let promised = shared.published.reservations();
+    let planner = shared.clone();
     let planned = tokio::task::spawn_blocking(move || {
         let _entered = inner.entered();
-        let view = ClusterView::new((*state).clone(), heard).salvaging(salvaging);
-        (scheduler::plan(&view, now), view.heard, view.salvaging)
+        let view = ClusterView::new((*state).clone(), heard)
+            .salvaging(salvaging)
+            .promised(promised);
+        let plan = planner.published.plan(&view, now);
+        let soft = Soft {
+            heard: view.heard,
+            salvaging: view.salvaging,
+            reservations: plan.reservations.clone(),
+        };
+        (plan, soft)
     });
-    let (plan, heard, salvaging) = match planned.await {
+    let (plan, soft) = match planned.await {
         Ok(planned) => planned,
         Err(error) => {
             tracing::error!(%error, "the scheduler failed");
@@ -46,9 +56,7 @@ pub(super) async fn plan(
     };
     span.record("pending", plan.explanations.len());
     span.record("starts", plan.starts.len());
-    shared
-        .published
-        .explain(plan.explanations, heard, salvaging);
+    shared.published.explain(plan.explanations, soft);
     let mut whole = true;
     for starts in plan.starts.chunks(STARTS_PER_COMMAND) {
         whole &= propose(&shared, starts).instrument(span.clone()).await;

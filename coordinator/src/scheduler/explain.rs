@@ -1,10 +1,11 @@
-//! Explains one job: every reason that holds for it now, from the planner's own pass. Changes nothing and promises no time.
+//! Explains one job: every reason that holds for it now, from a plan's own pass. Changes nothing and promises no time.
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use super::planner::Planner;
+use super::engine;
 use super::reasons::Reason;
-use crate::state::view::{ClusterView, Job, JobState, Liveness};
+use super::said::{self, Said};
+use crate::state::view::{ClusterView, Job, JobState, Liveness, scene};
 
 /// Why `job` waits, the leading reason first; empty if it is unknown or starts with the next plan. A job with an attempt waits only
 /// if that is kept on a silent node; one that is held waits for a person.
@@ -13,14 +14,13 @@ pub fn explain(view: &ClusterView, job: JobId, now_ms: UtcMs) -> Vec<Reason> {
         return Vec::new();
     };
     if job.state != JobState::Pending {
-        let held = Reason::of_hold(job);
-        return held.or_else(|| silent(view, job)).into_iter().collect();
+        return said::held(job).or_else(|| silent(view, job)).into_iter().collect();
     }
-    let mut planner = Planner::new(view, now_ms);
-    for ahead in view.state.queue().take_while(|ahead| ahead.id != job.id) {
-        planner.consider(ahead);
-    }
-    planner.reasons(job)
+    let now_ms = now_ms.max(view.state.now_ms());
+    let proposal = engine::propose(&scene(view, now_ms), now_ms);
+    let why = proposal.reasons.get(&job.id);
+    let mut said = Said::new(view, proposal.starts.len(), now_ms);
+    why.map(|why| said.reasons(job, why)).unwrap_or_default()
 }
 
 /// An attempt that is kept on nodes that are Lost, because its job says so.

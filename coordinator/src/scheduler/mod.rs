@@ -1,22 +1,17 @@
 //! The scheduler: `plan(view, now)` is a function of an immutable view. It proposes; `state` checks every precondition again.
 //!
-//! Order today: first fit in submit order. A job that does not fit does not block the ones behind it; reservations, quotas and
-//! preemption come later, so a wide gang may wait behind a stream of narrow jobs. A job that is held, waits for another one or starts later
-//! is passed over. Gangs start whole, on distinct nodes of one
-//! pool and with devices of one model. Each pending job that does not start gets its leading reason. A job that failed starts when
-//! its back-off is over, and not on nodes that failed it while there are others.
+//! The view's state becomes a [`Scene`](crate::state::view::scene::Scene), the engine decides on that, and its starts and reasons become commands and words.
+//! Who comes first, who may borrow, who is promised what: docs/SCHEDULING.md.
 #![deny(
     clippy::disallowed_methods,
     clippy::disallowed_types,
     clippy::float_arithmetic
 )]
 
-mod capacity;
 pub mod engine;
 mod explain;
 pub mod place;
 pub mod plan;
-mod planner;
 mod preemptions;
 pub mod policy;
 #[cfg(test)]
@@ -26,6 +21,7 @@ mod reasons;
 mod resume_tests;
 #[cfg(test)]
 mod retry_tests;
+mod said;
 mod shape;
 mod starts;
 #[cfg(test)]
@@ -40,19 +36,28 @@ use std::collections::BTreeMap;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use crate::state::view::{ClusterView, StartAttempt};
+use crate::state::view::jobs::Reservation;
+use crate::state::view::{ClusterView, JobState, Preempt, Stage, StartAttempt};
 
 pub use explain::explain;
 pub use preemptions::preemptions;
 pub use reasons::Reason;
-pub use starts::starts;
 pub use turn::NoTurn;
+
+/// Nodes and devices that one plan names: as a command it has to stay well below the limit of a message.
+const NAMED_MAX: usize = 16_384;
 
 /// What to propose, and why the rest waits.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// Starts that fit together, in submit order.
+    /// Starts that fit together, in the order in which they were chosen.
     pub starts: Vec<StartAttempt>,
+    /// Who ends for whom: each is a command of its own, after the starts.
+    pub preemptions: Vec<Preempt>,
+    /// For whom nothing is kept any more: before the starts.
+    pub withdrawn: Vec<JobId>,
+    /// What is promised to whom from now on: the next plan's view brings it along.
+    pub reservations: Vec<Reservation>,
     /// The leading reason of each pending job that does not start.
     pub explanations: BTreeMap<JobId, Reason>,
     /// When to plan again although nothing changed; `None`: time alone changes nothing.
@@ -61,17 +66,56 @@ pub struct Plan {
     pub late: bool,
 }
 
-/// Plans once over all pending jobs. The cost is that of the pending jobs plus that of the nodes, not their product: requests
-/// that are equal fail once, and free capacity is kept in order.
+/// Plans once over all that waits: the engine decides on the scene of this view, and what it chose becomes commands and words.
 pub fn plan(view: &ClusterView, now_ms: UtcMs) -> Plan {
-    let mut planner = planner::Planner::new(view, now_ms);
-    for job in view.state.queue() {
-        if planner.is_full() {
-            // The rest of a very large plan is made from the state that this part leaves behind.
-            return planner.finish(Some(now_ms));
-        }
-        planner.consider(job);
+    plan_on(&mut Stage::default(), view, now_ms)
+}
+
+/// The same, with the scene of the plan before: of this one only what changed is looked at.
+pub fn plan_on(stage: &mut Stage, view: &ClusterView, now_ms: UtcMs) -> Plan {
+    // Apply goes by state time, which never lies behind.
+    let now = now_ms.max(view.state.now_ms());
+    let scene = stage.scene(view, now);
+    let proposal = engine::propose(&scene, now);
+    let mut starts = starts::starts(view, &scene, &proposal.starts);
+    let named = starts.iter().scan(0_usize, |sum, start| {
+        *sum = sum.saturating_add(named(start));
+        Some(*sum)
+    });
+    let fitting = named.take_while(|sum| *sum <= NAMED_MAX).count().max(1);
+    // The rest of a very large plan is made from the state that this part leaves behind.
+    let cut = fitting < starts.len();
+    starts.truncate(fitting);
+    let mut said = said::Said::new(view, starts.len(), now);
+    let mut explanations = BTreeMap::new();
+    for (job, why) in &proposal.reasons {
+        let pending = view.state.job(*job).filter(|job| job.state == JobState::Pending);
+        let reason = pending.and_then(|job| said.reasons(job, why).into_iter().next());
+        explanations.extend(reason.map(|reason| (*job, reason)));
     }
-    let next = planner.next();
-    planner.finish(next)
+    let due = view.state.deadlines().next().map(|(at, _)| at);
+    let next = if cut { Some(now_ms) } else { proposal.next };
+    // Who ends for whom was chosen beside all starts.
+    let preemptions = match cut {
+        true => Vec::new(),
+        false => preemptions(&scene, &proposal.preemptions),
+    };
+    Plan {
+        starts,
+        preemptions,
+        withdrawn: proposal.withdrawn,
+        reservations: proposal.reservations,
+        explanations,
+        // What is late already is not waited for.
+        next: next.into_iter().chain(due.filter(|at| *at > now)).min(),
+        late: due.is_some_and(|at| at <= now),
+    }
+}
+
+/// Nodes, devices and ranges of tasks that a start names.
+fn named(start: &StartAttempt) -> usize {
+    let placements = start.placements.iter();
+    let devices: usize = placements.map(|one| 1 + one.devices.len()).sum();
+    let tasks = start.wave.as_ref().map_or(0, |wave| wave.tasks.spans().len());
+    devices.saturating_add(tasks)
 }

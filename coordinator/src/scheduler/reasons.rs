@@ -4,6 +4,7 @@ use std::fmt;
 use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
+use super::engine::Why;
 use super::shape::{Domain, Shape, need};
 use super::turn::NoTurn;
 use crate::state::rules::{Request, fits_kind, kinds_text, never_fits};
@@ -123,6 +124,8 @@ pub enum Reason {
     Salvage,
     /// It is not its turn, whatever is free.
     NoTurn(NoTurn),
+    /// A quota, a promise to another job, or whatever else the engine says with its own numbers.
+    Rule(Why),
 }
 
 impl Reason {
@@ -146,6 +149,7 @@ impl Reason {
             Self::NodeSilent { .. } => "NodeSilent",
             Self::Salvage => "Salvage",
             Self::NoTurn(why) => why.word(),
+            Self::Rule(why) => why.word(),
         }
     }
 }
@@ -159,6 +163,7 @@ impl fmt::Display for Reason {
             Self::AttemptEnds => f.write_str("its last attempt is still being ended"),
             Self::Salvage => f.write_str("it waits for a checkpoint of its last attempt"),
             Self::NoTurn(why) => why.fmt(f),
+            Self::Rule(why) => why.fmt(f),
             Self::NodeSilent { nodes, policy } => f.write_str(&silent(nodes, *policy)),
             Self::NeverFits { why } => f.write_str(why),
             Self::GpuTypeMissing { wanted, present } if present.is_empty() => {

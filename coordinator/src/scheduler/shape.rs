@@ -1,7 +1,8 @@
 //! How many nodes have how much, by domain: enough to say whether a request fits, and why not, without looking at each node.
 use std::collections::BTreeMap;
 
-use crate::state::rules::{Request, fits_kind};
+use crate::state::rules::{CPU_RANKS_PER_CPU, Request, fits_kind};
+use crate::state::view::{ClusterView, Node};
 
 /// Nodes that may form a gang: one pool, and one model of device; no model: ranks without GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,16 +20,6 @@ impl Domain<'_> {
             !self.model.is_empty() && fits_kind(request, self.model)
         }
     }
-
-    /// The place of this domain in the request's list of types: the first that the model's name holds.
-    pub fn preference(&self, request: &Request) -> usize {
-        let model = self.model.to_lowercase();
-        request
-            .kinds
-            .iter()
-            .position(|kind| model.contains(kind.as_str()))
-            .unwrap_or(0)
-    }
 }
 
 /// What one node must have: GPUs, or room for ranks.
@@ -45,14 +36,20 @@ pub(super) fn need(request: &Request) -> u32 {
 pub(super) struct Shape<'a>(BTreeMap<Domain<'a>, BTreeMap<u32, u32>>);
 
 impl<'a> Shape<'a> {
-    /// One more node with `count` in `domain`.
-    pub fn add(&mut self, domain: Domain<'a>, count: u32) {
-        self.add_many(domain, count, 1);
+    /// What is free on nodes that take work.
+    pub fn free(view: &'a ClusterView) -> Self {
+        let mut shape = Self::default();
+        for node in view.state.nodes().filter(|node| view.usable(node)) {
+            for (domain, count) in free_on(view, node) {
+                shape.add(domain, count);
+            }
+        }
+        shape
     }
 
-    /// So many more nodes with `count` in `domain`.
-    pub fn add_many(&mut self, domain: Domain<'a>, count: u32, nodes: u32) {
-        *self.0.entry(domain).or_default().entry(count).or_default() += nodes;
+    /// One more node with `count` in `domain`.
+    pub fn add(&mut self, domain: Domain<'a>, count: u32) {
+        *self.0.entry(domain).or_default().entry(count).or_default() += 1;
     }
 
     /// The most nodes of one suitable domain that have enough each.
@@ -108,4 +105,22 @@ impl<'a> Shape<'a> {
             .filter(|(domain, _)| domain.suits(request))
             .map(|(_, counts)| counts)
     }
+}
+
+/// Devices by model, and room for ranks without devices: an empty node takes any number.
+fn free_on<'a>(view: &ClusterView, node: &'a Node) -> BTreeMap<Domain<'a>, u32> {
+    let pool = node.facts.pool.as_str();
+    let name = node.facts.name.as_str();
+    let used = view.state.cpu_ranks_on(name);
+    let most = node.facts.cpus.max(1).saturating_mul(CPU_RANKS_PER_CPU);
+    let room = if used == 0 { u32::MAX } else { most.saturating_sub(used) };
+    let mut found = BTreeMap::from([(Domain { pool, model: "" }, room)]);
+    for device in &node.facts.devices {
+        let model = device.model.as_str();
+        let count = found.entry(Domain { pool, model }).or_default();
+        let held = view.state.device_holder(name, &device.uuid).is_some();
+        let free = !held && node.dirt_on(&device.uuid).is_none();
+        *count = count.saturating_add(u32::from(free));
+    }
+    found
 }

@@ -1,6 +1,7 @@
 //! The engine's starts as apply takes them: with epochs, boots, devices by name, the checkpoint to go on from, and the tasks of waves.
 //! Does NOT choose who starts, nor where: the engine has.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
 
@@ -21,8 +22,44 @@ struct Arrays {
 /// All of them, in the same order. One that the state cannot carry out any more is left out.
 pub fn starts(view: &ClusterView, scene: &Scene, chosen: &[GangStart]) -> Vec<StartAttempt> {
     let mut arrays = Arrays::default();
-    let start = |one: &GangStart| start(view, scene, &mut arrays, one);
-    chosen.iter().filter_map(start).collect()
+    let mut starts = Vec::new();
+    for one in joined(chosen) {
+        starts.extend(start(view, scene, &mut arrays, &one));
+    }
+    starts
+}
+
+/// Tasks of an array that were given a node one after the other are one wave there.
+fn joined(chosen: &[GangStart]) -> Vec<GangStart> {
+    let mut waves: BTreeMap<(JobId, Arc<str>), usize> = BTreeMap::new();
+    let mut all: Vec<GangStart> = Vec::with_capacity(chosen.len());
+    for one in chosen {
+        let (Some(tasks), Some(first)) = (one.tasks, one.seats.first()) else {
+            all.push(one.clone());
+            continue;
+        };
+        let devices = one.seats.iter().flat_map(|seat| seat.devices.iter().copied());
+        let key = (one.job, first.node.clone());
+        let known = waves.get(&key).and_then(|place| all.get_mut(*place));
+        if let Some((wave, seat)) = known.and_then(|wave| {
+            let GangStart { seats, tasks, .. } = wave;
+            Some((tasks, seats.first_mut()?))
+        }) {
+            *wave = wave.map(|before| before.saturating_add(tasks));
+            seat.devices.extend(devices);
+            continue;
+        }
+        waves.insert(key, all.len());
+        let seat = Seat {
+            node: first.node.clone(),
+            devices: devices.collect(),
+        };
+        all.push(GangStart {
+            seats: vec![seat],
+            ..one.clone()
+        });
+    }
+    all
 }
 
 fn start(

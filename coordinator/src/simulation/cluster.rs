@@ -48,6 +48,7 @@ const PLENTY: Amounts = Amounts {
     cpu_milli: u64::MAX / 4,
     memory: u64::MAX / 4,
     disk: u64::MAX / 4,
+    ranks: 0,
 };
 
 impl Cluster {

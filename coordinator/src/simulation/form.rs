@@ -121,7 +121,7 @@ pub fn asked(name: &str, text: &str) -> Result<Asked, String> {
             return Err(wrong(name, at, "it has no job_id, or cpu_milli and memory_mib are no whole numbers"));
         };
         let memory = mib.saturating_mul(MIB);
-        asked.insert((*id).to_owned(), Amounts { cpu_milli, memory, disk: 0 });
+        asked.insert((*id).to_owned(), Amounts { cpu_milli, memory, disk: 0, ranks: 0 });
     }
     Ok(asked)
 }
@@ -171,6 +171,7 @@ fn node_kind(group: &serde_json::Value) -> Result<NodeKind, String> {
             cpu_milli: cpu.unwrap_or(u64::MAX / 4),
             memory: memory.map_or(u64::MAX / 4, |mib| mib.saturating_mul(MIB)),
             disk: u64::MAX / 4,
+            ranks: 0,
         }),
     };
     let gpu_type = group.get("gpu_type").and_then(serde_json::Value::as_str).unwrap_or("gpu");

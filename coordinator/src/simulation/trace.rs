@@ -75,6 +75,7 @@ impl TraceJob {
                 cpu_milli: part.cpu_milli.div_ceil(each),
                 memory: part.memory.div_ceil(each),
                 disk: part.disk.div_ceil(each),
+                ranks: 0,
             }),
             kinds: self.kinds.clone(),
             pools: Vec::new(),

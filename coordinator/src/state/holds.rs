@@ -42,16 +42,6 @@ impl State {
         self.indexes.holds.over(time_ms)
     }
 
-    /// Ranks of jobs without GPUs that are to start on a node once others have ended, but for those of one job.
-    pub fn held_ranks_on(&self, node: &str, except: JobId) -> u32 {
-        let here = self.holds().filter(|hold| hold.job != except && hold.is_on(node));
-        let ranks = here.filter_map(|hold| {
-            let request = self.request(self.job(hold.job)?)?;
-            (request.gpus == 0).then_some(request.ranks)
-        });
-        ranks.fold(0, u32::saturating_add)
-    }
-
     /// When somebody whose end a hold waits for will be gone.
     pub fn gone_by(&self, job: JobId, epoch: Epoch) -> Option<UtcMs> {
         let settings = self.sched_settings();

@@ -184,16 +184,14 @@ impl State {
         &self.indexes
     }
 
-    /// What an attempt takes of a node's CPU room: nothing if it holds devices.
+    /// Ranks of an attempt on each node that share processors.
     pub(super) fn cpu_ranks_per_node(&self, attempt: &Attempt) -> u32 {
         let at_once = attempt.wave.as_ref().map_or(1, |wave| wave.slots);
-        let request = self
-            .jobs
-            .get(&attempt.job)
-            .and_then(|job| self.indexes.request(&job.spec_hash));
-        request
-            .filter(|request| request.gpus == 0)
-            .map_or(0, |request| request.ranks.saturating_mul(at_once))
+        let job = self.jobs.get(&attempt.job);
+        let facts = job.and_then(|job| self.indexes.facts(&job.spec_hash));
+        let ranks = facts.and_then(|facts| facts.ask.amounts).map_or(0, |one| one.ranks);
+        let ranks = ranks.saturating_mul(u64::from(at_once));
+        u32::try_from(ranks).unwrap_or(u32::MAX)
     }
 
     pub(super) fn settle(&mut self, rows: &mut Vec<Row>) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 use super::Row;
 use super::codec::Record;
@@ -31,6 +32,13 @@ impl<R> Clone for Stored<R> {
             record: Arc::clone(&self.record),
             digest: self.digest,
         }
+    }
+}
+
+/// The very same record: what was put anew is another one.
+impl<R> PartialEq for Stored<R> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.record, &other.record)
     }
 }
 
@@ -69,6 +77,18 @@ impl<R: Record> Table<R> {
     /// The row with the highest key.
     pub fn last(&self) -> Option<&Arc<R>> {
         self.rows.get_max().map(|(_, row)| &row.record)
+    }
+
+    /// Rows that were put, put anew or removed since `older`, as they were and as they are. What both share is not looked at.
+    pub fn changed_since<'a>(
+        &'a self,
+        older: &'a Self,
+    ) -> impl Iterator<Item = (Option<&'a Arc<R>>, Option<&'a Arc<R>>)> {
+        older.rows.diff(&self.rows).map(|item| match item {
+            DiffItem::Add(_, new) => (None, Some(&new.record)),
+            DiffItem::Remove(_, old) => (Some(&old.record), None),
+            DiffItem::Update { old, new } => (Some(&old.1.record), Some(&new.1.record)),
+        })
     }
 
     /// How many rows there are.

@@ -8,6 +8,7 @@ use mlctl_coordinator::consensus::turn::{
     Core, CoreConfig, Envelope, Input, Persist, Role, SnapshotMeta, SnapshotOffer, Step, promise,
 };
 use mlctl_coordinator::leader::{Pace, step};
+use mlctl_coordinator::state::view::jobs::Reservation;
 use mlctl_coordinator::state::commands::{Command, IdempotencyKey};
 use mlctl_coordinator::state::records::{Actor, Reply};
 use mlctl_coordinator::state::{Body, State, codec};
@@ -75,6 +76,8 @@ pub(super) struct Member {
     pub(super) leads: Option<u64>,
     pub(super) lead: Option<Lead>,
     pub(super) bootstrapping: bool,
+    /// What its last plan promised.
+    pub(super) promised: Vec<Reservation>,
     pub(super) pace: Pace,
     waiters: BTreeMap<u64, Waiter>,
     pub(super) next_id: u64,
@@ -177,6 +180,7 @@ impl World {
             leads: None,
             lead: None,
             bootstrapping: false,
+            promised: Vec::new(),
             pace: Pace::default(),
             waiters: BTreeMap::new(),
             next_id: 1,

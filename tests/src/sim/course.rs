@@ -85,7 +85,11 @@ impl World {
     fn look(&mut self) {
         let calm_since = self.awake_at();
         let heard = self.head.nodes().map(|node| node.facts.name.clone());
-        let view = ClusterView::new(self.head.clone(), heard.collect());
+        let mut leads = self.coordinators.iter().filter_map(|one| one.live.as_ref());
+        let leader = leads.find(|member| member.lead.is_some());
+        let promised = leader.map(|member| member.promised.clone());
+        let view = ClusterView::new(self.head.clone(), heard.collect())
+            .promised(promised.unwrap_or_default());
         let wall_ms = self.head.now_ms();
         let plan = scheduler::plan(&view, wall_ms);
         let startable = self.accepted(plan.starts);

@@ -131,8 +131,11 @@ impl World {
         let Some(member) = &mut self.coordinators[who].live else {
             return;
         };
-        let view = ClusterView::new(member.state.clone(), heard).salvaging(salvaging);
-        let plan = scheduler::plan(&view, made);
+        let view = ClusterView::new(member.state.clone(), heard)
+            .salvaging(salvaging)
+            .promised(std::mem::take(&mut member.promised));
+        let mut plan = scheduler::plan(&view, made);
+        member.promised = std::mem::take(&mut plan.reservations);
         if plan.starts.is_empty() {
             let again_in = plan_again_in(plan.next, made, true).map(|ms| member.pace.wait(ms));
             let late = plan.late;

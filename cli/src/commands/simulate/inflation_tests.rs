@@ -18,6 +18,7 @@ fn cluster() -> Vec<NodeView> {
             cpu_milli: 12_000 * count as u64,
             memory: 100 * count as u64,
             disk: 0,
+            ranks: 0,
         };
         let device = |number: usize| DeviceView {
             uuid: format!("{at}-{number}").into(),
@@ -62,6 +63,7 @@ fn job(gpus: Gpus, cpu_milli: u64, kind: Option<&str>) -> Arc<Ask> {
             cpu_milli,
             memory: 10,
             disk: 0,
+            ranks: 0,
         }),
         kinds: kind.into_iter().collect(),
         pools: vec![],

@@ -67,7 +67,7 @@ fn distinct_asks(draw: &mut Draw, count: u64) -> Vec<Arc<Ask>> {
             one.near = Near::Within(1);
         }
         let cpu_milli = 1_000 * (1 + draw.below(64)) * u64::from(gpus) / 8 + at;
-        one.amounts = Some(Amounts { cpu_milli, memory: (1 << 30) * (1 + draw.below(64)), disk: 0 });
+        one.amounts = Some(Amounts { cpu_milli, memory: (1 << 30) * (1 + draw.below(64)), disk: 0, ranks: 0 });
         Arc::new(one)
     };
     (0..count).map(|at| one(draw, at)).collect()

@@ -109,7 +109,7 @@ pub fn node(name: &str, pool: &str, model: &str, devices: u16) -> NodeView {
         numa: at / 4,
         shared_by: "".into(),
     };
-    let has = Amounts { cpu_milli: u64::from(devices.max(2)) * 12_000, memory: u64::from(devices.max(2)) << 36, disk: 1 << 40 };
+    let has = Amounts { cpu_milli: u64::from(devices.max(2)) * 12_000, memory: u64::from(devices.max(2)) << 36, disk: 1 << 40, ranks: 0 };
     NodeView {
         name: name.into(),
         boot_id: "boot".into(),

@@ -134,7 +134,7 @@ impl Grid {
         let has = &self.shape.has[node];
         said.unwrap_or_else(|| match gpus {
             Gpus::None => Amounts::NONE,
-            _ => Amounts { cpu_milli: part(has.cpu_milli), memory: part(has.memory), disk: part(has.disk) },
+            _ => Amounts { cpu_milli: part(has.cpu_milli), memory: part(has.memory), disk: part(has.disk), ranks: 0 },
         })
     }
 

@@ -23,6 +23,7 @@ pub mod stuck;
 pub mod targets;
 pub mod terms;
 pub mod why;
+mod words;
 #[cfg(test)]
 mod world;
 #[cfg(test)]

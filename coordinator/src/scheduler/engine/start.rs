@@ -316,6 +316,7 @@ impl<'a> Pass<'a> {
             cpu_milli: many(amounts.cpu_milli),
             memory: many(amounts.memory),
             disk: many(amounts.disk),
+            ranks: many(amounts.ranks),
         });
         let ranks = one.ask.ranks.saturating_mul(slots);
         let ask = Arc::new(Ask { gpus, amounts, ranks, ..Ask::clone(&one.ask) });

@@ -631,7 +631,7 @@ fn amounts_of(run: &Running, node: &NodeView) -> crate::state::view::amounts::Am
     let part = |has: u64| has * GPU / all * run.ask.gpus.units() / GPU;
     run.ask.amounts.unwrap_or(match run.ask.gpus {
         Gpus::None => Amounts::NONE,
-        _ => Amounts { cpu_milli: part(node.has.cpu_milli), memory: part(node.has.memory), disk: part(node.has.disk) },
+        _ => Amounts { cpu_milli: part(node.has.cpu_milli), memory: part(node.has.memory), disk: part(node.has.disk), ranks: 0 },
     })
 }
 

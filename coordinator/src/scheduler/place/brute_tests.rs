@@ -34,6 +34,7 @@ fn amounts(ask: &Ask, node: &NodeView) -> Amounts {
         cpu_milli: per(node.has.cpu_milli),
         memory: per(node.has.memory),
         disk: per(node.has.disk),
+        ranks: 0,
     }
 }
 

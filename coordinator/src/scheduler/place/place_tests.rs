@@ -15,6 +15,7 @@ const HAS: Amounts = Amounts {
     cpu_milli: 80_000,
     memory: 800,
     disk: 8_000,
+    ranks: 0,
 };
 
 /// A node with `count` devices of a model, two to an island and four to a processor.

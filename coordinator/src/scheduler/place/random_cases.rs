@@ -60,6 +60,7 @@ fn random_node(dice: &mut Dice, number: u64) -> NodeView {
         cpu_milli: dice.one(&[3_000, 8_000, 16_000]),
         memory: dice.one(&[64, 256]),
         disk: 100,
+        ranks: 0,
     };
     NodeView {
         name: format!("n{number}").into(),
@@ -129,6 +130,7 @@ pub(super) fn random_ask(dice: &mut Dice) -> Ask {
         cpu_milli: dice.one(&[500, 2_000, 6_000]),
         memory: dice.one(&[0, 16, 100]),
         disk: dice.one(&[0, 0, 60]),
+        ranks: 0,
     };
     let kinds = [
         ("h100", 0),

@@ -3,12 +3,13 @@
 use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::ask::Ask;
 
-/// What is there of CPU, memory and disk: thousandths of a logical processor, bytes, bytes.
+/// What is there of CPU, memory, disk and room for ranks: thousandths of a logical processor, bytes, bytes, ranks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stock {
     pub cpu: i64,
     pub memory: i64,
     pub disk: i64,
+    pub ranks: i64,
 }
 
 impl Stock {
@@ -19,6 +20,7 @@ impl Stock {
             cpu: signed(amounts.cpu_milli),
             memory: signed(amounts.memory),
             disk: signed(amounts.disk),
+            ranks: signed(amounts.ranks),
         }
     }
 
@@ -28,6 +30,7 @@ impl Stock {
         enough(self.cpu, need.cpu)
             && enough(self.memory, need.memory)
             && enough(self.disk, need.disk)
+            && enough(self.ranks, need.ranks)
     }
 
     /// Both together.
@@ -36,6 +39,7 @@ impl Stock {
             cpu: self.cpu.saturating_add(other.cpu),
             memory: self.memory.saturating_add(other.memory),
             disk: self.disk.saturating_add(other.disk),
+            ranks: self.ranks.saturating_add(other.ranks),
         }
     }
 
@@ -45,10 +49,11 @@ impl Stock {
             cpu: self.cpu.saturating_sub(other.cpu),
             memory: self.memory.saturating_sub(other.memory),
             disk: self.disk.saturating_sub(other.disk),
+            ranks: self.ranks.saturating_sub(other.ranks),
         }
     }
 
-    /// So many times `part / whole` of it, rounded down; nothing of nothing.
+    /// So many times `part / whole` of it, rounded down; nothing of nothing. Ranks that share processors go with no GPU.
     pub fn share(self, part: i64, whole: i64) -> Self {
         let share = |amount: i64| {
             // The usual case is several times as fast.
@@ -63,6 +68,7 @@ impl Stock {
             cpu: share(self.cpu),
             memory: share(self.memory),
             disk: share(self.disk),
+            ranks: 0,
         }
     }
 
@@ -73,6 +79,7 @@ impl Stock {
             times(self.cpu, need.cpu),
             times(self.memory, need.memory),
             times(self.disk, need.disk),
+            times(self.ranks, need.ranks),
         ];
         let least = pairs.into_iter().flatten().min()?;
         Some(u32::try_from(least).unwrap_or(u32::MAX))

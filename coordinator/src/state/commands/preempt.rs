@@ -12,7 +12,7 @@ use mlctl_proto::units::UtcMs;
 
 use super::current::Current;
 use super::preempt_order;
-use super::start_attempts::{Placement, Room, check_excluded, check_gang};
+use super::start_attempts::{Placement, check_excluded, check_gang};
 use super::{Context, accounts, start_quota, waves};
 use crate::state::State;
 use crate::state::change::Change;
@@ -21,6 +21,7 @@ use crate::state::records::{
 };
 use crate::state::rules::blocked;
 use crate::state::rules::entitlement::Entitlement;
+use crate::state::rules::room::Seeker;
 use crate::state::rules::taking::{self, EVICTION_MS, Grounds, Taken};
 use crate::state::view::jobs::{Blocked, Footing};
 use crate::state::view::policy::Policy;
@@ -132,12 +133,13 @@ impl Preempt {
         let request = state.request(job).ok_or("its spec is gone")?;
         let leaving: Vec<(JobId, Epoch)> =
             self.victims.iter().map(|one| (one.job, one.epoch)).collect();
-        let room = Room {
+        let seeker = Seeker {
             job: job.id,
             leaving: &leaving,
             later: true,
         };
-        check_gang(state, request, &self.seats, &room)?;
+        let facts = state.spec_facts(job).ok_or("its spec is gone")?;
+        check_gang(state, (request, &facts.ask), &self.seats, &seeker)?;
         check_excluded(state, job, request, &self.seats)?;
         let open = state.attempts_of(job.id).filter(|one| !one.closed());
         let mut nodes = open.flat_map(|one| one.allocations.iter().map(|part| &part.node));

@@ -1,6 +1,7 @@
 //! StartAttempts: the scheduler's plan. Every precondition is checked again for every start: what the plan saw may be gone.
 //! Each start is all or nothing and stands alone; refused ones are named in the reply, with the reason.
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use mlctl_proto::errors::Refusal;
 use mlctl_proto::ids::{Epoch, JobId, clip};
@@ -12,11 +13,12 @@ use crate::state::change::Change;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Charge, Checkpoint, Job, JobState, Node, Reply, Wave,
 };
+use crate::state::rules::room::Seeker;
 use crate::state::rules::{
-    NotYet, Request, Resume, cpu_room_for, excluded, fits_kind, is_shared, not_yet, resume,
-    resumes_another,
+    NotYet, Request, Resume, excluded, fits_kind, is_shared, not_yet, resume, resumes_another,
 };
 use crate::state::transition::advance;
+use crate::state::view::ask::Ask;
 use crate::state::view::jobs::Footing;
 use crate::state::{Effect, State};
 
@@ -202,7 +204,9 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
         return Err("it failed before and backs off".into());
     }
     let request = state.request(job).ok_or("its spec is gone")?;
-    check_gang(state, request, &start.placements, &Room::of(job.id))?;
+    let facts = state.spec_facts(job).ok_or("its spec is gone")?;
+    let seeker = Seeker::of(job.id);
+    check_gang(state, (request, &facts.ask), &start.placements, &seeker)?;
     check_excluded(state, job, request, &start.placements)?;
     check_resume(state, job, start).map(drop)?;
     Ok(Job::clone(job))
@@ -216,52 +220,12 @@ fn check_turn(job: &Job, now_ms: UtcMs) -> Result<(), String> {
     }
 }
 
-/// For whom a place is, and who leaves it before.
-pub(super) struct Room<'a> {
-    /// What is kept for this job is its own.
-    pub job: JobId,
-    /// What these attempts hold is free by then.
-    pub leaving: &'a [(JobId, Epoch)],
-    /// So is what those hold that are being ended anyway.
-    pub later: bool,
-}
-
-impl Room<'_> {
-    /// Nobody leaves.
-    pub fn of(job: JobId) -> Self {
-        Self {
-            job,
-            leaving: &[],
-            later: false,
-        }
-    }
-
-    /// Whether somebody who holds something is gone by then.
-    fn leaves(&self, state: &State, (job, epoch): (JobId, Epoch)) -> bool {
-        let ends = || {
-            let attempt = state.attempt(job, epoch);
-            attempt.is_some_and(|attempt| attempt.stopping && !attempt.in_doubt)
-        };
-        self.leaving.contains(&(job, epoch)) || self.later && ends()
-    }
-
-    /// Ranks without GPUs on a node, but for those that leave, and with those for which others leave.
-    fn used_ranks(&self, state: &State, node: &str) -> u32 {
-        let here = state.open_allocations_on(node).into_iter();
-        let leaving = here.filter(|holder| self.leaves(state, *holder));
-        let leaving = leaving.filter_map(|(job, epoch)| state.attempt(job, epoch));
-        let leaving = leaving.map(|attempt| state.cpu_ranks_per_node(attempt));
-        let stays = (state.cpu_ranks_on(node)).saturating_sub(leaving.fold(0, u32::saturating_add));
-        stays.saturating_add(state.held_ranks_on(node, self.job))
-    }
-}
-
 /// Whether a gang takes these places.
 pub(super) fn check_gang(
     state: &State,
-    request: &Request,
+    (request, ask): (&Request, &Arc<Ask>),
     placements: &[Placement],
-    room: &Room,
+    seeker: &Seeker,
 ) -> Result<(), String> {
     if u32::try_from(placements.len()) != Ok(request.nodes) {
         return Err(format!(
@@ -282,7 +246,8 @@ pub(super) fn check_gang(
         let node = state
             .node(&placement.node)
             .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
-        let model = check_placement(state, request, placement, (node, room))?;
+        let model = check_placement(state, request, placement, (node, seeker))?;
+        state.check_room(ask, node, seeker)?;
         domains.insert((&node.facts.pool, model));
     }
     if domains.len() > 1 {
@@ -296,7 +261,7 @@ pub(super) fn check_placement<'a>(
     state: &State,
     request: &Request,
     placement: &Placement,
-    (node, room): (&'a Node, &Room),
+    (node, seeker): (&'a Node, &Seeker),
 ) -> Result<Option<&'a str>, String> {
     let name = &node.facts.name;
     if !node.schedulable() {
@@ -313,13 +278,7 @@ pub(super) fn check_placement<'a>(
         ));
     }
     if request.gpus == 0 {
-        let used = room.used_ranks(state, name);
-        let fits = cpu_room_for(request.ranks, node.facts.cpus, used);
-        return if fits {
-            Ok(None)
-        } else {
-            Err(format!("node {name} runs {used} ranks already"))
-        };
+        return Ok(None);
     }
     let mut taken = BTreeSet::new();
     let mut models = BTreeSet::new();
@@ -334,13 +293,13 @@ pub(super) fn check_placement<'a>(
             return Err(format!("device {} is in the plan twice", clip(uuid)));
         }
         let holder = state.device_holder(name, uuid);
-        if let Some((job, _)) = holder.filter(|holder| !room.leaves(state, *holder)) {
+        if let Some((job, _)) = holder.filter(|holder| !seeker.leaves(state, *holder)) {
             return Err(format!(
                 "device {} of {name} is held by job {job}",
                 clip(uuid)
             ));
         }
-        if let Some(job) = state.held_for(name, uuid).filter(|job| *job != room.job) {
+        if let Some(job) = state.held_for(name, uuid).filter(|job| *job != seeker.job) {
             return Err(format!(
                 "device {} of {name} is kept for job {job}, for which others ended",
                 clip(uuid)

@@ -1,5 +1,7 @@
 //! Waves: the attempts of an array job. Each has one node and a part of the tasks, and there may be several at once, one per node. What of
 //! a lost wave has not ended waits again; nothing that a closed wave says is accepted. A wave is never in doubt.
+use std::sync::Arc;
+
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{Epoch, JobId, clip};
 use mlctl_proto::limits::{RANKS_PER_NODE_MAX, WAVE_TASKS_MAX};
@@ -7,12 +9,13 @@ use mlctl_proto::spec::Ranges;
 use mlctl_proto::units::UtcMs;
 
 use super::agent_events::{Happening, Report, TasksEnded};
-use super::start_attempts::{Room, StartAttempt, check_placement};
+use super::start_attempts::{StartAttempt, check_placement};
 use super::{Context, LossProof, failures, holds, kept};
 use crate::state::change::Change;
 use crate::state::records::{
     AllocationPhase, Array, Attempt, End, EndKind, Job, JobState, Liveness, Node, TaskGroup, Wave,
 };
+use crate::state::rules::room::{Seeker, tasks_together};
 use crate::state::rules::{all_of, ready_tasks};
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
@@ -65,8 +68,11 @@ pub(super) fn check(state: &State, job: &Job, start: &StartAttempt) -> Result<()
         .node(&placement.node)
         .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
     let request = state.request(job).ok_or("its spec is gone")?;
-    let room = Room::of(job.id);
-    check_placement(state, &all_of(request, slots), placement, (node, &room)).map(drop)
+    let seeker = Seeker::of(job.id);
+    check_placement(state, &all_of(request, slots), placement, (node, &seeker))?;
+    let facts = state.spec_facts(job).ok_or("its spec is gone")?;
+    let together = Arc::new(tasks_together(&facts.ask, slots));
+    state.check_room(&together, node, &seeker)
 }
 
 /// The tasks of a committed start are not pending any more; gives the wave for the attempt's record.

@@ -111,14 +111,18 @@ fn kinds(spec: &JobSpec) -> Vec<Kind> {
 fn amounts(spec: &JobSpec) -> Option<Amounts> {
     let ranks = spec.ranks_per_node();
     let memory = spec.mem.or(spec.shm);
-    if spec.cpus.is_none() && memory.is_none() && spec.disk.is_none() {
+    let no_gpus = gpus(spec) == Gpus::None;
+    if !no_gpus && spec.cpus.is_none() && memory.is_none() && spec.disk.is_none() {
         return None;
     }
+    // What asks for neither shares the processors with its like.
+    let sharing = if no_gpus && spec.cpus.is_none() { ranks } else { 0 };
     let cpus = u64::from(spec.cpus.unwrap_or(0)).saturating_mul(u64::from(ranks));
     Some(Amounts {
         cpu_milli: cpus.saturating_mul(MILLI),
         memory: memory.map_or(0, |memory| memory.times(ranks)),
         disk: spec.disk.map_or(0, |disk| disk.times(ranks)),
+        ranks: sharing.into(),
     })
 }
 
@@ -196,6 +200,7 @@ mod tests {
             cpu_milli: 8_000,
             memory: 4 << 30,
             disk: 40 << 30,
+            ranks: 0,
         };
         assert_eq!(all.amounts, Some(want));
         let shm = ask("ranks = 2\nshm = '1GiB'").amounts;

@@ -20,22 +20,6 @@ pub fn fits_kind(request: &Request, model: &str) -> bool {
             .any(|kind| model.contains(kind.as_str()))
 }
 
-/// Ranks without GPUs that `node` still takes beside `used`. An empty node takes any one allocation.
-pub fn cpu_room(cpus: u32, used: u32) -> u32 {
-    if used == 0 {
-        u32::MAX
-    } else {
-        cpus.max(1)
-            .saturating_mul(CPU_RANKS_PER_CPU)
-            .saturating_sub(used)
-    }
-}
-
-/// Whether `ranks` more ranks without GPUs fit beside `used`.
-pub fn cpu_room_for(ranks: u32, cpus: u32, used: u32) -> bool {
-    ranks <= cpu_room(cpus, used)
-}
-
 /// Why no set of nodes of this inventory, healthy or not, busy or not, could run a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeverFits {
@@ -183,16 +167,6 @@ mod tests {
                 "{kinds:?} {model}"
             );
         }
-    }
-
-    #[test]
-    fn an_empty_node_takes_any_one_allocation() {
-        assert!(cpu_room_for(1_000, 0, 0) && cpu_room_for(1_000, 2, 0));
-        assert!(cpu_room_for(15, 2, 1) && !cpu_room_for(16, 2, 1));
-        assert!(
-            !cpu_room_for(1, 2, 16) && !cpu_room_for(1, 2, 1_000),
-            "never negative"
-        );
     }
 
     #[test]

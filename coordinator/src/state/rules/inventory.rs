@@ -70,6 +70,11 @@ impl Inventory {
         })
     }
 
+    /// The fewest processors of one node.
+    pub fn least_cpus(&self) -> Option<u32> {
+        self.sizes.keys().map(|(_, cpus, _)| *cpus).min()
+    }
+
     /// Each model of each pool, with how many nodes have exactly how many of it.
     pub fn devices(&self) -> impl Iterator<Item = (&str, &Counts)> {
         self.devices

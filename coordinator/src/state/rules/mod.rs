@@ -14,6 +14,7 @@ mod request;
 mod resume;
 mod retention;
 mod retry;
+pub mod room;
 pub mod taking;
 mod turn;
 mod usage;
@@ -21,7 +22,7 @@ pub mod window;
 
 pub use excluded::excluded;
 pub(crate) use fits::kinds_text;
-pub use fits::{CPU_RANKS_PER_CPU, NeverFits, cpu_room, cpu_room_for, fits_kind, never_fits};
+pub use fits::{CPU_RANKS_PER_CPU, NeverFits, fits_kind, never_fits};
 pub use inventory::Inventory;
 pub use request::{Request, all_of};
 pub use resume::{

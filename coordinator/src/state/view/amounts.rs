@@ -12,15 +12,20 @@ pub struct Amounts {
     pub memory: u64,
     /// Bytes of the agent's disk.
     pub disk: u64,
+    /// Ranks that ask for no processors of their own: they share what is there, but not without end.
+    pub ranks: u64,
 }
 
 impl Amounts {
     /// Nothing.
-    pub const NONE: Self = Self { cpu_milli: 0, memory: 0, disk: 0 };
+    pub const NONE: Self = Self { cpu_milli: 0, memory: 0, disk: 0, ranks: 0 };
 
     /// Whether `other` is there.
     pub fn covers(&self, other: &Self) -> bool {
-        self.cpu_milli >= other.cpu_milli && self.memory >= other.memory && self.disk >= other.disk
+        self.cpu_milli >= other.cpu_milli
+            && self.memory >= other.memory
+            && self.disk >= other.disk
+            && self.ranks >= other.ranks
     }
 
     /// Both together; what does not fit its type stays at the largest.
@@ -29,6 +34,7 @@ impl Amounts {
             cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
             memory: self.memory.saturating_add(other.memory),
             disk: self.disk.saturating_add(other.disk),
+            ranks: self.ranks.saturating_add(other.ranks),
         }
     }
 
@@ -38,6 +44,17 @@ impl Amounts {
             cpu_milli: self.cpu_milli.saturating_sub(other.cpu_milli),
             memory: self.memory.saturating_sub(other.memory),
             disk: self.disk.saturating_sub(other.disk),
+            ranks: self.ranks.saturating_sub(other.ranks),
+        }
+    }
+
+    /// So many times as much.
+    pub fn times(self, count: u64) -> Self {
+        Self {
+            cpu_milli: self.cpu_milli.saturating_mul(count),
+            memory: self.memory.saturating_mul(count),
+            disk: self.disk.saturating_mul(count),
+            ranks: self.ranks.saturating_mul(count),
         }
     }
 }

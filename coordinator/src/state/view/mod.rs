@@ -12,6 +12,7 @@ pub mod policy;
 pub mod scene;
 mod spec_facts;
 mod stage;
+mod stage_kept;
 mod team_indexes;
 pub mod teams;
 
@@ -20,6 +21,7 @@ use std::collections::BTreeSet;
 pub use indexes::{Holding, Indexes};
 pub use spec_facts::SpecFacts;
 pub use stage::scene;
+pub use stage_kept::Stage;
 
 /// What the scheduler sees of the rest of the state: the rows of a view, and the shape of what it proposes.
 pub use super::commands::{Placement, Preempt, PreemptVictim, StartAttempt};
@@ -29,6 +31,7 @@ pub use super::records::{
 
 use mlctl_proto::ids::JobId;
 
+use self::jobs::Reservation;
 use super::State;
 
 /// What a plan is made from.
@@ -40,6 +43,8 @@ pub struct ClusterView {
     pub heard: BTreeSet<String>,
     /// Jobs whose last attempt left checkpoints of which word is still on its way: they wait a moment.
     pub salvaging: BTreeSet<JobId>,
+    /// What this leader's last plan promised. A new leader promises anew: nobody has rights by a promise.
+    pub reservations: Vec<Reservation>,
 }
 
 impl ClusterView {
@@ -49,12 +54,21 @@ impl ClusterView {
             state,
             heard,
             salvaging: BTreeSet::new(),
+            reservations: Vec::new(),
         }
     }
 
     /// The same, with jobs that wait for what is being salvaged.
     pub fn salvaging(self, salvaging: BTreeSet<JobId>) -> Self {
         Self { salvaging, ..self }
+    }
+
+    /// The same, with what the last plan promised.
+    pub fn promised(self, reservations: Vec<Reservation>) -> Self {
+        Self {
+            reservations,
+            ..self
+        }
     }
 
     /// Whether new work may be placed on a node now.

@@ -86,9 +86,9 @@ pub struct NodeView {
     pub open: Open,
     /// By index.
     pub devices: Vec<DeviceView>,
-    /// What it has for jobs beside GPUs: without what the system keeps.
+    /// What is shared out over its GPUs: without what the system keeps.
     pub has: Amounts,
-    /// What nobody holds of that.
+    /// What nobody holds of all that it has.
     pub free: Amounts,
     /// Whose it is, if anybody's.
     pub owner: Option<Owner>,

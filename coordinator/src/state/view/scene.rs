@@ -16,7 +16,7 @@ use super::teams::TeamView;
 pub type HistoryKey = (Arc<str>, u64);
 
 /// What a plan is made from.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scene {
     /// By name.
     pub nodes: OrdMap<Arc<str>, Arc<NodeView>>,

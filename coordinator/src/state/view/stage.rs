@@ -3,25 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::ClusterView;
 use super::amounts::{Amounts, GPU};
-use super::ask::{Ask, Gpus};
-use super::jobs::{Blocked, Hold, Running, Seat, Tasks, Waiting};
+use super::jobs::{Blocked, Hold, Reservation, Running, Seat, Tasks, Waiting};
 use super::nodes::{DeviceView, NodeView, Open, Sharing};
 use super::scene::Scene;
+use super::teams::TeamView;
 use crate::state::State;
 use crate::state::records::{
-    AllocationPhase, Attempt, Checkpoint, DeviceHold, Job, Node, Part,
+    AllocationPhase, Attempt, Checkpoint, DeviceHold, Job, JobState, Node, Part,
 };
+use crate::state::rules::room::{counted, room, shared_out, takes};
 use crate::state::rules::taking::no_preempt_until;
 use crate::state::rules::{
-    CPU_RANKS_PER_CPU, Resume, blocked, excluded, is_shared, living_holders, resume,
+    Resume, blocked, excluded, is_shared, living_holders, ready_tasks, resume,
 };
-
-/// Thousandths of a processor in one.
-const MILLI: u64 = 1_000;
 
 /// Everything that a plan at `now_ms` is made from.
 pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
@@ -33,6 +33,8 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
     let mut scene = Scene {
         decayed_ms: state.now_ms(),
         histories: state.indexes().lengths.sorted().clone(),
+        holds: holds(state, &mut names),
+        reservations: promised(view),
         settings: Arc::new(state.sched_settings()),
         ..Scene::default()
     };
@@ -41,34 +43,41 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
         let seen = node_view(view, node, taken.unwrap_or(Amounts::NONE), &mut names);
         scene.nodes.insert(seen.name.clone(), Arc::new(seen));
     }
-    for team in state.teams() {
-        let team = state.team_view(team);
-        scene.teams.insert(team.name.clone(), Arc::new(team));
-    }
+    scene.teams = teams(state);
     for job in state.queue() {
         if let Some(waiting) = waiting(view, job, now_ms, &mut names) {
             let key = (job.submit_index, job.id);
             scene.waiting.insert(key, Arc::new(waiting));
         }
     }
-    // What is in doubt is on a Lost node: nobody can be ended there, and it counts for nobody.
-    let active = state.active_attempts();
-    for attempt in active.filter(|attempt| !attempt.in_doubt) {
-        if let Some(running) = running(state, attempt, now_ms, &mut names) {
+    for attempt in state.active_attempts() {
+        if let Some(running) = running(state, attempt, &mut names) {
             let key = (attempt.job, attempt.epoch);
             scene.running.insert(key, Arc::new(running));
         }
     }
-    for kept in state.holds() {
-        let hold = hold(state, kept, &mut names);
-        scene.holds.insert(kept.job, Arc::new(hold));
-    }
     scene
 }
 
+/// All of them.
+pub(super) fn teams(state: &State) -> OrdMap<Arc<str>, Arc<TeamView>> {
+    let views = state.teams().map(|team| state.team_view(team));
+    views.map(|team| (team.name.clone(), Arc::new(team))).collect()
+}
+
+/// What the last plan promised, as far as it is still waited for.
+pub(super) fn promised(view: &ClusterView) -> OrdMap<JobId, Arc<Reservation>> {
+    let pending = |one: &&Reservation| {
+        let job = view.state.job(one.job);
+        job.is_some_and(|job| job.state == JobState::Pending)
+    };
+    let kept = view.reservations.iter().filter(pending);
+    kept.map(|one| (one.job, Arc::new(one.clone()))).collect()
+}
+
 /// Each text once: names repeat over jobs and devices.
-#[derive(Default)]
-struct Names(BTreeSet<Arc<str>>);
+#[derive(Debug, Default)]
+pub(super) struct Names(BTreeSet<Arc<str>>);
 
 impl Names {
     fn of(&mut self, text: &str) -> Arc<str> {
@@ -81,7 +90,13 @@ impl Names {
     }
 }
 
-fn node_view(view: &ClusterView, node: &Node, taken: Amounts, names: &mut Names) -> NodeView {
+/// One node; `taken`: what attempts hold of it beside GPUs.
+pub(super) fn node_view(
+    view: &ClusterView,
+    node: &Node,
+    taken: Amounts,
+    names: &mut Names,
+) -> NodeView {
     let facts = &node.facts;
     let devices = facts.devices.iter().map(|device| {
         let held = (view.state.device_holder(&facts.name, &device.uuid)).is_some();
@@ -105,11 +120,6 @@ fn node_view(view: &ClusterView, node: &Node, taken: Amounts, names: &mut Names)
         }
     });
     let devices = devices.collect();
-    let has = Amounts {
-        cpu_milli: u64::from(facts.cpus).saturating_mul(MILLI),
-        memory: facts.memory_bytes,
-        disk: u64::MAX,
-    };
     let label = |level: &str| facts.labels.get(level).map_or("", String::as_str);
     let labels = facts.labels.iter();
     let labels: Vec<_> = labels
@@ -127,8 +137,8 @@ fn node_view(view: &ClusterView, node: &Node, taken: Amounts, names: &mut Names)
             Open::No
         },
         devices,
-        has,
-        free: has.minus(taken),
+        has: shared_out(facts),
+        free: room(facts).minus(taken),
         owner: None,
         sharing: Sharing::User,
         labels: labels.into(),
@@ -140,64 +150,27 @@ fn node_view(view: &ClusterView, node: &Node, taken: Amounts, names: &mut Names)
 fn held_amounts(state: &State) -> BTreeMap<&str, Amounts> {
     let mut held: BTreeMap<&str, Amounts> = BTreeMap::new();
     for attempt in state.active_attempts() {
-        let Some(ask) = ask_of(state, attempt) else {
+        let Some(ask) = state.ask_of(attempt) else {
             continue;
         };
-        let each = ask.amounts.unwrap_or(Amounts::NONE);
         let open = attempt.allocations.iter();
         for allocation in open.filter(|one| one.phase != AllocationPhase::Ended) {
-            let sum = held.entry(allocation.node.as_str()).or_default();
-            *sum = sum.plus(each);
+            if let Some(node) = state.node(&allocation.node) {
+                let sum = held.entry(allocation.node.as_str()).or_default();
+                *sum = sum.plus(takes(&ask, &node.facts));
+            }
         }
     }
     held
 }
 
-/// What each node of an attempt gives: of a wave, to all its tasks that run at once.
-fn ask_of(state: &State, attempt: &Attempt) -> Option<Arc<Ask>> {
-    let job = state.job(attempt.job)?;
-    let ask = counted(&state.spec_facts(job)?.ask);
-    Some(match &attempt.wave {
-        None => ask,
-        Some(wave) => Arc::new(many(&ask, wave.slots)),
-    })
-}
-
-/// Ranks without GPUs share processors, but not without end: what says nothing of processors counts for a part of one each.
-fn counted(ask: &Arc<Ask>) -> Arc<Ask> {
-    if ask.amounts.is_some() || ask.gpus != Gpus::None {
-        return ask.clone();
-    }
-    let each = MILLI / u64::from(CPU_RANKS_PER_CPU);
-    let amounts = Amounts {
-        cpu_milli: each.saturating_mul(u64::from(ask.ranks)),
-        ..Amounts::NONE
-    };
-    Arc::new(Ask {
-        amounts: Some(amounts),
-        ..Ask::clone(ask)
-    })
-}
-
-/// The ask of so many tasks beside each other on one node.
-fn many(ask: &Ask, slots: u32) -> Ask {
-    let times = |amount: u64| amount.saturating_mul(u64::from(slots));
-    Ask {
-        gpus: match ask.gpus {
-            Gpus::Whole(count) => Gpus::Whole(count.saturating_mul(slots)),
-            other => other,
-        },
-        ranks: ask.ranks.saturating_mul(slots),
-        amounts: ask.amounts.map(|one| Amounts {
-            cpu_milli: times(one.cpu_milli),
-            memory: times(one.memory),
-            disk: times(one.disk),
-        }),
-        ..ask.clone()
-    }
-}
-
-fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> Option<Waiting> {
+/// One job that waits.
+pub(super) fn waiting(
+    view: &ClusterView,
+    job: &Job,
+    now_ms: UtcMs,
+    names: &mut Names,
+) -> Option<Waiting> {
     let state = &view.state;
     let facts = state.spec_facts(job)?;
     let request = state.request(job)?;
@@ -205,7 +178,17 @@ fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> O
     let (rank_0, comes) = first_nodes(view, job);
     let late = salvages || comes;
     let blocked = blocked(state, job, now_ms).or(late.then_some(Blocked::LastAttempt));
-    let avoid = excluded(state, job, request);
+    let tasks = tasks(state, job);
+    // All its tasks wait for tasks of another job.
+    let paired = tasks.is_some_and(|tasks| tasks.waiting == 0);
+    let partner = || (job.turn.after.first()).map(|after| Blocked::Dependency(after.job));
+    let blocked = blocked.or_else(|| partner().filter(|_| paired));
+    let mut avoid = excluded(state, job, request);
+    let waves = state.attempts_of(job.id).filter(|one| tasks.is_some() && !one.closed());
+    // One wave at a time on a node.
+    avoid.extend(waves.flat_map(|one| &one.allocations).map(|one| one.node.as_str()));
+    avoid.sort_unstable();
+    avoid.dedup();
     Some(Waiting {
         id: job.id,
         team: names.of(&job.team),
@@ -214,12 +197,12 @@ fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> O
         submit_ms: job.submitted_ms,
         submit_index: job.submit_index,
         eligible_ms: job.eligible_ms(now_ms),
-        ask: counted(&facts.ask),
+        ask: counted(&facts.ask, state.smallest_for_ranks()),
         limit_ms: facts.limit_ms,
         preemptible: job.turn.preemptible,
         interactive: false,
         blocked,
-        tasks: tasks(state, job),
+        tasks,
         avoid: avoid.into_iter().map(|name| names.of(name)).collect(),
         rank_0: rank_0.into_iter().map(|name| names.of(name)).collect(),
         attained: job.marks.attained,
@@ -232,12 +215,16 @@ fn waiting(view: &ClusterView, job: &Job, now_ms: UtcMs, names: &mut Names) -> O
 
 fn tasks(state: &State, job: &Job) -> Option<Tasks> {
     let array = job.array.as_deref()?;
+    let pending = match ready_tasks(state, job) {
+        Some(ready) => array.pending.and(&ready).count(),
+        None => array.pending.count(),
+    };
     let open = state.attempts_of(job.id).filter(|one| !one.closed());
     let slots = open
         .filter_map(|one| one.wave.as_ref())
         .map(|wave| wave.slots);
     Some(Tasks {
-        waiting: u32::try_from(array.pending.count()).unwrap_or(u32::MAX),
+        waiting: u32::try_from(pending).unwrap_or(u32::MAX),
         running: slots.fold(0, u32::saturating_add),
         at_once: (array.limit > 0).then_some(array.limit),
     })
@@ -281,6 +268,12 @@ fn unheard_holder(view: &ClusterView, checkpoint: &Checkpoint) -> bool {
     nodes.any(|node| node.schedulable() && !view.usable(node))
 }
 
+/// What is kept for jobs.
+pub(super) fn holds(state: &State, names: &mut Names) -> OrdMap<JobId, Arc<Hold>> {
+    let kept = state.holds();
+    kept.map(|one| (one.job, Arc::new(hold(state, one, names)))).collect()
+}
+
 /// What is kept for a job. A device that its node does not have any more is left out: then the rest is no whole gang, and is given up.
 fn hold(state: &State, kept: &DeviceHold, names: &mut Names) -> Hold {
     let seats = kept.seats.iter().map(|seat| Seat {
@@ -297,12 +290,11 @@ fn hold(state: &State, kept: &DeviceHold, names: &mut Names) -> Hold {
     }
 }
 
-fn running(
-    state: &State,
-    attempt: &Attempt,
-    now_ms: UtcMs,
-    names: &mut Names,
-) -> Option<Running> {
+/// One attempt that holds something. What is in doubt is on a Lost node: nobody could have it, and its successor does not wait for it.
+pub(super) fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Running> {
+    if attempt.closed() || attempt.in_doubt {
+        return None;
+    }
     let job = state.job(attempt.job)?;
     let facts = state.spec_facts(job)?;
     let open = attempt.allocations.iter();
@@ -314,14 +306,16 @@ fn running(
     let seats: Vec<Seat> = seats.collect();
     let width = u32::try_from(attempt.allocations.len()).unwrap_or(u32::MAX);
     let ends_by_ms = || state.gone_by(attempt.job, attempt.epoch);
-    let waited_ms = now_ms.saturating_sub(job.eligible_ms(now_ms));
+    // While it runs its waiting stands still.
+    let state_ms = state.now_ms();
+    let waited_ms = state_ms.saturating_sub(job.eligible_ms(state_ms));
     Some(Running {
         id: job.id,
         epoch: attempt.epoch,
         team: names.of(&job.team),
         user: names.of(&job.owner_id),
         class: job.turn.class.into(),
-        ask: ask_of(state, attempt)?,
+        ask: state.ask_of(attempt)?,
         surplus: width.saturating_sub(facts.ask.nodes.least()),
         seats,
         submit_index: job.submit_index,
@@ -333,7 +327,7 @@ fn running(
         saved_ms: state.saved_ms(attempt),
         ends_by_ms: attempt
             .stopping
-            .then(|| ends_by_ms().unwrap_or(state.now_ms())),
+            .then(|| ends_by_ms().unwrap_or(state_ms)),
         attained: job.marks.attained,
         ran_ms: job.turn.ran_ms,
         waited_ms: u64::try_from(waited_ms).unwrap_or(0),
