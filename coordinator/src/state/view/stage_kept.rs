@@ -10,7 +10,7 @@ use super::ClusterView;
 use super::scene::Scene;
 use super::stage::{Names, holds, node_view, promised, running, scene, teams, waiting};
 use crate::state::State;
-use crate::state::records::{Attempt, Job, JobState};
+use crate::state::records::{Attempt, Job, JobState, Settings};
 use crate::state::rules::resumes_another;
 
 /// The scene of the last plan, with what it was made from.
@@ -75,7 +75,7 @@ impl Kept {
         let (old, new) = (&self.state, &view.state);
         old.smallest_for_ranks() == new.smallest_for_ranks()
             && old.applied_index() <= new.applied_index()
-            && new.settings.changed_since(&old.settings).next().is_none()
+            && settings(old) == settings(new)
     }
 
     fn renewed(mut self, view: &ClusterView, now_ms: UtcMs, names: &mut Names) -> Self {
@@ -177,6 +177,18 @@ impl Kept {
             self.scene.running.insert(key, Arc::new(running));
         }
     }
+}
+
+/// What was decided, without the clock and the counters that every command moves.
+fn settings(state: &State) -> Option<Settings> {
+    let settings = state.settings().cloned();
+    settings.map(|settings| Settings {
+        now_ms: 0,
+        next_job: 0,
+        preemptions: 0,
+        preemptions_in_vain: 0,
+        ..settings
+    })
 }
 
 /// Whether time, nodes or other jobs decide how it waits.
