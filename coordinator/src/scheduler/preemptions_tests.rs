@@ -172,5 +172,8 @@ fn what_the_engine_proposes_is_what_apply_takes() {
         }
         started += cluster.state.attempts().filter(|one| one.took).count();
     }
-    assert!(preempted > 100 && started > 50, "{preempted} preemptions, {started} started");
+    assert!(
+        preempted > 100 && started > 50,
+        "{preempted} preemptions, {started} started"
+    );
 }

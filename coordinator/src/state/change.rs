@@ -9,8 +9,8 @@ use mlctl_proto::units::UtcMs;
 
 use super::commands::accounts;
 use super::records::{
-    Attempt, BudgetAccount, ClosedSegment, DeviceHold, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey,
-    Segment, Settings, Spec, Team, TeamUsage,
+    Attempt, BudgetAccount, ClosedSegment, DeviceHold, HistoryBatch, Idempotency, Job, Node, Reply,
+    RequestKey, Segment, Settings, Spec, Team, TeamUsage,
 };
 use super::view::teams::Flavor;
 use super::{Applied, Changed, Effect, State};

@@ -50,7 +50,10 @@ impl State {
         let class = self.job(job)?.turn.class.into();
         let facts = self.job(job).and_then(|job| self.spec_facts(job));
         let grace = taking::grace_ms(&settings, facts.map(AsRef::as_ref), class);
-        Some(taking::after(since_ms, grace.saturating_add(settings.kill_ms)))
+        Some(taking::after(
+            since_ms,
+            grace.saturating_add(settings.kill_ms),
+        ))
     }
 
     /// Attempts that hold something and are not being ended. What is in doubt is on a Lost node, and counts for nobody.

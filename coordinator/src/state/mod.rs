@@ -40,8 +40,8 @@ pub use digest::Digest;
 pub use transition::legal;
 
 use records::{
-    Attempt, BudgetAccount, ClosedSegment, DeviceHold, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey,
-    Reply, Segment, Settings, Spec, Team, TeamUsage,
+    Attempt, BudgetAccount, ClosedSegment, DeviceHold, EndKind, HistoryBatch, Idempotency, Job,
+    Node, PartKey, Reply, Segment, Settings, Spec, Team, TeamUsage,
 };
 use rules::{Inventory, Request};
 use table::Table;

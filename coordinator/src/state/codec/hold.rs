@@ -6,7 +6,9 @@ use prost::Message;
 
 use super::turn::{class_number, class_of};
 use super::words::Word;
-use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, bad_id, known_version, message, missing};
+use super::{
+    CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, bad_id, known_version, message, missing,
+};
 use crate::state::commands::{Placement, Preempt, PreemptVictim};
 use crate::state::records::{DeviceHold, HeldSeat, HoldVictim, Marks};
 use crate::state::rules::entitlement::Entitlement;

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use mlctl_proto::persist;
+use mlctl_proto::spec::{Class, JobSpec};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
@@ -18,8 +19,9 @@ use crate::state::records::{
     Attempt, Budget, BudgetAccount, EndKind, HistoryBatch, Idempotency, Job, Node, Settings, Spec,
     Team, TeamLimit, TeamUsage, WhenExhausted, Window, Zone,
 };
+use crate::state::rules::taking::Taken;
 use crate::state::testing::script::{histories, play};
-use crate::state::testing::{Cluster, person, sealed};
+use crate::state::testing::{Cluster, person, sealed, spec, system};
 use crate::state::view::teams::{Flavor, Limit};
 
 /// A state with a row in every table.
@@ -36,6 +38,18 @@ fn rich() -> Cluster {
     cluster.event("a", job, epoch, sealed("step-1", 1));
     cluster.event("a", job, epoch, crate::state::testing::exit(0, 1, 0, false));
     cluster.ended("b", job, epoch, EndKind::Signalled);
+    // Something is kept for a job, and that has left its marks on others.
+    cluster.gpu_node("c", 1);
+    let small = cluster.submitted("bob", 1, 1);
+    cluster.started(small, &["c"]);
+    let urgent = JobSpec {
+        class: Class::High,
+        ..spec(1, 1)
+    };
+    let urgent = cluster.submitted_spec("bob", &urgent);
+    let preempt = cluster.preempt(urgent, &["c"], Taken::Entitlement);
+    let applied = cluster.run(system(), Body::Preempt(preempt));
+    assert_eq!(applied.refusal(), None);
     cluster
 }
 
@@ -141,7 +155,7 @@ fn same(left: &State, right: &State) {
 fn a_snapshot_comes_back_as_it_was() {
     let state = rich().state;
     let tables: std::collections::BTreeSet<u8> = state.rows().map(|(table, _, _)| table).collect();
-    assert_eq!(tables.len(), 9, "every table is covered");
+    assert_eq!(tables.len(), 10, "every table is covered");
     let bytes = encode_snapshot(&state);
     same(
         &state,

@@ -76,7 +76,9 @@ impl Preempt {
         let grounds = self.grounds()?;
         check_waits(state, job, now_ms)?;
         if grounds != Grounds::Due && taking::no_preempt_until(job) > now_ms {
-            return Err("others ended for it before, and that came to nothing: it has to wait".into());
+            return Err(
+                "others ended for it before, and that came to nothing: it has to wait".into(),
+            );
         }
         let leaving = self.leaving(state)?;
         for (victim, attempt) in self.victims.iter().zip(&leaving) {
@@ -115,7 +117,9 @@ impl Preempt {
             if id == self.job || !seen.insert((id, epoch)) {
                 return Err(format!("job {id} is named as a victim and cannot be"));
             }
-            let job = state.job(id).ok_or_else(|| format!("there is no job {id}"))?;
+            let job = state
+                .job(id)
+                .ok_or_else(|| format!("there is no job {id}"))?;
             let runs = matches!(job.state, JobState::Starting | JobState::Running);
             let current = job.array.is_some() || job.epoch() == Some(epoch);
             let attempt = state.attempt(id, epoch);
@@ -131,8 +135,11 @@ impl Preempt {
     /// The whole gang fits on what is free and what the victims leave.
     fn check_places(&self, state: &State, job: &Job) -> Result<(), String> {
         let request = state.request(job).ok_or("its spec is gone")?;
-        let leaving: Vec<(JobId, Epoch)> =
-            self.victims.iter().map(|one| (one.job, one.epoch)).collect();
+        let leaving: Vec<(JobId, Epoch)> = self
+            .victims
+            .iter()
+            .map(|one| (one.job, one.epoch))
+            .collect();
         let seeker = Seeker {
             job: job.id,
             leaving: &leaving,
@@ -223,7 +230,10 @@ fn check_waits(state: &State, job: &Job, now_ms: UtcMs) -> Result<(), String> {
     let slots = open.filter_map(|one| one.wave.as_ref().map(|wave| wave.slots));
     let running = slots.fold(0, u32::saturating_add);
     match array.filter(|array| running >= array.limit) {
-        Some(array) => Err(format!("{running} tasks at once; its limit is {}", array.limit)),
+        Some(array) => Err(format!(
+            "{running} tasks at once; its limit is {}",
+            array.limit
+        )),
         None => Ok(()),
     }
 }
@@ -236,7 +246,9 @@ fn check_taken(
     now_ms: UtcMs,
 ) -> Result<(), String> {
     let id = attempt.job;
-    let victim = state.job(id).ok_or_else(|| format!("there is no job {id}"))?;
+    let victim = state
+        .job(id)
+        .ok_or_else(|| format!("there is no job {id}"))?;
     let facts = state.spec_facts(victim).ok_or("a spec is gone")?;
     let settings = state.sched_settings();
     let class = victim.turn.class.into();

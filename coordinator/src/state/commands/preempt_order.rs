@@ -59,7 +59,13 @@ pub(super) fn check(
         before.iter().partition(|one| goes(one));
     let units = units_of(state, seats);
     let devices = seats.iter().map(|seat| seat.devices.len());
-    let mine = claimant(&ledger, Who::Waits(job.id), job, now_ms, (units, devices.sum()));
+    let mine = claimant(
+        &ledger,
+        Who::Waits(job.id),
+        job,
+        now_ms,
+        (units, devices.sum()),
+    );
     after.push(&mine);
     let all: Vec<&Claimant> = before.iter().collect();
     let flavors: BTreeSet<&Flavor> = (gone.iter().chain([&&mine]))
@@ -104,7 +110,9 @@ fn check_victim(
     let marks = state.job(id).map(|job| &job.marks);
     let often = marks.map_or(0, |marks| evictions(&marks.evicted_ms, now_ms));
     if often >= EVICTIONS_MAX && loses.cover >= wins.cover {
-        return Err(format!("job {id} was ended for others {often} times within a day"));
+        return Err(format!(
+            "job {id} was ended for others {often} times within a day"
+        ));
     }
     Ok(())
 }
@@ -118,7 +126,10 @@ fn claimants(state: &State, ledger: &Ledger, now_ms: UtcMs) -> Vec<Claimant> {
         };
         let open = attempt.allocations.iter();
         let open = open.filter(|one| one.phase != AllocationPhase::Ended);
-        let held = (held_by(state, attempt), open.map(|one| one.devices.len()).sum());
+        let held = (
+            held_by(state, attempt),
+            open.map(|one| one.devices.len()).sum(),
+        );
         let who = Who::Attempt(attempt.job, attempt.epoch);
         found.push(claimant(ledger, who, job, attempt.started_ms, held));
     }

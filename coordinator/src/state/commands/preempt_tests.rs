@@ -4,8 +4,8 @@ use mlctl_proto::spec::parse_toml;
 
 use super::*;
 use crate::state::commands::{
-    CancelJobs, ChangeTeams, DropLate, HoldJobs, NewMember, Selection, SetMembers, SetQuota, SetTeam,
-    TeamEdit, Withdraw,
+    CancelJobs, ChangeTeams, DropLate, HoldJobs, NewMember, Selection, SetMembers, SetQuota,
+    SetTeam, TeamEdit, Withdraw,
 };
 use crate::state::testing::{Cluster, array_spec, person, system};
 use crate::state::view::amounts::GPU;
@@ -109,7 +109,13 @@ fn start_kept(cluster: &mut Cluster, job: JobId) -> Epoch {
     let epoch = start.epoch;
     let reply = cluster.propose(vec![start]).reply;
     let jobs = vec![job];
-    assert_eq!(reply, Reply::Started { jobs, refused: Vec::new() });
+    assert_eq!(
+        reply,
+        Reply::Started {
+            jobs,
+            refused: Vec::new()
+        }
+    );
     epoch
 }
 
@@ -152,7 +158,10 @@ fn an_owner_takes_back_what_was_borrowed_and_the_victim_keeps_its_place() {
     let later = submitted(&mut cluster, "bob", "gpus = 4");
     cluster.ended("a", own.0, own.1, EndKind::Preempted);
     let victim = cluster.job(own.0);
-    assert_eq!((victim.state, victim.retries.requeues), (JobState::Pending, 0));
+    assert_eq!(
+        (victim.state, victim.retries.requeues),
+        (JobState::Pending, 0)
+    );
     assert_eq!(victim.marks.evicted_ms.len(), 1);
     let order: Vec<JobId> = cluster.state.pending().map(|job| job.id).collect();
     assert_eq!(order, [own.0, waits, later], "by submit, as before");
@@ -174,7 +183,10 @@ fn a_borrower_never_evicts_an_owner() {
     let borrower = submitted(&mut cluster, "bob", "gpus = 4\nclass = 'high'");
     let preempt = cluster.preempt(borrower, &["a"], Taken::Entitlement);
     let why = refused(&mut cluster, preempt);
-    assert!(why.contains(&format!("job {} is as entitled", owner.0)), "{why}");
+    assert!(
+        why.contains(&format!("job {} is as entitled", owner.0)),
+        "{why}"
+    );
     let preempt = cluster.preempt(borrower, &["b"], Taken::Entitlement);
     assert!(refused(&mut cluster, preempt).contains(&format!("job {} is as", own.0)));
     // Who is covered in its place may end what is less urgent.
@@ -197,18 +209,47 @@ fn a_preempt_whose_keys_do_not_hold_is_refused_and_changes_nothing() {
     for (bad, part) in [
         (spoil(&claims), "as entitled as it would be"),
         (spoil(&|one| one.victims.clear()), "nobody to end"),
-        (spoil(&|one| one.victims.push(one.victims[0].clone())), "cannot be"),
+        (
+            spoil(&|one| one.victims.push(one.victims[0].clone())),
+            "cannot be",
+        ),
         (spoil(&|one| one.victims[0].job = waits), "cannot be"),
-        (spoil(&|one| one.victims[0].epoch = Epoch::new(1, 9)), "ends already"),
-        (spoil(&|one| one.victims[0].why = Taken::Overtime), "more urgent"),
-        (spoil(&|one| one.victims[0].why = Taken::Slice), "more urgent"),
-        (spoil(&|one| one.victims = other.victims.clone()), "is held by job"),
-        (spoil(&|one| one.seats = other.seats.clone()), "is held by job"),
-        (spoil(&|one| one.seats[0].devices.truncate(3)), "needs 4 GPUs"),
+        (
+            spoil(&|one| one.victims[0].epoch = Epoch::new(1, 9)),
+            "ends already",
+        ),
+        (
+            spoil(&|one| one.victims[0].why = Taken::Overtime),
+            "more urgent",
+        ),
+        (
+            spoil(&|one| one.victims[0].why = Taken::Slice),
+            "more urgent",
+        ),
+        (
+            spoil(&|one| one.victims = other.victims.clone()),
+            "is held by job",
+        ),
+        (
+            spoil(&|one| one.seats = other.seats.clone()),
+            "is held by job",
+        ),
+        (
+            spoil(&|one| one.seats[0].devices.truncate(3)),
+            "needs 4 GPUs",
+        ),
         (spoil(&|one| one.seats.clear()), "needs 1 nodes"),
         (spoil(&|one| one.job = JobId::new(1, 99)), "no such job"),
         (spoil(&|one| one.job = own.0), "Running"),
-        (spoil(&|one| one.victims.push(PreemptVictim { why: Taken::Guest, ..other.victims[0].clone() })), "different grounds"),
+        (
+            spoil(&|one| {
+                one.victims.push(PreemptVictim {
+                    why: Taken::Guest,
+                    ..other.victims[0].clone()
+                })
+            }),
+            "different grounds",
+        ),
     ] {
         let why = refused(&mut cluster, bad);
         assert!(why.contains(part), "{part}: {why}");
@@ -268,12 +309,18 @@ fn nobody_takes_the_quota_that_is_promised() {
     assert_eq!(apply(&mut cluster, preempt).refusal(), None);
     let start = cluster.start_kept(waits).expect("kept");
     let reply = cluster.propose(vec![start]).reply;
-    assert!(matches!(reply, Reply::Started { jobs, .. } if jobs.is_empty()), "not before it has ended");
+    assert!(
+        matches!(reply, Reply::Started { jobs, .. } if jobs.is_empty()),
+        "not before it has ended"
+    );
     cluster.ended("a", victim, epoch, EndKind::Preempted);
     for job in [small, victim] {
         let start = cluster.start(job, &["a"]);
         let reply = cluster.propose(vec![start]).reply;
-        assert!(matches!(reply, Reply::Started { jobs, .. } if jobs.is_empty()), "it is another's");
+        assert!(
+            matches!(reply, Reply::Started { jobs, .. } if jobs.is_empty()),
+            "it is another's"
+        );
     }
     start_kept(&mut cluster, waits);
     assert_eq!(cluster.job(urgent.0).state, JobState::Running);
@@ -302,11 +349,20 @@ fn a_hold_by_a_person_a_withdrawal_and_a_lost_node_free_them() {
     };
     let (mut cluster, _, waits) = preempted();
     let which = Selection::of(vec![waits]);
-    frees(Body::HoldJobs(HoldJobs { which, why: String::new() }), person("ann", false));
+    frees(
+        Body::HoldJobs(HoldJobs {
+            which,
+            why: String::new(),
+        }),
+        person("ann", false),
+    );
     let jobs = vec![JobId::new(1, 77), waits];
     frees(Body::Withdraw(Withdraw { jobs }), system());
     cluster.lose("b");
-    assert!(cluster.state.hold_of(waits).is_some(), "nothing is kept there");
+    assert!(
+        cluster.state.hold_of(waits).is_some(),
+        "nothing is kept there"
+    );
     cluster.lose("a");
     assert_eq!(cluster.state.hold_of(waits), None);
 }
@@ -316,7 +372,10 @@ fn what_is_kept_is_kept_for_grace_and_kill_and_a_little_longer() {
     let (mut cluster, own, waits) = preempted();
     let hold = cluster.state.hold_of(waits).expect("kept").clone();
     assert_eq!(hold.until_ms - hold.since_ms, 600_000 + 30_000 + 120_000);
-    assert_eq!(cluster.state.gone_by(own.0, own.1), Some(hold.since_ms + 630_000));
+    assert_eq!(
+        cluster.state.gone_by(own.0, own.1),
+        Some(hold.since_ms + 630_000)
+    );
     cluster.now_ms = hold.until_ms - 2;
     cluster.run(system(), Body::DropLate(DropLate { most: 1 }));
     assert!(cluster.state.hold_of(waits).is_some());
@@ -354,7 +413,14 @@ fn a_beneficiary_that_is_over_at_once_has_to_wait() {
     cluster.ended("a", waits, epoch, EndKind::Preempted);
     let job = cluster.job(waits);
     assert_eq!(job.marks.no_preempt_until_ms, cluster.now_ms + HOUR_MS);
-    assert_eq!(cluster.state.settings().expect("set up").preemptions_in_vain, 1);
+    assert_eq!(
+        cluster
+            .state
+            .settings()
+            .expect("set up")
+            .preemptions_in_vain,
+        1
+    );
     assert_eq!(job.marks.attained, 4 * GPU * 540, "what it had");
     cluster.started(own.0, &["a"]);
     let preempt = cluster.preempt(waits, &["a"], Taken::Entitlement);
@@ -438,7 +504,10 @@ fn overtime_and_guests_go_when_their_time_is_over_and_not_before() {
     let mut again = cluster.start(guest, &["c"]);
     again.footing = Footing::Guest(cluster.now_ms + HOUR_MS);
     let reply = cluster.propose(vec![again]).reply;
-    assert!(matches!(reply, Reply::Started { jobs, .. } if jobs.is_empty()), "once");
+    assert!(
+        matches!(reply, Reply::Started { jobs, .. } if jobs.is_empty()),
+        "once"
+    );
     cluster.now_ms += 23 * HOUR_MS;
     let urgent = cluster.preempt(second, &["a"], Taken::Overtime);
     assert!(refused(&mut cluster, urgent).contains("more urgent"));
@@ -465,7 +534,11 @@ fn one_wave_of_an_array_ends_and_its_tasks_wait_again() {
     let urgent = submitted(&mut cluster, "bob", "gpus = 1\nclass = 'high'");
     let preempt = cluster.preempt(urgent, &["a"], Taken::Entitlement);
     assert_eq!(apply(&mut cluster, preempt).refusal(), None);
-    assert_ne!(cluster.job(array).state, JobState::Stopping, "the rest goes on");
+    assert_ne!(
+        cluster.job(array).state,
+        JobState::Stopping,
+        "the rest goes on"
+    );
     cluster.ended("a", array, epochs[0], EndKind::Preempted);
     let record = cluster.job(array).array.expect("an array");
     assert_eq!((record.pending.count(), record.returned.len()), (5, 0));
@@ -530,7 +603,13 @@ fn ranks_without_gpus_are_kept_room_for() {
 
 #[test]
 fn a_class_that_is_higher_decides_within_a_cover() {
-    let one = Entitlement { cover: 1, class: Class::Critical };
-    let two = Entitlement { cover: 2, class: Class::Low };
+    let one = Entitlement {
+        cover: 1,
+        class: Class::Critical,
+    };
+    let two = Entitlement {
+        cover: 2,
+        class: Class::Low,
+    };
     assert!(one < two);
 }

@@ -63,9 +63,7 @@ impl Quota {
             return Ok(());
         }
         let own = own_hold(state, job, start);
-        let ledger = self
-            .promised
-            .get_or_insert_with(|| state.promised_ledger());
+        let ledger = self.promised.get_or_insert_with(|| state.promised_ledger());
         for (flavor, units) in units {
             let kept = own.get(flavor).copied().unwrap_or(0);
             ledger.remove(&job.team, flavor, kept);
@@ -117,7 +115,8 @@ pub(super) fn check_promise(
     for level in state.levels(&job.team) {
         let own = leaving.iter().filter(|attempt| {
             let owner = state.job(attempt.job);
-            owner.is_some_and(|owner| owner.owner_id == job.owner_id && is_below(&owner.team, level))
+            owner
+                .is_some_and(|owner| owner.owner_id == job.owner_id && is_below(&owner.team, level))
         });
         let mut given_back = Units::new();
         for (flavor, units) in own.flat_map(|attempt| held_by(state, attempt)) {
@@ -200,7 +199,9 @@ fn check_caps(
             continue;
         };
         let of = |units: &Units| units.get(flavor).copied().unwrap_or(0);
-        let has = of(&held).saturating_sub(of(given_back)).saturating_add(of(&kept));
+        let has = of(&held)
+            .saturating_sub(of(given_back))
+            .saturating_add(of(&kept));
         if has.saturating_add(*adds) > *most {
             let flavor = flavor_text(flavor);
             let (has, adds, most) = (gpus_text(has), gpus_text(*adds), gpus_text(*most));
@@ -224,7 +225,10 @@ fn kept_for_user(state: &State, level: &Team, job: &Job) -> Units {
     let mut sums = Units::new();
     let others = state.holds().filter(|hold| hold.job != job.id);
     for hold in others {
-        let Some(other) = state.job(hold.job).filter(|other| other.owner_id == job.owner_id) else {
+        let Some(other) = state
+            .job(hold.job)
+            .filter(|other| other.owner_id == job.owner_id)
+        else {
             continue;
         };
         if is_below(&other.team, level) {

@@ -230,11 +230,7 @@ fn stop_all(
 }
 
 /// Others get the devices of one wave: it is told to end, and what of it has not ended waits again. Other waves go on.
-pub(super) fn preempt(
-    change: &mut Change,
-    mut attempt: Attempt,
-    end: End,
-) {
+pub(super) fn preempt(change: &mut Change, mut attempt: Attempt, end: End) {
     attempt.stopping = true;
     attempt.end.get_or_insert_with(|| end.clone());
     for allocation in &attempt.allocations {

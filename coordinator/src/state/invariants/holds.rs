@@ -13,9 +13,12 @@ pub(super) fn check(state: &State, found: &mut Vec<Violation>) {
         for device in hold.devices() {
             let other = keeper.insert(device, hold.job);
             let (node, uuid) = device;
-            require(found, other.is_none(), "a device is kept for one job", || {
-                format!("{uuid} of {node}")
-            });
+            require(
+                found,
+                other.is_none(),
+                "a device is kept for one job",
+                || format!("{uuid} of {node}"),
+            );
         }
         check_hold(state, hold, found);
     }
@@ -38,8 +41,14 @@ fn check_hold(state: &State, hold: &DeviceHold, found: &mut Vec<Violation>) {
     });
     for (holds, rule) in [
         (waits, "who has devices kept waits for them"),
-        (ending, "who is ended for another is being ended, or is over"),
-        (kept, "what is kept is free, or in the hands of who ends for it"),
+        (
+            ending,
+            "who is ended for another is being ended, or is over",
+        ),
+        (
+            kept,
+            "what is kept is free, or in the hands of who ends for it",
+        ),
         (there, "what is kept is there"),
         (
             hold.until_ms > state.now_ms(),

@@ -143,7 +143,12 @@ pub(super) fn check_step(before: &State, after: &State, found: &mut Vec<Violatio
                 found,
                 most.is_none_or(|most| load <= most.max(old)),
                 "I10: nothing beyond a quota is kept for anybody",
-                || format!("{}: {load} units of {flavor:?}, at most {most:?}", team.name),
+                || {
+                    format!(
+                        "{}: {load} units of {flavor:?}, at most {most:?}",
+                        team.name
+                    )
+                },
             );
             let (load, old) = (is.load(&team.name, flavor), was.load(&team.name, flavor));
             require(

@@ -61,11 +61,18 @@ impl Covers {
     /// Of these holders of the flavor in that column; `None`: no team names it.
     pub fn new(ledger: &Ledger, column: Option<usize>, holders: &[Holder]) -> Self {
         let depth = depth(ledger);
-        let mut covers = Self { depth, column, misses: vec![0; holders.len()], filled: vec![Vec::new(); ledger.teams()] };
+        let mut covers = Self {
+            depth,
+            column,
+            misses: vec![0; holders.len()],
+            filled: vec![Vec::new(); ledger.teams()],
+        };
         let mut here: Vec<Vec<usize>> = vec![Vec::new(); ledger.teams()];
         let mut covered_below = vec![0_u32; holders.len()];
         for (at, holder) in holders.iter().enumerate() {
-            let governed = holder.team.filter(|team| column.is_some_and(|one| ledger.nominal_at(*team, one).is_some()));
+            let governed = holder
+                .team
+                .filter(|team| column.is_some_and(|one| ledger.nominal_at(*team, one).is_some()));
             match governed {
                 Some(team) => here[team].push(at),
                 None => covers.misses[at] = depth,
@@ -73,7 +80,9 @@ impl Covers {
         }
         for team in deepest_first(ledger) {
             let mut all = std::mem::take(&mut here[team]);
-            let nominal = column.and_then(|one| ledger.nominal_at(team, one)).unwrap_or(0);
+            let nominal = column
+                .and_then(|one| ledger.nominal_at(team, one))
+                .unwrap_or(0);
             covers.fill(team, nominal, holders, &mut all, &mut covered_below);
             if let Some(parent) = ledger.parent_of(team) {
                 here[parent].append(&mut all);
@@ -82,11 +91,25 @@ impl Covers {
         covers
     }
 
-    fn fill(&mut self, team: usize, nominal: u64, holders: &[Holder], all: &mut [usize], below: &mut [u32]) {
+    fn fill(
+        &mut self,
+        team: usize,
+        nominal: u64,
+        holders: &[Holder],
+        all: &mut [usize],
+        below: &mut [u32],
+    ) {
         let key = |at: usize, misses: &[u32], below: &[u32]| -> Key {
             let holder = &holders[at];
             let (submit, id) = holder.submit;
-            (misses[at], u32::MAX - below[at], urgency(holder.class), holder.start, submit, id)
+            (
+                misses[at],
+                u32::MAX - below[at],
+                urgency(holder.class),
+                holder.start,
+                submit,
+                id,
+            )
         };
         all.sort_by_cached_key(|at| key(*at, &self.misses, below));
         let mut used = 0_u64;
@@ -107,19 +130,37 @@ impl Covers {
     /// How entitled a holder is.
     pub fn of(&self, at: usize, class: Class) -> Entitlement {
         let misses = self.misses.get(at).copied().unwrap_or(self.depth);
-        Entitlement { cover: self.depth.saturating_sub(misses), class }
+        Entitlement {
+            cover: self.depth.saturating_sub(misses),
+            class,
+        }
     }
 
     /// How entitled one more would be, if it started now: it comes after all of its class.
-    pub fn of_new(&self, ledger: &Ledger, team: Option<usize>, class: Class, units: u64) -> Entitlement {
-        let governed = team.zip(self.column).filter(|(team, column)| ledger.nominal_at(*team, *column).is_some());
+    pub fn of_new(
+        &self,
+        ledger: &Ledger,
+        team: Option<usize>,
+        class: Class,
+        units: u64,
+    ) -> Entitlement {
+        let governed = team
+            .zip(self.column)
+            .filter(|(team, column)| ledger.nominal_at(*team, *column).is_some());
         let Some((team, column)) = governed else {
             return Entitlement { cover: 0, class };
         };
         let (mut misses, mut below) = (0_u32, 0_u32);
         let last = (UtcMs::MAX, u64::MAX, JobId::new(u32::MAX, u64::MAX));
         for level in ledger.path(team) {
-            let key: Key = (misses, u32::MAX - below, urgency(class), last.0, last.1, last.2);
+            let key: Key = (
+                misses,
+                u32::MAX - below,
+                urgency(class),
+                last.0,
+                last.1,
+                last.2,
+            );
             let filled = &self.filled[level];
             let before = filled.partition_point(|(other, _)| *other <= key);
             let used = before.checked_sub(1).map_or(0, |at| filled[at].1);
@@ -129,14 +170,20 @@ impl Covers {
                 misses += 1;
             }
         }
-        Entitlement { cover: self.depth.saturating_sub(misses), class }
+        Entitlement {
+            cover: self.depth.saturating_sub(misses),
+            class,
+        }
     }
 }
 
 /// Units per entitlement, the highest first: what each preemption has to make larger, read in this order.
 pub fn standing(covers: &Covers, holders: &[Holder]) -> Vec<(Entitlement, u64)> {
-    let mut all: Vec<(Entitlement, u64)> =
-        holders.iter().enumerate().map(|(at, one)| (covers.of(at, one.class), one.units)).collect();
+    let mut all: Vec<(Entitlement, u64)> = holders
+        .iter()
+        .enumerate()
+        .map(|(at, one)| (covers.of(at, one.class), one.units))
+        .collect();
     all.sort_unstable_by(|one, other| other.0.cmp(&one.0));
     let mut sums: Vec<(Entitlement, u64)> = Vec::new();
     for (entitlement, units) in all {

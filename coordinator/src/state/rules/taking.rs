@@ -98,9 +98,10 @@ pub fn takeable_from(
     match (limit_ms, footing) {
         (_, Footing::Guest(until)) => Some(until),
         (Some(_), Footing::Regular) => None,
-        (None, Footing::Regular) => {
-            Some(after(started_ms, of_class(&settings.default_time_ms, class)))
-        }
+        (None, Footing::Regular) => Some(after(
+            started_ms,
+            of_class(&settings.default_time_ms, class),
+        )),
     }
 }
 
@@ -161,7 +162,10 @@ mod tests {
         assert!(over(Some(quantum - 1), false, quantum));
         assert!(over(None, true, quantum));
         assert!(!over(None, false, quantum));
-        assert!(!over(Some(1), false, 10 * quantum), "too much would be lost");
+        assert!(
+            !over(Some(1), false, 10 * quantum),
+            "too much would be lost"
+        );
     }
 
     #[test]

@@ -314,7 +314,10 @@ impl Cluster {
     /// A preemption for `job` on the first devices of these nodes that are free or held by others: these end, and the plan says that they may.
     pub fn preempt(&self, job: JobId, nodes: &[&str], why: Taken) -> Preempt {
         let record = self.job(job);
-        let gpus = self.state.request(&record).map_or(0, |one| one.gpus as usize);
+        let gpus = self
+            .state
+            .request(&record)
+            .map_or(0, |one| one.gpus as usize);
         let mut victims: Vec<(JobId, Epoch)> = Vec::new();
         let mut seats = Vec::new();
         for name in nodes {

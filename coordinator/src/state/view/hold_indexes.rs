@@ -42,7 +42,8 @@ impl HoldIndexes {
         }
         if let Some(new) = new {
             for (node, uuid) in new.devices() {
-                self.devices.insert((Arc::from(node), Arc::from(uuid)), new.job);
+                self.devices
+                    .insert((Arc::from(node), Arc::from(uuid)), new.job);
             }
             self.until.insert((new.until_ms, new.job));
         }
