@@ -286,7 +286,30 @@ mod tests {
     use mlctl_proto::spec::parse_toml;
 
     use super::*;
-    use crate::state::testing::Cluster;
+    use crate::state::Body;
+    use crate::state::commands::CancelJobs;
+    use crate::state::testing::{Cluster, person, system};
+
+    #[test]
+    fn who_ends_so_that_others_get_its_devices_has_time_to_save() {
+        let mut cluster = Cluster::new();
+        cluster.gpu_node("a", 1);
+        let spec = |lines: &str| parse_toml(&format!("command = ['a']\n{lines}")).expect("good");
+        let runs = cluster.submitted_spec("ann", &spec("gpus = 1\ngrace = '1m'"));
+        let epoch = cluster.started(runs, &["a"]);
+        let urgent = cluster.submitted_spec("bob", &spec("gpus = 1\nclass = 'high'"));
+        let preempt = cluster.preempt(urgent, &["a"], taking::Taken::Entitlement);
+        let applied = cluster.run(system(), Body::Preempt(preempt));
+        assert_eq!(applied.refusal(), None);
+        let grace = |cluster: &Cluster, reason| match stop(&cluster.state, runs, epoch, reason) {
+            Order::Stop { grace_ms, .. } => grace_ms,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(grace(&cluster, EndKind::Preempted), 60_000);
+        let cancel = Body::CancelJobs(CancelJobs::of(vec![runs]));
+        cluster.run(person("ann", false), cancel);
+        assert_eq!(grace(&cluster, EndKind::Cancelled), STOP_GRACE_MS);
+    }
 
     #[test]
     fn an_attempt_has_what_is_left_of_the_total_time() {

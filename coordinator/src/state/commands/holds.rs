@@ -78,9 +78,8 @@ pub(super) fn settle(change: &mut Change, now_ms: UtcMs) {
         return;
     }
     let mut over: Vec<JobId> = change.state().holds_over(now_ms).collect();
-    let waits = |job: &Arc<Job>| job.state == JobState::Pending || job.fills();
     let changed = change.changed_jobs().into_iter();
-    over.extend(changed.filter(|id| !change.state().job(*id).is_some_and(waits)));
+    over.extend(changed.filter(|id| !still_waits(change.state(), *id)));
     for name in change.changed_nodes() {
         let here = change.state().holds().filter(|hold| hold.is_on(&name));
         let lost = here.filter(|hold| is_lost(change.state(), hold, &name));
@@ -89,6 +88,18 @@ pub(super) fn settle(change: &mut Change, now_ms: UtcMs) {
     for job in over {
         release(change, job, now_ms);
     }
+}
+
+/// Whether a job waits, and for a gang of the shape that is kept: it may have been changed in place.
+fn still_waits(state: &State, id: JobId) -> bool {
+    let (Some(job), Some(hold)) = (state.job(id), state.hold_of(id)) else {
+        return false;
+    };
+    let waits = job.state == JobState::Pending || job.fills();
+    waits
+        && state
+            .request(job)
+            .is_some_and(|request| hold.is_for(request))
 }
 
 /// Whether what is kept on a node is not there any more.

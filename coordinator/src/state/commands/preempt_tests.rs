@@ -5,7 +5,7 @@ use mlctl_proto::spec::parse_toml;
 use super::*;
 use crate::state::commands::{
     CancelJobs, ChangeTeams, DropLate, HoldJobs, NewMember, Selection, SetMembers, SetQuota,
-    SetTeam, TeamEdit, Withdraw,
+    SetTeam, TeamEdit, UpdateJobs, Withdraw,
 };
 use crate::state::testing::{Cluster, array_spec, person, system};
 use crate::state::view::amounts::GPU;
@@ -364,6 +364,21 @@ fn a_hold_by_a_person_a_withdrawal_and_a_lost_node_free_them() {
         "nothing is kept there"
     );
     cluster.lose("a");
+    assert_eq!(cluster.state.hold_of(waits), None);
+}
+
+#[test]
+fn a_job_that_becomes_another_one_lets_go_of_what_was_kept() {
+    let (mut cluster, _, waits) = preempted();
+    let edit = |edit: &str| {
+        Body::UpdateJobs(UpdateJobs {
+            which: Selection::of(vec![waits]),
+            edit: edit.into(),
+        })
+    };
+    cluster.run(person("ann", false), edit(r#"{"time":"1h"}"#));
+    assert!(cluster.state.hold_of(waits).is_some(), "it needs the same");
+    cluster.run(person("ann", false), edit(r#"{"gpus":2}"#));
     assert_eq!(cluster.state.hold_of(waits), None);
 }
 

@@ -27,6 +27,8 @@ pub(super) fn check(state: &State, found: &mut Vec<Violation>) {
 fn check_hold(state: &State, hold: &DeviceHold, found: &mut Vec<Violation>) {
     let job = state.job(hold.job);
     let waits = job.is_some_and(|job| job.state == JobState::Pending || job.fills());
+    let request = job.and_then(|job| state.request(job));
+    let whole = request.is_some_and(|request| hold.is_for(request));
     let ending = hold.victims.iter().all(|victim| {
         let attempt = state.attempt(victim.job, victim.epoch);
         attempt.is_none_or(|attempt| attempt.stopping || attempt.closed())
@@ -41,6 +43,7 @@ fn check_hold(state: &State, hold: &DeviceHold, found: &mut Vec<Violation>) {
     });
     for (holds, rule) in [
         (waits, "who has devices kept waits for them"),
+        (whole, "what is kept is a whole gang's"),
         (
             ending,
             "who is ended for another is being ended, or is over",

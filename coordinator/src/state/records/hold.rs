@@ -3,6 +3,8 @@
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
+use crate::state::rules::Request;
+
 /// Times of evictions that a job remembers at most: no rule asks for more than three.
 const EVICTIONS_KEPT_MAX: usize = 16;
 
@@ -49,6 +51,12 @@ impl DeviceHold {
             let devices = seat.devices.iter();
             devices.map(|uuid| (seat.node.as_str(), uuid.as_str()))
         })
+    }
+
+    /// Whether it is a whole gang of that shape.
+    pub fn is_for(&self, request: &Request) -> bool {
+        let whole = |seat: &HeldSeat| u32::try_from(seat.devices.len()) == Ok(request.gpus);
+        u32::try_from(self.seats.len()) == Ok(request.nodes) && self.seats.iter().all(whole)
     }
 
     /// Whether it keeps something on a node.

@@ -211,6 +211,6 @@ pub fn grows(before: &[(Entitlement, u64)], after: &[(Entitlement, u64)]) -> boo
 
 fn deepest_first(ledger: &Ledger) -> Vec<usize> {
     let mut teams: Vec<usize> = (0..ledger.teams()).collect();
-    teams.sort_by_key(|team| std::cmp::Reverse(ledger.path(*team).count()));
+    teams.sort_unstable_by_key(|team| (std::cmp::Reverse(ledger.path(*team).count()), *team));
     teams
 }
