@@ -15,7 +15,7 @@ use super::gang::Key;
 use super::witness::Target;
 use crate::state::State;
 use crate::state::records::{Attempt, EndKind, Job, Spec, Wave};
-use crate::state::rules::Request;
+use crate::state::rules::{Request, taking};
 
 /// What a node is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,9 +229,26 @@ pub(super) fn stop(state: &State, job: JobId, epoch: Epoch, reason: EndKind) -> 
         job,
         epoch,
         reason,
-        grace_ms: STOP_GRACE_MS,
+        grace_ms: grace_ms(state, (job, epoch)),
         why,
     }
+}
+
+/// Between TERM and KILL, milliseconds: who ends so that others get its devices has the time to save, unless somebody ended its job meanwhile.
+fn grace_ms(state: &State, (job, epoch): Key) -> u32 {
+    let Some(job) = state.job(job).filter(|job| !job.cancel_requested) else {
+        return STOP_GRACE_MS;
+    };
+    let end = state
+        .attempt(job.id, epoch)
+        .and_then(|attempt| attempt.end.as_ref());
+    if end.is_none_or(|end| end.kind != EndKind::Preempted) {
+        return STOP_GRACE_MS;
+    }
+    let facts = state.spec_facts(job).map(AsRef::as_ref);
+    let class = job.turn.class.into();
+    let grace_ms = taking::grace_ms(&state.scheduling(), facts, class);
+    u32::try_from(grace_ms).unwrap_or(u32::MAX)
 }
 
 /// Whether this attempt has not ended on this node.
@@ -269,7 +286,30 @@ mod tests {
     use mlctl_proto::spec::parse_toml;
 
     use super::*;
-    use crate::state::testing::Cluster;
+    use crate::state::Body;
+    use crate::state::commands::CancelJobs;
+    use crate::state::testing::{Cluster, person, system};
+
+    #[test]
+    fn who_ends_so_that_others_get_its_devices_has_time_to_save() {
+        let mut cluster = Cluster::new();
+        cluster.gpu_node("a", 1);
+        let spec = |lines: &str| parse_toml(&format!("command = ['a']\n{lines}")).expect("good");
+        let runs = cluster.submitted_spec("ann", &spec("gpus = 1\ngrace = '1m'"));
+        let epoch = cluster.started(runs, &["a"]);
+        let urgent = cluster.submitted_spec("bob", &spec("gpus = 1\nclass = 'high'"));
+        let preempt = cluster.preempt(urgent, &["a"], taking::Taken::Entitlement);
+        let applied = cluster.run(system(), Body::Preempt(preempt));
+        assert_eq!(applied.refusal(), None);
+        let grace = |cluster: &Cluster, reason| match stop(&cluster.state, runs, epoch, reason) {
+            Order::Stop { grace_ms, .. } => grace_ms,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(grace(&cluster, EndKind::Preempted), 60_000);
+        let cancel = Body::CancelJobs(CancelJobs::of(vec![runs]));
+        cluster.run(person("ann", false), cancel);
+        assert_eq!(grace(&cluster, EndKind::Cancelled), STOP_GRACE_MS);
+    }
 
     #[test]
     fn an_attempt_has_what_is_left_of_the_total_time() {

@@ -10,7 +10,8 @@ use super::step::plan_again_in;
 use crate::published::Soft;
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
-use crate::state::commands::{StartAttempt, StartAttempts};
+use crate::scheduler::Plan;
+use crate::state::commands::{StartAttempts, Withdraw};
 use crate::state::records::Reply;
 use crate::state::view::ClusterView;
 
@@ -58,18 +59,31 @@ pub(super) async fn plan(
     span.record("starts", plan.starts.len());
     shared.published.explain(plan.explanations, soft);
     let mut whole = true;
-    for starts in plan.starts.chunks(STARTS_PER_COMMAND) {
-        whole &= propose(&shared, starts).instrument(span.clone()).await;
+    for body in commands(&plan) {
+        whole &= propose(&shared, body).instrument(span.clone()).await;
     }
     let again_in = plan_again_in(plan.next, now, whole);
     (again_in.map(|ms| shared.clock.wait(ms)), plan.late)
 }
 
-/// Whether all of them were started.
-async fn propose(shared: &Shared, starts: &[StartAttempt]) -> bool {
-    let body = Body::StartAttempts(StartAttempts {
-        starts: starts.to_vec(),
-    });
+/// What a plan comes to, in the order in which it is proposed: what is not needed any more is let go first.
+pub fn commands(plan: &Plan) -> Vec<Body> {
+    let mut bodies = Vec::new();
+    if !plan.withdrawn.is_empty() {
+        let jobs = plan.withdrawn.clone();
+        bodies.push(Body::Withdraw(Withdraw { jobs }));
+    }
+    for starts in plan.starts.chunks(STARTS_PER_COMMAND) {
+        let starts = starts.to_vec();
+        bodies.push(Body::StartAttempts(StartAttempts { starts }));
+    }
+    bodies.extend(plan.preemptions.iter().cloned().map(Body::Preempt));
+    bodies
+}
+
+/// Whether all of it was carried out.
+async fn propose(shared: &Shared, body: Body) -> bool {
+    let preempts = matches!(body, Body::Preempt(_));
     match shared
         .propose(shared.system(), "scheduler", None, body)
         .await
@@ -89,6 +103,11 @@ async fn propose(shared: &Shared, starts: &[StartAttempt]) -> bool {
             if matches!(refusal.code, Code::DiskFull | Code::ReadOnly) =>
         {
             tracing::debug!(%refusal, "a plan waits");
+            false
+        }
+        // The state has moved on: the next plan sees it.
+        Err(CallError::Refused(refusal)) if preempts && refusal.code == Code::Conflict => {
+            tracing::info!(%refusal, "a preemption was stale");
             false
         }
         Err(CallError::Refused(refusal)) => {

@@ -12,6 +12,7 @@ pub mod engine;
 mod explain;
 pub mod place;
 pub mod plan;
+mod preemptions;
 pub mod policy;
 #[cfg(test)]
 mod property_tests;
@@ -36,9 +37,10 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use crate::state::view::jobs::Reservation;
-use crate::state::view::{ClusterView, JobState, Stage, StartAttempt};
+use crate::state::view::{ClusterView, JobState, Preempt, Stage, StartAttempt};
 
 pub use explain::explain;
+pub use preemptions::preemptions;
 pub use reasons::Reason;
 pub use turn::NoTurn;
 
@@ -50,6 +52,10 @@ const NAMED_MAX: usize = 16_384;
 pub struct Plan {
     /// Starts that fit together, in the order in which they were chosen.
     pub starts: Vec<StartAttempt>,
+    /// Who ends for whom: each is a command of its own, after the starts.
+    pub preemptions: Vec<Preempt>,
+    /// For whom nothing is kept any more: before the starts.
+    pub withdrawn: Vec<JobId>,
     /// What is promised to whom from now on: the next plan's view brings it along.
     pub reservations: Vec<Reservation>,
     /// The leading reason of each pending job that does not start.
@@ -89,12 +95,23 @@ pub fn plan_on(stage: &mut Stage, view: &ClusterView, now_ms: UtcMs) -> Plan {
     }
     let due = view.state.deadlines().next().map(|(at, _)| at);
     let next = if cut { Some(now_ms) } else { proposal.next };
+    let decided = view.state.next_decision_ms(now);
+    // Who ends for whom was chosen beside all starts.
+    let preemptions = match cut {
+        true => Vec::new(),
+        false => preemptions(&scene, &proposal.preemptions),
+    };
     Plan {
         starts,
+        preemptions,
+        withdrawn: proposal.withdrawn,
         reservations: proposal.reservations,
         explanations,
         // What is late already is not waited for.
-        next: next.into_iter().chain(due.filter(|at| *at > now)).min(),
+        next: (next.into_iter())
+            .chain(decided)
+            .chain(due.filter(|at| *at > now))
+            .min(),
         late: due.is_some_and(|at| at <= now),
     }
 }

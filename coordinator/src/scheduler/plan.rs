@@ -4,17 +4,12 @@ use std::collections::BTreeMap;
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::units::UtcMs;
 
-use crate::state::view::jobs::{Class, Footing, Reservation, Seat};
+use crate::state::view::jobs::{Footing, Reservation, Seat};
 use crate::state::view::teams::Flavor;
 
-/// How entitled a job is to what it holds or wants (POLICY §6): compared left to right, a borrower never stands above an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Entitlement {
-    /// Levels, from its team to the root, at which the team's nominal covers it.
-    pub cover: u32,
-    /// How urgent.
-    pub class: Class,
-}
+/// The words of the rules that apply asks too.
+pub use crate::state::rules::entitlement::Entitlement;
+pub use crate::state::rules::taking::Taken;
 
 /// One gang, or one wave of an array, that starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,21 +26,6 @@ pub struct GangStart {
     pub surplus: u32,
     /// Of an array: tasks that run there at once.
     pub tasks: Option<u32>,
-}
-
-/// Why somebody has to give up devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Taken {
-    /// Its team borrowed what another takes back, or is entitled to less.
-    Entitlement,
-    /// Its protected time is over, and a reservation is due.
-    Overtime,
-    /// It was let in as a guest, and a reservation is due.
-    Guest,
-    /// `las`: its quantum is over.
-    Slice,
-    /// It runs on more nodes than it needs: these go first.
-    Surplus,
 }
 
 /// Who gives up devices for whom.

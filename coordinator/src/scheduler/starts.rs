@@ -8,7 +8,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use super::plan::GangStart;
 use super::waves;
 use crate::state::rules::{Resume, is_shared, ready_tasks, resume};
-use crate::state::view::jobs::Seat;
+use crate::state::view::jobs::{Footing, Seat};
 use crate::state::view::scene::Scene;
 use crate::state::view::{Array, Checkpoint, ClusterView, Job, Part, Placement, StartAttempt};
 
@@ -72,7 +72,7 @@ fn start(
     let seats = chosen.seats.iter().map(|seat| placement(scene, seat));
     let placements = seats.collect::<Option<Vec<_>>>()?;
     if let Some(room) = chosen.tasks {
-        return arrays.wave(view, job, room, placements);
+        return arrays.wave(view, job, (room, chosen.footing), placements);
     }
     let rank_0 = placements.first().map_or("", |one| one.node.as_str());
     Some(StartAttempt {
@@ -81,10 +81,11 @@ fn start(
         resume_from: resume_from(view, job, rank_0)?,
         placements,
         wave: None,
+        footing: chosen.footing,
     })
 }
 
-fn placement(scene: &Scene, seat: &Seat) -> Option<Placement> {
+pub(super) fn placement(scene: &Scene, seat: &Seat) -> Option<Placement> {
     let node = scene.nodes.get(&seat.node)?;
     let devices = seat.devices.iter().map(|place| {
         let device = node.devices.get(usize::from(*place))?;
@@ -123,7 +124,7 @@ impl Arrays {
         &mut self,
         view: &ClusterView,
         job: &Job,
-        room: u32,
+        (room, footing): (u32, Footing),
         mut placements: Vec<Placement>,
     ) -> Option<StartAttempt> {
         if !self.of.contains_key(&job.id) {
@@ -145,6 +146,7 @@ impl Arrays {
             placements,
             resume_from: String::new(),
             wave: Some(wave),
+            footing,
         })
     }
 }

@@ -9,8 +9,8 @@ use mlctl_proto::units::UtcMs;
 
 use super::commands::accounts;
 use super::records::{
-    Attempt, BudgetAccount, ClosedSegment, Decision, DecisionKey, HistoryBatch, Idempotency, Job, Node, Reply, RequestKey,
-    Segment, Settings, Spec, Team, TeamUsage,
+    Attempt, BudgetAccount, ClosedSegment, Decision, DecisionKey, DeviceHold, HistoryBatch,
+    Idempotency, Job, Node, Reply, RequestKey, Segment, Settings, Spec, Team, TeamUsage,
 };
 use super::view::teams::Flavor;
 use super::{Applied, Changed, Effect, State};
@@ -142,6 +142,19 @@ impl Change {
         self.state.put_settings(settings);
     }
 
+    /// Others are ended for a job: counted, as is what of it comes to nothing.
+    pub fn count_preemption(&mut self, in_vain: bool) {
+        let Some(mut settings) = self.state.settings().cloned() else {
+            return;
+        };
+        let count = match in_vain {
+            true => &mut settings.preemptions_in_vain,
+            false => &mut settings.preemptions,
+        };
+        *count = count.saturating_add(1);
+        self.put_settings(settings);
+    }
+
     /// Moves state time, which never goes back.
     pub fn advance_clock(&mut self, time_ms: UtcMs) -> Result<UtcMs, Refusal> {
         let mut settings = self.settings()?;
@@ -180,6 +193,18 @@ impl Change {
     /// Takes back what an admin had decided.
     pub fn remove_decision(&mut self, key: &DecisionKey) {
         self.state.remove_decision(key);
+    }
+
+    /// Keeps devices for a job.
+    pub fn put_hold(&mut self, hold: DeviceHold) {
+        self.changed(Changed::Job(hold.job));
+        self.state.put_hold(hold);
+    }
+
+    /// Nothing is kept for a job any more.
+    pub fn remove_hold(&mut self, job: JobId) {
+        self.changed(Changed::Job(job));
+        self.state.remove_hold(job);
     }
 
     /// Writes what a team, or a user in it, has used.
@@ -233,6 +258,15 @@ impl Change {
             Changed::Node(_) => None,
         });
         jobs.collect()
+    }
+
+    /// Nodes that were changed so far, each once.
+    pub fn changed_nodes(&self) -> Vec<String> {
+        let nodes = self.changed.iter().filter_map(|what| match what {
+            Changed::Node(name) => Some(name.clone()),
+            Changed::Job(_) => None,
+        });
+        nodes.collect()
     }
 
     /// Writes an attempt. What it gives back by that is charged.

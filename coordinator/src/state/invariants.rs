@@ -3,6 +3,7 @@
 mod arrays;
 mod checkpoints;
 mod decisions;
+mod holds;
 mod teams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::limits::EXCLUDED_NODES_MAX;
 use mlctl_proto::spec::After;
 
-use super::records::{AllocationPhase, Attempt, Job, JobState, Liveness, Node};
+use super::records::{AllocationPhase, Attempt, EndKind, Job, JobState, Liveness, Node};
 use super::{Changed, State};
 
 /// A rule that does not hold, with what shows it.
@@ -39,6 +40,7 @@ pub fn check(state: &State) -> Vec<Violation> {
     check_history(state, &mut found);
     teams::check(state, &mut found);
     decisions::check(state, &mut found);
+    holds::check(state, &mut found);
     require(
         &mut found,
         state.rebuilt_indexes() == *state.indexes(),
@@ -110,6 +112,7 @@ pub fn check_changed<'a>(
         check_room(after, node, &mut found);
     }
     teams::check_step(before, after, &mut found);
+    holds::check(after, &mut found);
     found
 }
 
@@ -310,7 +313,13 @@ fn check_job(state: &State, job: &Job, found: &mut Vec<Violation>) {
     let (stands, stopping) = match job.array {
         Some(_) => (
             open > 0,
-            attempts().any(|attempt| attempt.stopping && !attempt.closed()),
+            attempts().any(|attempt| {
+                // Others may get the devices of one wave while the rest goes on.
+                let end = attempt.end.as_ref();
+                let one = end.is_some_and(|end| end.kind == EndKind::Preempted);
+                let counts = !one || job.state == JobState::Stopping;
+                attempt.stopping && !attempt.closed() && counts
+            }),
         ),
         None => (
             current.is_some_and(|attempt| !attempt.closed() && !attempt.in_doubt),

@@ -14,6 +14,7 @@ pub mod commands;
 mod decisions;
 mod digest;
 mod history;
+mod holds;
 pub mod invariants;
 #[cfg(test)]
 mod random_tests;
@@ -40,8 +41,8 @@ pub use digest::Digest;
 pub use transition::legal;
 
 use records::{
-    Attempt, BudgetAccount, ClosedSegment, Decision, EndKind, HistoryBatch, Idempotency, Job, Node, PartKey,
-    Reply, Segment, Settings, Spec, Team, TeamUsage,
+    Attempt, BudgetAccount, ClosedSegment, Decision, DeviceHold, EndKind, HistoryBatch,
+    Idempotency, Job, Node, PartKey, Reply, Segment, Settings, Spec, Team, TeamUsage,
 };
 use rules::{Inventory, Request};
 use table::Table;
@@ -64,6 +65,7 @@ pub struct State {
     usages: Table<TeamUsage>,
     accounts: Table<BudgetAccount>,
     decisions: Table<Decision>,
+    holds: Table<DeviceHold>,
     indexes: Indexes,
 }
 

@@ -58,6 +58,7 @@ fn histories_reach_what_matters() {
     let (mut tasks, mut returned) = (0, 0);
     let (mut retried, mut waited, mut avoided, mut anew) = (0, 0, 0, 0);
     let (mut held, mut followers, mut lowered) = (0, 0, 0);
+    let (mut preempted, mut vain, mut took, mut kept, mut evicted) = (0, 0, 0, 0, 0);
     for _ in 0..300 {
         let history = histories(120)
             .new_tree(&mut runner)
@@ -78,6 +79,12 @@ fn histories_reach_what_matters() {
             followers += usize::from(!job.turn.after.is_empty());
             lowered += usize::from(job.turn.class == mlctl_proto::spec::Class::Low);
         }
+        let settings = state.settings().expect("it was set up");
+        preempted += settings.preemptions;
+        vain += settings.preemptions_in_vain;
+        took += state.attempts().filter(|one| one.took).count();
+        kept += state.holds().count();
+        evicted += (state.jobs().map(|job| job.marks.evicted_ms.len())).sum::<usize>();
         let dropped = |attempt: &&std::sync::Arc<super::records::Attempt>| {
             let end = attempt.end.as_ref();
             end.is_some_and(|end| end.kind == super::records::EndKind::Superseded)
@@ -114,6 +121,10 @@ fn histories_reach_what_matters() {
     assert!(
         held > 2 && followers > 10 && lowered > 0,
         "{held} held, {followers} wait for others, {lowered} of another class"
+    );
+    assert!(
+        preempted > 25 && vain > 10 && took > 5 && kept > 3 && evicted > 25,
+        "{preempted} preemptions, {vain} in vain, {took} started, {kept} kept, {evicted} evicted"
     );
     assert!(
         restarts > 20 && resumed > 5 && lost > 20 && doubtful > 5 && recalled > 0,

@@ -1,10 +1,12 @@
 //! Where a row meets the indexes: the one way into the tables, for commands as for what is loaded from disk.
 //! Checks nothing that a command must check.
+use mlctl_proto::ids::JobId;
+
 use super::codec::{CodecError, RawRow};
 use super::digest::Digest;
 use super::records::{
-    Allocation, AllocationPhase, Attempt, BudgetAccount, Decision, DecisionKey, HistoryBatch, Idempotency, Job, Node,
-    RequestKey, Segment, Settings, Spec, Team, TeamUsage,
+    Allocation, AllocationPhase, Attempt, BudgetAccount, Decision, DecisionKey, DeviceHold,
+    HistoryBatch, Idempotency, Job, Node, RequestKey, Segment, Settings, Spec, Team, TeamUsage,
 };
 use super::rules::Request;
 use super::table::Table;
@@ -161,6 +163,17 @@ impl State {
         self.attempts.put(attempt);
     }
 
+    pub(super) fn put_hold(&mut self, hold: DeviceHold) {
+        let old = self.holds.get(&hold.job).cloned();
+        self.indexes.holds.hold(old.as_deref(), Some(&hold));
+        self.holds.put(hold);
+    }
+
+    pub(super) fn remove_hold(&mut self, job: JobId) {
+        let old = self.holds.remove(&job);
+        self.indexes.holds.hold(old.as_deref(), None);
+    }
+
     pub(super) fn put_key(&mut self, key: Idempotency) {
         let old = self.keys.put(key.clone());
         self.indexes.key(old.as_deref(), Some(&key));
@@ -184,7 +197,9 @@ impl State {
         let at_once = attempt.wave.as_ref().map_or(1, |wave| wave.slots);
         let job = self.jobs.get(&attempt.job);
         let facts = job.and_then(|job| self.indexes.facts(&job.spec_hash));
-        let ranks = facts.and_then(|facts| facts.ask.amounts).map_or(0, |one| one.ranks);
+        let ranks = facts
+            .and_then(|facts| facts.ask.amounts)
+            .map_or(0, |one| one.ranks);
         let ranks = ranks.saturating_mul(u64::from(at_once));
         u32::try_from(ranks).unwrap_or(u32::MAX)
     }
@@ -203,6 +218,7 @@ impl State {
         self.usages.settle(digest, rows);
         self.accounts.settle(digest, rows);
         self.decisions.settle(digest, rows);
+        self.holds.settle(digest, rows);
     }
 
     /// The digest of all rows, from nothing.
@@ -221,6 +237,7 @@ impl State {
             self.usages.digest(),
             self.accounts.digest(),
             self.decisions.digest(),
+            self.holds.digest(),
         ];
         tables.into_iter().for_each(|table| digest.add(table));
         digest
@@ -246,6 +263,8 @@ impl State {
             .iter()
             .for_each(|(_, key)| indexes.key(None, Some(key)));
         self.tail().for_each(|batch| indexes.tail(batch, true));
+        self.holds()
+            .for_each(|hold| indexes.holds.hold(None, Some(hold)));
         indexes
     }
 
@@ -268,6 +287,7 @@ impl State {
             .chain(of(&self.usages))
             .chain(of(&self.accounts))
             .chain(of(&self.decisions))
+            .chain(of(&self.holds))
     }
 
     /// How many rows there are.
@@ -284,6 +304,7 @@ impl State {
             + self.usages.len()
             + self.accounts.len()
             + self.decisions.len()
+            + self.holds.len()
     }
 }
 

@@ -9,8 +9,8 @@ use mlctl_proto::units::UtcMs;
 
 use super::State;
 use super::records::{
-    Account, Allocation, AllocationPhase, Attempt, Budget, BudgetAccount, Decayed, Node, Team,
-    TeamLimit, TeamUsage,
+    Account, Allocation, AllocationPhase, Attempt, Budget, BudgetAccount, Decayed, DeviceHold,
+    Node, Team, TeamLimit, TeamUsage,
 };
 use super::rules::budget::Book;
 use super::rules::decay;
@@ -67,12 +67,29 @@ impl State {
 
     /// Units of each flavor that one allocation holds, or held. What no team names is left out.
     pub fn units_of(&self, allocation: &Allocation) -> BTreeMap<Flavor, u64> {
-        let node = self.nodes.get(allocation.node.as_str());
+        self.units_on(&allocation.node, &allocation.devices)
+    }
+
+    /// Units of each flavor that devices of a node count as. What no team names is left out.
+    pub fn units_on(&self, node: &str, devices: &[String]) -> BTreeMap<Flavor, u64> {
+        let node = self.nodes.get(node);
         let mut held = Held::default();
-        for (kind, units) in kinds_of(node.map(AsRef::as_ref), allocation) {
+        for (kind, units) in kinds_on(node.map(AsRef::as_ref), devices) {
             *held.units.entry(kind).or_default() = units;
         }
         self.units_by_flavor(&held)
+    }
+
+    /// Units of each flavor that are kept for a job.
+    pub fn units_held(&self, hold: &DeviceHold) -> BTreeMap<Flavor, u64> {
+        let mut sums = BTreeMap::new();
+        for seat in &hold.seats {
+            for (flavor, units) in self.units_on(&seat.node, &seat.devices) {
+                let sum: &mut u64 = sums.entry(flavor).or_default();
+                *sum = sum.saturating_add(units);
+            }
+        }
+        sums
     }
 
     /// A team as the scheduler sees it, at state time.
@@ -190,11 +207,16 @@ impl State {
 
     /// Since when the work of an attempt would be lost with its node: its newest whole checkpoint, else its beginning.
     pub fn unsaved_since(&self, attempt: &Attempt) -> UtcMs {
+        let newest = self.saved_ms(attempt);
+        newest.unwrap_or(attempt.started_ms).max(attempt.started_ms)
+    }
+
+    /// When the newest whole checkpoint that an attempt made itself was first recorded.
+    pub fn saved_ms(&self, attempt: &Attempt) -> Option<UtcMs> {
         let job = self.jobs.get(&attempt.job);
         let saved = job.iter().flat_map(|job| &job.checkpoints);
         let own = saved.filter(|one| one.epoch == attempt.epoch && one.is_whole());
-        let newest = own.map(|one| one.sealed_ms).max();
-        newest.unwrap_or(attempt.started_ms).max(attempt.started_ms)
+        own.map(|one| one.sealed_ms).max()
     }
 
     /// Attempts of jobs of a team, and of teams in it, that hold something.
@@ -212,11 +234,15 @@ impl State {
 
 /// What the devices of an allocation are, with their units, as the node's facts say. What a node does not have any more is nothing.
 pub(super) fn kinds_of(node: Option<&Node>, allocation: &Allocation) -> Vec<(Kind, u64)> {
-    let Some(node) = node.filter(|_| !allocation.devices.is_empty()) else {
+    kinds_on(node, &allocation.devices)
+}
+
+fn kinds_on(node: Option<&Node>, devices: &[String]) -> Vec<(Kind, u64)> {
+    let Some(node) = node.filter(|_| !devices.is_empty()) else {
         return Vec::new();
     };
     let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-    for uuid in &allocation.devices {
+    for uuid in devices {
         let mut devices = node.facts.devices.iter();
         if let Some(device) = devices.find(|device| device.uuid == *uuid) {
             let sum = sums.entry(device.model.as_str()).or_default();

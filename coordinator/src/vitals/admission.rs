@@ -77,6 +77,8 @@ fn growth(body: &Body) -> Growth {
         | Body::Decide(_)
         // Without it nothing that runs would be covered any more.
         | Body::RenewCharges(_)
+        | Body::Preempt(_)
+        | Body::Withdraw(_)
         // Removing is what makes room.
         | Body::ChangeCheckpoints(_)
         | Body::AgentEvents(_) => Growth::Settles,

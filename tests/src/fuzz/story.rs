@@ -4,14 +4,18 @@
 use mlctl_coordinator::state::commands::{
     AgentEvent, AgentEvents, ArchiveJobs, Bootstrap, CancelJobs, ChangeCheckpoints, ChangeSettings,
     ChangeTeams, CheckpointAction, DeclareNodeLost, DeviceNews, Happening, IdempotencyKey,
-    LossProof, NamedCheckpoint, NewMember, News, PartOf, Placement, RegisterNode, RemoveTeam,
-    RenewCharges, RetryJobs, SealedPart, SetBudget, SetMembers, SetNodeLiveness, SetQuota, SetTeam,
-    StartAttempt, StartAttempts, SubmitJob, TasksEnded, TeamEdit,
+    LossProof, NamedCheckpoint, NewMember, News, PartOf, Placement, Preempt, PreemptVictim,
+    RegisterNode, RemoveTeam, RenewCharges, RetryJobs, SealedPart, SetBudget, SetMembers,
+    SetNodeLiveness, SetQuota, SetTeam, StartAttempt, StartAttempts, SubmitJob, TasksEnded,
+    TeamEdit, Withdraw,
 };
 use mlctl_coordinator::state::records::{
     Actor, Budget, Device, DirtyDevice, End, EndKind, Liveness, NodeFacts, RankExit, Retention,
     TaskGroup, TeamLimit, Timers, Wave, WhenExhausted, Window, Zone,
 };
+use mlctl_coordinator::state::rules::entitlement::Entitlement;
+use mlctl_coordinator::state::rules::taking::Taken;
+use mlctl_coordinator::state::view::jobs::{Class, Footing};
 use mlctl_coordinator::state::view::teams::{Flavor, Limit};
 use mlctl_coordinator::state::{Body, Command, State, codec};
 use mlctl_proto::ids::{Epoch, JobId};
@@ -80,6 +84,9 @@ pub(super) fn commands() -> Vec<Command> {
     tell(&ann, array());
     tell(&system, wave(7));
     tell(&system, reported("a", 6, vec![running(7), tasks(7)]));
+    tell(&system, preempt(8, 7));
+    let jobs = vec![JobId::new(1, 8)];
+    tell(&system, Body::Withdraw(Withdraw { jobs }));
     tell(&ann, teams());
     tell(&system, Body::RenewCharges(RenewCharges { most: 10 }));
     told[8].key = Some(IdempotencyKey {
@@ -225,6 +232,7 @@ fn started(job: u64, epoch: u64, places: &[(&str, &[&str])]) -> Body {
         placements: places.iter().map(placement).collect(),
         resume_from: String::new(),
         wave: None,
+        footing: Footing::Regular,
     };
     let starts = vec![start];
     Body::StartAttempts(StartAttempts { starts })
@@ -300,6 +308,27 @@ fn wave(job: u64) -> Body {
     };
     plan.starts[0].wave = Some(Wave::new(2, Ranges::span(0, 5)));
     Body::StartAttempts(plan)
+}
+
+/// One job's first attempt ends for another.
+fn preempt(job: u64, victim: u64) -> Body {
+    let entitled = |cover, class| Entitlement { cover, class };
+    let victim = PreemptVictim {
+        job: JobId::new(1, victim),
+        epoch: Epoch::new(1, 1),
+        entitlement: entitled(0, Class::Normal),
+        why: Taken::Entitlement,
+    };
+    Body::Preempt(Preempt {
+        job: JobId::new(1, job),
+        entitlement: entitled(0, Class::High),
+        victims: vec![victim],
+        seats: vec![Placement {
+            node: "a".into(),
+            boot_id: "boot-a".into(),
+            devices: Vec::new(),
+        }],
+    })
 }
 
 fn tasks(job: u64) -> (u64, Happening) {

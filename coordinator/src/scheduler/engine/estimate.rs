@@ -8,26 +8,7 @@ use crate::state::view::jobs::{Class, Running, Waiting};
 use crate::state::view::policy::SchedSettings;
 use crate::state::view::scene::Scene;
 
-/// `later` milliseconds after `at`.
-pub fn after(at: UtcMs, later: u64) -> UtcMs {
-    at.saturating_add(i64::try_from(later).unwrap_or(i64::MAX))
-}
-
-/// Milliseconds from `since` to `now`, 0 if that is ahead.
-pub fn elapsed(since: UtcMs, now: UtcMs) -> u64 {
-    u64::try_from(now.saturating_sub(since)).unwrap_or(0)
-}
-
-/// The settings of a class.
-pub fn of_class<T: Copy>(values: &[T; 4], class: Class) -> T {
-    let [low, normal, high, critical] = *values;
-    match class {
-        Class::Low => low,
-        Class::Normal => normal,
-        Class::High => high,
-        Class::Critical => critical,
-    }
-}
+pub use crate::state::rules::taking::{after, elapsed, of_class};
 
 /// How long jobs of this owner and size ran, ascending, if any are known; else of this team.
 fn history<'a>(scene: &'a Scene, user: &Arc<str>, team: &Arc<str>, units: u64) -> Option<&'a [u64]> {

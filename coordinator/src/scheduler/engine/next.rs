@@ -10,8 +10,7 @@ use super::pass::Pass;
 use crate::state::view::jobs::Blocked;
 use crate::state::view::nodes::Open;
 
-/// After so long an eviction is forgotten, milliseconds (POLICY §6).
-pub const EVICTION_MS: u64 = 24 * 3_600_000;
+use crate::state::rules::taking::EVICTION_MS;
 
 impl Pass<'_> {
     /// The earliest such time after now.

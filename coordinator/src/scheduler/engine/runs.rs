@@ -7,6 +7,7 @@ use mlctl_proto::units::UtcMs;
 use super::estimate;
 use super::grid::Grid;
 use super::kinds::Kinds;
+use crate::state::rules::taking::takeable_from;
 use crate::state::view::ask::Ask;
 use crate::state::view::jobs::{Class, Footing, Hold, Running, Waiting};
 use crate::state::view::scene::Scene;
@@ -127,14 +128,8 @@ pub fn attempt<'a>(
     now: UtcMs,
 ) -> Run<'a> {
     let units = charges.iter().fold(0_u64, |sum, (_, units)| sum.saturating_add(*units));
-    let protected = match (running.limit_ms, running.footing) {
-        (_, Footing::Guest(until)) => Some(until),
-        (Some(_), Footing::Regular) => None,
-        (None, Footing::Regular) => {
-            let length = estimate::protected(&scene.settings, running.class, None);
-            Some(estimate::after(running.started_ms, length))
-        }
-    };
+    let how = (running.footing, running.limit_ms);
+    let protected = takeable_from(&scene.settings, running.class, how, running.started_ms);
     Run {
         source: Source::Attempt(running),
         job: running.id,

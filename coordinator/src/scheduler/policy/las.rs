@@ -3,6 +3,7 @@
 use mlctl_proto::units::UtcMs;
 
 use super::Rules;
+use crate::state::rules::taking::slice_is_over;
 use crate::state::view::amounts::GPU;
 use crate::state::view::ask::Ask;
 use crate::state::view::jobs::{Running, Waiting};
@@ -10,8 +11,6 @@ use crate::state::view::policy::SchedSettings;
 
 /// A gang, for `las`, is what needs more than one node, or so many GPUs of one: for it nodes are cleared.
 const GANG_GPUS: u64 = 8;
-/// A running attempt may lose so much work at most when it is sliced, milliseconds (POLICY §7).
-const LOSS_MS_MAX: u64 = 600_000;
 
 /// Reservations per pool and type at most.
 const RESERVATIONS_MAX: u32 = 1;
@@ -45,7 +44,8 @@ impl Rules for Las {
     }
 
     fn may_slice(&self, settings: &SchedSettings, job: &Waiting, running: &Running, now: UtcMs) -> bool {
-        if running.interactive || !quantum_over(settings, running, now) || !may_lose(settings, running, now) {
+        let attempt = (running.started_ms, running.saved_ms);
+        if running.interactive || !slice_is_over(settings, attempt, running.preemptible, now) {
             return false;
         }
         let (mine, other) = (self.queue(settings, job, now), queue_of_running(settings, running, now));
@@ -112,14 +112,4 @@ fn leaves_queue(settings: &SchedSettings, running: &Running, now: UtcMs) -> Opti
     let rate = units(&running.ask).max(1);
     let ms = next.saturating_sub(had).saturating_mul(1_000).div_ceil(rate);
     Some(after(now, ms.max(1)))
-}
-
-fn quantum_over(settings: &SchedSettings, running: &Running, now: UtcMs) -> bool {
-    elapsed(running.started_ms, now) >= settings.las_quantum_ms
-}
-
-/// Whether a slice costs it little: a durable checkpoint of this attempt that is recent, or its owner said that it may be ended.
-fn may_lose(settings: &SchedSettings, running: &Running, now: UtcMs) -> bool {
-    let saved = running.saved_ms.is_some_and(|at| at >= running.started_ms && elapsed(at, now) <= LOSS_MS_MAX);
-    settings.always_saved || running.preemptible || saved
 }

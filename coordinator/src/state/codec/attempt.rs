@@ -5,6 +5,7 @@ use mlctl_proto::units::Oom;
 use prost::Message;
 
 use super::array::{decode_wave, encode_wave};
+use super::hold::{footing_ms, footing_of};
 use super::team::{decode_charge, encode_charge};
 use super::words::Word;
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, Record, bad_id, known_version, message};
@@ -39,6 +40,8 @@ impl Record for Attempt {
             resume_job: self.resume_job.map(Into::into),
             resume_sealed_ms: self.resume_sealed_ms,
             charges: self.charges.iter().map(encode_charge).collect(),
+            guest_until_ms: footing_ms(self.footing),
+            took: self.took,
         }
         .encode_to_vec()
     }
@@ -71,6 +74,8 @@ impl Record for Attempt {
             charges: (record.charges.into_iter())
                 .map(decode_charge)
                 .collect::<Result<_, _>>()?,
+            footing: footing_of(record.guest_until_ms),
+            took: record.took,
         })
     }
 }

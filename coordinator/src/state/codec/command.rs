@@ -8,6 +8,7 @@ use super::array::{decode_planned, encode_planned};
 use super::checkpoint::{decode_change, encode_change};
 use super::decision::{decode_decide, encode_decide};
 use super::event::{decode_event, encode_event};
+use super::hold::{decode_preempt, encode_preempt, footing_ms, footing_of};
 use super::node::{decode_facts, encode_facts};
 use super::selection::{
     decode_filter, decode_hold, decode_release, decode_update, encode_filter, encode_hold,
@@ -20,8 +21,7 @@ use super::{CodecError, RECORD_VERSION, array, bad_id, known_version, message, m
 use crate::state::commands::{
     AgentEvents, ArchiveJobs, Body, Bootstrap, CancelJobs, ChangeSettings, Command,
     DeclareNodeLost, DropLate, IdempotencyKey, LossProof, Placement, RegisterNode, RenewCharges,
-    RetryJobs,
-    SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt,
+    RetryJobs, SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, SupersedeAttempt, Withdraw,
 };
 use crate::state::records::Liveness;
 
@@ -139,6 +139,10 @@ fn encode_body(body: &Body) -> Disk {
         Body::Decide(decide) => Disk::Decide(encode_decide(decide)),
         Body::ChangeTeams(change) => Disk::ChangeTeams(encode_change_teams(change)),
         Body::RenewCharges(renew) => Disk::RenewCharges(persist::RenewCharges { most: renew.most }),
+        Body::Preempt(preempt) => Disk::Preempt(encode_preempt(preempt)),
+        Body::Withdraw(withdraw) => Disk::Withdraw(persist::Withdraw {
+            jobs: withdraw.jobs.iter().map(|job| (*job).into()).collect(),
+        }),
     }
 }
 
@@ -207,6 +211,10 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
         Disk::Decide(decide) => Body::Decide(decode_decide(decide)?),
         Disk::ChangeTeams(change) => Body::ChangeTeams(decode_change_teams(change)?),
         Disk::RenewCharges(renew) => Body::RenewCharges(RenewCharges { most: renew.most }),
+        Disk::Preempt(preempt) => Body::Preempt(decode_preempt(preempt)?),
+        Disk::Withdraw(withdraw) => Body::Withdraw(Withdraw {
+            jobs: decode_ids(withdraw.jobs)?,
+        }),
     })
 }
 
@@ -264,6 +272,7 @@ fn encode_start(start: &StartAttempt) -> persist::StartAttempt {
         placements: start.placements.iter().map(placement).collect(),
         resume_from: start.resume_from.clone(),
         wave: start.wave.as_ref().map(encode_planned),
+        guest_until_ms: footing_ms(start.footing),
     }
 }
 
@@ -279,5 +288,6 @@ fn decode_start(start: persist::StartAttempt) -> Result<StartAttempt, CodecError
         placements: start.placements.into_iter().map(placement).collect(),
         resume_from: start.resume_from,
         wave: start.wave.map(decode_planned).transpose()?,
+        footing: footing_of(start.guest_until_ms),
     })
 }

@@ -9,6 +9,7 @@ use prost::Message;
 use super::array::{decode_array, encode_array};
 use super::attempt::{decode_end, encode_end};
 use super::checkpoint::{decode_checkpoint, encode_checkpoint};
+use super::hold::{decode_marks, encode_marks};
 use super::retry::{decode_lineage, decode_retries, encode_lineage, encode_retries};
 use super::turn::{decode_turn, encode_turn};
 use super::words::Word;
@@ -91,6 +92,7 @@ impl Record for Job {
             retries: encode_retries(&self.retries),
             lineage: self.lineage.as_ref().map(encode_lineage),
             turn: encode_turn(&self.turn),
+            marks: encode_marks(&self.marks),
         }
         .encode_to_vec()
     }
@@ -131,6 +133,7 @@ impl Record for Job {
             retries: decode_retries(record.retries)?,
             lineage: record.lineage.map(decode_lineage).transpose()?,
             turn: decode_turn(record.turn)?,
+            marks: record.marks.map(decode_marks).unwrap_or_default(),
         })
     }
 }

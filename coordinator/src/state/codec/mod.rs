@@ -7,6 +7,7 @@ mod command;
 mod decision;
 mod event;
 mod history;
+mod hold;
 mod job;
 mod node;
 mod retry;
@@ -14,8 +15,8 @@ mod segment;
 mod selection;
 mod settings;
 mod snapshot;
-mod turn;
 mod team;
+mod turn;
 mod words;
 
 use mlctl_proto::ids::IdError;

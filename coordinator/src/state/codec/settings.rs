@@ -42,6 +42,8 @@ impl Record for Settings {
             settings: Some(settings),
             next_job: self.next_job,
             now_ms: self.now_ms,
+            preemptions: self.preemptions,
+            preemptions_in_vain: self.preemptions_in_vain,
         }
         .encode_to_vec()
     }
@@ -61,6 +63,8 @@ impl Record for Settings {
             allow_root: settings.allow_root,
             next_job: record.next_job,
             now_ms: record.now_ms,
+            preemptions: record.preemptions,
+            preemptions_in_vain: record.preemptions_in_vain,
         })
     }
 }

@@ -7,8 +7,8 @@ use prost::Message;
 
 use super::{CodecError, RECORD_VERSION, ROW_BYTES_MAX, RawRow, Record, message};
 use crate::state::records::{
-    Attempt, BudgetAccount, Decision, HistoryBatch, Idempotency, Job, Node, Segment, Settings, Spec, Team,
-    TeamUsage,
+    Attempt, BudgetAccount, Decision, DeviceHold, HistoryBatch, Idempotency, Job, Node, Segment,
+    Settings, Spec, Team, TeamUsage,
 };
 use crate::state::{Digest, State};
 
@@ -142,6 +142,14 @@ fn load_row(state: &mut State, table: u8, key: &[u8], record: &[u8]) -> Result<(
         Segment::TABLE => state.put_segment(own(key, record)?),
         TeamUsage::TABLE => state.put_usage(own(key, record)?),
         BudgetAccount::TABLE => state.put_account(own(key, record)?),
+        DeviceHold::TABLE => {
+            let hold: DeviceHold = own(key, record)?;
+            if state.job(hold.job).is_none() {
+                let why = format!("devices are kept for job {}, which is not there", hold.job);
+                return Err(dangling(table, why));
+            }
+            state.put_hold(hold);
+        }
         _ => return Err(dangling(table, "this release knows no such table".into())),
     }
     Ok(())

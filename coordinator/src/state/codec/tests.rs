@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use mlctl_proto::persist;
+use mlctl_proto::spec::{Class, JobSpec};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
@@ -16,10 +17,12 @@ use crate::state::commands::{
 use crate::state::invariants;
 use crate::state::records::{
     Attempt, Automatic, Budget, BudgetAccount, Decision, EndKind, HistoryBatch, Idempotency, Job,
-    Node, SchedKey, Settings, Spec, Target, Team, TeamLimit, TeamUsage, WhenExhausted, Window, Zone,
+    Node, SchedKey, Settings, Spec, Target, Team, TeamLimit, TeamUsage, WhenExhausted, Window,
+    Zone,
 };
+use crate::state::rules::taking::Taken;
 use crate::state::testing::script::{histories, play};
-use crate::state::testing::{Cluster, person, sealed};
+use crate::state::testing::{Cluster, person, sealed, spec, system};
 use crate::state::view::nodes::{Guests, Sharing};
 use crate::state::view::teams::{Flavor, Limit};
 
@@ -38,6 +41,18 @@ fn rich() -> Cluster {
     cluster.event("a", job, epoch, sealed("step-1", 1));
     cluster.event("a", job, epoch, crate::state::testing::exit(0, 1, 0, false));
     cluster.ended("b", job, epoch, EndKind::Signalled);
+    // Something is kept for a job, and that has left its marks on others.
+    cluster.gpu_node("c", 1);
+    let small = cluster.submitted("bob", 1, 1);
+    cluster.started(small, &["c"]);
+    let urgent = JobSpec {
+        class: Class::High,
+        ..spec(1, 1)
+    };
+    let urgent = cluster.submitted_spec("bob", &urgent);
+    let preempt = cluster.preempt(urgent, &["c"], Taken::Entitlement);
+    let applied = cluster.run(system(), Body::Preempt(preempt));
+    assert_eq!(applied.refusal(), None);
     cluster
 }
 
@@ -141,11 +156,21 @@ fn decisions() -> Decide {
     };
     let pause = |what, pool: &str, for_ms| {
         let (pool, reason) = (pool.to_owned(), reason());
-        DecisionEdit::Pause(SetPause { what, pool, for_ms, reason })
+        DecisionEdit::Pause(SetPause {
+            what,
+            pool,
+            for_ms,
+            reason,
+        })
     };
     let maintain = |target| {
         let (from_ms, for_ms, reason) = (1 << 40, 1 << 20, reason());
-        DecisionEdit::Maintenance(SetMaintenance { target, from_ms, for_ms, reason })
+        DecisionEdit::Maintenance(SetMaintenance {
+            target,
+            from_ms,
+            for_ms,
+            reason,
+        })
     };
     let owner = |team: &str| {
         DecisionEdit::Owner(SetOwner {
@@ -163,7 +188,10 @@ fn decisions() -> Decide {
         max_time_ms: Some(0),
         sharing: Some(Sharing::Team),
     };
-    let silent = SetPool { pool: "spot".into(), ..SetPool::default() };
+    let silent = SetPool {
+        pool: "spot".into(),
+        ..SetPool::default()
+    };
     let mut edits = vec![
         setting(SchedKey::Policy, None, &[1]),
         setting(SchedKey::LasThresholds, None, &[1 << 20, 1 << 21]),
@@ -257,7 +285,10 @@ fn all_that_is_said_of_teams_comes_back() {
 fn every_decision_comes_back() {
     let state = rich().state;
     for decision in state.decisions() {
-        assert_eq!(Decision::decode(&decision.encode()).as_ref(), Ok(decision.as_ref()));
+        assert_eq!(
+            Decision::decode(&decision.encode()).as_ref(),
+            Ok(decision.as_ref())
+        );
     }
     // Three settings, one countable, three pauses, two times of maintenance, an owner, a pool.
     assert_eq!(state.decisions().count(), 11);

@@ -8,6 +8,7 @@ use crate::state::records::{
     Admin, AllocationPhase, Automatic, EndKind, HoldReason, Isolation, JobState, Liveness, Power,
     SchedKey, TeamLimit, WhenExhausted,
 };
+use crate::state::rules::taking::Taken;
 use crate::state::view::nodes::{Guests, Sharing};
 
 /// A word that has a number on disk.
@@ -76,6 +77,9 @@ words!(TeamLimit, "limit of a team", TeamLimitKind:
     MaxPending = MaxPending, MaxRunning = MaxRunning, MaxTimeMs = MaxTimeMs, CheckpointBytes = CheckpointBytes,
     UserMaxPending = UserMaxPending, UserMaxRunning = UserMaxRunning);
 
+words!(Taken, "why devices are taken", Taken:
+    Entitlement = Entitlement, Overtime = Overtime, Guest = Guest, Slice = Slice, Surplus = Surplus);
+
 words!(WhenExhausted, "what an exhausted budget does", WhenExhausted: Hold = Hold, LowPriority = LowPriority, Stop = Stop);
 
 words!(SchedKey, "setting of the scheduler", SchedKey:
@@ -123,6 +127,7 @@ mod tests {
         check::<HoldReason>();
         check::<CheckpointAction>();
         check::<TeamLimit>();
+        check::<Taken>();
         check::<WhenExhausted>();
         check::<SchedKey>();
         check::<Automatic>();

@@ -29,16 +29,45 @@ pub(super) fn begin(
     units: &BTreeMap<Flavor, u64>,
     now_ms: UtcMs,
 ) -> Result<Vec<Charge>, String> {
+    let (charges, written) = begun(change.state(), job, units, now_ms)?;
+    for (flavor, books) in written {
+        store(change, books, &flavor);
+    }
+    Ok(charges)
+}
+
+/// Whether budgets would cover a start now. Commits nothing.
+///
+/// # Errors
+/// The budget that does not cover it, with its numbers.
+pub(super) fn would_cover(
+    state: &State,
+    job: &Job,
+    units: &BTreeMap<Flavor, u64>,
+    now_ms: UtcMs,
+) -> Result<(), String> {
+    begun(state, job, units, now_ms).map(drop)
+}
+
+/// What a start commits, with the books as they are after it.
+type Begun = (Vec<Charge>, Vec<(Flavor, Vec<Book>)>);
+
+fn begun(
+    state: &State,
+    job: &Job,
+    units: &BTreeMap<Flavor, u64>,
+    now_ms: UtcMs,
+) -> Result<Begun, String> {
     let mut charges = Vec::new();
     let mut written = Vec::new();
     for (flavor, units) in units.iter().filter(|(_, units)| **units > 0) {
-        let mut books = change.state().books(&job.team, flavor);
+        let mut books = state.books(&job.team, flavor);
         if books.is_empty() {
             continue;
         }
         let begun = job.epoch_counter > 0;
         let asks = if begun { Asks::ToGoOn } else { Asks::ToBegin };
-        let limit_ms = time_limit(change.state(), job);
+        let limit_ms = time_limit(state, job);
         let begun = budget::begin(&mut books, *units, now_ms, (limit_ms, asks));
         let (until_ms, at) = begun.map_err(|short| quota_text::exhausted(&short, flavor))?;
         charges.push(Charge {
@@ -51,10 +80,7 @@ pub(super) fn begin(
         });
         written.push((flavor.clone(), books));
     }
-    for (flavor, books) in written {
-        store(change, books, &flavor);
-    }
-    Ok(charges)
+    Ok((charges, written))
 }
 
 /// How long an attempt of a job may run, milliseconds.

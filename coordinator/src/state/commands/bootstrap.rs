@@ -57,6 +57,8 @@ impl Bootstrap {
             retention: self.retention,
             next_job: 1,
             now_ms: context.now_ms,
+            preemptions: 0,
+            preemptions_in_vain: 0,
         });
         change.put_team(Team::new(DEFAULT_TEAM));
         Ok(Reply::Done)

@@ -106,6 +106,7 @@ pub(super) fn end_job(
         )
     };
     let mut current = current.ok_or_else(missing)?;
+    current.hurry(change, end.kind);
     current.stop(change, end, None)?;
     kept::release(change, &mut current)?;
     current.store(change);

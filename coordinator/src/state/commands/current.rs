@@ -6,7 +6,7 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::units::UtcMs;
 
 use super::failures::Failures;
-use super::{LossProof, in_doubt, kept, waves};
+use super::{LossProof, holds, in_doubt, kept, waves};
 use crate::state::Effect;
 use crate::state::change::Change;
 use crate::state::records::{AllocationPhase, Attempt, End, EndKind, Job, JobState};
@@ -114,6 +114,23 @@ impl Current {
         Ok(())
     }
 
+    /// It is being ended so that others get its devices, and has time for that: nobody needs it any more.
+    pub fn hurry(&self, change: &mut Change, reason: EndKind) {
+        let end = self.attempt.end.as_ref();
+        if !self.attempt.stopping || end.is_none_or(|end| end.kind != EndKind::Preempted) {
+            return;
+        }
+        let open = self.attempt.allocations.iter();
+        for allocation in open.filter(|one| one.phase != AllocationPhase::Ended) {
+            change.effect(Effect::Stop {
+                node: allocation.node.clone(),
+                job: self.job.id,
+                epoch: self.attempt.epoch,
+                reason,
+            });
+        }
+    }
+
     /// One allocation holds nothing any more. The last one closes the attempt.
     pub fn end_allocation(
         &mut self,
@@ -145,6 +162,7 @@ impl Current {
             return Ok(());
         }
         self.close()?;
+        holds::ended(change, &mut self.job, &self.attempt, self.now_ms);
         if self.job.state.terminal() || self.job.state == JobState::Held {
             // Nobody will take over from it, and it shall not come back.
             let why = if self.job.state.terminal() {

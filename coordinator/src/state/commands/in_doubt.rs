@@ -9,6 +9,7 @@ use mlctl_proto::units::UtcMs;
 
 use super::current::Current;
 use super::failures::{self, Failures};
+use super::holds;
 use crate::state::change::Change;
 use crate::state::records::{AllocationPhase, Attempt, End, EndKind, Job, JobState};
 use crate::state::rules::Ended;
@@ -68,6 +69,7 @@ pub(super) fn close(change: &mut Change, job: &mut Job, now_ms: UtcMs, detail: &
         let ended = Ended::of(&attempt, end, now_ms);
         Failures::of(change.state(), job).count_lost(job, &ended);
         job.turn.ran_ms = job.turn.ran_ms.saturating_add(ended.time_ms());
+        holds::ended(change, job, &attempt, now_ms);
     }
     attempt.end = attempt.end.or(last);
     change.put_attempt(attempt);

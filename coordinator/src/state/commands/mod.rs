@@ -17,9 +17,12 @@ mod dirty_devices;
 mod drop_late;
 mod failures;
 mod hold_jobs;
+mod holds;
 mod in_doubt;
 mod kept;
 mod membership;
+mod preempt;
+mod preempt_order;
 mod register_node;
 mod release_jobs;
 pub(super) mod remembered;
@@ -33,6 +36,7 @@ mod submit_job;
 mod supersede_attempt;
 mod update_jobs;
 mod waves;
+mod withdraw;
 
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::units::UtcMs;
@@ -55,6 +59,7 @@ pub use declare_node_lost::{DeclareNodeLost, LossProof};
 pub use dirty_devices::DeviceNews;
 pub use drop_late::{DROP_LATE_MAX, DropLate};
 pub use hold_jobs::HoldJobs;
+pub use preempt::{Preempt, PreemptVictim};
 pub use register_node::RegisterNode;
 pub use release_jobs::ReleaseJobs;
 pub use renew_charges::{RENEW_CHARGES_MAX, RenewCharges};
@@ -65,6 +70,7 @@ pub use start_attempts::{Placement, StartAttempt, StartAttempts};
 pub use submit_job::SubmitJob;
 pub use supersede_attempt::SupersedeAttempt;
 pub use update_jobs::UpdateJobs;
+pub use withdraw::Withdraw;
 
 use super::change::Change;
 use super::records::{Actor, Reply};
@@ -137,6 +143,10 @@ pub enum Body {
     Decide(Decide),
     /// What attempts have committed at budgets is renewed.
     RenewCharges(RenewCharges),
+    /// Some end, and what they hold is kept for one that is more entitled.
+    Preempt(Preempt),
+    /// Nothing is kept for some jobs any more.
+    Withdraw(Withdraw),
 }
 
 impl Body {
@@ -239,8 +249,11 @@ pub(super) fn run(change: &mut Change, index: u64, command: &Command) -> Result<
         Body::ChangeTeams(body) => body.apply(change, &context),
         Body::Decide(body) => body.apply(change, &context),
         Body::RenewCharges(body) => body.apply(change, &context),
+        Body::Preempt(body) => body.apply(change, &context),
+        Body::Withdraw(body) => body.apply(change, &context),
     }?;
     dependencies::settle(change, now_ms)?;
+    holds::settle(change, now_ms);
     remembered::remember(change, command, now_ms, &reply);
     Ok(reply)
 }

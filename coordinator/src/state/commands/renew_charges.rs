@@ -21,7 +21,11 @@ impl RenewCharges {
         context.require_system()?;
         let most = usize::try_from(self.most)
             .map_or(RENEW_CHARGES_MAX, |most| most.min(RENEW_CHARGES_MAX));
-        let due: Vec<_> = change.state().charges_due(context.now_ms).take(most).collect();
+        let due: Vec<_> = change
+            .state()
+            .charges_due(context.now_ms)
+            .take(most)
+            .collect();
         for key in due {
             accounts::renew(change, key, context.now_ms)?;
         }

@@ -14,7 +14,7 @@ use super::submit_job::{admit, next_id};
 use super::{Context, failures};
 use crate::state::change::{Change, ended_long_ago};
 use crate::state::codec::CodecError;
-use crate::state::records::{Array, Job, JobState, Lineage, Reply, Retries, Spec, Turn};
+use crate::state::records::{Array, Job, JobState, Lineage, Marks, Reply, Retries, Spec, Turn};
 use crate::state::rules::Request;
 use crate::state::transition::advance;
 
@@ -126,6 +126,7 @@ fn submit_again(change: &mut Change, over: &Job, context: &Context) -> Result<Jo
         retries: Retries::default(),
         lineage: Some(lineage(over)),
         turn: turn(over, context.now_ms),
+        marks: Marks::default(),
         array: array.as_ref().map(Array::new).map(Arc::new),
     });
     change.queued();

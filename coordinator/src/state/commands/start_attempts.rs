@@ -8,17 +8,19 @@ use mlctl_proto::ids::{Epoch, JobId, clip};
 use mlctl_proto::units::UtcMs;
 
 use super::start_quota::Quota;
-use super::{Context, accounts, checkpoints, waves};
+use super::{Context, accounts, checkpoints, holds, waves};
 use crate::state::change::Change;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, Charge, Checkpoint, Job, JobState, Node, Reply, Wave,
 };
 use crate::state::rules::access::{self, KeptOut};
+use crate::state::rules::room::Seeker;
 use crate::state::rules::{
     NotYet, Request, Resume, excluded, fits_kind, is_shared, not_yet, resume, resumes_another,
 };
 use crate::state::transition::advance;
 use crate::state::view::ask::Ask;
+use crate::state::view::jobs::Footing;
 use crate::state::{Effect, State};
 
 /// A plan.
@@ -41,6 +43,8 @@ pub struct StartAttempt {
     pub resume_from: String,
     /// Of an array job: what runs there.
     pub wave: Option<Wave>,
+    /// How it comes to run.
+    pub footing: Footing,
 }
 
 /// One node's part.
@@ -113,7 +117,7 @@ impl StartAttempt {
         let units = units.map_err(Refused::Quota)?;
         let charges = accounts::begin(change, &job, &units, context.now_ms);
         let charges = charges.map_err(Refused::Quota)?;
-        quota.started(&job, &units);
+        quota.started(change.state(), &job, &units, self);
         Ok((job, charges))
     }
 
@@ -129,6 +133,7 @@ impl StartAttempt {
         if !job.fills() {
             advance(&mut job, JobState::Starting)?;
         }
+        let took = holds::take(change, &mut job, &self.placements);
         let wave = waves::assign(&mut job, self);
         job.epoch_counter = self.epoch.counter;
         job.recalled_counter = 0;
@@ -158,6 +163,8 @@ impl StartAttempt {
                 .filter(|_| !self.resume_from.is_empty()),
             resume_sealed_ms,
             charges,
+            footing: self.footing,
+            took,
         };
         for placement in &self.placements {
             change.effect(Effect::Start {
@@ -186,6 +193,9 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     if job.state == JobState::Pending {
         check_turn(job, state.now_ms())?;
     }
+    if start.footing != Footing::Regular && job.marks.guest_taken {
+        return Err("it was a guest before, and was taken for that".into());
+    }
     if job.array.is_some() {
         waves::check(state, job, start)?;
         return Ok(Job::clone(job));
@@ -201,22 +211,23 @@ fn check(state: &State, start: &StartAttempt) -> Result<Job, String> {
     }
     let request = state.request(job).ok_or("its spec is gone")?;
     let facts = state.spec_facts(job).ok_or("its spec is gone")?;
-    check_gang(state, request, &facts.ask, start)?;
-    check_excluded(state, job, request, start)?;
+    let seeker = Seeker::of(job.id);
+    check_gang(state, (request, &facts.ask), &start.placements, &seeker)?;
+    check_excluded(state, job, request, &start.placements)?;
     check_resume(state, job, start).map(drop)?;
     Ok(Job::clone(job))
 }
 
 /// What an admin's decisions say of one start.
-fn kept_out(
-    state: &State,
-    job: &Job,
-    start: &StartAttempt,
-    now_ms: UtcMs,
-) -> Result<(), KeptOut> {
-    let nodes = start.placements.iter().filter_map(|one| state.node(&one.node));
+fn kept_out(state: &State, job: &Job, start: &StartAttempt, now_ms: UtcMs) -> Result<(), KeptOut> {
+    let nodes = start
+        .placements
+        .iter()
+        .filter_map(|one| state.node(&one.node));
     let mut kept = nodes.filter_map(|node| access::kept_out(state, job, node, now_ms));
-    let no = kept.next().or_else(|| access::short_of_licenses(state, job));
+    let no = kept
+        .next()
+        .or_else(|| access::short_of_licenses(state, job));
     no.map_or(Ok(()), Err)
 }
 
@@ -228,22 +239,23 @@ fn check_turn(job: &Job, now_ms: UtcMs) -> Result<(), String> {
     }
 }
 
-fn check_gang(
+/// Whether a gang takes these places.
+pub(super) fn check_gang(
     state: &State,
-    request: &Request,
-    ask: &Arc<Ask>,
-    start: &StartAttempt,
+    (request, ask): (&Request, &Arc<Ask>),
+    placements: &[Placement],
+    seeker: &Seeker,
 ) -> Result<(), String> {
-    if u32::try_from(start.placements.len()) != Ok(request.nodes) {
+    if u32::try_from(placements.len()) != Ok(request.nodes) {
         return Err(format!(
             "it needs {} nodes, the plan has {}",
             request.nodes,
-            start.placements.len()
+            placements.len()
         ));
     }
     let mut names = BTreeSet::new();
     let mut domains = BTreeSet::new();
-    for placement in &start.placements {
+    for placement in placements {
         if !names.insert(&placement.node) {
             return Err(format!(
                 "node {} is in the gang twice",
@@ -253,8 +265,8 @@ fn check_gang(
         let node = state
             .node(&placement.node)
             .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
-        let model = check_placement(state, request, placement, node)?;
-        state.check_room(ask, node)?;
+        let model = check_placement(state, request, placement, (node, seeker))?;
+        state.check_room(ask, node, seeker)?;
         domains.insert((&node.facts.pool, model));
     }
     if domains.len() > 1 {
@@ -268,7 +280,7 @@ pub(super) fn check_placement<'a>(
     state: &State,
     request: &Request,
     placement: &Placement,
-    node: &'a Node,
+    (node, seeker): (&'a Node, &Seeker),
 ) -> Result<Option<&'a str>, String> {
     let name = &node.facts.name;
     if !node.schedulable() {
@@ -299,9 +311,16 @@ pub(super) fn check_placement<'a>(
         if !taken.insert(uuid) {
             return Err(format!("device {} is in the plan twice", clip(uuid)));
         }
-        if let Some((job, _)) = state.device_holder(name, uuid) {
+        let holder = state.device_holder(name, uuid);
+        if let Some((job, _)) = holder.filter(|holder| !seeker.leaves(state, *holder)) {
             return Err(format!(
                 "device {} of {name} is held by job {job}",
+                clip(uuid)
+            ));
+        }
+        if let Some(job) = state.held_for(name, uuid).filter(|job| *job != seeker.job) {
+            return Err(format!(
+                "device {} of {name} is kept for job {job}, for which others ended",
                 clip(uuid)
             ));
         }
@@ -323,14 +342,14 @@ pub(super) fn check_placement<'a>(
     Ok(models.pop_first())
 }
 
-fn check_excluded(
+pub(super) fn check_excluded(
     state: &State,
     job: &Job,
     request: &Request,
-    start: &StartAttempt,
+    placements: &[Placement],
 ) -> Result<(), String> {
     let out = excluded(state, job, request);
-    let mut placed = start.placements.iter();
+    let mut placed = placements.iter();
     match placed.find(|placement| out.contains(&placement.node.as_str())) {
         None => Ok(()),
         Some(placement) => Err(format!("node {} failed it before", clip(&placement.node))),

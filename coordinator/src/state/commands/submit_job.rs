@@ -11,7 +11,7 @@ use mlctl_proto::units::UtcMs;
 use super::membership::{self, Submitter};
 use super::{Context, bounded, dependencies, hold_jobs};
 use crate::state::change::Change;
-use crate::state::records::{Array, Job, JobState, Reply, Retries, Spec, Turn};
+use crate::state::records::{Array, Job, JobState, Marks, Reply, Retries, Spec, Turn};
 use crate::state::rules::{Request, never_fits};
 
 /// What a user submits.
@@ -120,6 +120,7 @@ impl SubmitJob {
             retries: Retries::default(),
             lineage: None,
             turn: Turn::of(spec),
+            marks: Marks::default(),
         }
     }
 }

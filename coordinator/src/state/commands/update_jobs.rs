@@ -7,8 +7,8 @@ use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::spec::{Edit, JobSpec, Moment};
 use mlctl_proto::units::UtcMs;
 
-use super::{Context, membership};
 use super::selection::Selection;
+use super::{Context, membership};
 use crate::state::change::Change;
 use crate::state::codec::CodecError;
 use crate::state::records::{Job, JobState, Reply, Spec};

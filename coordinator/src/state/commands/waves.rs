@@ -10,12 +10,12 @@ use mlctl_proto::units::UtcMs;
 
 use super::agent_events::{Happening, Report, TasksEnded};
 use super::start_attempts::{StartAttempt, check_placement};
-use super::{Context, LossProof, failures, kept};
+use super::{Context, LossProof, failures, holds, kept};
 use crate::state::change::Change;
 use crate::state::records::{
     AllocationPhase, Array, Attempt, End, EndKind, Job, JobState, Liveness, Node, TaskGroup, Wave,
 };
-use crate::state::rules::room::tasks_together;
+use crate::state::rules::room::{Seeker, tasks_together};
 use crate::state::rules::{all_of, ready_tasks};
 use crate::state::transition::advance;
 use crate::state::{Effect, State};
@@ -68,10 +68,11 @@ pub(super) fn check(state: &State, job: &Job, start: &StartAttempt) -> Result<()
         .node(&placement.node)
         .ok_or_else(|| format!("there is no node {}", clip(&placement.node)))?;
     let request = state.request(job).ok_or("its spec is gone")?;
-    check_placement(state, &all_of(request, slots), placement, node)?;
+    let seeker = Seeker::of(job.id);
+    check_placement(state, &all_of(request, slots), placement, (node, &seeker))?;
     let facts = state.spec_facts(job).ok_or("its spec is gone")?;
     let together = Arc::new(tasks_together(&facts.ask, slots));
-    state.check_room(&together, node)
+    state.check_room(&together, node, &seeker)
 }
 
 /// The tasks of a committed start are not pending any more; gives the wave for the attempt's record.
@@ -228,6 +229,21 @@ fn stop_all(
     Ok(true)
 }
 
+/// Others get the devices of one wave: it is told to end, and what of it has not ended waits again. Other waves go on.
+pub(super) fn preempt(change: &mut Change, mut attempt: Attempt, end: End) {
+    attempt.stopping = true;
+    attempt.end.get_or_insert_with(|| end.clone());
+    for allocation in &attempt.allocations {
+        change.effect(Effect::Stop {
+            node: allocation.node.clone(),
+            job: attempt.job,
+            epoch: attempt.epoch,
+            reason: end.kind,
+        });
+    }
+    change.put_attempt(attempt);
+}
+
 /// All tasks that ran exited 0, and others never ran: those of another array that they waited for had failed.
 fn never_run(array: &Array) -> End {
     End {
@@ -347,11 +363,16 @@ impl Current {
         let left = self.attempt.wave.as_ref();
         let left = left.map_or_else(Ranges::new, |wave| wave.left.clone());
         let (stopping, node) = (self.job.state == JobState::Stopping, self.node());
+        let taken = self.attempt.stopping
+            && (self.attempt.end.as_ref()).is_some_and(|end| end.kind == EndKind::Preempted);
         let array = self.array()?;
         // What cannot be launched at all is not tried with every task. Where tasks have run before, it is that node's trouble.
-        let hopeless = end.kind == EndKind::LaunchFailed && array.ended.is_empty();
+        let hopeless = end.kind == EndKind::LaunchFailed && array.ended.is_empty() && !taken;
         if stopping || hopeless {
             array.cancelled = array.cancelled.union(&left);
+        } else if taken {
+            // Nothing was lost under these tasks: it does not count.
+            array.pending = array.pending.union(&left);
         } else {
             array.give_back(&left, lost_by(&end), &node);
         }
@@ -362,6 +383,7 @@ impl Current {
             stop_all(change, &mut self.job, &end, Some(epoch))?;
         }
         self.settle(change.state())?;
+        holds::ended(change, &mut self.job, &self.attempt, self.now_ms);
         self.store(change);
         Ok(())
     }

@@ -123,6 +123,7 @@ pub(super) fn check_step(before: &State, after: &State, found: &mut Vec<Violatio
         return;
     }
     let (was, is) = (before.ledger(), after.ledger());
+    let (promised, promises) = (before.promised_ledger(), after.promised_ledger());
     for team in after.teams() {
         for flavor in after.flavors().iter() {
             let most = is.quota(&team.name, flavor).and_then(|quota| {
@@ -136,6 +137,19 @@ pub(super) fn check_step(before: &State, after: &State, found: &mut Vec<Violatio
                     Limit::Unlimited => None,
                 }
             });
+            let load = promises.load(&team.name, flavor);
+            let old = promised.load(&team.name, flavor);
+            require(
+                found,
+                most.is_none_or(|most| load <= most.max(old)),
+                "I10: nothing beyond a quota is kept for anybody",
+                || {
+                    format!(
+                        "{}: {load} units of {flavor:?}, at most {most:?}",
+                        team.name
+                    )
+                },
+            );
             let (load, old) = (is.load(&team.name, flavor), was.load(&team.name, flavor));
             require(
                 found,

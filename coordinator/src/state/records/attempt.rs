@@ -4,6 +4,7 @@ use mlctl_proto::units::{Oom, UtcMs};
 
 use super::{Charge, Wave};
 use crate::state::rules::budget::renew_at;
+use crate::state::view::jobs::Footing;
 
 /// How an attempt, or one node's part of it, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,6 +217,10 @@ pub struct Attempt {
     pub resume_sealed_ms: UtcMs,
     /// What budgets cover of what it holds, by flavor; of flavors without a budget there is nothing to say.
     pub charges: Vec<Charge>,
+    /// How it came to run.
+    pub footing: Footing,
+    /// Others were ended for it.
+    pub took: bool,
 }
 
 impl Attempt {

@@ -5,7 +5,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::OnDisconnect;
 use mlctl_proto::units::UtcMs;
 
-use super::{Array, Checkpoint, End, Lineage, Retries, Turn};
+use super::{Array, Checkpoint, End, Lineage, Marks, Retries, Turn};
 
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +141,8 @@ pub struct Job {
     pub lineage: Option<Lineage>,
     /// When its turn comes.
     pub turn: Turn,
+    /// What running, and taking devices or losing them, has left on it.
+    pub marks: Marks,
 }
 
 impl Job {

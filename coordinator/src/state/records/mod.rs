@@ -4,12 +4,13 @@ mod attempt;
 mod checkpoint;
 mod decision;
 mod history;
+mod hold;
 mod job;
 mod node;
 mod retry;
 mod settings;
-mod turn;
 mod team;
+mod turn;
 
 pub use array::{Array, TaskFailure, TaskGroup, Wave};
 pub use attempt::{Allocation, AllocationPhase, Attempt, End, EndKind, RankExit};
@@ -19,6 +20,7 @@ pub use decision::{
     Target, guests_word, length_text, moment_text, sharing_word,
 };
 pub use history::{Archived, ClosedSegment, FRAME_BYTES, HistoryBatch, Retention, Segment};
+pub use hold::{DeviceHold, HeldSeat, HoldVictim, Marks};
 pub use job::{Job, JobState, Spec};
 pub use node::{
     Addresses, Admin, Device, DirtyDevice, Health, Isolation, Liveness, Node, NodeFacts, Power,

@@ -68,6 +68,10 @@ pub struct Settings {
     pub next_job: u64,
     /// State time: the highest time any command brought.
     pub now_ms: UtcMs,
+    /// How often others were ended for a job.
+    pub preemptions: u64,
+    /// How often of these it came to nothing: the job did not start there, or was over at once.
+    pub preemptions_in_vain: u64,
 }
 
 /// On whose behalf a command is.

@@ -56,6 +56,17 @@ impl From<spec::Class> for Class {
     }
 }
 
+impl From<Class> for spec::Class {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Low => Self::Low,
+            Class::Normal => Self::Normal,
+            Class::High => Self::High,
+            Class::Critical => Self::Critical,
+        }
+    }
+}
+
 fn width(spec: &JobSpec) -> Width {
     let sizes = spec.elastic.as_ref().map(Elastic::sizes);
     match sizes.filter(|sizes| sizes.len() > 1) {
@@ -105,7 +116,11 @@ fn amounts(spec: &JobSpec) -> Option<Amounts> {
         return None;
     }
     // What asks for neither shares the processors with its like.
-    let sharing = if no_gpus && spec.cpus.is_none() { ranks } else { 0 };
+    let sharing = if no_gpus && spec.cpus.is_none() {
+        ranks
+    } else {
+        0
+    };
     let cpus = u64::from(spec.cpus.unwrap_or(0)).saturating_mul(u64::from(ranks));
     Some(Amounts {
         cpu_milli: cpus.saturating_mul(MILLI),
@@ -131,7 +146,10 @@ mod tests {
             nodes: Width::Exactly(1),
             gpus: Gpus::None,
             ranks: 1,
-            amounts: Some(Amounts { ranks: 1, ..Amounts::NONE }),
+            amounts: Some(Amounts {
+                ranks: 1,
+                ..Amounts::NONE
+            }),
             kinds: Vec::new(),
             pools: Vec::new(),
             mix: false,

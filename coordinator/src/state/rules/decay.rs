@@ -195,9 +195,15 @@ mod tests {
             let error = super::left(moved, now, length).abs_diff(before);
             assert!(error <= 2, "{length}: off by {error}");
             let half = super::left(moved, now + length, length);
-            assert!(half.abs_diff(before / 2) <= 2, "{length}: {half} of {before}");
+            assert!(
+                half.abs_diff(before / 2) <= 2,
+                "{length}: {half} of {before}"
+            );
         }
-        let most = Decayed { value: u128::MAX, half_life: 3 };
+        let most = Decayed {
+            value: u128::MAX,
+            half_life: 3,
+        };
         let moved = rebased(most, 3 * HALF_LIFE_MS + 5, HALF_LIFE_MS, 3_600_000);
         assert!(super::left(moved, 3 * HALF_LIFE_MS + 5, 3_600_000) > u128::MAX / 4);
     }

@@ -65,7 +65,10 @@ impl Ledger {
             .collect();
         flavors.sort_unstable();
         flavors.dedup();
-        ledger.columns = flavors.iter().map(|one| ledger.column(&teams, one)).collect();
+        ledger.columns = flavors
+            .iter()
+            .map(|one| ledger.column(&teams, one))
+            .collect();
         ledger.flavors = flavors;
         for team in teams {
             for (flavor, units) in &team.own {
@@ -89,8 +92,10 @@ impl Ledger {
 
     fn column(&self, teams: &[&TeamView], flavor: &Flavor) -> Column {
         let mut governed = vec![false; teams.len()];
-        let mut quotas: Vec<Option<Quota>> =
-            teams.iter().map(|team| team.quotas.get(flavor).copied()).collect();
+        let mut quotas: Vec<Option<Quota>> = teams
+            .iter()
+            .map(|team| team.quotas.get(flavor).copied())
+            .collect();
         for place in 0..teams.len() {
             let root = self.root(place);
             governed[root] |= quotas[place].is_some();
@@ -110,7 +115,10 @@ impl Ledger {
                 below[parent] = Some(below[parent].unwrap_or(0).saturating_add(own));
             }
         }
-        let quotas: Vec<Quota> = quotas.into_iter().map(|one| one.unwrap_or(NOTHING)).collect();
+        let quotas: Vec<Quota> = quotas
+            .into_iter()
+            .map(|one| one.unwrap_or(NOTHING))
+            .collect();
         // What is kept from lending is claimed from the start.
         let mut column = Column {
             governed,
@@ -178,7 +186,10 @@ impl Ledger {
     /// What it and those below hold and claim, units.
     pub fn load_at(&self, team: usize, column: usize) -> u64 {
         let column = self.columns.get(column);
-        column.and_then(|one| one.loads.get(team)).copied().unwrap_or(0)
+        column
+            .and_then(|one| one.loads.get(team))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// What a team and those below hold and claim of a flavor, units.

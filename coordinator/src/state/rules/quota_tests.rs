@@ -2,11 +2,18 @@
 use super::*;
 
 fn flavor() -> Flavor {
-    Flavor { kind: "h100".into(), pool: None }
+    Flavor {
+        kind: "h100".into(),
+        pool: None,
+    }
 }
 
 fn team(name: &str, quota: Option<(u64, Limit, Limit)>, own: u64) -> TeamView {
-    let quota = quota.map(|(nominal, borrow, lend)| Quota { nominal, borrow, lend });
+    let quota = quota.map(|(nominal, borrow, lend)| Quota {
+        nominal,
+        borrow,
+        lend,
+    });
     TeamView {
         name: name.into(),
         weight: 1,
@@ -36,8 +43,13 @@ fn an_idle_siblings_share_is_borrowed_up_to_the_limit() {
     assert!(ledger.legal("acme/vision", &flavor(), 16).is_ok());
     assert!(ledger.inside_nominal("acme/vision", &flavor(), 8));
     assert!(!ledger.inside_nominal("acme/vision", &flavor(), 9));
-    let short = ledger.legal("acme/vision", &flavor(), 17).expect_err("over");
-    assert_eq!((&*short.team, short.load, short.adds), ("acme/vision", 40, 17));
+    let short = ledger
+        .legal("acme/vision", &flavor(), 17)
+        .expect_err("over");
+    assert_eq!(
+        (&*short.team, short.load, short.adds),
+        ("acme/vision", 40, 17)
+    );
 }
 
 #[test]
@@ -48,9 +60,15 @@ fn what_is_not_lent_is_nobodys() {
         team("acme/vision", Some((48, ALL, ALL)), 48),
     ];
     let mut ledger = Ledger::new(teams.iter());
-    assert_eq!(ledger.load("acme", &flavor()), 60, "nlp claims the 12 that it does not lend");
+    assert_eq!(
+        ledger.load("acme", &flavor()),
+        60,
+        "nlp claims the 12 that it does not lend"
+    );
     assert!(ledger.legal("acme/vision", &flavor(), 4).is_ok());
-    let short = ledger.legal("acme/vision", &flavor(), 5).expect_err("nlp's");
+    let short = ledger
+        .legal("acme/vision", &flavor(), 5)
+        .expect_err("nlp's");
     assert_eq!((&*short.team, short.borrow), ("acme", units(0)));
     // Its own use of what it kept costs the parent nothing more.
     assert!(ledger.legal("acme/nlp", &flavor(), 16).is_ok());
@@ -75,7 +93,13 @@ fn what_no_quota_names_is_free_and_a_parent_without_a_word_passes_on() {
     assert!(ledger.legal("free", &flavor(), 1 << 40).is_ok());
     assert!(ledger.legal("org/a", &flavor(), 16).is_ok());
     assert!(ledger.legal("org/a", &flavor(), 17).is_err());
-    assert!(ledger.legal("org/c", &flavor(), 1).is_err(), "it has nothing, and may borrow nothing");
-    let other = Flavor { kind: "a100".into(), pool: None };
+    assert!(
+        ledger.legal("org/c", &flavor(), 1).is_err(),
+        "it has nothing, and may borrow nothing"
+    );
+    let other = Flavor {
+        kind: "a100".into(),
+        pool: None,
+    };
     assert!(ledger.legal("org/c", &other, 1).is_ok());
 }

@@ -1,6 +1,8 @@
 //! What a node has beside GPUs, what attempts hold of it, and what one more would take: one predicate for plan and apply. Does NOT look at devices, nor choose.
 use std::sync::Arc;
 
+use mlctl_proto::ids::{Epoch, JobId};
+
 use super::CPU_RANKS_PER_CPU;
 use crate::state::State;
 use crate::state::records::{AllocationPhase, Attempt, Device, Node, NodeFacts};
@@ -51,7 +53,10 @@ pub fn takes(ask: &Ask, facts: &NodeFacts) -> Amounts {
     if let Some(said) = ask.amounts {
         return said;
     }
-    let (all, wanted) = (u128::from(units(facts).max(1)), u128::from(ask.gpus.units()));
+    let (all, wanted) = (
+        u128::from(units(facts).max(1)),
+        u128::from(ask.gpus.units()),
+    );
     let part = |has: u64| {
         let each = u128::from(has).saturating_mul(u128::from(GPU)) / all;
         let part = each.saturating_mul(wanted) / u128::from(GPU);
@@ -99,6 +104,37 @@ pub fn tasks_together(ask: &Ask, slots: u32) -> Ask {
     }
 }
 
+/// Who seeks room: what is kept for it is its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Seeker<'a> {
+    /// The job.
+    pub job: JobId,
+    /// What these attempts hold is free by the time it starts.
+    pub leaving: &'a [(JobId, Epoch)],
+    /// So is what those hold that are being ended anyway.
+    pub later: bool,
+}
+
+impl Seeker<'_> {
+    /// One that starts now: nobody leaves before.
+    pub fn of(job: JobId) -> Self {
+        Self {
+            job,
+            leaving: &[],
+            later: false,
+        }
+    }
+
+    /// Whether somebody who holds something is gone by then.
+    pub fn leaves(&self, state: &State, (job, epoch): (JobId, Epoch)) -> bool {
+        let ends = || {
+            let attempt = state.attempt(job, epoch);
+            attempt.is_some_and(|attempt| attempt.stopping && !attempt.in_doubt)
+        };
+        self.leaving.contains(&(job, epoch)) || self.later && ends()
+    }
+}
+
 impl State {
     /// The most ranks that share processors which every node takes.
     pub fn smallest_for_ranks(&self) -> u64 {
@@ -118,8 +154,13 @@ impl State {
 
     /// What attempts hold of a node beside GPUs.
     pub fn held_on(&self, node: &Node) -> Amounts {
+        self.held_by(node, |_| true)
+    }
+
+    fn held_by(&self, node: &Node, counts: impl Fn((JobId, Epoch)) -> bool) -> Amounts {
         let name = node.facts.name.as_str();
         let open = self.open_allocations_on(name).into_iter();
+        let open = open.filter(|holder| counts(*holder));
         let attempts = open.filter_map(|(job, epoch)| self.attempt(job, epoch));
         let here = |attempt: &&Arc<Attempt>| {
             let mut own = attempt.allocations.iter();
@@ -129,18 +170,43 @@ impl State {
         asks.fold(Amounts::NONE, |sum, ask| sum.plus(takes(&ask, &node.facts)))
     }
 
+    /// What is kept on a node beside GPUs for jobs, but for one.
+    fn kept_on(&self, node: &Node, except: JobId) -> Amounts {
+        let here = self.holds();
+        let here = here.filter(|hold| hold.job != except && hold.is_on(&node.facts.name));
+        let asks = here.filter_map(|hold| Some(&self.spec_facts(self.job(hold.job)?)?.ask));
+        let smallest = self.smallest_for_ranks();
+        let takes = asks.map(|ask| takes(&counted(ask, smallest), &node.facts));
+        takes.fold(Amounts::NONE, Amounts::plus)
+    }
+
+    /// Ranks on a node that share processors, but for those of attempts that leave.
+    fn ranks_beside(&self, node: &str, seeker: &Seeker) -> u64 {
+        let all = u64::from(self.cpu_ranks_on(node));
+        if seeker.leaving.is_empty() && !seeker.later {
+            return all;
+        }
+        let here = self.open_allocations_on(node).into_iter();
+        let leaving = here.filter(|holder| seeker.leaves(self, *holder));
+        let leaving = leaving.filter_map(|(job, epoch)| self.attempt(job, epoch));
+        let ranks = leaving.map(|attempt| u64::from(self.cpu_ranks_per_node(attempt)));
+        all.saturating_sub(ranks.fold(0, u64::saturating_add))
+    }
+
     /// Whether a node has room for one more beside GPUs; else what is short, in words.
-    pub fn check_room(&self, ask: &Arc<Ask>, node: &Node) -> Result<(), String> {
+    pub fn check_room(&self, ask: &Arc<Ask>, node: &Node, seeker: &Seeker) -> Result<(), String> {
         let wants = takes(&counted(ask, self.smallest_for_ranks()), &node.facts);
         let (name, all) = (&node.facts.name, room(&node.facts));
-        let ranks = u64::from(self.cpu_ranks_on(name));
+        let kept = self.kept_on(node, seeker.job);
+        let ranks = self.ranks_beside(name, seeker).saturating_add(kept.ranks);
         if wants.ranks > all.ranks.saturating_sub(ranks) {
             return Err(format!("node {name} runs {ranks} ranks already"));
         }
         if (wants.cpu_milli, wants.memory) == (0, 0) {
             return Ok(());
         }
-        let free = all.minus(self.held_on(node));
+        let held = self.held_by(node, |holder| !seeker.leaves(self, holder));
+        let free = all.minus(held).minus(kept);
         let short = |what: &str| Err(format!("node {name} has too little {what} left"));
         if wants.cpu_milli > free.cpu_milli {
             return short("processor time");
@@ -179,7 +245,8 @@ mod tests {
         let node = cluster.state.node("a").expect("there").clone();
         let fits = |cluster: &Cluster, ranks: u32| {
             let spec = parse_toml(&format!("command = ['a']\nranks = {ranks}")).expect("good");
-            cluster.state.check_room(&Arc::new(Ask::of(&spec)), &node).is_ok()
+            let (ask, seeker) = (Arc::new(Ask::of(&spec)), Seeker::of(JobId::new(1, 99)));
+            cluster.state.check_room(&ask, &node, &seeker).is_ok()
         };
         assert!(fits(&cluster, 1_000));
         let job = cluster.submitted("ann", 1, 0);

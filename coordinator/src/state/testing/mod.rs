@@ -9,14 +9,17 @@ use mlctl_proto::spec::{ArraySpec, JobSpec, Ranges};
 use super::codec::{decode_command, encode_command};
 use super::commands::{
     AgentEvent, AgentEvents, Bootstrap, CopyNews, DeclareNodeLost, DeviceNews, Happening,
-    IdempotencyKey, LossProof, News, Placement, RegisterNode, SealedPart, SetNodeLiveness,
-    StartAttempt, StartAttempts, SubmitJob, TasksEnded,
+    IdempotencyKey, LossProof, News, Placement, Preempt, PreemptVictim, RegisterNode, SealedPart,
+    SetNodeLiveness, StartAttempt, StartAttempts, SubmitJob, TasksEnded,
 };
 use super::invariants::{check, check_step};
 use super::records::{
     Actor, Admin, Device, End, EndKind, Health, Job, Liveness, Node, NodeFacts, Power, RankExit,
     Reply, Retention, TaskGroup, Timers, Wave,
 };
+use super::rules::entitlement::Entitlement;
+use super::rules::taking::Taken;
+use super::view::jobs::{Class, Footing};
 use super::{Applied, Body, Command, State};
 
 pub(crate) fn person(name: &str, admin: bool) -> Actor {
@@ -288,6 +291,7 @@ impl Cluster {
                 .map(|one| one.name.clone())
                 .unwrap_or_default(),
             wave: None,
+            footing: Footing::Regular,
         }
     }
 
@@ -305,6 +309,64 @@ impl Cluster {
         }
         start.wave = Some(Wave::new(slots, tasks));
         start
+    }
+
+    /// A preemption for `job` on the first devices of these nodes that are free or held by others: these end, and the plan says that they may.
+    pub fn preempt(&self, job: JobId, nodes: &[&str], why: Taken) -> Preempt {
+        let record = self.job(job);
+        let gpus = self
+            .state
+            .request(&record)
+            .map_or(0, |one| one.gpus as usize);
+        let mut victims: Vec<(JobId, Epoch)> = Vec::new();
+        let mut seats = Vec::new();
+        for name in nodes {
+            let node = self.state.node(name).expect("the node is there");
+            let kept = |uuid: &str| self.state.held_for(name, uuid).is_some();
+            let devices = node.facts.devices.iter().map(|device| device.uuid.clone());
+            let devices: Vec<String> = devices.filter(|uuid| !kept(uuid)).take(gpus).collect();
+            let mut holders: Vec<(JobId, Epoch)> = (devices.iter())
+                .filter_map(|uuid| self.state.device_holder(name, uuid))
+                .collect();
+            if gpus == 0 {
+                holders = self.state.open_allocations_on(name);
+            }
+            victims.extend(holders.into_iter().filter(|(holder, _)| *holder != job));
+            seats.push(Placement {
+                node: (*name).into(),
+                boot_id: node.facts.boot_id.clone(),
+                devices,
+            });
+        }
+        victims.sort_unstable();
+        victims.dedup();
+        let entitled = |cover, class| Entitlement { cover, class };
+        let victim = |(job, epoch): (JobId, Epoch)| PreemptVictim {
+            job,
+            epoch,
+            entitlement: entitled(0, Class::Low),
+            why,
+        };
+        Preempt {
+            job,
+            entitlement: entitled(9, Class::Critical),
+            victims: victims.into_iter().map(victim).collect(),
+            seats,
+        }
+    }
+
+    /// The start of a job on what is kept for it.
+    pub fn start_kept(&self, job: JobId) -> Option<StartAttempt> {
+        let hold = self.state.hold_of(job)?.clone();
+        let nodes: Vec<&str> = hold.seats.iter().map(|seat| seat.node.as_str()).collect();
+        let mut start = self.start(job, &nodes);
+        for (placement, seat) in start.placements.iter_mut().zip(&hold.seats) {
+            placement.devices.clone_from(&seat.devices);
+        }
+        if let Some(array) = &self.job(job).array {
+            start.wave = Some(Wave::new(1, array.pending.clone().take_lowest(1)));
+        }
+        Some(start)
     }
 
     pub fn propose(&mut self, starts: Vec<StartAttempt>) -> Applied {

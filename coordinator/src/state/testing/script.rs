@@ -1,6 +1,6 @@
 //! Random histories for property tests: numbers in, commands out. Most make sense, many are stale, late, foreign or repeated.
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::{After, AfterKind, ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
+use mlctl_proto::spec::{After, AfterKind, ArraySpec, Cause, Class, JobSpec, Ranges, RetrySpec};
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 
@@ -10,11 +10,12 @@ use crate::state::commands::{
     ArchiveJobs, CancelJobs, ChangeCheckpoints, ChangeSettings, CheckpointAction, Decide,
     DecisionEdit, DeclareNodeLost, DeviceNews, DropLate, Happening, HoldJobs, LossProof,
     NamedCheckpoint, ReleaseJobs, RetryJobs, Selection, SetMaintenance, SetNodeLiveness, SetOwner,
-    SetPause, SetPool, SetSched, SupersedeAttempt, TasksEnded, UpdateJobs,
+    SetPause, SetPool, SetSched, SupersedeAttempt, TasksEnded, UpdateJobs, Withdraw,
 };
 use crate::state::records::{
-    Attempt, Automatic, DirtyDevice, EndKind, Liveness, SchedKey, TaskGroup, Target,
+    Attempt, Automatic, DirtyDevice, EndKind, Liveness, SchedKey, Target, TaskGroup,
 };
+use crate::state::rules::taking::Taken;
 use crate::state::view::nodes::Guests;
 
 /// One step of a history.
@@ -49,7 +50,7 @@ impl Step {
     fn play(self, cluster: &mut Cluster) {
         let [kind, a, b, c] = self.0;
         let name = NODES[usize::from(b) % 4];
-        match kind % 20 {
+        match kind % 23 {
             0 => register(cluster, name, a),
             1..=3 => {
                 let user = ["ann", "bob"][usize::from(a) % 2];
@@ -74,6 +75,8 @@ impl Step {
             }
             19 => checkpoints(cluster, a, b, c),
             8..=11 => event(cluster, a, b, c),
+            20 | 21 => preempt(cluster, a, b, c),
+            22 => recall(cluster, a, b, c),
             12 => {
                 let jobs = vec![JobId::new(1, 1 + u64::from(a) % 8)];
                 cluster.run(
@@ -187,6 +190,8 @@ fn tasks(attempt: &Attempt, a: u8, b: u8, c: u8) -> Happening {
 /// A job; some are arrays.
 fn submitted(a: u8, b: u8, c: u8) -> JobSpec {
     let mut spec = spec(1 + u32::from(b) % 2, u32::from(c) % 3);
+    spec.class = [Class::Normal, Class::High, Class::Normal, Class::Low][usize::from(a) / 16 % 4];
+    spec.preemptible = a % 64 > 48;
     // It may be refused: nobody can wait for what is not there.
     if a % 16 == 3 {
         let (kind, _) = AfterKind::ALL[usize::from(b) % 4];
@@ -199,6 +204,60 @@ fn submitted(a: u8, b: u8, c: u8) -> JobSpec {
         spec.array = ArraySpec::parse(&format!("0-{}{limit}", b % 24)).ok();
     }
     spec
+}
+
+/// Others are ended for some job that waits: often those that are in its way and less urgent, often not.
+fn preempt(cluster: &mut Cluster, a: u8, b: u8, c: u8) {
+    let waiting: Vec<JobId> = cluster.state.queue().map(|job| job.id).collect();
+    let Some(job) = waiting.get(usize::from(a) % waiting.len().max(1)) else {
+        return;
+    };
+    let nodes: Vec<String> = (cluster.state.nodes())
+        .map(|node| node.facts.name.clone())
+        .collect();
+    let count = (cluster.state.request(&cluster.job(*job))).map_or(1, |one| one.nodes as usize);
+    let names: Vec<&str> = (0..count)
+        .map(|offset| nodes[(usize::from(b) + offset) % nodes.len()].as_str())
+        .collect();
+    let why = match c % 16 {
+        0 => Taken::Overtime,
+        1 => Taken::Guest,
+        2 => Taken::Slice,
+        3 => Taken::Surplus,
+        _ => Taken::Entitlement,
+    };
+    let mut preempt = cluster.preempt(*job, &names, why);
+    if c.is_multiple_of(11) {
+        preempt.seats.reverse();
+        preempt.victims.truncate(usize::from(b) % 2);
+    }
+    cluster.run(system(), Body::Preempt(preempt));
+}
+
+/// The one for whom others end starts, or what is kept is kept no longer.
+fn recall(cluster: &mut Cluster, a: u8, b: u8, c: u8) {
+    let kept: Vec<_> = cluster.state.holds().cloned().collect();
+    let Some(hold) = kept.get(usize::from(a) % kept.len().max(1)) else {
+        cluster.now_ms += i64::from(c) * 10_000;
+        return;
+    };
+    if b.is_multiple_of(4) {
+        let withdraw = Withdraw {
+            jobs: vec![hold.job, JobId::new(1, u64::from(c))],
+        };
+        cluster.run(system(), Body::Withdraw(withdraw));
+        return;
+    }
+    for (job, epoch) in hold.victims.iter().map(|one| (one.job, one.epoch)) {
+        let attempt = cluster.state.attempt(job, epoch).cloned();
+        let open = attempt.iter().flat_map(|one| &one.allocations);
+        for part in open.filter(|one| one.end.is_none()) {
+            cluster.ended(&part.node, job, epoch, EndKind::Preempted);
+        }
+    }
+    if let Some(start) = cluster.start_kept(hold.job) {
+        cluster.propose(vec![start]);
+    }
 }
 
 fn silence(cluster: &mut Cluster, name: &str, c: u8) {

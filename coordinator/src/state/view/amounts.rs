@@ -18,7 +18,12 @@ pub struct Amounts {
 
 impl Amounts {
     /// Nothing.
-    pub const NONE: Self = Self { cpu_milli: 0, memory: 0, disk: 0, ranks: 0 };
+    pub const NONE: Self = Self {
+        cpu_milli: 0,
+        memory: 0,
+        disk: 0,
+        ranks: 0,
+    };
 
     /// Whether `other` is there.
     pub fn covers(&self, other: &Self) -> bool {

@@ -9,13 +9,16 @@ use mlctl_proto::mutants::{Mutant, planted};
 use mlctl_proto::spec::{JobSpec, RetrySpec};
 use mlctl_proto::units::UtcMs;
 
+use super::SpecFacts;
+use super::amounts::GPU;
+use super::hold_indexes::HoldIndexes;
 use super::holdings::{Holdings, Kind, Tally};
+use super::lengths::Lengths;
 use super::team_indexes::TeamIndexes;
 use crate::state::records::{
     Allocation, AllocationPhase, Attempt, HistoryBatch, Idempotency, Job, JobState, Node,
     RequestKey,
 };
-use super::SpecFacts;
 use crate::state::rules::{Inventory, Request};
 
 type Holder = (JobId, Epoch);
@@ -64,6 +67,10 @@ pub struct Indexes {
     pub holdings: Holdings,
     /// What teams name, and whose they are.
     pub teams: TeamIndexes,
+    /// Devices that are kept for jobs.
+    pub holds: HoldIndexes,
+    /// How long jobs that are over ran.
+    pub lengths: Lengths,
 }
 
 impl Indexes {
@@ -197,8 +204,7 @@ impl Indexes {
     pub fn add_spec(&mut self, spec_hash: [u8; 32], spec: JobSpec) {
         let request = Request::of(&spec);
         self.requests.insert(spec_hash, Arc::new(request));
-        self.facts
-            .insert(spec_hash, Arc::new(SpecFacts::of(&spec)));
+        self.facts.insert(spec_hash, Arc::new(SpecFacts::of(&spec)));
         if let Some(retry) = spec.retry {
             self.retries.insert(spec_hash, Arc::new(retry));
         }
@@ -240,6 +246,11 @@ impl Indexes {
         if let Some(any) = new.or(old) {
             let who = (any.team.as_str(), any.owner_id.as_str());
             self.holdings.job(who, tally(old), tally(new));
+            let units = self.requests.get(&any.spec_hash).map_or(0, |request| {
+                let gpus = u64::from(request.gpus).saturating_mul(u64::from(request.nodes));
+                gpus.saturating_mul(GPU)
+            });
+            self.lengths.job(old, new, units);
         }
         let Some(new) = new else {
             return;

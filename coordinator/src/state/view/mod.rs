@@ -2,9 +2,11 @@
 //! A view is taken once and never changes; what it says may be stale by the time a plan is applied, so apply checks again.
 pub mod amounts;
 pub mod ask;
+mod hold_indexes;
 pub mod holdings;
 mod indexes;
 pub mod jobs;
+mod lengths;
 pub mod nodes;
 pub mod policy;
 mod pools;
@@ -23,7 +25,7 @@ pub use stage::scene;
 pub use stage_kept::Stage;
 
 /// What the scheduler sees of the rest of the state: the rows of a view, and the shape of what it proposes.
-pub use super::commands::{Placement, StartAttempt};
+pub use super::commands::{Placement, Preempt, PreemptVictim, StartAttempt};
 pub use super::records::{
     Admin, Array, Checkpoint, Device, HoldReason, Job, JobState, Liveness, Node, Part, Wave,
 };

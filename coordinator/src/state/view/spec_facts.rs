@@ -12,6 +12,8 @@ pub struct SpecFacts {
     pub ask: Arc<Ask>,
     /// How long an attempt may run, milliseconds, if it says so.
     pub limit_ms: Option<u64>,
+    /// Between notice and end when others get its devices, milliseconds, if it says so.
+    pub grace_ms: Option<u64>,
     /// How long an attempt is safe from others, milliseconds.
     pub min_runtime_ms: u64,
 }
@@ -22,6 +24,7 @@ impl SpecFacts {
         Self {
             ask: Arc::new(Ask::of(spec)),
             limit_ms: spec.time.map(|time| time.ms()),
+            grace_ms: spec.grace.map(|time| time.ms()),
             min_runtime_ms: spec.min_runtime.map_or(0, |time| time.ms()),
         }
     }

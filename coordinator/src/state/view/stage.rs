@@ -9,16 +9,17 @@ use mlctl_proto::units::UtcMs;
 
 use super::ClusterView;
 use super::amounts::{Amounts, GPU};
-use super::jobs::{Blocked, Footing, Reservation, Running, Seat, Tasks, Waiting};
+use super::jobs::{Blocked, Hold, Reservation, Running, Seat, Tasks, Waiting};
 use super::nodes::{DeviceView, NodeView, Open, Owner, Sharing};
 use super::pools::Pools;
 use super::scene::Scene;
 use super::teams::TeamView;
 use crate::state::State;
 use crate::state::records::{
-    AllocationPhase, Attempt, Automatic, Checkpoint, Job, JobState, Node, Part,
+    AllocationPhase, Attempt, Automatic, Checkpoint, DeviceHold, Job, JobState, Node, Part,
 };
 use crate::state::rules::room::{counted, room, shared_out, takes};
+use crate::state::rules::taking::no_preempt_until;
 use crate::state::rules::{
     Resume, blocked, excluded, is_shared, living_holders, ready_tasks, resume,
 };
@@ -37,6 +38,8 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
         settings: Arc::new(state.scheduling()),
         starts_paused: everywhere(Automatic::Starts),
         preemption_paused: everywhere(Automatic::Preemption),
+        histories: state.indexes().lengths.sorted().clone(),
+        holds: holds(state, &mut names),
         reservations: promised(view),
         ..Scene::default()
     };
@@ -67,7 +70,9 @@ pub fn scene(view: &ClusterView, now_ms: UtcMs) -> Scene {
 /// All of them.
 pub(super) fn teams(state: &State) -> OrdMap<Arc<str>, Arc<TeamView>> {
     let views = state.teams().map(|team| state.team_view(team));
-    views.map(|team| (team.name.clone(), Arc::new(team))).collect()
+    views
+        .map(|team| (team.name.clone(), Arc::new(team)))
+        .collect()
 }
 
 /// What the last plan promised, as far as it is still waited for.
@@ -107,10 +112,12 @@ fn open(view: &ClusterView, node: &Node, windows: &[(UtcMs, UtcMs)], now_ms: Utc
         until => until.unwrap_or(now_ms),
     };
     // Times of maintenance that meet each other are one.
-    let free = windows.iter().fold(paused, |free, (from, until)| match *from <= free {
-        true => free.max(*until),
-        false => free,
-    });
+    let free = windows
+        .iter()
+        .fold(paused, |free, (from, until)| match *from <= free {
+            true => free.max(*until),
+            false => free,
+        });
     match free > now_ms {
         true => Open::From(free),
         false => Open::Now,
@@ -214,9 +221,15 @@ pub(super) fn waiting(
     let partner = || (job.turn.after.first()).map(|after| Blocked::Dependency(after.job));
     let blocked = blocked.or_else(|| partner().filter(|_| paired));
     let mut avoid = excluded(state, job, request);
-    let waves = state.attempts_of(job.id).filter(|one| tasks.is_some() && !one.closed());
+    let waves = state
+        .attempts_of(job.id)
+        .filter(|one| tasks.is_some() && !one.closed());
     // One wave at a time on a node.
-    avoid.extend(waves.flat_map(|one| &one.allocations).map(|one| one.node.as_str()));
+    avoid.extend(
+        waves
+            .flat_map(|one| &one.allocations)
+            .map(|one| one.node.as_str()),
+    );
     avoid.sort_unstable();
     avoid.dedup();
     Some(Waiting {
@@ -235,11 +248,11 @@ pub(super) fn waiting(
         tasks,
         avoid: avoid.into_iter().map(|name| names.of(name)).collect(),
         rank_0: rank_0.into_iter().map(|name| names.of(name)).collect(),
-        attained: 0,
+        attained: job.marks.attained,
         ran_ms: job.turn.ran_ms,
-        evicted_ms: Vec::new(),
-        no_preempt_until_ms: 0,
-        was_guest_taken: false,
+        evicted_ms: job.marks.evicted_ms.clone(),
+        no_preempt_until_ms: no_preempt_until(job),
+        was_guest_taken: job.marks.guest_taken,
     })
 }
 
@@ -301,6 +314,29 @@ fn unheard_holder(view: &ClusterView, checkpoint: &Checkpoint) -> bool {
     nodes.any(|node| node.schedulable() && !view.usable(node))
 }
 
+/// What is kept for jobs.
+pub(super) fn holds(state: &State, names: &mut Names) -> OrdMap<JobId, Arc<Hold>> {
+    let kept = state.holds();
+    kept.map(|one| (one.job, Arc::new(hold(state, one, names))))
+        .collect()
+}
+
+/// What is kept for a job. A device that its node does not have any more is left out: then the rest is no whole gang, and is given up.
+fn hold(state: &State, kept: &DeviceHold, names: &mut Names) -> Hold {
+    let seats = kept.seats.iter().map(|seat| Seat {
+        node: names.of(&seat.node),
+        devices: places(state, &seat.node, &seat.devices),
+    });
+    let victims = kept.victims.iter();
+    let victims = victims.map(|victim| (victim.job, victim.epoch, victim.signalled));
+    Hold {
+        job: kept.job,
+        seats: seats.collect(),
+        until_ms: kept.until_ms,
+        victims: victims.collect(),
+    }
+}
+
 /// One attempt that holds something. What is in doubt is on a Lost node: nobody could have it, and its successor does not wait for it.
 pub(super) fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Option<Running> {
     if attempt.closed() || attempt.in_doubt {
@@ -315,9 +351,11 @@ pub(super) fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Op
         devices: places(state, &allocation.node, &allocation.devices),
     });
     let seats: Vec<Seat> = seats.collect();
-    let own = job.checkpoints.iter();
-    let own = own.filter(|one| one.epoch == attempt.epoch && one.is_whole());
-    let width = u32::try_from(seats.len()).unwrap_or(u32::MAX);
+    let width = u32::try_from(attempt.allocations.len()).unwrap_or(u32::MAX);
+    let ends_by_ms = || state.gone_by(attempt.job, attempt.epoch);
+    // While it runs its waiting stands still.
+    let state_ms = state.now_ms();
+    let waited_ms = state_ms.saturating_sub(job.eligible_ms(state_ms));
     Some(Running {
         id: job.id,
         epoch: attempt.epoch,
@@ -332,13 +370,13 @@ pub(super) fn running(state: &State, attempt: &Attempt, names: &mut Names) -> Op
         limit_ms: facts.limit_ms,
         preemptible: job.turn.preemptible,
         interactive: false,
-        footing: Footing::Regular,
-        saved_ms: own.map(|one| one.sealed_ms).max(),
-        ends_by_ms: attempt.stopping.then_some(state.now_ms()),
-        attained: 0,
+        footing: attempt.footing,
+        saved_ms: state.saved_ms(attempt),
+        ends_by_ms: attempt.stopping.then(|| ends_by_ms().unwrap_or(state_ms)),
+        attained: job.marks.attained,
         ran_ms: job.turn.ran_ms,
-        waited_ms: 0,
-        evicted_ms: Vec::new(),
+        waited_ms: u64::try_from(waited_ms).unwrap_or(0),
+        evicted_ms: job.marks.evicted_ms.clone(),
         min_runtime_ms: facts.min_runtime_ms,
     })
 }

@@ -9,9 +9,9 @@ use mlctl_proto::units::UtcMs;
 use super::ClusterView;
 use super::pools::Pools;
 use super::scene::Scene;
-use super::stage::{Names, node_view, promised, running, scene, teams, waiting};
+use super::stage::{Names, holds, node_view, promised, running, scene, teams, waiting};
 use crate::state::State;
-use crate::state::records::{Attempt, Job, JobState};
+use crate::state::records::{Attempt, Job, JobState, Settings};
 use crate::state::rules::resumes_another;
 
 /// The scene of the last plan, with what it was made from.
@@ -45,7 +45,11 @@ struct Stale {
 impl Stage {
     /// Everything that a plan at `now_ms` is made from.
     pub fn scene(&mut self, view: &ClusterView, now_ms: UtcMs) -> Scene {
-        let kept = match self.kept.take().filter(|kept| kept.still_holds(view, now_ms)) {
+        let kept = match self
+            .kept
+            .take()
+            .filter(|kept| kept.still_holds(view, now_ms))
+        {
             Some(kept) => kept.renewed(view, now_ms, &mut self.names),
             None => {
                 self.names = Names::default();
@@ -86,7 +90,7 @@ impl Kept {
             && Pools::of(old).same(&Pools::of(new))
             && old.smallest_for_ranks() == new.smallest_for_ranks()
             && old.applied_index() <= new.applied_index()
-            && new.settings.changed_since(&old.settings).next().is_none()
+            && settings(old) == settings(new)
     }
 
     fn renewed(mut self, view: &ClusterView, now_ms: UtcMs, names: &mut Names) -> Self {
@@ -98,6 +102,8 @@ impl Kept {
         self.scene.licenses = view.state.licenses();
         self.made_ms = now_ms;
         let pools = Pools::of(&view.state);
+        self.scene.holds = holds(&view.state, names);
+        self.scene.histories = view.state.indexes().lengths.sorted().clone();
         for name in &stale.nodes {
             self.renew_node(view, name, now_ms, names);
         }
@@ -123,7 +129,9 @@ impl Kept {
         for (before, now) in new.attempts.changed_since(&old.attempts) {
             for one in before.into_iter().chain(now) {
                 stale.attempts.insert((one.job, one.epoch));
-                stale.nodes.extend(one.allocations.iter().map(|one| one.node.clone()));
+                stale
+                    .nodes
+                    .extend(one.allocations.iter().map(|one| one.node.clone()));
             }
         }
         for (before, now) in new.jobs.changed_since(&old.jobs) {
@@ -141,7 +149,9 @@ impl Kept {
                 continue;
             };
             stale.nodes.insert(any.facts.name.clone());
-            stale.attempts.extend(new.open_allocations_on(&any.facts.name));
+            stale
+                .attempts
+                .extend(new.open_allocations_on(&any.facts.name));
         }
         stale
     }
@@ -196,6 +206,18 @@ impl Kept {
             self.scene.running.insert(key, Arc::new(running));
         }
     }
+}
+
+/// What was decided, without the clock and the counters that every command moves.
+fn settings(state: &State) -> Option<Settings> {
+    let settings = state.settings().cloned();
+    settings.map(|settings| Settings {
+        now_ms: 0,
+        next_job: 0,
+        preemptions: 0,
+        preemptions_in_vain: 0,
+        ..settings
+    })
 }
 
 /// Whether time, nodes or other jobs decide how it waits.

@@ -61,11 +61,21 @@ fn what_an_admin_decides_reaches_the_scheduler() {
     let reason = || "disks".to_owned();
     let pause = |what, pool: &str, for_ms| {
         let (pool, reason) = (pool.to_owned(), reason());
-        DecisionEdit::Pause(SetPause { what, pool, for_ms, reason })
+        DecisionEdit::Pause(SetPause {
+            what,
+            pool,
+            for_ms,
+            reason,
+        })
     };
     let window = |from_ms, for_ms| {
         let (target, reason) = (Target::Node("a".into()), reason());
-        DecisionEdit::Maintenance(SetMaintenance { target, from_ms, for_ms, reason })
+        DecisionEdit::Maintenance(SetMaintenance {
+            target,
+            from_ms,
+            for_ms,
+            reason,
+        })
     };
     let mut decide = |edits: Vec<DecisionEdit>| {
         let applied = cluster.run(person("root", true), Body::Decide(Decide { edits }));
@@ -93,7 +103,10 @@ fn what_an_admin_decides_reaches_the_scheduler() {
             ..SetPool::default()
         }),
     ]);
-    assert_eq!(seen.settings.policy, crate::state::view::policy::Policy::Las);
+    assert_eq!(
+        seen.settings.policy,
+        crate::state::view::policy::Policy::Las
+    );
     assert_eq!(seen.licenses.get("ansys"), Some(&(2, 0)));
     assert!(seen.preemption_paused && !seen.starts_paused);
     let (a, b) = (&seen.nodes["a"], &seen.nodes["b"]);
@@ -105,7 +118,11 @@ fn what_an_admin_decides_reaches_the_scheduler() {
     assert_eq!((a.sharing, b.sharing), (Sharing::User, Sharing::Any));
     let (_, waiting) = seen.waiting.iter().next().expect("one waits");
     assert_eq!(waiting.id, job);
-    assert_eq!(waiting.ask.pools, ["default"], "spot wants to know how long it runs");
+    assert_eq!(
+        waiting.ask.pools,
+        ["default"],
+        "spot wants to know how long it runs"
+    );
     let (seen, now_ms) = decide(vec![
         window(0, 5_000),
         window(cluster_time(4_000), 5_000),
@@ -114,7 +131,11 @@ fn what_an_admin_decides_reaches_the_scheduler() {
     ]);
     let (a, b) = (&seen.nodes["a"], &seen.nodes["b"]);
     assert_eq!(a.windows.len(), 3);
-    assert_eq!(a.open, Open::From(cluster_time(4_000) + 5_000), "two that meet are one");
+    assert_eq!(
+        a.open,
+        Open::From(cluster_time(4_000) + 5_000),
+        "two that meet are one"
+    );
     assert_eq!(b.open, Open::From(now_ms + 7_000));
     let (seen, _) = decide(vec![pause(Automatic::Starts, "", 0)]);
     assert!(seen.starts_paused);

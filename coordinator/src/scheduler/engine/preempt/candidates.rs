@@ -1,15 +1,13 @@
 //! Who may be ended for a job, the first to go first (POLICY §6). Does NOT look at places.
 use super::{Candidate, Mode};
 use crate::scheduler::engine::estimate;
-use crate::scheduler::engine::next::EVICTION_MS;
 use crate::scheduler::engine::pass::Pass;
 use crate::scheduler::engine::runs::{Run, Source};
 use crate::scheduler::plan::{Entitlement, Taken};
+use crate::state::rules::taking::{self, EVICTIONS_MAX};
 use crate::state::view::amounts::GPU;
 use crate::state::view::jobs::{Class, Footing, Running};
 
-/// After so many evictions in 24 h only a higher cover may evict (POLICY §6).
-const EVICTIONS_MAX: usize = 3;
 /// Work lost counts up to so much, milliseconds.
 const LOST_MS_MAX: u64 = 3_600_000;
 
@@ -89,7 +87,7 @@ impl<'a> Pass<'a> {
     }
 
     fn evictions(&self, attempt: &Running) -> usize {
-        attempt.evicted_ms.iter().filter(|time| estimate::elapsed(**time, self.now) < EVICTION_MS).count()
+        taking::evictions(&attempt.evicted_ms, self.now)
     }
 
     /// Overtime and guests for what is due; slices, if the policy has them.
@@ -101,7 +99,8 @@ impl<'a> Pass<'a> {
             let Some(attempt) = run.attempt().filter(|_| !run.gone && !run.ending) else { continue };
             let may = match mode {
                 Mode::Due => run.is_takeable(job.class, self.now),
-                _ => !self.is_protected(attempt) && self.rules.may_slice(&self.scene.settings, job, attempt, self.now),
+                // Class comes first: nobody is sliced for one that is less urgent.
+                _ => run.class <= job.class && !self.is_protected(attempt) && self.rules.may_slice(&self.scene.settings, job, attempt, self.now),
             };
             if !may {
                 continue;
