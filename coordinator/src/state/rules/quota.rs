@@ -91,9 +91,9 @@ impl Ledger {
         let mut governed = vec![false; teams.len()];
         let mut quotas: Vec<Option<Quota>> =
             teams.iter().map(|team| team.quotas.get(flavor).copied()).collect();
-        for place in 0..teams.len() {
+        for (place, quota) in quotas.iter().enumerate() {
             let root = self.root(place);
-            governed[root] |= quotas[place].is_some();
+            governed[root] |= quota.is_some();
         }
         // A team without a word of its own passes on what those below have. Children come after their parents, so from the end.
         let mut below: Vec<Option<u64>> = vec![None; teams.len()];
