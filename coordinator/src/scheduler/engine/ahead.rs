@@ -64,7 +64,7 @@ impl Reserved {
 }
 
 /// All promises, and where they are.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Promises {
     /// In the order in which they were made.
     pub all: Vec<Reserved>,

@@ -7,6 +7,7 @@ use super::why::Why;
 use crate::state::rules::quota::{Ledger, Shortfall};
 use crate::state::view::jobs::Waiting;
 use crate::state::view::scene::Scene;
+use crate::state::view::teams::Flavor;
 
 /// A slice of a budget, milliseconds (POLICY §3).
 const SLICE_MS: u64 = 3_600_000;
@@ -170,10 +171,8 @@ impl Book {
             return None;
         }
         for (flavor, units) in charges {
-            let needs = Self::commits(*units, job.limit_ms);
             for level in self.now.path(team?) {
-                let left = self.budgets.get(&(level, *flavor)).copied();
-                if let Some(left) = left.filter(|left| *left < needs) {
+                if let Some((left, needs)) = self.budget_short(level, *flavor, *units, job.limit_ms) {
                     let flavor = kinds.flavors.get(*flavor as usize)?.clone();
                     return Some(Why::BudgetExhausted { team: self.now.name(level).clone(), flavor, left, needs });
                 }
@@ -182,10 +181,33 @@ impl Book {
         None
     }
 
+    /// What is left of a team's own budget and what a start would commit of it, unit-seconds, if that is more.
+    pub fn budget_short(&self, team: usize, flavor: u32, units: u64, limit_ms: Option<u64>) -> Option<(u64, u64)> {
+        let needs = Self::commits(units, limit_ms);
+        let left = *self.budgets.get(&(team, flavor))?;
+        (left < needs).then_some((left, needs))
+    }
+
+    /// Whether anybody has a budget.
+    pub fn has_budgets(&self) -> bool {
+        !self.budgets.is_empty()
+    }
+
+    /// How many of a countable are free.
+    pub fn licenses_free(&self, name: &str) -> u32 {
+        self.licenses.get(name).copied().unwrap_or(0)
+    }
+
+    /// Whether a team runs as many jobs as it may.
+    pub fn runs_all(&self, team: usize) -> bool {
+        let most = self.max_running.get(team).copied().flatten();
+        most.zip(self.running.get(team)).is_some_and(|(most, running)| *running >= most)
+    }
+
     /// What does not depend on the place: countables, and how many jobs the team may run.
     pub fn limits(&self, job: &Waiting, team: Option<usize>) -> Option<Why> {
         let few = job.ask.licenses.iter().find_map(|(name, needs)| {
-            let free = self.licenses.get(name).copied().unwrap_or(0);
+            let free = self.licenses_free(name);
             (free < *needs).then(|| Why::Licenses { name: name.clone(), needs: *needs, free })
         });
         let full = || {
@@ -236,6 +258,40 @@ impl Book {
                 }
             }
         }
+    }
+}
+
+/// What if: for one question; nothing is planned on it.
+impl Book {
+    /// A team may have any amount of a flavor.
+    pub fn open_quota(&mut self, team: &str, flavor: &Flavor) {
+        [&mut self.now, &mut self.after, &mut self.strict].into_iter().for_each(|ledger| ledger.open(team, flavor));
+        self.short.clear();
+    }
+
+    /// A team has no budget of a flavor.
+    pub fn open_budget(&mut self, team: &str, flavor: Option<u32>) {
+        if let Some((team, flavor)) = self.now.team(team).zip(flavor) {
+            self.budgets.remove(&(team, flavor));
+        }
+    }
+
+    /// There are enough of a countable.
+    pub fn open_license(&mut self, name: &str) {
+        self.licenses.insert(name.to_owned(), u32::MAX);
+    }
+
+    /// A team may run any number of jobs.
+    pub fn open_running(&mut self, team: &str) {
+        if let Some(most) = self.now.team(team).and_then(|team| self.max_running.get_mut(team)) {
+            *most = None;
+        }
+    }
+
+    /// One that is being ended since before this pass has ended.
+    pub fn has_ended(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
+        each(team, charges, kinds, |team, column, units| self.now.remove_at(team, column, units));
+        self.short.clear();
     }
 }
 

@@ -8,6 +8,7 @@ use mlctl_proto::units::UtcMs;
 use super::ahead::{Ahead, Asker, Promises};
 use super::book::Book;
 use super::estimate;
+use super::explain::{Closer, Seen};
 use super::grid::Grid;
 use super::kinds::Kinds;
 use super::order::{Turn, share};
@@ -101,6 +102,16 @@ pub struct Pass<'a> {
     /// Somebody was refused a place that was promised to another.
     pub(super) refused: bool,
     pub(super) full: bool,
+    /// A closer look is taken at one job: nothing else changes.
+    pub(super) closer: Option<&'a Closer<'a>>,
+    /// What was seen of it.
+    pub(super) seen: Option<Box<Seen>>,
+    /// It was put off at its first turn.
+    put_off: bool,
+    /// Nothing that comes later matters to who asked.
+    pub(super) stop: bool,
+    /// Before anybody's turn, if a closer look is taken.
+    pub(super) book_before: Option<Box<Book>>,
     pub(super) marks: Vec<&'static str>,
 }
 
@@ -149,6 +160,11 @@ impl<'a> Pass<'a> {
             stuck_devices: 0,
             refused: false,
             full: false,
+            closer: None,
+            seen: None,
+            put_off: false,
+            stop: false,
+            book_before: None,
             marks: Vec::new(),
             nodes,
             kinds,
@@ -281,6 +297,7 @@ impl<'a> Pass<'a> {
             self.out.reservations = self.scene.reservations.values().map(|one| (**one).clone()).collect();
             return;
         }
+        self.book_before = self.closer.map(|_| Box::new(self.book.clone()));
         self.settle_holds();
         self.renew_promises();
         self.decided = vec![false; self.jobs.len()];
@@ -294,19 +311,24 @@ impl<'a> Pass<'a> {
                 if self.consider(job, first) == Outcome::Deferred {
                     borrowers.push(job);
                 }
-                if self.again && !self.to_the_end {
+                if self.is_over() {
                     return;
                 }
             }
             for job in borrowers {
                 self.consider(job, false);
-                if self.again && !self.to_the_end {
+                if self.is_over() {
                     return;
                 }
             }
             at = end;
         }
         self.finish();
+    }
+
+    /// Whether nobody asks for the rest.
+    fn is_over(&self) -> bool {
+        self.stop || (self.again && !self.to_the_end)
     }
 
     /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal.
@@ -328,6 +350,13 @@ impl<'a> Pass<'a> {
         }
         let outcome = if self.full { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
         self.decided[at] = outcome != Outcome::Deferred;
+        if self.closer.is_some_and(|closer| closer.job == id) {
+            match &outcome {
+                Outcome::Stuck(why) => self.look_closer(at, why, self.put_off),
+                Outcome::Deferred => self.put_off = true,
+                Outcome::Done => {}
+            }
+        }
         if let Outcome::Stuck(why) = &outcome {
             self.stuck_devices += usize::from(!why.is_final());
             self.refused |= matches!(why, Stuck::Promise(..));
@@ -352,7 +381,8 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn blocked_why(blocked: &Blocked) -> Why {
+/// The word of what holds whatever is free.
+pub fn blocked_why(blocked: &Blocked) -> Why {
     match blocked {
         Blocked::Held => Why::HeldByUser,
         Blocked::StartTime(at) => Why::StartTime(*at),

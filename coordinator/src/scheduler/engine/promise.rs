@@ -273,6 +273,17 @@ impl<'a> Pass<'a> {
         Some(self.with_quotas(job, made))
     }
 
+    /// The earliest start of any of its targets, as far as anybody can say, that delays nobody to whom one was promised.
+    pub(super) fn earliest_start(&self, at: usize) -> Option<UtcMs> {
+        let (job, asker) = (self.jobs[at], self.asker(&self.jobs[at]));
+        let targets = &self.asks.targets[self.asks.classes[job.ask as usize].targets.clone()];
+        let start = |target: &Target| {
+            let (start, ..) = self.ahead().earliest(target, &asker)?;
+            Some(start.max(self.quota_time(&job, target)?))
+        };
+        targets.iter().filter_map(start).min()
+    }
+
     /// A reservation that is due, or would be if what runs in overtime and guests made room, takes their devices.
     fn take_due(&mut self, at: usize, open: &[usize]) -> Option<Outcome> {
         if self.scene.preemption_paused {
