@@ -27,8 +27,8 @@ pub struct Reserved {
     pub aged: bool,
     /// When it is its turn.
     pub turn: Turn,
-    /// Its owner.
-    pub user: Arc<str>,
+    /// The number of its owner.
+    pub user: u32,
     /// What was said.
     pub said: UtcMs,
     /// When it can be kept, as things stand.
@@ -70,12 +70,25 @@ pub struct Promises {
     pub all: Vec<Reserved>,
     /// By node: places in `all`.
     on_node: Vec<Vec<u32>>,
+    /// By kind of devices.
+    queues: BTreeMap<Option<u16>, Queue>,
+    /// By owner: how many.
+    users: BTreeMap<u32, usize>,
+}
+
+/// The promises of one kind of devices.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue {
+    /// How many.
+    pub count: usize,
+    /// Class and whether it is aged, of the one that yields first.
+    pub least: (Class, bool),
 }
 
 impl Promises {
     /// None, on so many nodes.
     pub fn new(nodes: usize) -> Self {
-        Self { all: Vec::new(), on_node: vec![Vec::new(); nodes] }
+        Self { on_node: vec![Vec::new(); nodes], ..Self::default() }
     }
 
     /// One more.
@@ -84,7 +97,25 @@ impl Promises {
         for node in &one.nodes {
             self.on_node[*node as usize].push(place);
         }
+        self.count(&one);
         self.all.push(one);
+    }
+
+    fn count(&mut self, one: &Reserved) {
+        *self.users.entry(one.user).or_default() += 1;
+        let urgency = (one.class, one.aged);
+        let queue = self.queues.entry(one.kind).or_insert(Queue { count: 0, least: urgency });
+        *queue = Queue { count: queue.count + 1, least: queue.least.min(urgency) };
+    }
+
+    /// Those of one kind of devices, if there are any.
+    pub fn queue(&self, kind: Option<u16>) -> Option<Queue> {
+        self.queues.get(&kind).copied()
+    }
+
+    /// How many a user has.
+    pub fn of_user(&self, user: u32) -> usize {
+        self.users.get(&user).copied().unwrap_or(0)
     }
 
     /// No promise to that job any more; the one that it had.
@@ -92,6 +123,10 @@ impl Promises {
         let place = self.all.iter().position(|one| one.job == job)?;
         let found = self.all.remove(place);
         self.on_node.iter_mut().for_each(Vec::clear);
+        (self.queues, self.users) = Default::default();
+        let all = std::mem::take(&mut self.all);
+        all.iter().for_each(|one| self.count(one));
+        self.all = all;
         for (place, one) in self.all.iter().enumerate() {
             for node in &one.nodes {
                 self.on_node[*node as usize].push(u32::try_from(place).unwrap_or(u32::MAX));

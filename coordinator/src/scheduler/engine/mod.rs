@@ -13,6 +13,7 @@ pub mod fixtures;
 pub mod grid;
 pub mod holds;
 pub mod kinds;
+mod names;
 pub mod next;
 pub mod order;
 pub mod pass;

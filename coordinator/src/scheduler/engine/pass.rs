@@ -11,6 +11,7 @@ use super::estimate;
 use super::explain::{Closer, Seen};
 use super::grid::Grid;
 use super::kinds::Kinds;
+use super::names::Names;
 use super::order::{Turn, share};
 use super::preempt::recheck::Planned;
 use super::preempt::table::Tables;
@@ -38,6 +39,8 @@ pub struct Job<'a> {
     pub waiting: &'a Waiting,
     /// Its team's place.
     pub team: Option<usize>,
+    /// The number of its owner.
+    pub user: u32,
     /// The number of its ask.
     pub ask: u32,
     /// The number of its conditions: equal for jobs that may go to the same nodes.
@@ -63,7 +66,9 @@ pub struct Pass<'a> {
     pub(super) now: UtcMs,
     pub(super) rules: &'static dyn Rules,
     pub(super) nodes: Vec<&'a Arc<NodeView>>,
-    pub(super) node_number: BTreeMap<&'a str, u32>,
+    node_numbers: Names<'a>,
+    teams: Names<'a>,
+    users: Names<'a>,
     pub(super) with_kind: Vec<Vec<u32>>,
     pub(super) kinds: Kinds,
     pub(super) asks: Asks,
@@ -122,13 +127,14 @@ impl<'a> Pass<'a> {
         let mut kinds = Kinds::new(scene, &ledger);
         let grid = Grid::new(scene, &mut kinds);
         let nodes: Vec<&Arc<NodeView>> = scene.nodes.values().collect();
-        let numbers = nodes.iter().zip(0_u32..);
         let capacity = Capacity::new(scene);
         let mut pass = Self {
             scene,
             now,
             rules: policy::rules(scene.settings.policy),
-            node_number: numbers.map(|(node, number)| (&*node.name, number)).collect(),
+            node_numbers: Names::default(),
+            teams: Names::default(),
+            users: Names::default(),
             with_kind: vec![Vec::new(); kinds.kinds.len()],
             book: Book::new(scene, ledger, &kinds),
             asks: Asks::default(),
@@ -178,7 +184,7 @@ impl<'a> Pass<'a> {
 
     fn sort_nodes(&mut self) {
         for node in 0..self.nodes.len() {
-            let number = u32::try_from(node).unwrap_or(u32::MAX);
+            let number = self.node_numbers.number(&self.nodes[node].name);
             for device in self.grid.devices(node) {
                 let with = &mut self.with_kind[usize::from(self.grid.kind(device))];
                 if with.last() != Some(&number) {
@@ -191,19 +197,25 @@ impl<'a> Pass<'a> {
     /// The places of devices of seats.
     pub(super) fn parts(&self, seats: &[Seat]) -> Vec<Part> {
         let part = |seat: &Seat| {
-            let node = *self.node_number.get(&*seat.node)?;
+            let node = self.node_number(&seat.node)?;
             Some(Part { node, devices: seat.devices.clone(), whole: seat.devices.len() })
         };
         seats.iter().filter_map(part).collect()
     }
 
+    /// The number of a node.
+    pub(super) fn node_number(&self, name: &Arc<str>) -> Option<u32> {
+        self.node_numbers.known(name)
+    }
+
     fn add_runs(&mut self) {
         let scene = self.scene;
+        let mut places: Vec<Option<usize>> = Vec::new();
         let mut counted: BTreeSet<JobId> = BTreeSet::new();
         for running in scene.running.values() {
             let parts = self.parts(&running.seats);
             let charges = runs::charges(&parts, &running.ask, &self.grid, &self.kinds);
-            let team = self.book.now.team(&running.team);
+            let team = self.team_place(&running.team, &mut places);
             let run = runs::attempt(scene, running, team, parts, charges, self.now);
             if run.ending {
                 self.soon.release(running);
@@ -214,6 +226,15 @@ impl<'a> Pass<'a> {
             }
             self.add_run(run);
         }
+    }
+
+    /// The place of a team in the ledger: by the number of its name, as far as these are known.
+    fn team_place(&mut self, team: &'a Arc<str>, places: &mut Vec<Option<usize>>) -> Option<usize> {
+        let number = self.teams.number(team) as usize;
+        while places.len() < self.teams.count() {
+            places.push(self.book.now.team(team));
+        }
+        places.get(number).copied().flatten()
     }
 
     /// One more holds something: the grid already knows.
@@ -230,30 +251,26 @@ impl<'a> Pass<'a> {
 
     fn add_jobs(&mut self) {
         let scene = self.scene;
-        let shares = share::Shares::new(scene);
-        let mut people: BTreeMap<(&Arc<str>, &Arc<str>), u32> = BTreeMap::new();
-        let mut paths: Vec<Vec<u16>> = Vec::new();
+        let mut shares = share::Places::new(scene);
         let mut terms = super::terms::Numbers::new(scene);
         let mut who: Vec<u32> = Vec::with_capacity(scene.waiting.len());
+        let mut places: Vec<Option<usize>> = Vec::new();
+        (self.teams, self.users) = (Names::default(), Names::default());
         for job in scene.waiting.values() {
             if let Some(blocked) = &job.blocked {
                 self.out.reasons.insert(job.id, blocked_why(blocked));
                 continue;
             }
-            let person = *people.entry((&job.team, &job.user)).or_insert_with(|| {
-                paths.push(shares.path(scene, &job.team, &job.user));
-                u32::try_from(paths.len() - 1).unwrap_or(u32::MAX)
-            });
-            who.push(person);
+            let team = self.team_place(&job.team, &mut places);
+            who.push(shares.of(self.teams.number(&job.team), &job.team, &job.user));
             let turn = Turn::of(self.rules, &scene.settings, job, 0, self.now);
             let ask = self.asks.number(&job.ask, &self.kinds);
-            let team = self.book.now.team(&job.team);
-            let terms = terms.of(job);
-            self.jobs.push(Job { waiting: job, team, ask, terms, turn });
+            let (user, terms) = (self.users.number(&job.user), terms.of(job));
+            self.jobs.push(Job { waiting: job, team, user, ask, terms, turn });
         }
-        let ranks = share::ranks(&paths);
+        let ranks = shares.ranks();
         for (job, person) in self.jobs.iter_mut().zip(who) {
-            job.turn.set_share(ranks[person as usize]);
+            job.turn.set_share(ranks.get(person as usize).copied().unwrap_or(u32::MAX));
         }
         self.jobs.sort_unstable_by_key(|job| job.turn);
     }

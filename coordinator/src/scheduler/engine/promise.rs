@@ -36,7 +36,7 @@ impl<'a> Pass<'a> {
         let job = self.jobs[at];
         let mut nodes = Vec::with_capacity(old.nodes.len());
         for name in &old.nodes {
-            nodes.push(*self.node_number.get(&**name)?);
+            nodes.push(self.node_number(name)?);
         }
         nodes.sort_unstable();
         let asker = self.asker(&job);
@@ -80,7 +80,7 @@ impl<'a> Pass<'a> {
             class: job.waiting.class,
             aged: job.turn.is_aged(),
             turn: job.turn,
-            user: job.waiting.user.clone(),
+            user: job.user,
             said,
             start,
             end: estimate::after(start, estimate::waiting(self.scene, job.waiting, units)),
@@ -203,8 +203,7 @@ impl<'a> Pass<'a> {
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
     fn may_have_more(&self, job: &Job<'a>, open: &[usize]) -> bool {
-        let of_user = self.promises.all.iter().filter(|one| one.user == job.waiting.user).count();
-        of_user < PER_USER && open.iter().any(|target| {
+        self.promises.of_user(job.user) < PER_USER && open.iter().any(|target| {
             kinds(&self.asks.targets[*target]).any(|kind| self.has_slot(job, kind))
         })
     }
@@ -212,11 +211,7 @@ impl<'a> Pass<'a> {
     /// Whether a queue has a slot, or one that is held by a promise that yields.
     fn has_slot(&self, job: &Job<'a>, kind: Option<u16>) -> bool {
         let most = self.rules.reservations(&self.scene.settings) as usize;
-        let queue = || self.promises.all.iter().filter(|one| one.kind == kind);
-        queue().count() < most || {
-            let asker = self.asker(job);
-            queue().any(|one| one.yields(&asker))
-        }
+        self.promises.queue(kind).is_none_or(|queue| queue.count < most || (job.waiting.class, job.turn.is_aged()) > queue.least)
     }
 
     /// The promise that stands above the others of its queue gets its slot.

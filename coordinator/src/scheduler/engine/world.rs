@@ -2,6 +2,10 @@
 //! promises: `checks` recounts all from scratch.
 #[path = "world_checks.rs"]
 mod checks;
+#[path = "world_budgets.rs"]
+mod budgets;
+
+pub use checks::total;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +16,8 @@ use super::fixtures::running;
 use super::grid::whole_units;
 use super::{Why, propose_marked};
 use crate::scheduler::plan::{Proposal, Taken};
-use crate::state::view::amounts::GPU;
-use crate::state::view::ask::Gpus;
+use crate::state::view::amounts::{Amounts, GPU};
+use crate::state::view::ask::{Ask, Gpus};
 use crate::state::view::jobs::{Footing, Hold, Running, Seat, Tasks, Waiting};
 use crate::state::view::nodes::NodeView;
 use crate::state::view::scene::Scene;
@@ -44,6 +48,8 @@ pub struct World {
     /// Between notice and its delivery.
     pub signal_ms: i64,
     notices: BTreeMap<JobId, i64>,
+    /// Until when a run is paid for.
+    slices: BTreeMap<(JobId, Epoch), i64>,
     next: Option<i64>,
 }
 
@@ -66,6 +72,7 @@ impl World {
             starts: BTreeMap::new(),
             signal_ms: 0,
             notices: BTreeMap::new(),
+            slices: BTreeMap::new(),
             next: None,
         }
     }
@@ -100,7 +107,7 @@ impl World {
         for seat in &run.seats {
             let Some(node) = self.scene.nodes.get(&seat.node) else { continue };
             let mut node = NodeView::clone(node);
-            let amounts = amounts_of(run, &node);
+            let amounts = amounts_of_ask(&run.ask, &node);
             node.free = if give { node.free.plus(amounts) } else { node.free.minus(amounts) };
             for device in &seat.devices {
                 let one = &mut node.devices[usize::from(*device)];
@@ -235,6 +242,7 @@ impl World {
             let open = hold.victims.iter().filter(|(job, epoch, _)| self.scene.running.contains_key(&(*job, *epoch)));
             assert_eq!(open.count(), 0, "{id} starts before its victims have ended");
         }
+        self.commit_slice(&run);
         self.starts.entry(id).or_insert(self.now);
         self.scene.running.insert((id, run.epoch), Arc::new(run));
         self.recount();
@@ -249,7 +257,8 @@ impl World {
         });
         let notices = self.notices.values().copied().filter(|at| *at > self.now);
         let holds = self.scene.holds.values().map(|hold| hold.until_ms);
-        let next = ends.chain(notices).chain(holds).chain(self.next).filter(|at| *at > self.now).min();
+        let renewal = self.next_renewal();
+        let next = ends.chain(renewal).chain(notices).chain(holds).chain(self.next).filter(|at| *at > self.now).min();
         self.now = next.unwrap_or(most).min(most);
         for (job, at) in self.notices.clone() {
             if at <= self.now {
@@ -260,6 +269,7 @@ impl World {
             }
         }
         self.end_what_ends();
+        self.renew_slices();
     }
 
     fn end_what_ends(&mut self) {
@@ -278,6 +288,7 @@ impl World {
     /// An attempt is over; one that was ended for others waits again.
     pub fn end(&mut self, run: &Running, done: bool) {
         self.seats(run, true);
+        self.return_slice(run);
         self.scene.running.remove(&(run.id, run.epoch));
         self.streak = 0;
         let ran = self.now - run.started_ms;
@@ -318,11 +329,11 @@ impl World {
     }
 }
 
-fn amounts_of(run: &Running, node: &NodeView) -> crate::state::view::amounts::Amounts {
-    use crate::state::view::amounts::Amounts;
+/// What one node gives to an ask beside devices.
+pub fn amounts_of_ask(ask: &Ask, node: &NodeView) -> Amounts {
     let all: u64 = node.devices.iter().map(|one| u64::from(whole_units(one))).sum::<u64>().max(1);
-    let part = |has: u64| has * GPU / all * run.ask.gpus.units() / GPU;
-    run.ask.amounts.unwrap_or(match run.ask.gpus {
+    let part = |has: u64| has * GPU / all * ask.gpus.units() / GPU;
+    ask.amounts.unwrap_or(match ask.gpus {
         Gpus::None => Amounts::NONE,
         _ => Amounts { cpu_milli: part(node.has.cpu_milli), memory: part(node.has.memory), disk: part(node.has.disk) },
     })

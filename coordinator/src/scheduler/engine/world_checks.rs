@@ -15,6 +15,7 @@ use crate::state::rules::quota::Ledger;
 use crate::state::view::ask::{Gpus, Prefer, Width};
 use crate::state::view::jobs::{Reservation, Seat, Waiting};
 use crate::state::view::nodes::Open;
+use crate::state::view::scene::Scene;
 use crate::state::view::teams::{Flavor, Limit, TeamView};
 
 impl World {
@@ -69,59 +70,13 @@ impl World {
         if !governed {
             return None;
         }
-        let (nominal, borrow) = self.nominal(name, flavor);
-        let load = self.total(name, flavor);
-        let root = !name.contains('/');
-        match borrow {
-            Limit::Unlimited if !root => None,
-            Limit::Units(more) if !root => Some((load, nominal + more)),
-            _ => Some((load, nominal)),
+        let mut held: Vec<(Arc<str>, u64)> = Vec::new();
+        for run in self.scene.running.values() {
+            let of = charges(&self.scene, &run.ask.gpus, &run.seats);
+            held.extend(of.into_iter().filter(|(one, _)| one == flavor).map(|(_, units)| (run.team.clone(), units)));
         }
-    }
-
-    fn children(&self, name: &str) -> Vec<Arc<TeamView>> {
-        let below = |team: &&Arc<TeamView>| team.name.rsplit_once('/').is_some_and(|(above, _)| above == name);
-        self.scene.teams.values().filter(below).cloned().collect()
-    }
-
-    fn nominal(&self, name: &str, flavor: &Flavor) -> (u64, Limit) {
-        let team = &self.scene.teams[name];
-        match team.quotas.get(flavor) {
-            Some(quota) => (quota.nominal, quota.borrow),
-            None => {
-                let below: Vec<_> = self.children(name).iter().map(|child| self.named(&child.name, flavor)).collect();
-                if below.iter().any(Option::is_some) {
-                    (below.into_iter().flatten().sum(), Limit::Unlimited)
-                } else {
-                    (0, Limit::Units(0))
-                }
-            }
-        }
-    }
-
-    fn named(&self, name: &str, flavor: &Flavor) -> Option<u64> {
-        let here = self.scene.teams.values().any(|team| is_below(&team.name, name) && team.quotas.contains_key(flavor));
-        here.then(|| self.nominal(name, flavor).0)
-    }
-
-    fn total(&self, name: &str, flavor: &Flavor) -> u64 {
-        let own: u64 = (self.scene.running.values().filter(|run| &*run.team == name))
-            .flat_map(|run| charges(&self.scene, &run.ask.gpus, &run.seats))
-            .filter(|(one, _)| one == flavor)
-            .map(|(_, units)| units)
-            .sum();
-        let claims = self.children(name).into_iter().map(|child| {
-            let load = self.total(&child.name, flavor);
-            let kept = match child.quotas.get(flavor) {
-                Some(quota) => match quota.lend {
-                    Limit::Unlimited => 0,
-                    Limit::Units(lend) => quota.nominal.saturating_sub(lend),
-                },
-                None => 0,
-            };
-            load.max(kept)
-        });
-        own + claims.sum::<u64>()
+        let (load, most) = total(&self.scene, name, flavor, &held);
+        most.map(|most| (load, most))
     }
 
     pub(super) fn check_before(&self, plan: &Proposal<Why>) {
@@ -296,9 +251,10 @@ impl World {
                 let there = choice.nodes.iter().any(|node| {
                     start.seats.iter().any(|seat| free.node(&seat.node) == Some(*node))
                 });
+                let poor = !self.is_funded(job, &choice.charges);
                 let taken_back = self.would_be_taken_back(job, mine, &choice.charges);
                 assert!(
-                    !legal || borrows_behind || !there || taken_back,
+                    !legal || poor || borrows_behind || !there || taken_back,
                     "{} ({:?}) overtakes {} ({:?}) at {}: {:?}",
                     start.job, my_turn, job.id, turn(job.id), self.now, plan.reasons.get(&job.id)
                 );
@@ -321,4 +277,49 @@ impl World {
             mine.is_some_and(|mine| theirs < mine)
         })
     }
+}
+
+fn children(scene: &Scene, name: &str) -> Vec<Arc<TeamView>> {
+    let below = |team: &&Arc<TeamView>| team.name.rsplit_once('/').is_some_and(|(above, _)| above == name);
+    scene.teams.values().filter(below).cloned().collect()
+}
+
+fn nominal(scene: &Scene, name: &str, flavor: &Flavor) -> (u64, Limit) {
+    match scene.teams[name].quotas.get(flavor) {
+        Some(quota) => (quota.nominal, quota.borrow),
+        None => {
+            let below: Vec<_> = children(scene, name).iter().map(|child| named(scene, &child.name, flavor)).collect();
+            if below.iter().any(Option::is_some) {
+                (below.into_iter().flatten().sum(), Limit::Unlimited)
+            } else {
+                (0, Limit::Units(0))
+            }
+        }
+    }
+}
+
+fn named(scene: &Scene, name: &str, flavor: &Flavor) -> Option<u64> {
+    let here = scene.teams.values().any(|team| is_below(&team.name, name) && team.quotas.contains_key(flavor));
+    here.then(|| nominal(scene, name, flavor).0)
+}
+
+/// What a team of a governed tree and those below hold and claim, if these hold so much, and the most that it may: by the definition.
+pub fn total(scene: &Scene, name: &str, flavor: &Flavor, held: &[(Arc<str>, u64)]) -> (u64, Option<u64>) {
+    let own: u64 = held.iter().filter(|(team, _)| **team == *name).map(|(_, units)| units).sum();
+    let claims = children(scene, name).into_iter().map(|child| {
+        let (load, _) = total(scene, &child.name, flavor, held);
+        let kept = child.quotas.get(flavor).map_or(0, |quota| match quota.lend {
+            Limit::Unlimited => 0,
+            Limit::Units(lend) => quota.nominal.saturating_sub(lend),
+        });
+        load.max(kept)
+    });
+    let load = own + claims.sum::<u64>();
+    let (nominal, borrow) = nominal(scene, name, flavor);
+    let most = match borrow {
+        Limit::Unlimited if name.contains('/') => None,
+        Limit::Units(more) if name.contains('/') => Some(nominal + more),
+        _ => Some(nominal),
+    };
+    (load, most)
 }

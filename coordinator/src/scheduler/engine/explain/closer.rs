@@ -49,6 +49,9 @@ impl<'a> Pass<'a> {
             let all = self.possible(at);
             let least = fewest(all, &mut |lifts| self.would_start(at, lifts, closer.variants));
             seen.reasons = least.iter().map(|one| self.reason(at, one)).collect();
+            if seen.reasons.is_empty() {
+                seen.reasons.push(self.reason(at, &leading(stuck)));
+            }
             seen.checks = self.checks(at, &least);
             seen.edits = self.edits(at, closer.variants, deferred, &seen.eta);
         }
@@ -171,5 +174,17 @@ impl<'a> Pass<'a> {
             overall: count(at + 1),
             of_all: count(self.jobs.len()),
         }
+    }
+}
+
+/// What the pass says, where it went by what it had found for an equal request and a search of its own would find a place.
+fn leading(stuck: &Stuck) -> Blocker {
+    match stuck {
+        Stuck::Promise(..) => Blocker::Promises,
+        Stuck::Quota(short) => Blocker::Quota(short.team.clone(), short.flavor.clone()),
+        Stuck::Missing => Blocker::Inventory,
+        Stuck::Ending => Blocker::Ending,
+        Stuck::Ahead => Blocker::Ahead,
+        Stuck::Said(_) | Stuck::Devices(_) | Stuck::Cooldown(_) => Blocker::Devices,
     }
 }

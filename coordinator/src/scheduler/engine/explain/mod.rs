@@ -9,6 +9,11 @@ mod foresee;
 mod lifted;
 mod words;
 
+#[cfg(test)]
+mod explain_tests;
+#[cfg(test)]
+mod oracle;
+
 use std::sync::Arc;
 
 use mlctl_proto::ids::JobId;
