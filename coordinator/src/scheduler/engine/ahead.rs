@@ -156,6 +156,13 @@ pub struct Asker<'a> {
     pub takes_back: Option<Turn>,
 }
 
+/// What is written anew for each node.
+#[derive(Debug, Default)]
+struct Scratch {
+    times: Vec<UtcMs>,
+    free: Vec<u32>,
+}
+
 /// What one node gives for a target.
 pub fn need(target: &Target, kind: Option<u16>) -> Need<'_> {
     Need { gpus: target.ask.gpus, kind, amounts: target.ask.amounts, serving: &target.kinds }
@@ -237,6 +244,19 @@ impl Ahead<'_, '_> {
 
     /// When a node has room for a job from then on; `None`: never, as far as anybody can say.
     pub fn node_time(&self, node: usize, need: &Need<'_>, ask: &Ask, asker: &Asker<'_>) -> Option<UtcMs> {
+        self.node_time_before(node, need, ask, asker, UtcMs::MAX, &mut Scratch::default())
+    }
+
+    /// The same, if that is before `limit`.
+    fn node_time_before(
+        &self,
+        node: usize,
+        need: &Need<'_>,
+        ask: &Ask,
+        asker: &Asker<'_>,
+        limit: UtcMs,
+        scratch: &mut Scratch,
+    ) -> Option<UtcMs> {
         let view = self.nodes[node];
         let open = match view.open {
             Open::Now => self.now,
@@ -247,26 +267,27 @@ impl Ahead<'_, '_> {
             return None;
         }
         let class = asker.job.class;
-        let mut times: Vec<UtcMs> = vec![open];
+        let Scratch { times, free } = scratch;
+        times.clear();
+        times.push(open);
         let ends = self.on_node[node].iter().map(|run| &self.runs[*run as usize]).filter(|run| !run.gone);
         times.extend(ends.map(|run| run.ends_for(class, self.now)));
         times.extend(self.promises.on(node).map(|other| other.end));
-        times.retain(|time| *time >= open);
+        times.retain(|time| *time >= open && *time < limit);
         times.sort_unstable();
         times.dedup();
-        let mut free = Vec::new();
-        for time in times {
-            let mut amounts = self.at(node, time, class, &mut free);
-            self.keep_promises(node, time, asker, &mut free, &mut amounts);
-            if self.grid.satisfy(node, &mut free, &mut amounts, need) {
+        for time in times.iter().copied() {
+            let mut amounts = self.at(node, time, class, free);
+            self.keep_promises(node, time, asker, free, &mut amounts);
+            if self.grid.satisfy(node, free, &mut amounts, need) {
                 return Some(past_windows(view, time, asker));
             }
         }
         None
     }
 
-    /// The earliest start of the fewest nodes of a target, and on which kind of devices.
-    pub fn earliest(&self, target: &Target, asker: &Asker<'_>) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
+    /// The earliest start of the fewest nodes of a target before `limit`, and on which kind of devices.
+    pub fn earliest(&self, target: &Target, asker: &Asker<'_>, limit: UtcMs) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
         let choices: Vec<Option<u16>> = if target.ask.mix || target.kinds.is_empty() {
             vec![None]
         } else {
@@ -274,7 +295,8 @@ impl Ahead<'_, '_> {
         };
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>)> = None;
         for kind in choices {
-            let Some((time, nodes)) = self.earliest_of(target, kind, asker) else { continue };
+            let limit = best.as_ref().map_or(limit, |(time, ..)| limit.min(*time));
+            let Some((time, nodes)) = self.earliest_of(target, kind, asker, limit) else { continue };
             if best.as_ref().is_none_or(|(old, _, _)| time < *old) {
                 best = Some((time, nodes, kind));
             }
@@ -282,7 +304,8 @@ impl Ahead<'_, '_> {
         best
     }
 
-    fn earliest_of(&self, target: &Target, kind: Option<u16>, asker: &Asker<'_>) -> Option<(UtcMs, Vec<u32>)> {
+    fn earliest_of(&self, target: &Target, kind: Option<u16>, asker: &Asker<'_>, limit: UtcMs) -> Option<(UtcMs, Vec<u32>)> {
+        let mut scratch = Scratch::default();
         let all: Vec<u32>;
         let among: &[u32] = match kind {
             Some(kind) => &self.with_kind[usize::from(kind)],
@@ -296,7 +319,7 @@ impl Ahead<'_, '_> {
         let need = need(target, kind);
         for node in among {
             let view = self.nodes[*node as usize];
-            if let Some(time) = self.node_time(*node as usize, &need, &target.ask, asker) {
+            if let Some(time) = self.node_time_before(*node as usize, &need, &target.ask, asker, limit, &mut scratch) {
                 let near: &[Arc<str>] = match target.ask.near {
                     self::Near::Prefer => &[],
                     self::Near::Within(level) => {
@@ -308,7 +331,7 @@ impl Ahead<'_, '_> {
         }
         let least = target.ask.nodes.least() as usize;
         let found = groups.into_values().filter_map(|group| self.soonest(group, least, asker.job));
-        found.min()
+        found.min().filter(|(time, _)| *time < limit)
     }
 
     /// The soonest of a group's nodes, one of them with the job's checkpoint if it needs one.

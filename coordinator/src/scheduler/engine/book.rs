@@ -26,8 +26,8 @@ pub struct Book {
     strict: Ledger,
     /// Whether these differ.
     differ: bool,
-    /// By team and flavor: what budgets still allow to commit, unit-seconds.
-    budgets: BTreeMap<(usize, u32), u64>,
+    /// By team and flavor: what budgets still allow to commit, unit-seconds. Below nothing where more was promised than is left.
+    budgets: BTreeMap<(usize, u32), i128>,
     licenses: BTreeMap<String, u32>,
     /// By team: jobs that run.
     running: Vec<u32>,
@@ -53,7 +53,7 @@ impl Book {
             let Some(place) = ledger.team(&team.name) else { continue };
             for (flavor, left) in &team.budgets {
                 if let Some(number) = kinds.flavor_number(flavor) {
-                    budgets.insert((place, number), *left);
+                    budgets.insert((place, number), i128::from(*left));
                 }
             }
         }
@@ -106,7 +106,7 @@ impl Book {
             after.remove_at(team, column, units);
             strict.remove_at(team, column, units);
         });
-        self.each_budget(job, team, charges, |left, commits| left.saturating_add(commits));
+        self.each_budget(job, team, charges, |left, commits| left.saturating_add(commits.into()));
         for (name, count) in &job.ask.licenses {
             self.licenses.entry(name.clone()).and_modify(|free| *free = free.saturating_add(*count));
         }
@@ -185,7 +185,7 @@ impl Book {
     pub fn budget_short(&self, team: usize, flavor: u32, units: u64, limit_ms: Option<u64>) -> Option<(u64, u64)> {
         let needs = Self::commits(units, limit_ms);
         let left = *self.budgets.get(&(team, flavor))?;
-        (left < needs).then_some((left, needs))
+        (left < i128::from(needs)).then(|| (u64::try_from(left).unwrap_or(0), needs))
     }
 
     /// Whether anybody has a budget.
@@ -242,13 +242,13 @@ impl Book {
 
     /// Budgets of a start, and the countables of a whole job.
     pub fn commit(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, first: bool) {
-        self.each_budget(job, team, charges, |left, commits| left.saturating_sub(commits));
+        self.each_budget(job, team, charges, |left, commits| left.saturating_sub(commits.into()));
         for (name, count) in job.ask.licenses.iter().filter(|_| first) {
             self.licenses.entry(name.clone()).and_modify(|free| *free = free.saturating_sub(*count));
         }
     }
 
-    fn each_budget(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, change: impl Fn(u64, u64) -> u64) {
+    fn each_budget(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, change: impl Fn(i128, u64) -> i128) {
         let Some(team) = team.filter(|_| !self.budgets.is_empty()) else { return };
         for (flavor, units) in charges {
             let commits = Self::commits(*units, job.limit_ms);

@@ -102,15 +102,18 @@ impl<'a> Pass<'a> {
         self.capacity.hold_seats(ask, seats);
     }
 
-    /// All of its devices are free: it starts there, if quotas still allow it.
+    /// All of its devices are free: it starts there, if quotas and budgets still allow it.
     fn start_held(&mut self, at: usize, hold: &'a Hold) {
         let job = self.jobs[at];
         let place = self.runs.iter().position(|run| run.job == hold.job && matches!(run.source, Source::Promise(_)));
         let Some(place) = place else { return };
         let charges = self.runs[place].charges.clone();
         self.book.unpromise(job.waiting, job.team, &charges, &self.kinds);
-        if self.book.legal(job.team, &charges, &self.kinds).is_err() {
+        let legal = self.book.legal(job.team, &charges, &self.kinds).is_ok();
+        if !legal || self.book.budget(job.waiting, job.team, &charges, &self.kinds).is_some() {
             self.book.promise(job.team, &charges, &self.kinds);
+            self.book.commit(job.waiting, job.team, &charges, true);
+            self.book.runs(job.team);
             return;
         }
         self.book.start(job.waiting, job.team, &charges, &self.kinds, true);

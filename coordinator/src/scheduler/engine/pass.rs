@@ -117,6 +117,8 @@ pub struct Pass<'a> {
     pub(super) stop: bool,
     /// Before anybody's turn, if a closer look is taken.
     pub(super) book_before: Option<Box<Book>>,
+    /// While it is taken: an empty cluster, and one that holds only what jobs ahead hold.
+    pub(super) emptied: Option<Box<(Capacity, Capacity)>>,
     pub(super) marks: Vec<&'static str>,
 }
 
@@ -171,6 +173,7 @@ impl<'a> Pass<'a> {
             put_off: false,
             stop: false,
             book_before: None,
+            emptied: None,
             marks: Vec::new(),
             nodes,
             kinds,

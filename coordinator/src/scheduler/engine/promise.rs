@@ -230,14 +230,22 @@ impl<'a> Pass<'a> {
     fn best(&mut self, job: &Job<'a>, open: &[usize], old: Option<Reserved>) -> Option<Reserved> {
         let asker = self.asker(job);
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
+        let had = old.as_ref().map(|old| old.kind);
+        let kept = old.and_then(|old| {
+            let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
+            let start = start.max(self.quota_time(job, &old.target)?);
+            Some(Reserved { start: start.max(old.said), ..old })
+        });
+        // Only what is earlier than that is worth anything.
+        let limit = kept.as_ref().map_or(UtcMs::MAX, |kept| kept.start);
         for target in open {
             let mut one = self.asks.targets[*target].clone();
-            let had = old.as_ref().map(|old| old.kind);
             one.kinds.retain(|kind| had == Some(Some(*kind)) || one.ask.mix || self.has_slot(job, Some(*kind)));
             if one.kinds.is_empty() && !self.asks.targets[*target].kinds.is_empty() {
                 continue;
             }
-            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker) else { continue };
+            let limit = best.as_ref().map_or(limit, |(start, ..)| limit.min(*start));
+            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker, limit) else { continue };
             // Only who waits for devices alone: quota is there by the time that they are.
             if self.quota_time(job, &one).is_none_or(|quota| quota > start) {
                 continue;
@@ -246,11 +254,6 @@ impl<'a> Pass<'a> {
                 best = Some((start, nodes, kind, *target));
             }
         }
-        let kept = old.and_then(|old| {
-            let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
-            let start = start.max(self.quota_time(job, &old.target)?);
-            Some(Reserved { start: start.max(old.said), ..old })
-        });
         let (mut made, moved) = match (kept, best) {
             (None, None) => return None,
             (Some(kept), None) => (kept, false),
@@ -273,7 +276,7 @@ impl<'a> Pass<'a> {
         let (job, asker) = (self.jobs[at], self.asker(&self.jobs[at]));
         let targets = &self.asks.targets[self.asks.classes[job.ask as usize].targets.clone()];
         let start = |target: &Target| {
-            let (start, ..) = self.ahead().earliest(target, &asker)?;
+            let (start, ..) = self.ahead().earliest(target, &asker, UtcMs::MAX)?;
             Some(start.max(self.quota_time(&job, target)?))
         };
         targets.iter().filter_map(start).min()

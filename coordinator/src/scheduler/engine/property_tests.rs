@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::fixtures::{ask, id, node, of_kinds, scene, team, waiting};
+use super::propose;
 use super::world::World;
 use crate::state::view::amounts::GPU;
 use crate::state::view::ask::{Ask, Gpus, Prefer, Width};
@@ -191,8 +192,14 @@ pub fn story(seed: u64, steps: u32) -> World {
 
 /// The same, and something is looked at whenever all plans are carried out.
 pub fn story_with(seed: u64, steps: u32, look: &mut dyn FnMut(&mut Draw, &World)) -> World {
+    stretched(seed, steps, 100, look)
+}
+
+/// The same with other true lengths, in hundredths.
+fn stretched(seed: u64, steps: u32, stretch: i64, look: &mut dyn FnMut(&mut Draw, &World)) -> World {
     let mut draw = Draw(seed);
     let mut world = world(&mut draw);
+    world.stretch = stretch;
     let teams: Vec<Arc<str>> = world.scene.teams.keys().cloned().collect();
     let asks: Vec<Arc<Ask>> = (0..12).map(|_| Arc::new(random_ask(&mut draw))).collect();
     let mut number = 0;
@@ -262,6 +269,26 @@ fn something_else(draw: &mut Draw, world: &mut World) {
             }
         }
     }
+}
+
+#[test]
+fn no_plan_depends_on_the_length_of_what_has_not_ended() {
+    let mut compared = 0;
+    for seed in 1..=40 {
+        let plans = |stretch| {
+            let mut plans = Vec::new();
+            stretched(seed, 20, stretch, &mut |_, world| {
+                if !world.has_ended {
+                    plans.push((world.now, propose(&world.scene, world.now)));
+                }
+            });
+            plans
+        };
+        let (some, others) = (plans(100), plans(170));
+        compared += some.len().min(others.len());
+        assert!(some.iter().zip(&others).all(|(one, other)| one == other), "seed {seed}");
+    }
+    assert!(compared > 60, "only {compared} plans");
 }
 
 #[test]

@@ -45,6 +45,10 @@ pub struct World {
     pub streak: u32,
     pub preemptions: u64,
     pub starts: BTreeMap<JobId, i64>,
+    /// True lengths are so many hundredths of what is said: nothing else may depend on that before somebody ends.
+    pub stretch: i64,
+    /// Somebody has ended.
+    pub has_ended: bool,
     /// Between notice and its delivery.
     pub signal_ms: i64,
     notices: BTreeMap<JobId, i64>,
@@ -70,6 +74,8 @@ impl World {
             streak: 0,
             preemptions: 0,
             starts: BTreeMap::new(),
+            stretch: 100,
+            has_ended: false,
             signal_ms: 0,
             notices: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -80,6 +86,7 @@ impl World {
     pub fn submit(&mut self, mut job: Waiting, length_ms: i64) {
         job.submit_ms = self.now;
         job.eligible_ms = self.now;
+        let length_ms = (length_ms * self.stretch / 100).max(1);
         let truth = Truth { job: job.clone(), length_ms, saved: false, done_ms: 0, evictions: 0 };
         self.truths.insert(job.id, truth);
         self.scene.waiting.insert((job.submit_index, job.id), Arc::new(job));
@@ -289,6 +296,7 @@ impl World {
     pub fn end(&mut self, run: &Running, done: bool) {
         self.seats(run, true);
         self.return_slice(run);
+        self.has_ended |= done;
         self.scene.running.remove(&(run.id, run.epoch));
         self.streak = 0;
         let ran = self.now - run.started_ms;

@@ -46,6 +46,7 @@ impl<'a> Pass<'a> {
         } else if self.full {
             seen.reasons = vec![self.reason(at, &Blocker::Ahead)];
         } else {
+            self.make_emptied();
             let all = self.possible(at);
             let least = fewest(all, &mut |lifts| self.would_start(at, lifts, closer.variants));
             seen.reasons = least.iter().map(|one| self.reason(at, one)).collect();
@@ -53,6 +54,7 @@ impl<'a> Pass<'a> {
                 seen.reasons.push(self.reason(at, &leading(stuck)));
             }
             seen.checks = self.checks(at, &least);
+            self.emptied = None;
             seen.edits = self.edits(at, closer.variants, deferred, &seen.eta);
         }
         self.seen = Some(Box::new(seen));

@@ -67,6 +67,8 @@ const LIMITS_MS: [u64; 9] = [
 ];
 const HOUR_MS: u64 = 3_600_000;
 const MINUTE_MS: u64 = 60_000;
+/// Of each kind of change so many are estimated at most: each looks at all nodes.
+const ESTIMATES_MAX: usize = 2;
 /// An estimate has to be earlier by so much to be worth a word, milliseconds.
 const SOONER_MS: i64 = 60_000;
 
@@ -180,7 +182,7 @@ impl<'a> Pass<'a> {
         let mut found = Vec::new();
         for changes in &variants.changed {
             let now = changes.iter().find_map(|(change, waiting)| self.starts_as(at, change, waiting, deferred));
-            let helps = now.or_else(|| changes.iter().find_map(|(change, waiting)| self.sooner_as(at, change, waiting, eta)));
+            let helps = now.or_else(|| changes.iter().take(ESTIMATES_MAX).find_map(|(change, waiting)| self.sooner_as(at, change, waiting, eta)));
             found.extend(helps);
         }
         found

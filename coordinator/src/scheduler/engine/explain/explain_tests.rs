@@ -100,7 +100,7 @@ fn restrict(draw: &mut Draw, scene: &mut Scene, job: &Waiting) -> Waiting {
         match draw.below(8) {
             0 => job.avoid = names.iter().filter(|_| draw.one_in(2)).cloned().collect(),
             1 => ask.labels = vec![("ib".into(), "yes".into())],
-            2 => ask.amounts = Some(Amounts { cpu_milli: 1 << 40, memory: 0, disk: 0 }),
+            2 => ask.amounts = Some(Amounts { cpu_milli: 1 << 40, ..Amounts::NONE }),
             3 => change(&some(draw), &|node| node.open = Open::No),
             4 => names.iter().for_each(|name| change(name, &|node| node.open = Open::From(i64::MAX / 2))),
             5 => names.iter().for_each(|name| change(name, &|node| node.windows = vec![(0, i64::MAX / 2)])),

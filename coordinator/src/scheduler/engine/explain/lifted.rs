@@ -55,14 +55,21 @@ impl<'a> Pass<'a> {
         })
     }
 
+    /// The cluster if running attempts held nothing: once for all questions, it costs more than they do.
+    pub(super) fn make_emptied(&mut self) {
+        let mut empty = self.capacity.clone();
+        empty.empty();
+        let mut with_jobs_ahead = empty.clone();
+        self.held_by_jobs_ahead().for_each(|(ask, seats)| with_jobs_ahead.hold_seats(ask, seats));
+        self.emptied = Some(Box::new((empty, with_jobs_ahead)));
+    }
+
     fn lifted_capacity(&self, capacity: &Capacity, lifts: &Lifts) -> Capacity {
-        let mut free = capacity.clone();
-        if lifts.has(&Blocker::Devices) {
-            free.empty();
-            if !lifts.has(&Blocker::Ahead) {
-                self.held_by_jobs_ahead().for_each(|(ask, seats)| free.hold_seats(ask, seats));
-            }
-        } else {
+        let mut free = match (lifts.has(&Blocker::Devices), self.emptied.as_deref()) {
+            (true, Some((empty, with_jobs_ahead))) => if lifts.has(&Blocker::Ahead) { empty } else { with_jobs_ahead }.clone(),
+            _ => capacity.clone(),
+        };
+        if !lifts.has(&Blocker::Devices) {
             if lifts.has(&Blocker::Ahead) {
                 self.held_by_jobs_ahead().for_each(|(ask, seats)| free.release_seats(ask, seats));
             }
