@@ -294,12 +294,15 @@ impl<'a> Pass<'a> {
     /// A job that asks about what lies ahead.
     pub(super) fn asker(&self, job: &Job<'a>) -> Asker<'a> {
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
+        let protected = estimate::protected(&self.scene.settings, job.waiting.class, job.waiting.limit_ms);
+        // One with a limit holds its devices until it has ended, as for those who ask whether it breaks their promise.
+        let limited = job.waiting.limit_ms.map(|_| protected);
         Asker {
             job: job.waiting,
             aged: job.turn.is_aged(),
-            length: estimate::waiting(self.scene, job.waiting, units),
+            length: limited.unwrap_or_else(|| estimate::waiting(self.scene, job.waiting, units)),
             takes_back: None,
-            protected: estimate::protected(&self.scene.settings, job.waiting.class, job.waiting.limit_ms),
+            protected,
         }
     }
 

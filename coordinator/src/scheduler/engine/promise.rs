@@ -74,7 +74,6 @@ impl<'a> Pass<'a> {
         nodes: Vec<u32>,
     ) -> Reserved {
         let target = self.asks.targets[target].clone();
-        let units = target.ask.units(target.ask.nodes.least());
         Reserved {
             job: job.waiting.id,
             class: job.waiting.class,
@@ -83,7 +82,7 @@ impl<'a> Pass<'a> {
             user: job.user,
             said,
             start,
-            end: estimate::after(start, estimate::waiting(self.scene, job.waiting, units)),
+            end: estimate::after(start, self.asker(job).length),
             nodes,
             target,
             kind,

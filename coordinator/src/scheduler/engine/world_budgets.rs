@@ -51,7 +51,9 @@ impl World {
     /// A start commits its first slice.
     pub fn commit_slice(&mut self, run: &Running) {
         let slice = self.slice(run, self.now);
-        assert!(self.pay(run, slice), "{} starts beyond a budget", run.id);
+        let left: Vec<_> = self.scene.teams.values().filter(|team| is_below(&run.team, &team.name)).map(|team| (&team.name, &team.budgets)).collect();
+        let said = format!("{} of {} starts beyond a budget: {slice} ms of {:?}, left {left:?}, {:?}", run.id, run.team, charges(&self.scene, &run.ask.gpus, &run.seats), self.scene.holds.get(&run.id));
+        assert!(self.pay(run, slice), "{said}");
         self.slices.insert((run.id, run.epoch), self.now + slice);
     }
 
