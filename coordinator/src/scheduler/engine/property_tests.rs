@@ -156,7 +156,7 @@ fn world(draw: &mut Draw) -> World {
     let teams = teams(draw, &devices);
     let mut scene = scene(nodes, teams);
     scene.settings = Arc::new(SchedSettings {
-        age_limit_ms: [300 * 60_000; 4],
+        age_limit_ms: [(60 + 30 * draw.below(6)) * 60_000; 4],
         default_time_ms: [240 * 60_000; 4],
         grace_ms: [5 * 60_000; 4],
         reservations: u32::try_from(draw.below(4) * 2).expect("small"),
@@ -175,7 +175,6 @@ fn surprise(draw: &mut Draw, scene: &mut Scene) {
     let settings = SchedSettings {
         reservations: 4,
         default_time_ms: [(60 + 60 * draw.below(3)) * 60_000; 4],
-        age_limit_ms: [(100 + draw.below(300)) * 60_000; 4],
         ..(*scene.settings).clone()
     };
     scene.settings = Arc::new(settings);
@@ -184,6 +183,11 @@ fn surprise(draw: &mut Draw, scene: &mut Scene) {
             scene.histories.insert((format!("u{user}").into(), units), Arc::new(vec![60_000 * (1 + draw.below(20)); 9]));
         }
     }
+}
+
+/// Gangs to which starts are promised, and what comes in before them.
+fn wide_or_narrow(draw: &mut Draw, at: u32) -> Ask {
+    if at % 2 == 0 { ask(2 + at % 3, if draw.one_in(2) { 8 } else { 4 }) } else { ask(1, 1 + at % 2) }
 }
 
 pub fn story(seed: u64, steps: u32) -> World {
@@ -201,12 +205,16 @@ fn stretched(seed: u64, steps: u32, stretch: i64, look: &mut dyn FnMut(&mut Draw
     let mut world = world(&mut draw);
     world.stretch = stretch;
     let teams: Vec<Arc<str>> = world.scene.teams.keys().cloned().collect();
-    let asks: Vec<Arc<Ask>> = (0..12).map(|_| Arc::new(random_ask(&mut draw))).collect();
+    let surprising = !world.scene.histories.is_empty();
+    let asks: Vec<Arc<Ask>> = (0..12).map(|at| Arc::new(if surprising { wide_or_narrow(&mut draw, at) } else { random_ask(&mut draw) })).collect();
     let mut number = 0;
     for _ in 0..steps {
         for _ in 0..draw.below(4) {
             number += 1;
-            let job = random_job(&mut draw, number, &teams, &asks);
+            let mut job = random_job(&mut draw, number, &teams, &asks);
+            if surprising && !job.ask.is_wide() {
+                (job.limit_ms, job.interactive, job.class) = (None, false, Class::Normal);
+            }
             let most = if draw.one_in(3) { 900 } else { 120 };
             let length = MINUTE * i64::try_from(1 + draw.below(most)).expect("small");
             world.submit(job, length);

@@ -1,6 +1,7 @@
 //! The closer look that a pass takes at one job, at its turn: which blockers there may be, the fewest of them that would have to go, and what holds. Changes nothing of
 //! the pass. Does NOT put it into words.
 use mlctl_proto::ids::JobId;
+use mlctl_proto::units::UtcMs;
 
 use super::blocker::{Blocker, Lifts, fewest};
 use super::edits::{Candidate, Variants};
@@ -33,6 +34,8 @@ pub struct Seen {
     pub eta: Eta,
     /// Changes that help, at its turn.
     pub edits: Vec<Candidate>,
+    /// Starts that were promised to others ahead of it: nothing that helps it may make these later.
+    pub promised: Vec<(JobId, UtcMs)>,
 }
 
 impl<'a> Pass<'a> {
@@ -40,7 +43,8 @@ impl<'a> Pass<'a> {
     pub(in crate::scheduler::engine) fn look_closer(&mut self, at: usize, stuck: &Stuck, deferred: bool) {
         let job = self.jobs[at];
         let Some(closer) = self.closer.filter(|closer| closer.job == job.waiting.id) else { return };
-        let mut seen = Seen { eta: self.eta(at), ..Seen::default() };
+        let ahead = self.promises.all.iter().filter(|one| one.turn < job.turn).map(|one| (one.job, one.said));
+        let mut seen = Seen { eta: self.eta(at), promised: ahead.collect(), ..Seen::default() };
         if let Stuck::Said(why @ Why::PreemptingOthers { .. }) = stuck {
             seen.reasons = vec![Reason { blocker: Blocker::Victims, why: why.clone(), jobs: Vec::new() }];
         } else if self.full {

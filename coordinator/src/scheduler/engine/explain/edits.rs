@@ -12,7 +12,7 @@ use crate::scheduler::engine::order::Turn;
 use crate::scheduler::engine::pass::Pass;
 use crate::state::view::amounts::Amounts;
 use crate::state::view::ask::{Ask, Gpus, Kind, Width};
-use crate::state::view::jobs::{Tasks, Waiting};
+use crate::state::view::jobs::{Footing, Tasks, Waiting};
 use crate::state::view::policy::Policy;
 use crate::state::view::scene::Scene;
 
@@ -189,14 +189,14 @@ impl<'a> Pass<'a> {
     }
 
     fn starts_as(&mut self, at: usize, change: &Change, waiting: &'a Waiting, deferred: bool) -> Option<Candidate> {
-        let (standing, _) = self.as_if_it_were(at, waiting, |pass| pass.finds(at, false))?;
+        let (standing, footing) = self.as_if_it_were(at, waiting, |pass| pass.finds(at, false))?;
         let borrowed = standing == Standing::Borrows;
         // Who is inside its nominal at every level, at the same turn, is ended by nobody behind it.
         let settings = &self.scene.settings;
         let old = self.jobs[at].waiting;
         let turn = |job: &Waiting| Turn::of(self.rules, settings, job, 0, self.now);
         let same_turn = turn(waiting) == turn(old);
-        let is_safe = !borrowed && !deferred && same_turn && settings.policy == Policy::Fair;
+        let is_safe = !borrowed && !deferred && same_turn && footing == Footing::Regular && settings.policy == Policy::Fair;
         let edit = Edit { change: change.clone(), starts_now: true, borrowed, eta_ms: None };
         Some(Candidate { edit, is_safe, waiting: waiting.clone() })
     }

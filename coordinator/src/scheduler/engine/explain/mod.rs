@@ -61,7 +61,7 @@ fn closely(scene: &Scene, now: UtcMs, job: JobId) -> Option<(Explanation, Vec<Ga
         reasons.extend(seen.reasons);
     }
     let free_of_gates = !reasons.iter().any(|one| one.blocker.is_gate());
-    let edits = if free_of_gates { true_edits(&open, now, job, seen.edits) } else { Vec::new() };
+    let edits = if free_of_gates { true_edits(&open, now, job, seen.edits, &seen.promised) } else { Vec::new() };
     let found = Explanation { job, starts_now, reasons, checks: seen.checks, eta: seen.eta, place, edits };
     Some((found, planned))
 }
@@ -90,8 +90,8 @@ fn without_gates(scene: &Scene, waiting: &Waiting) -> Scene {
 }
 
 /// Those of which the plan of the edited scene says the same. At its turn each would start; what that leaves open is whether its old promise kept others ahead of it
-/// away, and whether somebody behind it would end it at once.
-fn true_edits(scene: &Scene, now: UtcMs, job: JobId, found: Vec<edits::Candidate>) -> Vec<Edit> {
+/// away, whether somebody behind it would end it at once, and whether what was promised to others holds once it is there.
+fn true_edits(scene: &Scene, now: UtcMs, job: JobId, found: Vec<edits::Candidate>, others: &[(JobId, UtcMs)]) -> Vec<Edit> {
     let promised = scene.reservations.contains_key(&job);
     let holds = |one: &edits::Candidate| {
         if !one.edit.starts_now || (one.is_safe && !promised) {
@@ -100,7 +100,12 @@ fn true_edits(scene: &Scene, now: UtcMs, job: JobId, found: Vec<edits::Candidate
         let mut edited = scene.clone();
         let waiting = Waiting::clone(&one.waiting);
         edited.waiting.insert((waiting.submit_index, job), Arc::new(waiting));
-        super::propose(&edited, now).starts.iter().any(|start| start.job == job)
+        let plan = super::propose(&edited, now);
+        let starts = |job: JobId| plan.starts.iter().any(|start| start.job == job);
+        let gets_room = |job: JobId| plan.preemptions.iter().any(|one| one.job == job);
+        let as_early = |job: JobId, said: UtcMs| plan.reservations.iter().any(|one| one.job == job && one.start_ms <= said);
+        let kept = |(other, said): &(JobId, UtcMs)| starts(*other) || gets_room(*other) || as_early(*other, *said);
+        starts(job) && others.iter().all(kept)
     };
     found.into_iter().filter(holds).map(|one| one.edit).collect()
 }
