@@ -28,7 +28,10 @@ impl<'a> Names<'a> {
 
     /// The number of a name that came up before.
     pub fn known(&self, name: &Arc<str>) -> Option<u32> {
-        let known = self.by_address.get(&address(name)).or_else(|| self.by_name.get(&**name));
+        let known = self
+            .by_address
+            .get(&address(name))
+            .or_else(|| self.by_name.get(&**name));
         known.copied()
     }
 

@@ -67,7 +67,9 @@ pub struct Lifts {
 impl Lifts {
     /// These.
     pub fn new(all: impl IntoIterator<Item = Blocker>) -> Self {
-        Self { all: all.into_iter().collect() }
+        Self {
+            all: all.into_iter().collect(),
+        }
     }
 
     /// Whether that one is.
@@ -83,7 +85,14 @@ impl Lifts {
     /// The same but for some.
     #[must_use]
     pub fn without(&self, some: &[Blocker]) -> Self {
-        Self { all: self.all.iter().filter(|one| !some.contains(one)).cloned().collect() }
+        Self {
+            all: self
+                .all
+                .iter()
+                .filter(|one| !some.contains(one))
+                .cloned()
+                .collect(),
+        }
     }
 }
 
@@ -94,7 +103,10 @@ pub fn fewest(all: Lifts, suffices: &mut dyn FnMut(&Lifts) -> bool) -> Lifts {
     drop_some(&mut kept, &order, suffices);
     // Thinking one away may be in another's way: until no single one is too many.
     loop {
-        let spare = kept.iter().find(|one| suffices(&kept.without(std::slice::from_ref(one)))).cloned();
+        let spare = kept
+            .iter()
+            .find(|one| suffices(&kept.without(std::slice::from_ref(one))))
+            .cloned();
         let Some(spare) = spare else { return kept };
         kept = kept.without(&[spare]);
     }

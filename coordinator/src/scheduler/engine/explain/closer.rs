@@ -40,19 +40,41 @@ pub struct Seen {
 
 impl<'a> Pass<'a> {
     /// It was that job's turn, and it waits. `deferred`: it was its turn before, and it was put off.
-    pub(in crate::scheduler::engine) fn look_closer(&mut self, at: usize, stuck: &Stuck, deferred: bool) {
+    pub(in crate::scheduler::engine) fn look_closer(
+        &mut self,
+        at: usize,
+        stuck: &Stuck,
+        deferred: bool,
+    ) {
         let job = self.jobs[at];
-        let Some(closer) = self.closer.filter(|closer| closer.job == job.waiting.id) else { return };
-        let ahead = self.promises.all.iter().filter(|one| one.turn < job.turn).map(|one| (one.job, one.said));
-        let mut seen = Seen { eta: self.eta(at), promised: ahead.collect(), ..Seen::default() };
+        let Some(closer) = self.closer.filter(|closer| closer.job == job.waiting.id) else {
+            return;
+        };
+        let ahead = self
+            .promises
+            .all
+            .iter()
+            .filter(|one| one.turn < job.turn)
+            .map(|one| (one.job, one.said));
+        let mut seen = Seen {
+            eta: self.eta(at),
+            promised: ahead.collect(),
+            ..Seen::default()
+        };
         if let Stuck::Said(why @ Why::PreemptingOthers { .. }) = stuck {
-            seen.reasons = vec![Reason { blocker: Blocker::Victims, why: why.clone(), jobs: Vec::new() }];
+            seen.reasons = vec![Reason {
+                blocker: Blocker::Victims,
+                why: why.clone(),
+                jobs: Vec::new(),
+            }];
         } else if self.full {
             seen.reasons = vec![self.reason(at, &Blocker::Ahead)];
         } else {
             self.make_emptied();
             let all = self.possible(at);
-            let least = fewest(all, &mut |lifts| self.would_start(at, lifts, closer.variants));
+            let least = fewest(all, &mut |lifts| {
+                self.would_start(at, lifts, closer.variants)
+            });
             seen.reasons = least.iter().map(|one| self.reason(at, one)).collect();
             if seen.reasons.is_empty() {
                 seen.reasons.push(self.reason(at, &leading(stuck)));
@@ -67,9 +89,15 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether the job would start at its turn if these were gone.
-    pub(in crate::scheduler::engine) fn would_start(&mut self, at: usize, lifts: &Lifts, variants: &'a Variants) -> bool {
+    pub(in crate::scheduler::engine) fn would_start(
+        &mut self,
+        at: usize,
+        lifts: &Lifts,
+        variants: &'a Variants,
+    ) -> bool {
         let anywhere = lifts.has(&Blocker::Inventory);
-        self.as_if(at, lifts, variants, |pass| pass.finds(at, anywhere)).is_some()
+        self.as_if(at, lifts, variants, |pass| pass.finds(at, anywhere))
+            .is_some()
     }
 
     /// How it would start: by the same questions as [`Pass::decide`], without starting it. `anywhere`: whatever nodes there are.
@@ -84,7 +112,9 @@ impl<'a> Pass<'a> {
         }
         for place in decide::order(&ways, &job.waiting.ask) {
             let way = &ways[place];
-            let Ok(standing) = way.standing.clone() else { continue };
+            let Ok(standing) = way.standing.clone() else {
+                continue;
+            };
             if anywhere {
                 if self.budgets_cover(&job, way.target) {
                     return Some((standing, Footing::Regular));
@@ -93,7 +123,10 @@ impl<'a> Pass<'a> {
             }
             if let Ok((choice, footing)) = self.look(at, way) {
                 let charges = self.numbers(&choice);
-                let standing = self.book.legal(job.team, &charges, &self.kinds).unwrap_or(standing);
+                let standing = self
+                    .book
+                    .legal(job.team, &charges, &self.kinds)
+                    .unwrap_or(standing);
                 return Some((standing, footing));
             }
         }
@@ -102,8 +135,12 @@ impl<'a> Pass<'a> {
 
     fn budgets_cover(&self, job: &crate::scheduler::engine::pass::Job<'a>, target: usize) -> bool {
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
-        let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, units));
-        self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds).is_none()
+        let charge = self.asks.targets[target]
+            .flavor
+            .map(|flavor| (flavor, units));
+        self.book
+            .budget(job.waiting, job.team, charge.as_slice(), &self.kinds)
+            .is_none()
     }
 
     /// Every blocker that there may be for a job: if all of them were gone it would start.
@@ -112,35 +149,70 @@ impl<'a> Pass<'a> {
         let (waiting, ask) = (job.waiting, &job.waiting.ask);
         let any = |open: fn(&Open) -> bool| self.nodes.iter().any(|node| open(&node.open));
         let ahead = |source: &Source<'_>| !matches!(source, Source::Attempt(_));
-        let ending = |run: &crate::scheduler::engine::runs::Run<'_>| run.attempt().is_some_and(|one| one.ends_by_ms.is_some());
+        let ending = |run: &crate::scheduler::engine::runs::Run<'_>| {
+            run.attempt().is_some_and(|one| one.ends_by_ms.is_some())
+        };
         let asked = [
             (Blocker::Inventory, true),
             (Blocker::Devices, true),
             (Blocker::Closed, any(|open| matches!(open, Open::No))),
-            (Blocker::Windows, !waiting.preemptible && self.nodes.iter().any(|node| !node.windows.is_empty())),
-            (Blocker::Owners, self.nodes.iter().any(|node| node.owner.is_some())),
+            (
+                Blocker::Windows,
+                !waiting.preemptible && self.nodes.iter().any(|node| !node.windows.is_empty()),
+            ),
+            (
+                Blocker::Owners,
+                self.nodes.iter().any(|node| node.owner.is_some()),
+            ),
             (Blocker::Labels, !ask.labels.is_empty()),
             (Blocker::Amounts, true),
             (Blocker::Excluded, !waiting.avoid.is_empty()),
             (Blocker::Waking, any(|open| matches!(open, Open::From(_)))),
             (Blocker::Ending, self.runs.iter().any(ending)),
-            (Blocker::Ahead, self.runs.iter().any(|run| ahead(&run.source))),
-            (Blocker::Promises, self.promises.all.iter().any(|one| one.job != waiting.id)),
-            (Blocker::AtOnce, waiting.tasks.is_some_and(|tasks| tasks.at_once.is_some())),
+            (
+                Blocker::Ahead,
+                self.runs.iter().any(|run| ahead(&run.source)),
+            ),
+            (
+                Blocker::Promises,
+                self.promises.all.iter().any(|one| one.job != waiting.id),
+            ),
+            (
+                Blocker::AtOnce,
+                waiting.tasks.is_some_and(|tasks| tasks.at_once.is_some()),
+            ),
         ];
-        let all = asked.into_iter().filter_map(|(one, may)| may.then_some(one));
+        let all = asked
+            .into_iter()
+            .filter_map(|(one, may)| may.then_some(one));
         Lifts::new(all.chain(self.short_of(at)))
     }
 
     /// Quotas, budgets, countables and numbers of jobs that are too low, for any of its targets.
     fn short_of(&self, at: usize) -> Vec<Blocker> {
         let job = self.jobs[at];
-        let mut found: Vec<Blocker> = self.quota_shortfalls(at).into_iter().map(|short| Blocker::Quota(short.team, short.flavor)).collect();
+        let mut found: Vec<Blocker> = self
+            .quota_shortfalls(at)
+            .into_iter()
+            .map(|short| Blocker::Quota(short.team, short.flavor))
+            .collect();
         for (flavor, units) in self.charges_of(at) {
-            let Some(named) = self.kinds.flavors.get(flavor as usize) else { continue };
-            let levels = job.team.into_iter().flat_map(|team| self.book.now.path(team));
-            let short = levels.filter(|level| self.book.budget_short(*level, flavor, units, job.waiting.limit_ms).is_some());
-            found.extend(short.map(|level| Blocker::Budget(self.book.now.name(level).clone(), named.clone())));
+            let Some(named) = self.kinds.flavors.get(flavor as usize) else {
+                continue;
+            };
+            let levels = job
+                .team
+                .into_iter()
+                .flat_map(|team| self.book.now.path(team));
+            let short = levels.filter(|level| {
+                self.book
+                    .budget_short(*level, flavor, units, job.waiting.limit_ms)
+                    .is_some()
+            });
+            found
+                .extend(short.map(|level| {
+                    Blocker::Budget(self.book.now.name(level).clone(), named.clone())
+                }));
         }
         for (name, needs) in &job.waiting.ask.licenses {
             if self.book.licenses_free(name) < *needs {
@@ -159,7 +231,10 @@ impl<'a> Pass<'a> {
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
         let mut flavors: Vec<u32> = Vec::new();
         for target in &self.asks.targets[self.asks.classes[job.ask as usize].targets.clone()] {
-            let mixed = target.kinds.iter().map(|kind| self.kinds.kinds[usize::from(*kind)].flavor);
+            let mixed = target
+                .kinds
+                .iter()
+                .map(|kind| self.kinds.kinds[usize::from(*kind)].flavor);
             flavors.extend(target.flavor);
             flavors.extend(mixed.filter(|_| target.flavor.is_none()));
         }
@@ -171,9 +246,13 @@ impl<'a> Pass<'a> {
     /// Where it stands.
     pub(super) fn place_of(&self, job: JobId) -> Place {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let Some(at) = self.jobs.iter().position(|one| one.waiting.id == job) else { return Place::default() };
+        let Some(at) = self.jobs.iter().position(|one| one.waiting.id == job) else {
+            return Place::default();
+        };
         let team = &self.jobs[at].waiting.team;
-        let of_team = |jobs: &[crate::scheduler::engine::pass::Job<'a>]| jobs.iter().filter(|one| one.waiting.team == *team).count();
+        let of_team = |jobs: &[crate::scheduler::engine::pass::Job<'a>]| {
+            jobs.iter().filter(|one| one.waiting.team == *team).count()
+        };
         Place {
             in_team: count(of_team(&self.jobs[..=at])),
             of_team: count(of_team(&self.jobs)),

@@ -82,18 +82,32 @@ pub struct Variants {
 }
 
 /// Blockers that are conditions of the job itself, by bit.
-const OWN: [Blocker; 4] = [Blocker::Labels, Blocker::Amounts, Blocker::Excluded, Blocker::AtOnce];
+const OWN: [Blocker; 4] = [
+    Blocker::Labels,
+    Blocker::Amounts,
+    Blocker::Excluded,
+    Blocker::AtOnce,
+];
 
 impl Variants {
     /// Of a job.
     pub fn new(scene: &Scene, job: &Waiting) -> Self {
-        let lifted = (0..1_usize << OWN.len()).map(|mask| without(job, mask)).collect();
-        Self { lifted, changed: vec![nodes(job), gpus(job), types(scene, job), limits(job)] }
+        let lifted = (0..1_usize << OWN.len())
+            .map(|mask| without(job, mask))
+            .collect();
+        Self {
+            lifted,
+            changed: vec![nodes(job), gpus(job), types(scene, job), limits(job)],
+        }
     }
 
     /// The job without those of its own conditions that are thought away.
     pub fn without(&self, lifts: &Lifts) -> &Waiting {
-        let mask = OWN.iter().enumerate().filter(|(_, one)| lifts.has(one)).fold(0, |mask, (bit, _)| mask | 1 << bit);
+        let mask = OWN
+            .iter()
+            .enumerate()
+            .filter(|(_, one)| lifts.has(one))
+            .fold(0, |mask, (bit, _)| mask | 1 << bit);
         &self.lifted[mask]
     }
 }
@@ -115,18 +129,26 @@ fn without(job: &Waiting, mask: usize) -> Waiting {
         job.avoid.clear();
     }
     if gone(3) {
-        job.tasks = job.tasks.map(|tasks| Tasks { at_once: None, ..tasks });
+        job.tasks = job.tasks.map(|tasks| Tasks {
+            at_once: None,
+            ..tasks
+        });
     }
     job
 }
 
 fn asking(job: &Waiting, ask: Ask) -> Waiting {
-    Waiting { ask: Arc::new(ask), ..job.clone() }
+    Waiting {
+        ask: Arc::new(ask),
+        ..job.clone()
+    }
 }
 
 /// Smaller numbers: one less, then halves.
 fn smaller(number: u32) -> Vec<u32> {
-    let mut found: Vec<u32> = std::iter::successors(Some(number / 2), |half| Some(half / 2)).take_while(|half| *half > 0).collect();
+    let mut found: Vec<u32> = std::iter::successors(Some(number / 2), |half| Some(half / 2))
+        .take_while(|half| *half > 0)
+        .collect();
     if number > 2 && found.first() != Some(&(number - 1)) {
         found.insert(0, number - 1);
     }
@@ -134,14 +156,40 @@ fn smaller(number: u32) -> Vec<u32> {
 }
 
 fn nodes(job: &Waiting) -> Vec<(Change, Waiting)> {
-    let Width::Exactly(wide) = job.ask.nodes else { return Vec::new() };
-    let one = |nodes| (Change::Nodes(nodes), asking(job, Ask { nodes: Width::Exactly(nodes), ..Ask::clone(&job.ask) }));
+    let Width::Exactly(wide) = job.ask.nodes else {
+        return Vec::new();
+    };
+    let one = |nodes| {
+        (
+            Change::Nodes(nodes),
+            asking(
+                job,
+                Ask {
+                    nodes: Width::Exactly(nodes),
+                    ..Ask::clone(&job.ask)
+                },
+            ),
+        )
+    };
     smaller(wide).into_iter().map(one).collect()
 }
 
 fn gpus(job: &Waiting) -> Vec<(Change, Waiting)> {
-    let Gpus::Whole(all) = job.ask.gpus else { return Vec::new() };
-    let one = |gpus| (Change::GpusPerNode(gpus), asking(job, Ask { gpus: Gpus::Whole(gpus), ..Ask::clone(&job.ask) }));
+    let Gpus::Whole(all) = job.ask.gpus else {
+        return Vec::new();
+    };
+    let one = |gpus| {
+        (
+            Change::GpusPerNode(gpus),
+            asking(
+                job,
+                Ask {
+                    gpus: Gpus::Whole(gpus),
+                    ..Ask::clone(&job.ask)
+                },
+            ),
+        )
+    };
     smaller(all).into_iter().map(one).collect()
 }
 
@@ -160,35 +208,84 @@ fn types(scene: &Scene, job: &Waiting) -> Vec<(Change, Waiting)> {
             last = Some(&device.model);
         }
     }
-    let new = models.into_iter().filter(|model| !job.ask.kinds.iter().any(|kind| model.contains(&kind.name)));
+    let new = models
+        .into_iter()
+        .filter(|model| !job.ask.kinds.iter().any(|kind| model.contains(&kind.name)));
     let one = |model: &Arc<str>| {
-        let memory = job.ask.kinds.iter().map(|kind| kind.memory).min().unwrap_or(0);
+        let memory = job
+            .ask
+            .kinds
+            .iter()
+            .map(|kind| kind.memory)
+            .min()
+            .unwrap_or(0);
         let mut kinds = job.ask.kinds.clone();
-        kinds.push(Kind { name: model.to_string(), memory });
-        (Change::Types(kinds.clone()), asking(job, Ask { kinds, ..Ask::clone(&job.ask) }))
+        kinds.push(Kind {
+            name: model.to_string(),
+            memory,
+        });
+        (
+            Change::Types(kinds.clone()),
+            asking(
+                job,
+                Ask {
+                    kinds,
+                    ..Ask::clone(&job.ask)
+                },
+            ),
+        )
     };
     new.map(one).collect()
 }
 
 fn limits(job: &Waiting) -> Vec<(Change, Waiting)> {
-    let less = LIMITS_MS.into_iter().filter(|limit| job.limit_ms.is_none_or(|old| *limit < old));
-    let one = |limit| (Change::Limit(limit), Waiting { limit_ms: Some(limit), ..job.clone() });
+    let less = LIMITS_MS
+        .into_iter()
+        .filter(|limit| job.limit_ms.is_none_or(|old| *limit < old));
+    let one = |limit| {
+        (
+            Change::Limit(limit),
+            Waiting {
+                limit_ms: Some(limit),
+                ..job.clone()
+            },
+        )
+    };
     less.map(one).collect()
 }
 
 impl<'a> Pass<'a> {
     /// Of each kind of change the smallest one that starts it now, else one that starts it sooner than `eta`.
-    pub(super) fn edits(&mut self, at: usize, variants: &'a Variants, deferred: bool, eta: &Eta) -> Vec<Candidate> {
+    pub(super) fn edits(
+        &mut self,
+        at: usize,
+        variants: &'a Variants,
+        deferred: bool,
+        eta: &Eta,
+    ) -> Vec<Candidate> {
         let mut found = Vec::new();
         for changes in &variants.changed {
-            let now = changes.iter().find_map(|(change, waiting)| self.starts_as(at, change, waiting, deferred));
-            let helps = now.or_else(|| changes.iter().take(ESTIMATES_MAX).find_map(|(change, waiting)| self.sooner_as(at, change, waiting, eta)));
+            let now = changes
+                .iter()
+                .find_map(|(change, waiting)| self.starts_as(at, change, waiting, deferred));
+            let helps = now.or_else(|| {
+                changes
+                    .iter()
+                    .take(ESTIMATES_MAX)
+                    .find_map(|(change, waiting)| self.sooner_as(at, change, waiting, eta))
+            });
             found.extend(helps);
         }
         found
     }
 
-    fn starts_as(&mut self, at: usize, change: &Change, waiting: &'a Waiting, deferred: bool) -> Option<Candidate> {
+    fn starts_as(
+        &mut self,
+        at: usize,
+        change: &Change,
+        waiting: &'a Waiting,
+        deferred: bool,
+    ) -> Option<Candidate> {
         let (standing, footing) = self.as_if_it_were(at, waiting, |pass| pass.finds(at, false))?;
         let borrowed = standing == Standing::Borrows;
         // Who is inside its nominal at every level, at the same turn, is ended by nobody behind it.
@@ -196,18 +293,48 @@ impl<'a> Pass<'a> {
         let old = self.jobs[at].waiting;
         let turn = |job: &Waiting| Turn::of(self.rules, settings, job, 0, self.now);
         let same_turn = turn(waiting) == turn(old);
-        let is_safe = !borrowed && !deferred && same_turn && footing == Footing::Regular && settings.policy == Policy::Fair;
-        let edit = Edit { change: change.clone(), starts_now: true, borrowed, eta_ms: None };
-        Some(Candidate { edit, is_safe, waiting: waiting.clone() })
+        let is_safe = !borrowed
+            && !deferred
+            && same_turn
+            && footing == Footing::Regular
+            && settings.policy == Policy::Fair;
+        let edit = Edit {
+            change: change.clone(),
+            starts_now: true,
+            borrowed,
+            eta_ms: None,
+        };
+        Some(Candidate {
+            edit,
+            is_safe,
+            waiting: waiting.clone(),
+        })
     }
 
-    fn sooner_as(&mut self, at: usize, change: &Change, waiting: &'a Waiting, eta: &Eta) -> Option<Candidate> {
-        let Eta::At { start_ms, .. } = eta else { return None };
+    fn sooner_as(
+        &mut self,
+        at: usize,
+        change: &Change,
+        waiting: &'a Waiting,
+        eta: &Eta,
+    ) -> Option<Candidate> {
+        let Eta::At { start_ms, .. } = eta else {
+            return None;
+        };
         let start = self.as_if_it_were(at, waiting, |pass| pass.earliest_start(at))?;
         let sooner = start.saturating_add(SOONER_MS) <= *start_ms && start > self.now;
         sooner.then(|| {
-            let edit = Edit { change: change.clone(), starts_now: false, borrowed: false, eta_ms: Some(start) };
-            Candidate { edit, is_safe: true, waiting: waiting.clone() }
+            let edit = Edit {
+                change: change.clone(),
+                starts_now: false,
+                borrowed: false,
+                eta_ms: Some(start),
+            };
+            Candidate {
+                edit,
+                is_safe: true,
+                waiting: waiting.clone(),
+            }
         })
     }
 }

@@ -28,22 +28,48 @@ pub struct Foresight {
 pub fn foresee(scene: &Scene, now: UtcMs, waiting: Waiting) -> Foresight {
     let job = waiting.id;
     let mut with = scene.clone();
-    with.waiting.insert((waiting.submit_index, job), Arc::new(waiting));
-    let Some((found, starts)) = super::closely(&with, now, job) else { return Foresight::default() };
-    let place = starts.iter().position(|start| start.job == job).filter(|_| found.starts_now);
+    with.waiting
+        .insert((waiting.submit_index, job), Arc::new(waiting));
+    let Some((found, starts)) = super::closely(&with, now, job) else {
+        return Foresight::default();
+    };
+    let place = starts
+        .iter()
+        .position(|start| start.job == job)
+        .filter(|_| found.starts_now);
     let borrowed = place.is_some_and(|place| borrows(&with, &starts, place));
-    Foresight { starts_now: found.starts_now, borrowed, eta: found.eta, reasons: found.reasons }
+    Foresight {
+        starts_now: found.starts_now,
+        borrowed,
+        eta: found.eta,
+        reasons: found.reasons,
+    }
 }
 
 /// Whether a start goes beyond nominal at some level, after those before it.
 fn borrows(scene: &Scene, starts: &[GangStart], place: usize) -> bool {
     let mut ledger = Ledger::new(scene.teams.values().map(|team| &**team));
-    let teams: BTreeMap<JobId, &Arc<str>> = scene.waiting.values().map(|one| (one.id, &one.team)).collect();
+    let teams: BTreeMap<JobId, &Arc<str>> = scene
+        .waiting
+        .values()
+        .map(|one| (one.id, &one.team))
+        .collect();
     let team = |start: &GangStart| teams.get(&start.job).map(|team| (*team).clone());
     for start in starts.iter().take(place) {
         let Some(team) = team(start) else { continue };
-        start.charges.iter().for_each(|(flavor, units)| ledger.add(&team, flavor, *units));
+        start
+            .charges
+            .iter()
+            .for_each(|(flavor, units)| ledger.add(&team, flavor, *units));
     }
-    let Some((start, team)) = starts.get(place).and_then(|start| Some((start, team(start)?))) else { return false };
-    start.charges.iter().any(|(flavor, units)| !ledger.inside_nominal(&team, flavor, *units))
+    let Some((start, team)) = starts
+        .get(place)
+        .and_then(|start| Some((start, team(start)?)))
+    else {
+        return false;
+    };
+    start
+        .charges
+        .iter()
+        .any(|(flavor, units)| !ledger.inside_nominal(&team, flavor, *units))
 }

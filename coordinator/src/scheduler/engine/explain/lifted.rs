@@ -13,7 +13,13 @@ use crate::state::view::jobs::{Seat, Waiting};
 
 impl<'a> Pass<'a> {
     /// Asks something with these blockers away.
-    pub(super) fn as_if<T>(&mut self, at: usize, lifts: &Lifts, variants: &'a Variants, asks: impl FnOnce(&mut Self) -> T) -> T {
+    pub(super) fn as_if<T>(
+        &mut self,
+        at: usize,
+        lifts: &Lifts,
+        variants: &'a Variants,
+        asks: impl FnOnce(&mut Self) -> T,
+    ) -> T {
         let capacity = std::mem::take(&mut self.capacity);
         self.capacity = self.lifted_capacity(&capacity, lifts);
         let book = self.lifted_book(lifts);
@@ -29,10 +35,23 @@ impl<'a> Pass<'a> {
     }
 
     /// Asks something as if the job had asked for something else.
-    pub(super) fn as_if_it_were<T>(&mut self, at: usize, waiting: &'a Waiting, asks: impl FnOnce(&mut Self) -> T) -> T {
+    pub(super) fn as_if_it_were<T>(
+        &mut self,
+        at: usize,
+        waiting: &'a Waiting,
+        asks: impl FnOnce(&mut Self) -> T,
+    ) -> T {
         // What was not found before says nothing about this one.
-        let (job, known, marks) = (self.jobs[at], std::mem::take(&mut self.no_place), self.marks.len());
-        let ask = if waiting.ask == job.waiting.ask { job.ask } else { self.asks.number_of(&waiting.ask, &self.kinds) };
+        let (job, known, marks) = (
+            self.jobs[at],
+            std::mem::take(&mut self.no_place),
+            self.marks.len(),
+        );
+        let ask = if waiting.ask == job.waiting.ask {
+            job.ask
+        } else {
+            self.asks.number_of(&waiting.ask, &self.kinds)
+        };
         self.jobs[at].waiting = waiting;
         self.jobs[at].ask = ask;
         self.jobs[at].terms = u32::MAX;
@@ -49,7 +68,14 @@ impl<'a> Pass<'a> {
                 Source::Attempt(_) => return None,
                 Source::Start(place) => &self.out.starts.get(place)?.seats,
                 Source::Promise(hold) => &hold.seats,
-                Source::Planned => &self.out.preemptions.iter().find(|one| one.job == run.job)?.seats,
+                Source::Planned => {
+                    &self
+                        .out
+                        .preemptions
+                        .iter()
+                        .find(|one| one.job == run.job)?
+                        .seats
+                }
             };
             Some((&*run.ask, seats.as_slice()))
         })
@@ -60,21 +86,32 @@ impl<'a> Pass<'a> {
         let mut empty = self.capacity.clone();
         empty.empty();
         let mut with_jobs_ahead = empty.clone();
-        self.held_by_jobs_ahead().for_each(|(ask, seats)| with_jobs_ahead.hold_seats(ask, seats));
+        self.held_by_jobs_ahead()
+            .for_each(|(ask, seats)| with_jobs_ahead.hold_seats(ask, seats));
         self.emptied = Some(Box::new((empty, with_jobs_ahead)));
     }
 
     fn lifted_capacity(&self, capacity: &Capacity, lifts: &Lifts) -> Capacity {
         let mut free = match (lifts.has(&Blocker::Devices), self.emptied.as_deref()) {
-            (true, Some((empty, with_jobs_ahead))) => if lifts.has(&Blocker::Ahead) { empty } else { with_jobs_ahead }.clone(),
+            (true, Some((empty, with_jobs_ahead))) => if lifts.has(&Blocker::Ahead) {
+                empty
+            } else {
+                with_jobs_ahead
+            }
+            .clone(),
             _ => capacity.clone(),
         };
         if !lifts.has(&Blocker::Devices) {
             if lifts.has(&Blocker::Ahead) {
-                self.held_by_jobs_ahead().for_each(|(ask, seats)| free.release_seats(ask, seats));
+                self.held_by_jobs_ahead()
+                    .for_each(|(ask, seats)| free.release_seats(ask, seats));
             }
             if lifts.has(&Blocker::Ending) {
-                let ending = self.runs.iter().filter(|run| is_ending(run)).filter_map(Run::attempt);
+                let ending = self
+                    .runs
+                    .iter()
+                    .filter(|run| is_ending(run))
+                    .filter_map(Run::attempt);
                 ending.for_each(|attempt| free.release(attempt));
             }
         }
@@ -91,7 +128,10 @@ impl<'a> Pass<'a> {
     }
 
     fn lifted_book(&self, lifts: &Lifts) -> Book {
-        let before = self.book_before.as_deref().filter(|_| lifts.has(&Blocker::Ahead));
+        let before = self
+            .book_before
+            .as_deref()
+            .filter(|_| lifts.has(&Blocker::Ahead));
         let mut book = before.unwrap_or(&self.book).clone();
         if lifts.has(&Blocker::Ending) {
             let ending = self.runs.iter().filter(|run| is_ending(run));
@@ -100,7 +140,9 @@ impl<'a> Pass<'a> {
         for one in lifts.iter() {
             match one {
                 Blocker::Quota(team, flavor) => book.open_quota(team, flavor),
-                Blocker::Budget(team, flavor) => book.open_budget(team, self.kinds.flavor_number(flavor)),
+                Blocker::Budget(team, flavor) => {
+                    book.open_budget(team, self.kinds.flavor_number(flavor))
+                }
                 Blocker::License(name) => book.open_license(name),
                 Blocker::Running(team) => book.open_running(team),
                 _ => {}
@@ -114,16 +156,25 @@ impl<'a> Pass<'a> {
         if lifts.has(&Blocker::Promises) {
             return Some(Promises::new(self.nodes.len()));
         }
-        let quotas: BTreeMap<_, _> = lifts.iter().filter_map(|one| match one {
-            Blocker::Quota(team, flavor) => Some((team, flavor)),
-            _ => None,
-        }).collect();
+        let quotas: BTreeMap<_, _> = lifts
+            .iter()
+            .filter_map(|one| match one {
+                Blocker::Quota(team, flavor) => Some((team, flavor)),
+                _ => None,
+            })
+            .collect();
         if quotas.is_empty() {
             return None;
         }
         let mut promises = self.promises.clone();
-        for ledger in promises.all.iter_mut().filter_map(|one| one.quotas.as_mut()) {
-            quotas.iter().for_each(|(team, flavor)| ledger.open(team, flavor));
+        for ledger in promises
+            .all
+            .iter_mut()
+            .filter_map(|one| one.quotas.as_mut())
+        {
+            quotas
+                .iter()
+                .for_each(|(team, flavor)| ledger.open(team, flavor));
         }
         Some(promises)
     }
