@@ -27,8 +27,8 @@ pub struct Reserved {
     pub aged: bool,
     /// When it is its turn.
     pub turn: Turn,
-    /// Its owner.
-    pub user: Arc<str>,
+    /// The number of its owner.
+    pub user: u32,
     /// What was said.
     pub said: UtcMs,
     /// When it can be kept, as things stand.
@@ -64,18 +64,31 @@ impl Reserved {
 }
 
 /// All promises, and where they are.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Promises {
     /// In the order in which they were made.
     pub all: Vec<Reserved>,
     /// By node: places in `all`.
     on_node: Vec<Vec<u32>>,
+    /// By kind of devices.
+    queues: BTreeMap<Option<u16>, Queue>,
+    /// By owner: how many.
+    users: BTreeMap<u32, usize>,
+}
+
+/// The promises of one kind of devices.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue {
+    /// How many.
+    pub count: usize,
+    /// Class and whether it is aged, of the one that yields first.
+    pub least: (Class, bool),
 }
 
 impl Promises {
     /// None, on so many nodes.
     pub fn new(nodes: usize) -> Self {
-        Self { all: Vec::new(), on_node: vec![Vec::new(); nodes] }
+        Self { on_node: vec![Vec::new(); nodes], ..Self::default() }
     }
 
     /// One more.
@@ -84,7 +97,25 @@ impl Promises {
         for node in &one.nodes {
             self.on_node[*node as usize].push(place);
         }
+        self.count(&one);
         self.all.push(one);
+    }
+
+    fn count(&mut self, one: &Reserved) {
+        *self.users.entry(one.user).or_default() += 1;
+        let urgency = (one.class, one.aged);
+        let queue = self.queues.entry(one.kind).or_insert(Queue { count: 0, least: urgency });
+        *queue = Queue { count: queue.count + 1, least: queue.least.min(urgency) };
+    }
+
+    /// Those of one kind of devices, if there are any.
+    pub fn queue(&self, kind: Option<u16>) -> Option<Queue> {
+        self.queues.get(&kind).copied()
+    }
+
+    /// How many a user has.
+    pub fn of_user(&self, user: u32) -> usize {
+        self.users.get(&user).copied().unwrap_or(0)
     }
 
     /// No promise to that job any more; the one that it had.
@@ -92,6 +123,10 @@ impl Promises {
         let place = self.all.iter().position(|one| one.job == job)?;
         let found = self.all.remove(place);
         self.on_node.iter_mut().for_each(Vec::clear);
+        (self.queues, self.users) = Default::default();
+        let all = std::mem::take(&mut self.all);
+        all.iter().for_each(|one| self.count(one));
+        self.all = all;
         for (place, one) in self.all.iter().enumerate() {
             for node in &one.nodes {
                 self.on_node[*node as usize].push(u32::try_from(place).unwrap_or(u32::MAX));
@@ -119,6 +154,13 @@ pub struct Asker<'a> {
     pub length: u64,
     /// When it is its turn, if it ends others for what it gets.
     pub takes_back: Option<Turn>,
+}
+
+/// What is written anew for each node.
+#[derive(Debug, Default)]
+struct Scratch {
+    times: Vec<UtcMs>,
+    free: Vec<u32>,
 }
 
 /// What one node gives for a target.
@@ -202,6 +244,19 @@ impl Ahead<'_, '_> {
 
     /// When a node has room for a job from then on; `None`: never, as far as anybody can say.
     pub fn node_time(&self, node: usize, need: &Need<'_>, ask: &Ask, asker: &Asker<'_>) -> Option<UtcMs> {
+        self.node_time_before(node, need, ask, asker, UtcMs::MAX, &mut Scratch::default())
+    }
+
+    /// The same, if that is before `limit`.
+    fn node_time_before(
+        &self,
+        node: usize,
+        need: &Need<'_>,
+        ask: &Ask,
+        asker: &Asker<'_>,
+        limit: UtcMs,
+        scratch: &mut Scratch,
+    ) -> Option<UtcMs> {
         let view = self.nodes[node];
         let open = match view.open {
             Open::Now => self.now,
@@ -212,26 +267,27 @@ impl Ahead<'_, '_> {
             return None;
         }
         let class = asker.job.class;
-        let mut times: Vec<UtcMs> = vec![open];
+        let Scratch { times, free } = scratch;
+        times.clear();
+        times.push(open);
         let ends = self.on_node[node].iter().map(|run| &self.runs[*run as usize]).filter(|run| !run.gone);
         times.extend(ends.map(|run| run.ends_for(class, self.now)));
         times.extend(self.promises.on(node).map(|other| other.end));
-        times.retain(|time| *time >= open);
+        times.retain(|time| *time >= open && *time < limit);
         times.sort_unstable();
         times.dedup();
-        let mut free = Vec::new();
-        for time in times {
-            let mut amounts = self.at(node, time, class, &mut free);
-            self.keep_promises(node, time, asker, &mut free, &mut amounts);
-            if self.grid.satisfy(node, &mut free, &mut amounts, need) {
+        for time in times.iter().copied() {
+            let mut amounts = self.at(node, time, class, free);
+            self.keep_promises(node, time, asker, free, &mut amounts);
+            if self.grid.satisfy(node, free, &mut amounts, need) {
                 return Some(past_windows(view, time, asker));
             }
         }
         None
     }
 
-    /// The earliest start of the fewest nodes of a target, and on which kind of devices.
-    pub fn earliest(&self, target: &Target, asker: &Asker<'_>) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
+    /// The earliest start of the fewest nodes of a target before `limit`, and on which kind of devices.
+    pub fn earliest(&self, target: &Target, asker: &Asker<'_>, limit: UtcMs) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
         let choices: Vec<Option<u16>> = if target.ask.mix || target.kinds.is_empty() {
             vec![None]
         } else {
@@ -239,7 +295,8 @@ impl Ahead<'_, '_> {
         };
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>)> = None;
         for kind in choices {
-            let Some((time, nodes)) = self.earliest_of(target, kind, asker) else { continue };
+            let limit = best.as_ref().map_or(limit, |(time, ..)| limit.min(*time));
+            let Some((time, nodes)) = self.earliest_of(target, kind, asker, limit) else { continue };
             if best.as_ref().is_none_or(|(old, _, _)| time < *old) {
                 best = Some((time, nodes, kind));
             }
@@ -247,7 +304,8 @@ impl Ahead<'_, '_> {
         best
     }
 
-    fn earliest_of(&self, target: &Target, kind: Option<u16>, asker: &Asker<'_>) -> Option<(UtcMs, Vec<u32>)> {
+    fn earliest_of(&self, target: &Target, kind: Option<u16>, asker: &Asker<'_>, limit: UtcMs) -> Option<(UtcMs, Vec<u32>)> {
+        let mut scratch = Scratch::default();
         let all: Vec<u32>;
         let among: &[u32] = match kind {
             Some(kind) => &self.with_kind[usize::from(kind)],
@@ -261,7 +319,7 @@ impl Ahead<'_, '_> {
         let need = need(target, kind);
         for node in among {
             let view = self.nodes[*node as usize];
-            if let Some(time) = self.node_time(*node as usize, &need, &target.ask, asker) {
+            if let Some(time) = self.node_time_before(*node as usize, &need, &target.ask, asker, limit, &mut scratch) {
                 let near: &[Arc<str>] = match target.ask.near {
                     self::Near::Prefer => &[],
                     self::Near::Within(level) => {
@@ -273,7 +331,7 @@ impl Ahead<'_, '_> {
         }
         let least = target.ask.nodes.least() as usize;
         let found = groups.into_values().filter_map(|group| self.soonest(group, least, asker.job));
-        found.min()
+        found.min().filter(|(time, _)| *time < limit)
     }
 
     /// The soonest of a group's nodes, one of them with the job's checkpoint if it needs one.

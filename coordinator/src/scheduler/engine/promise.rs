@@ -36,7 +36,7 @@ impl<'a> Pass<'a> {
         let job = self.jobs[at];
         let mut nodes = Vec::with_capacity(old.nodes.len());
         for name in &old.nodes {
-            nodes.push(*self.node_number.get(&**name)?);
+            nodes.push(self.node_number(name)?);
         }
         nodes.sort_unstable();
         let asker = self.asker(&job);
@@ -74,16 +74,15 @@ impl<'a> Pass<'a> {
         nodes: Vec<u32>,
     ) -> Reserved {
         let target = self.asks.targets[target].clone();
-        let units = target.ask.units(target.ask.nodes.least());
         Reserved {
             job: job.waiting.id,
             class: job.waiting.class,
             aged: job.turn.is_aged(),
             turn: job.turn,
-            user: job.waiting.user.clone(),
+            user: job.user,
             said,
             start,
-            end: estimate::after(start, estimate::waiting(self.scene, job.waiting, units)),
+            end: estimate::after(start, self.asker(job).length),
             nodes,
             target,
             kind,
@@ -203,8 +202,7 @@ impl<'a> Pass<'a> {
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
     fn may_have_more(&self, job: &Job<'a>, open: &[usize]) -> bool {
-        let of_user = self.promises.all.iter().filter(|one| one.user == job.waiting.user).count();
-        of_user < PER_USER && open.iter().any(|target| {
+        self.promises.of_user(job.user) < PER_USER && open.iter().any(|target| {
             kinds(&self.asks.targets[*target]).any(|kind| self.has_slot(job, kind))
         })
     }
@@ -212,11 +210,7 @@ impl<'a> Pass<'a> {
     /// Whether a queue has a slot, or one that is held by a promise that yields.
     fn has_slot(&self, job: &Job<'a>, kind: Option<u16>) -> bool {
         let most = self.rules.reservations(&self.scene.settings) as usize;
-        let queue = || self.promises.all.iter().filter(|one| one.kind == kind);
-        queue().count() < most || {
-            let asker = self.asker(job);
-            queue().any(|one| one.yields(&asker))
-        }
+        self.promises.queue(kind).is_none_or(|queue| queue.count < most || (job.waiting.class, job.turn.is_aged()) > queue.least)
     }
 
     /// The promise that stands above the others of its queue gets its slot.
@@ -235,14 +229,22 @@ impl<'a> Pass<'a> {
     fn best(&mut self, job: &Job<'a>, open: &[usize], old: Option<Reserved>) -> Option<Reserved> {
         let asker = self.asker(job);
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
+        let had = old.as_ref().map(|old| old.kind);
+        let kept = old.and_then(|old| {
+            let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
+            let start = start.max(self.quota_time(job, &old.target)?);
+            Some(Reserved { start: start.max(old.said), ..old })
+        });
+        // Only what is earlier than that is worth anything.
+        let limit = kept.as_ref().map_or(UtcMs::MAX, |kept| kept.start);
         for target in open {
             let mut one = self.asks.targets[*target].clone();
-            let had = old.as_ref().map(|old| old.kind);
             one.kinds.retain(|kind| had == Some(Some(*kind)) || one.ask.mix || self.has_slot(job, Some(*kind)));
             if one.kinds.is_empty() && !self.asks.targets[*target].kinds.is_empty() {
                 continue;
             }
-            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker) else { continue };
+            let limit = best.as_ref().map_or(limit, |(start, ..)| limit.min(*start));
+            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker, limit) else { continue };
             // Only who waits for devices alone: quota is there by the time that they are.
             if self.quota_time(job, &one).is_none_or(|quota| quota > start) {
                 continue;
@@ -251,11 +253,6 @@ impl<'a> Pass<'a> {
                 best = Some((start, nodes, kind, *target));
             }
         }
-        let kept = old.and_then(|old| {
-            let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
-            let start = start.max(self.quota_time(job, &old.target)?);
-            Some(Reserved { start: start.max(old.said), ..old })
-        });
         let (mut made, moved) = match (kept, best) {
             (None, None) => return None,
             (Some(kept), None) => (kept, false),
@@ -271,6 +268,17 @@ impl<'a> Pass<'a> {
         made.said = made.start;
         made.fresh = true;
         Some(self.with_quotas(job, made))
+    }
+
+    /// The earliest start of any of its targets, as far as anybody can say, that delays nobody to whom one was promised.
+    pub(super) fn earliest_start(&self, at: usize) -> Option<UtcMs> {
+        let (job, asker) = (self.jobs[at], self.asker(&self.jobs[at]));
+        let targets = &self.asks.targets[self.asks.classes[job.ask as usize].targets.clone()];
+        let start = |target: &Target| {
+            let (start, ..) = self.ahead().earliest(target, &asker, UtcMs::MAX)?;
+            Some(start.max(self.quota_time(&job, target)?))
+        };
+        targets.iter().filter_map(start).min()
     }
 
     /// A reservation that is due, or would be if what runs in overtime and guests made room, takes their devices.
