@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use gang::Report;
 pub use orders::{GangMember, Order, Relay, StartOrder};
 pub use pace::Pace;
+pub use planning::commands;
 pub use supervise::supervise;
 
 /// Where streams of agents report while this member leads.

@@ -57,9 +57,10 @@ pub(super) async fn plan(
     };
     span.record("pending", plan.explanations.len());
     span.record("starts", plan.starts.len());
+    let bodies = commands(&plan);
     shared.published.explain(plan.explanations, soft);
     let mut whole = true;
-    for body in commands(&plan) {
+    for body in bodies {
         whole &= propose(&shared, body).instrument(span.clone()).await;
     }
     let again_in = plan_again_in(plan.next, now, whole);

@@ -41,6 +41,7 @@ fn cluster(dice: &mut Dice) -> Cluster {
             team: team.into(),
             weight: None,
             limits: Vec::new(),
+            max_class: None,
         })
     };
     let quota = |team: &str, gpus: u64| {

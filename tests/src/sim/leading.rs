@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use mlctl_coordinator::consensus::turn::Input;
+use mlctl_coordinator::leader::commands;
 use mlctl_coordinator::leader::orders::Order;
 use mlctl_coordinator::leader::step::{self, Note, Output, Term, plan_again_in};
 use mlctl_coordinator::scheduler;
 use mlctl_coordinator::state::Body;
 use mlctl_coordinator::state::commands::{
-    Bootstrap, ChangeTeams, DEFAULT_TEAM, SetQuota, StartAttempts, TeamEdit,
+    Bootstrap, ChangeTeams, DEFAULT_TEAM, SetQuota, TeamEdit,
 };
 use mlctl_coordinator::state::records::{Actor, Reply, Retention, Timers};
 use mlctl_coordinator::state::view::ClusterView;
@@ -35,6 +36,8 @@ pub(super) enum Why {
     Bootstrap,
     /// A quota for everybody.
     Quota,
+    /// What else a plan proposed before its last command.
+    PartOfPlan,
     /// When the scheduler's answer may change by itself, when the plan was made, and whether the deadline of some job is over.
     Plan(Option<i64>, i64, bool),
     Step(step::Why),
@@ -136,16 +139,19 @@ impl World {
             .promised(std::mem::take(&mut member.promised));
         let mut plan = scheduler::plan(&view, made);
         member.promised = std::mem::take(&mut plan.reservations);
-        if plan.starts.is_empty() {
+        let mut bodies = commands(&plan);
+        let Some(last) = bodies.pop() else {
             let again_in = plan_again_in(plan.next, made, true).map(|ms| member.pace.wait(ms));
             let late = plan.late;
             return self.led(who, step::Event::PlanEnded { again_in, late });
+        };
+        // In the order in which they are proposed they are committed: the plan is over with the last.
+        for body in bodies {
+            let waiter = Waiter::Lead(Why::PartOfPlan);
+            self.propose(who, system("scheduler"), None, body, waiter);
         }
-        let body = Body::StartAttempts(StartAttempts {
-            starts: plan.starts,
-        });
         let waiter = Waiter::Lead(Why::Plan(plan.next, made, plan.late));
-        self.propose(who, system("scheduler"), None, body, waiter);
+        self.propose(who, system("scheduler"), None, last, waiter);
     }
 
     /// What became of a proposal of the leader.
@@ -160,9 +166,12 @@ impl World {
                     self.propose_quota(who);
                 }
             }
-            Why::Quota => {}
+            Why::Quota | Why::PartOfPlan => {}
             Why::Plan(next, made, late) => {
-                let whole = matches!(outcome, Some((_, Reply::Started { refused, .. })) if refused.is_empty());
+                let whole = match outcome {
+                    Some((_, Reply::Started { refused, .. })) => refused.is_empty(),
+                    _ => carried,
+                };
                 let again_in = plan_again_in(next, made, whole);
                 let member = self.coordinators[who].live.as_ref();
                 let again_in = again_in

@@ -25,6 +25,7 @@ fn edits() -> Vec<TeamEdit> {
             team: team.into(),
             weight: None,
             limits: Vec::new(),
+            max_class: None,
         })
     };
     let quota = |team: &str, gpus: u64, borrow: u64| {
