@@ -150,10 +150,11 @@ pub(super) fn node_view(
             },
             slices: None,
             island: 0,
+            // Where nobody knows, it is near no other.
             numa: device
                 .numa_node
                 .and_then(|numa| u16::try_from(numa).ok())
-                .unwrap_or(0),
+                .unwrap_or(u16::MAX),
             shared_by: names.of(""),
         }
     });
