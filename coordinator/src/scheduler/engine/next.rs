@@ -1,4 +1,4 @@
-//! When a pass could answer differently although nothing happened (POLICY §5). An earlier time than that costs a pass for nothing; a later one would be found by the
+//! When a pass could answer differently although nothing happened (docs/SCHEDULING.md, Reservations). An earlier time than that costs a pass for nothing; a later one would be found by the
 //! safety pass. Does NOT change anything.
 use std::collections::BTreeSet;
 

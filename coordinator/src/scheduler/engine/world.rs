@@ -347,7 +347,7 @@ pub fn amounts_of_ask(ask: &Ask, node: &NodeView) -> Amounts {
     })
 }
 
-/// What seats count as: by the words of POLICY §2, not by the engine's tables.
+/// What seats count as: by the words of docs/QUOTAS.md, Quotas, not by the engine's tables.
 pub fn charges(scene: &Scene, gpus: &Gpus, seats: &[Seat]) -> Vec<(Flavor, u64)> {
     let mut found: BTreeMap<Flavor, u64> = BTreeMap::new();
     for seat in seats {

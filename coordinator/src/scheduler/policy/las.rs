@@ -1,4 +1,4 @@
-//! `las`: least attained service, for clusters whose users give no limits (POLICY §7). Queues by GPU time that a job, or an array as a whole, has had; a running
+//! `las`: least attained service, for clusters whose users give no limits (docs/SCHEDULING.md, Least attained service). Queues by GPU time that a job, or an array as a whole, has had; a running
 //! attempt may be sliced after its quantum, for a job of a higher queue, or for a gang of the same. Does NOT order by class, quota or fair share: those come first.
 use mlctl_proto::units::UtcMs;
 

@@ -1,4 +1,4 @@
-//! Who may be ended for a job, the first to go first (POLICY §6). Does NOT look at places.
+//! Who may be ended for a job, the first to go first (docs/SCHEDULING.md, Preemption). Does NOT look at places.
 use super::{Candidate, Mode};
 use crate::scheduler::engine::estimate;
 use crate::scheduler::engine::pass::Pass;
