@@ -7,7 +7,7 @@ use mlctl_proto::units::UtcMs;
 use crate::state::view::jobs::{Class, Footing, Reservation, Seat};
 use crate::state::view::teams::Flavor;
 
-/// How entitled a job is to what it holds or wants (POLICY §6): compared left to right, a borrower never stands above an owner.
+/// How entitled a job is to what it holds or wants (docs/SCHEDULING.md, Preemption): compared left to right, a borrower never stands above an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Entitlement {
     /// Levels, from its team to the root, at which the team's nominal covers it.

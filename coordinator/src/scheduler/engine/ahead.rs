@@ -1,4 +1,4 @@
-//! Looking ahead in time, node by node: when a gang would have room, and whether what starts now delays what was promised (POLICY §5). Does NOT decide who is promised
+//! Looking ahead in time, node by node: when a gang would have room, and whether what starts now delays what was promised (docs/SCHEDULING.md, Reservations). Does NOT decide who is promised
 //! anything.
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Reserved {
         need(&self.target, self.kind)
     }
 
-    /// Whether a job may take what was promised: a higher class, or an aged job of the same (POLICY §5); also one ahead of it that takes back what is its own.
+    /// Whether a job may take what was promised: a higher class, or an aged job of the same (docs/SCHEDULING.md, Reservations); also one ahead of it that takes back what is its own.
     pub fn yields(&self, to: &Asker<'_>) -> bool {
         self.job == to.job.id
             || to.takes_back.is_some_and(|turn| turn < self.turn)

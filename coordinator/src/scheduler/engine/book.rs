@@ -8,7 +8,7 @@ use crate::state::rules::quota::{Ledger, Shortfall};
 use crate::state::view::jobs::Waiting;
 use crate::state::view::scene::Scene;
 
-/// A slice of a budget, milliseconds (POLICY §3).
+/// A slice of a budget, milliseconds (docs/QUOTAS.md, Budgets).
 const SLICE_MS: u64 = 3_600_000;
 
 /// Units of flavors, by number.
@@ -164,7 +164,7 @@ impl Book {
         units.saturating_mul(slice.div_ceil(1_000))
     }
 
-    /// Whether every budget on the way to the root covers a start's first slice (POLICY §3).
+    /// Whether every budget on the way to the root covers a start's first slice (docs/QUOTAS.md, Budgets).
     pub fn budget(&self, job: &Waiting, team: Option<usize>, charges: &Charges, kinds: &Kinds) -> Option<Why> {
         if self.budgets.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! What becomes of one job at its turn: a start within nominal or by borrowing, then by taking back, then a promise (POLICY §2, §4). Does NOT look for places itself.
+//! What becomes of one job at its turn: a start within nominal or by borrowing, then by taking back, then a promise (docs/QUOTAS.md, Quotas, and docs/SCHEDULING.md, Order). Does NOT look for places itself.
 use std::sync::Arc;
 
 use mlctl_proto::units::UtcMs;
@@ -142,7 +142,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// In which order targets are tried: as they are listed, or those within nominal first (POLICY §2). Who takes any type has no list.
+/// In which order targets are tried: as they are listed, or those within nominal first (docs/SCHEDULING.md, Requests). Who takes any type has no list.
 fn order(ways: &[Way], ask: &Ask) -> Vec<usize> {
     let mut places: Vec<usize> = (0..ways.len()).collect();
     if ask.prefer == Prefer::Nominal || ask.kinds.is_empty() {

@@ -1,4 +1,4 @@
-//! How entitled jobs are to what they hold (POLICY §6): jobs fill the nominal of each team on the path to the root in the order of what covers them below, class and
+//! How entitled jobs are to what they hold (docs/SCHEDULING.md, Preemption): jobs fill the nominal of each team on the path to the root in the order of what covers them below, class and
 //! start. Does NOT choose victims.
 //!
 //! A team above has no levels that a team far below has. So that a borrower never stands above an owner who is nearer to the root, what counts is how many levels do
@@ -125,7 +125,7 @@ impl Covers {
     }
 }
 
-/// Units per entitlement, the highest first: what each preemption has to make larger, read in this order (POLICY §6).
+/// Units per entitlement, the highest first: what each preemption has to make larger, read in this order (docs/SCHEDULING.md, Preemption).
 pub fn standing(covers: &Covers, holders: &[Holder]) -> Vec<(Entitlement, u64)> {
     let mut all: Vec<(Entitlement, u64)> =
         holders.iter().enumerate().map(|(at, one)| (covers.of(at, one.class), one.units)).collect();

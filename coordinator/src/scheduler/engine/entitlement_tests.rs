@@ -1,4 +1,4 @@
-//! Entitlement on worked examples, and against a slow oracle that fills nominals by the words of POLICY §6.
+//! Entitlement on worked examples, and against a slow oracle that fills nominals by the words of docs/SCHEDULING.md, Preemption.
 use super::*;
 use crate::scheduler::engine::fixtures::{h100, id, team};
 use crate::scheduler::engine::property_tests::Draw;

@@ -1,4 +1,4 @@
-//! How long an attempt still runs, as far as anybody can say (POLICY §5). Does NOT know a job's true length. An estimate changes in steps, when it is exceeded, so
+//! How long an attempt still runs, as far as anybody can say (docs/SCHEDULING.md, Estimates). Does NOT know a job's true length. An estimate changes in steps, when it is exceeded, so
 //! that plans do not shift by time alone.
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn history<'a>(scene: &'a Scene, user: &Arc<str>, team: &Arc<str>, units: u64) -
 }
 
 /// The estimate of a whole attempt that has run for `elapsed` milliseconds: the median of those longer than the last estimate, until one is longer than what it
-/// ran; else twice the last, and so on (POLICY §5).
+/// ran; else twice the last, and so on (docs/SCHEDULING.md, Estimates).
 pub fn length(history: Option<&[u64]>, class_default: u64, elapsed: u64) -> u64 {
     let mut rest = history.unwrap_or(&[]);
     let mut guess = 0;
@@ -66,7 +66,7 @@ pub fn waiting(scene: &Scene, job: &Waiting, units: u64) -> u64 {
     })
 }
 
-/// How long nobody takes its devices in overtime, and by when it has ended if it has a limit: the limit, else the class default (POLICY §5).
+/// How long nobody takes its devices in overtime, and by when it has ended if it has a limit: the limit, else the class default (docs/SCHEDULING.md, Estimates).
 pub fn protected(settings: &SchedSettings, class: Class, limit_ms: Option<u64>) -> u64 {
     match limit_ms {
         // A limit is enforced: notice, end and clean-up come on top.

@@ -1,4 +1,4 @@
-//! Devices that are kept for jobs for which others are being ended: the job starts there when they are free, or the notice is recalled (POLICY §6). Does NOT choose
+//! Devices that are kept for jobs for which others are being ended: the job starts there when they are free, or the notice is recalled (docs/SCHEDULING.md, Preemption). Does NOT choose
 //! victims.
 use mlctl_proto::ids::JobId;
 

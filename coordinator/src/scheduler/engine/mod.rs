@@ -1,4 +1,4 @@
-//! The scheduling engine: `propose(scene, now)` is a function of an immutable scene and of the time (POLICY §4 to §9). It proposes; apply checks again.
+//! The scheduling engine: `propose(scene, now)` is a function of an immutable scene and of the time (docs/SCHEDULING.md). It proposes; apply checks again.
 //!
 //! One pass looks at all that waits, in order. A job starts within nominal or by borrowing; else it takes back what is its own, or is promised a start; else it waits and
 //! says why. Does NOT know a job's true length, nor which node is best: `place` knows.

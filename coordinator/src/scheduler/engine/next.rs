@@ -1,4 +1,4 @@
-//! When a pass could answer differently although nothing happened (POLICY §5). An earlier time than that costs a pass for nothing; a later one would be found by the
+//! When a pass could answer differently although nothing happened (docs/SCHEDULING.md, Reservations). An earlier time than that costs a pass for nothing; a later one would be found by the
 //! safety pass. Does NOT change anything.
 use mlctl_proto::units::UtcMs;
 
@@ -7,7 +7,7 @@ use super::pass::Pass;
 use crate::state::view::jobs::Blocked;
 use crate::state::view::nodes::Open;
 
-/// After so long an eviction is forgotten, milliseconds (POLICY §6).
+/// After so long an eviction is forgotten, milliseconds (docs/SCHEDULING.md, Preemption).
 pub const EVICTION_MS: u64 = 24 * 3_600_000;
 
 impl Pass<'_> {

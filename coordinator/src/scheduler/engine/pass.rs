@@ -1,4 +1,4 @@
-//! One pass over all that waits: what it keeps, and in which order jobs are looked at (POLICY §4). What happens to one job stands in the files beside.
+//! One pass over all that waits: what it keeps, and in which order jobs are looked at (docs/SCHEDULING.md, Order). What happens to one job stands in the files beside.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

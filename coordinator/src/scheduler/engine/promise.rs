@@ -1,4 +1,4 @@
-//! Who is promised a start, and when (POLICY §5): a few jobs per kind of devices that wait for devices alone. A promise moves to an earlier start, or when it cannot be
+//! Who is promised a start, and when (docs/SCHEDULING.md, Reservations): a few jobs per kind of devices that wait for devices alone. A promise moves to an earlier start, or when it cannot be
 //! kept. One that is due takes what runs in overtime. Does NOT look ahead itself.
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;

@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether a due reservation of a class may take its devices now (POLICY §5).
+    /// Whether a due reservation of a class may take its devices now (docs/SCHEDULING.md, Overtime and guests).
     pub fn is_takeable(&self, class: Class, now: UtcMs) -> bool {
         !self.ending && !self.gone && self.class <= class && self.takeable.is_some_and(|at| at <= now)
     }

@@ -1,5 +1,5 @@
-//! Finding a place for a job that may start, and starting it: without delaying what was promised, unless as a guest on an estimate (POLICY §5), as wide as fits
-//! (POLICY §8), arrays node by node (POLICY §10). Does NOT decide whose turn it is.
+//! Finding a place for a job that may start, and starting it: without delaying what was promised, unless as a guest on an estimate (docs/SCHEDULING.md, Reservations), as wide as fits
+//! (docs/SCHEDULING.md, Placement), arrays node by node (docs/SCHEDULING.md, Arrays). Does NOT decide whose turn it is.
 use std::sync::Arc;
 
 use mlctl_proto::units::UtcMs;
@@ -76,7 +76,7 @@ impl<'a> Pass<'a> {
         Err(NoPlace::Promise(promise.0, promise.1))
     }
 
-    /// When it ends by estimate, if it may be a guest: it has no limit that is enforced, and was not taken as a guest before (POLICY §5, §10).
+    /// When it ends by estimate, if it may be a guest: it has no limit that is enforced, and was not taken as a guest before (docs/SCHEDULING.md, Overtime and guests).
     fn guest_end(&self, job: &Job<'a>, target: usize, nodes: u32) -> Option<UtcMs> {
         let job = job.waiting;
         let may = job.limit_ms.is_none() && !job.interactive && !job.was_guest_taken && !self.promises.all.is_empty();
@@ -183,7 +183,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The widest place that borrows no more than the narrowest, and delays nobody (POLICY §8).
+    /// The widest place that borrows no more than the narrowest, and delays nobody (docs/SCHEDULING.md, Placement).
     fn widest(&mut self, at: usize, target: usize, choice: Choice, footing: Footing) -> Choice {
         let job = self.jobs[at];
         let Width::Elastic(allowed) = &job.waiting.ask.nodes else {

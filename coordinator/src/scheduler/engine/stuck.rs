@@ -1,4 +1,4 @@
-//! Why a job is stuck, as the pass finds it, and the words that are made of it once for all with equal requests (POLICY §9). Does NOT look at one job's nodes unless
+//! Why a job is stuck, as the pass finds it, and the words that are made of it once for all with equal requests (docs/SCHEDULING.md, Why a job waits). Does NOT look at one job's nodes unless
 //! numbers of devices alone do not explain it.
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a job may be given, in its order of preference: one flavor at a time, so that its quota can be asked before a place is sought (POLICY §2). Does NOT look at
+//! What a job may be given, in its order of preference: one flavor at a time, so that its quota can be asked before a place is sought (docs/SCHEDULING.md, Requests). Does NOT look at
 //! what is free.
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use mlctl_proto::units::UtcMs;
 use crate::state::rules::quota::Shortfall;
 use crate::state::view::teams::Flavor;
 
-/// The leading reason of one job (POLICY §9).
+/// The leading reason of one job (docs/SCHEDULING.md, Why a job waits).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
     /// A person holds it.

@@ -400,7 +400,7 @@ impl World {
         found
     }
 
-    /// The order of entitlements, and growth (POLICY §6).
+    /// The order of entitlements, and growth (docs/SCHEDULING.md, Preemption).
     fn check_preemption(&self, one: &crate::scheduler::plan::Preemption) {
         assert!(!one.victims.is_empty(), "nobody ends, and still it waits");
         let outside = one.victims.iter().all(|victim| matches!(victim.why, Taken::Overtime | Taken::Guest | Taken::Slice));
@@ -635,7 +635,7 @@ fn amounts_of(run: &Running, node: &NodeView) -> crate::state::view::amounts::Am
     })
 }
 
-/// What seats count as: by the words of POLICY §2, not by the engine's tables.
+/// What seats count as: by the words of docs/QUOTAS.md, Quotas, not by the engine's tables.
 pub fn charges(scene: &Scene, gpus: &Gpus, seats: &[Seat]) -> Vec<(Flavor, u64)> {
     let mut found: BTreeMap<Flavor, u64> = BTreeMap::new();
     for seat in seats {

@@ -1,4 +1,4 @@
-//! Small random clusters against a placer that tries everything: it knows the rules of POLICY §8 and nothing of tables, indexes or scores.
+//! Small random clusters against a placer that tries everything: it knows the rules of docs/SCHEDULING.md, Placement and nothing of tables, indexes or scores.
 use std::sync::Arc;
 
 use imbl::OrdMap;

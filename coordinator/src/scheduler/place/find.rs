@@ -1,5 +1,5 @@
-//! The best place for a gang, whole or not at all: its types and pools in order of preference, among equals the place that leaves the least useless (POLICY
-//! §8). Does NOT decide whether a job may have so much.
+//! The best place for a gang, whole or not at all: its types and pools in order of preference, among equals the place that leaves the least useless (docs/SCHEDULING.md,
+//! Placement). Does NOT decide whether a job may have so much.
 use std::sync::Arc;
 
 use super::capacity::Capacity;

@@ -128,7 +128,7 @@ impl Capacity {
             && asker.admitted(of, site)
     }
 
-    /// What a node has to spare beside devices: a CPU job leaves a free GPU its share (POLICY §1).
+    /// What a node has to spare beside devices: a CPU job leaves a free GPU its share (docs/SCHEDULING.md, Requests).
     pub(super) fn spare(&self, of: &Site, site: u32, ask: &Ask) -> Stock {
         let Some(room) = self.rooms.get(site as usize) else {
             return Stock::default();

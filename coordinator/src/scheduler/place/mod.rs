@@ -1,4 +1,4 @@
-//! Where a gang goes: what is free, kept in order while a pass fills it, and the best place there (POLICY §8). Does NOT decide whose turn it is, nor whether
+//! Where a gang goes: what is free, kept in order while a pass fills it, and the best place there (docs/SCHEDULING.md, Placement). Does NOT decide whose turn it is, nor whether
 //! it may have so much.
 //!
 //! The calls that the rest of the scheduler makes are these; how the best place is found stands in the files below.

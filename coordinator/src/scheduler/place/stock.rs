@@ -79,7 +79,7 @@ impl Stock {
     }
 }
 
-/// What one node gives to its part of a job beside GPUs: what it asks for, else its share per GPU (POLICY §1).
+/// What one node gives to its part of a job beside GPUs: what it asks for, else its share per GPU (docs/SCHEDULING.md, Requests).
 pub(super) fn need(ask: &Ask, per_gpu: Stock) -> Stock {
     match ask.amounts {
         Some(amounts) => Stock::of(amounts),

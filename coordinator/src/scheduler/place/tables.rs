@@ -324,7 +324,7 @@ fn realms(nodes: &[&NodeView]) -> BTreeMap<(Arc<str>, Arc<str>), u32> {
 }
 
 /// The flavor that a device is charged for: the most specific one that a quota names, else its model's own. With its pool comes before without, then the
-/// longest name (POLICY §2).
+/// longest name (docs/QUOTAS.md, Quotas).
 fn charged(model: &Arc<str>, pool: &str, flavors: &BTreeSet<&Flavor>) -> Flavor {
     let best = (flavors.iter())
         .filter(|flavor| model.contains(&*flavor.kind))

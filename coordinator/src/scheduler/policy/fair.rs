@@ -1,4 +1,4 @@
-//! `fair`: one queue, nobody is sliced (POLICY §4). Does NOT look at how long a job ran.
+//! `fair`: one queue, nobody is sliced (docs/SCHEDULING.md, Order). Does NOT look at how long a job ran.
 use mlctl_proto::units::UtcMs;
 
 use super::Rules;

@@ -1,4 +1,4 @@
-//! `las`: least attained service, for clusters whose users give no limits (POLICY §7). Queues by GPU time that a job, or an array as a whole, has had; a running
+//! `las`: least attained service, for clusters whose users give no limits (docs/SCHEDULING.md, Least attained service). Queues by GPU time that a job, or an array as a whole, has had; a running
 //! attempt may be sliced after its quantum, for a job of a higher queue, or for a gang of the same. Does NOT order by class, quota or fair share: those come first.
 use mlctl_proto::units::UtcMs;
 
@@ -10,7 +10,7 @@ use crate::state::view::policy::SchedSettings;
 
 /// A gang, for `las`, is what needs more than one node, or so many GPUs of one: for it nodes are cleared.
 const GANG_GPUS: u64 = 8;
-/// A running attempt may lose so much work at most when it is sliced, milliseconds (POLICY §7).
+/// A running attempt may lose so much work at most when it is sliced, milliseconds (docs/SCHEDULING.md, Least attained service).
 const LOSS_MS_MAX: u64 = 600_000;
 
 /// Reservations per pool and type at most.

@@ -1,5 +1,5 @@
 //! What distinguishes the policies: which of a team's jobs comes first, and which running attempts may be sliced. Everything else is the engine's and the same
-//! for both (POLICY §4, §7). Does NOT order by class, age, quota or fair share.
+//! for both (docs/SCHEDULING.md, Order and Least attained service). Does NOT order by class, age, quota or fair share.
 pub mod fair;
 pub mod las;
 

@@ -1,6 +1,6 @@
 //! Units of what is scheduled, all integers. Does NOT know who may have how much.
 
-/// Units of one whole GPU: thousandths of a GPU and sevenths of a MIG device are both exact in it (POLICY §2).
+/// Units of one whole GPU: thousandths of a GPU and sevenths of a MIG device are both exact in it (docs/QUOTAS.md, Quotas).
 pub const GPU: u64 = 7_000;
 
 /// What one node gives to a job, or has, beside GPUs.

@@ -161,7 +161,7 @@ pub struct Running {
     pub min_runtime_ms: u64,
 }
 
-/// A start that was promised to a gang (POLICY §5).
+/// A start that was promised to a gang (docs/SCHEDULING.md, Reservations).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     /// To whom.

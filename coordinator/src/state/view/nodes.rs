@@ -37,7 +37,7 @@ pub enum Open {
     No,
 }
 
-/// Whose node it is, and what others may do there (POLICY §8).
+/// Whose node it is, and what others may do there (docs/SCHEDULING.md, Placement).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// The team.

@@ -1,4 +1,4 @@
-//! What an admin decides about scheduling: the shipped defaults are POLICY's. Does NOT hold quotas; teams do.
+//! What an admin decides about scheduling: the defaults are what ships. Does NOT hold quotas; teams do.
 use super::jobs::Class;
 
 /// Which jobs of one team and class come first, and whether running ones are sliced.
@@ -7,7 +7,7 @@ pub enum Policy {
     /// Fair share, then submit.
     #[default]
     Fair,
-    /// Least attained service, for clusters whose users give no limits (POLICY §7).
+    /// Least attained service, for clusters whose users give no limits (docs/SCHEDULING.md, Least attained service).
     Las,
 }
 

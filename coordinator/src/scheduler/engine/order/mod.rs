@@ -1,4 +1,4 @@
-//! Whose turn it is (POLICY §4): class, then aged jobs, then fair share by descent, then submit. That jobs inside their nominal come before borrowers depends on what
+//! Whose turn it is (docs/SCHEDULING.md, Order): class, then aged jobs, then fair share by descent, then submit. That jobs inside their nominal come before borrowers depends on what
 //! starts, so the pass sees to it. Does NOT decide whether anything fits.
 pub mod share;
 pub mod usage;
@@ -59,7 +59,7 @@ impl Turn {
     }
 }
 
-/// Whether a job waits for longer than its class should (POLICY §4).
+/// Whether a job waits for longer than its class should (docs/SCHEDULING.md, Order).
 pub fn is_aged(settings: &SchedSettings, job: &Waiting, now: UtcMs) -> bool {
     estimate::elapsed(job.eligible_ms, now) > estimate::of_class(&settings.age_limit_ms, job.class)
 }

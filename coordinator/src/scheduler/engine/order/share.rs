@@ -1,4 +1,4 @@
-//! Fair share by descent (POLICY §4): teams are compared from the root downwards by decayed usage / weight, then users within a team, in buckets of 2^(1/4). Does NOT
+//! Fair share by descent (docs/SCHEDULING.md, Order): teams are compared from the root downwards by decayed usage / weight, then users within a team, in buckets of 2^(1/4). Does NOT
 //! decay anything: usage of all is as of one time, so its order does not change until state decays it.
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Arithmetic of decayed usage in fixed point: how much of it is left after a while, and in which bucket of 2^(1/4) it falls (POLICY §4). Does NOT know whose usage.
+//! Arithmetic of decayed usage in fixed point: how much of it is left after a while, and in which bucket of 2^(1/4) it falls (docs/SCHEDULING.md, Order). Does NOT know whose usage.
 
 /// 2^(-1/2), 2^(-1/4), ..., in units of 2^-32.
 const ROOTS: [u64; 16] = [
@@ -23,7 +23,7 @@ const ROOTS: [u64; 16] = [
 /// 2^(1/4), 2^(2/4), 2^(3/4), in units of 2^-32: where the buckets of one octave begin.
 const QUARTERS: [u128; 3] = [5_107_605_668, 6_074_001_000, 7_223_245_206];
 
-/// What is left of `usage` after `elapsed_ms`, if half of it is gone after `half_life_ms` (POLICY §4). A half-life of 0 decays nothing.
+/// What is left of `usage` after `elapsed_ms`, if half of it is gone after `half_life_ms` (docs/SCHEDULING.md, Order). A half-life of 0 decays nothing.
 pub fn decay(usage: u128, elapsed_ms: u64, half_life_ms: u64) -> u128 {
     if half_life_ms == 0 {
         return usage;
@@ -48,7 +48,7 @@ fn scale(value: u128, root: u64) -> u128 {
     (high * root).saturating_add((low * root) >> 32)
 }
 
-/// The bucket of `usage / weight`: 0 for nothing, and one more each time that it grows by 2^(1/4), so that noise does not reorder (POLICY §4).
+/// The bucket of `usage / weight`: 0 for nothing, and one more each time that it grows by 2^(1/4), so that noise does not reorder (docs/SCHEDULING.md, Order).
 pub fn bucket(usage: u128, weight: u32) -> u16 {
     let weight = u128::from(weight.max(1));
     // Finer by 32 digits where there is room for them, so that small usages differ.

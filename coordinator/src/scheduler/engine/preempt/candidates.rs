@@ -1,4 +1,4 @@
-//! Who may be ended for a job, the first to go first (POLICY §6). Does NOT look at places.
+//! Who may be ended for a job, the first to go first (docs/SCHEDULING.md, Preemption). Does NOT look at places.
 use super::{Candidate, Mode};
 use crate::scheduler::engine::estimate;
 use crate::scheduler::engine::next::EVICTION_MS;
@@ -8,7 +8,7 @@ use crate::scheduler::plan::{Entitlement, Taken};
 use crate::state::view::amounts::GPU;
 use crate::state::view::jobs::{Class, Footing, Running};
 
-/// After so many evictions in 24 h only a higher cover may evict (POLICY §6).
+/// After so many evictions in 24 h only a higher cover may evict (docs/SCHEDULING.md, Preemption).
 const EVICTIONS_MAX: usize = 3;
 /// Work lost counts up to so much, milliseconds.
 const LOST_MS_MAX: u64 = 3_600_000;

@@ -1,4 +1,4 @@
-//! The transaction: checks once more that the order of entitlements holds and that the standing grows (POLICY §6), then lets the rest of the pass know. A start of this
+//! The transaction: checks once more that the order of entitlements holds and that the standing grows (docs/SCHEDULING.md, Preemption), then lets the rest of the pass know. A start of this
 //! very pass that is in the way is not made. Does NOT search.
 use mlctl_proto::ids::JobId;
 

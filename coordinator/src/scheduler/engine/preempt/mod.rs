@@ -1,4 +1,4 @@
-//! Taking devices back (POLICY §6): who may be ended for whom, whether the whole gang fits afterwards, and the transaction that says so. Nobody is ended unless it does.
+//! Taking devices back (docs/SCHEDULING.md, Preemption): who may be ended for whom, whether the whole gang fits afterwards, and the transaction that says so. Nobody is ended unless it does.
 //! Does NOT end anybody.
 mod candidates;
 mod commit;
@@ -35,7 +35,7 @@ pub struct Candidate {
 }
 
 impl<'a> Pass<'a> {
-    /// The list of types again: with reclaim, then with preemption (POLICY §2). `None`: nobody can be ended for it.
+    /// The list of types again: with reclaim, then with preemption (docs/SCHEDULING.md, Requests). `None`: nobody can be ended for it.
     pub(super) fn take_back(&mut self, at: usize, targets: &[usize]) -> Option<Outcome> {
         if self.scene.preemption_paused {
             return None;

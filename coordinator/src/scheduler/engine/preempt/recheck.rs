@@ -1,4 +1,4 @@
-//! What was planned early in a pass is checked against how the pass ends: starts that came later count, those that were taken back do not (POLICY §6). What does not hold
+//! What was planned early in a pass is checked against how the pass ends: starts that came later count, those that were taken back do not (docs/SCHEDULING.md, Preemption). What does not hold
 //! any more is left to the next pass. Does NOT plan anything.
 use super::Mode;
 use crate::scheduler::engine::entitlement::{self, Covers, Holder};
