@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
+use super::bounds::Bounds;
 use super::grid::{Grid, Need};
 use super::order::Turn;
 use super::runs::Run;
@@ -136,6 +137,8 @@ pub struct Ahead<'p, 'a> {
     pub runs: &'p [Run<'a>],
     /// By node: who holds something there.
     pub on_node: &'p [Vec<u32>],
+    /// When they could have room at the earliest.
+    pub bounds: &'p Bounds,
     /// By number.
     pub nodes: &'p [&'a Arc<NodeView>],
     /// Promises.
@@ -200,8 +203,8 @@ impl Ahead<'_, '_> {
         }
     }
 
-    /// When a node has room for a job from then on; `None`: never, as far as anybody can say.
-    pub fn node_time(&self, node: usize, need: &Need<'_>, ask: &Ask, asker: &Asker<'_>) -> Option<UtcMs> {
+    /// When a node has room for a job, `bound` or later; `None`: never, as far as anybody can say.
+    pub fn node_time(&self, node: usize, need: &Need<'_>, ask: &Ask, asker: &Asker<'_>, bound: UtcMs) -> Option<UtcMs> {
         let view = self.nodes[node];
         let open = match view.open {
             Open::Now => self.now,
@@ -212,11 +215,11 @@ impl Ahead<'_, '_> {
             return None;
         }
         let class = asker.job.class;
-        let mut times: Vec<UtcMs> = vec![open];
+        let mut times: Vec<UtcMs> = vec![open.max(bound)];
         let ends = self.on_node[node].iter().map(|run| &self.runs[*run as usize]).filter(|run| !run.gone);
         times.extend(ends.map(|run| run.ends_for(class, self.now)));
         times.extend(self.promises.on(node).map(|other| other.end));
-        times.retain(|time| *time >= open);
+        times.retain(|time| *time >= open.max(bound));
         times.sort_unstable();
         times.dedup();
         let mut free = Vec::new();
@@ -230,8 +233,13 @@ impl Ahead<'_, '_> {
         None
     }
 
-    /// The earliest start of the fewest nodes of a target, and on which kind of devices.
-    pub fn earliest(&self, target: &Target, asker: &Asker<'_>) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
+    /// The earliest start of the fewest nodes of a target, and on which kind of devices, if it is before `before`.
+    pub fn earliest(
+        &self,
+        target: &Target,
+        asker: &Asker<'_>,
+        before: Option<UtcMs>,
+    ) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
         let choices: Vec<Option<u16>> = if target.ask.mix || target.kinds.is_empty() {
             vec![None]
         } else {
@@ -239,15 +247,23 @@ impl Ahead<'_, '_> {
         };
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>)> = None;
         for kind in choices {
-            let Some((time, nodes)) = self.earliest_of(target, kind, asker) else { continue };
-            if best.as_ref().is_none_or(|(old, _, _)| time < *old) {
-                best = Some((time, nodes, kind));
-            }
+            let before = best.as_ref().map(|(old, _, _)| *old).or(before);
+            let found = self.earliest_of(target, kind, asker, before);
+            let Some((time, nodes)) = found.filter(|(time, _)| before.is_none_or(|before| *time < before)) else {
+                continue;
+            };
+            best = Some((time, nodes, kind));
         }
         best
     }
 
-    fn earliest_of(&self, target: &Target, kind: Option<u16>, asker: &Asker<'_>) -> Option<(UtcMs, Vec<u32>)> {
+    fn earliest_of(
+        &self,
+        target: &Target,
+        kind: Option<u16>,
+        asker: &Asker<'_>,
+        before: Option<UtcMs>,
+    ) -> Option<(UtcMs, Vec<u32>)> {
         let all: Vec<u32>;
         let among: &[u32] = match kind {
             Some(kind) => &self.with_kind[usize::from(kind)],
@@ -258,30 +274,54 @@ impl Ahead<'_, '_> {
         };
         type Near<'n> = (&'n str, &'n str, &'n [Arc<str>]);
         let mut groups: BTreeMap<Near<'_>, Vec<(UtcMs, u32)>> = BTreeMap::new();
-        let need = need(target, kind);
         for node in among {
+            let bound = self.bounds.soonest(asker.job.class, *node as usize, target.ask.gpus, self.now);
+            let Some(bound) = bound.filter(|bound| before.is_none_or(|before| *bound < before)) else { continue };
             let view = self.nodes[*node as usize];
-            if let Some(time) = self.node_time(*node as usize, &need, &target.ask, asker) {
-                let near: &[Arc<str>] = match target.ask.near {
-                    self::Near::Prefer => &[],
-                    self::Near::Within(level) => {
-                        view.racks.get(..=usize::from(level)).unwrap_or(&view.racks)
-                    }
-                };
-                groups.entry((&view.pool, &view.network, near)).or_default().push((time, *node));
-            }
+            let near: &[Arc<str>] = match target.ask.near {
+                self::Near::Prefer => &[],
+                self::Near::Within(level) => view.racks.get(..=usize::from(level)).unwrap_or(&view.racks),
+            };
+            groups.entry((&view.pool, &view.network, near)).or_default().push((bound, *node));
         }
-        let least = target.ask.nodes.least() as usize;
-        let found = groups.into_values().filter_map(|group| self.soonest(group, least, asker.job));
+        let need = need(target, kind);
+        let found = groups.into_values().filter_map(|group| {
+            let least = target.ask.nodes.least() as usize;
+            let exact = self.exact(group, least, (&need, &target.ask), asker);
+            self.soonest(exact, least, asker.job)
+        });
         found.min()
     }
 
-    /// The soonest of a group's nodes, one of them with the job's checkpoint if it needs one.
+    /// When nodes have room, of which only bounds are known: exact for the soonest so many, ascending; more of them if the job cannot take just any.
+    fn exact(
+        &self,
+        mut group: Vec<(UtcMs, u32)>,
+        least: usize,
+        (need, ask): (&Need<'_>, &Ask),
+        asker: &Asker<'_>,
+    ) -> Vec<(UtcMs, u32)> {
+        group.sort_unstable();
+        let any = asker.job.rank_0.is_empty();
+        let mut found: Vec<(UtcMs, u32)> = Vec::with_capacity(least.saturating_add(1));
+        for (bound, node) in group {
+            let last = least.checked_sub(1).and_then(|last| found.get(last));
+            if any && last.is_some_and(|last| *last < (bound, node)) {
+                break;
+            }
+            if let Some(time) = self.node_time(node as usize, need, ask, asker, bound) {
+                let place = found.partition_point(|one| *one < (time, node));
+                found.insert(place, (time, node));
+            }
+        }
+        found
+    }
+
+    /// The soonest of a group's nodes, ascending, one of them with the job's checkpoint if it needs one.
     fn soonest(&self, mut group: Vec<(UtcMs, u32)>, least: usize, job: &Waiting) -> Option<(UtcMs, Vec<u32>)> {
         if group.len() < least || least == 0 {
             return None;
         }
-        group.sort_unstable();
         if !job.rank_0.is_empty() {
             let holds = |node: u32| job.rank_0.contains(&self.nodes[node as usize].name);
             let holder = group.iter().position(|(_, node)| holds(*node))?;

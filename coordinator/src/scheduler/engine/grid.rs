@@ -127,6 +127,9 @@ impl Grid {
     pub fn amounts_of(&self, node: usize, gpus: Gpus, said: Option<Amounts>) -> Amounts {
         // Rounded down for one GPU, then for that many: as `place` does.
         let part = |has: u64| {
+            if has == 0 {
+                return 0;
+            }
             let all = u128::from(self.shape.units[node].max(1));
             let each = u128::from(has).saturating_mul(u128::from(GPU)) / all;
             u64::try_from(each.saturating_mul(u128::from(gpus.units())) / u128::from(GPU)).unwrap_or(u64::MAX)

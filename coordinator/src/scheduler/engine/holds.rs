@@ -88,6 +88,7 @@ impl<'a> Pass<'a> {
     /// Nobody else gets these seats: what is free of them is taken now, and what others still hold is passed on when they end. The capacity counts below nothing.
     pub(super) fn reserve_seats(&mut self, ask: &Ask, seats: &[Seat], parts: &[Part]) {
         for part in parts {
+            self.bounds.touch(part.node);
             let node = part.node as usize;
             let is_free = |device: &u16| self.grid.at(node, *device).is_some_and(|at| self.grid.free[at] > 0);
             let (now, later): (Vec<u16>, Vec<u16>) = part.devices.iter().partition(|device| is_free(device));
@@ -164,6 +165,7 @@ impl<'a> Pass<'a> {
             let charges = self.runs[place].charges.clone();
             self.book.unpromise(job.waiting, job.team, &charges, &self.kinds);
             self.runs[place].gone = true;
+            self.runs[place].parts.iter().for_each(|part| self.bounds.touch(part.node));
         }
         self.withdraw(job.waiting.id);
         self.commit(at, target, choice, Footing::Regular, job.waiting.tasks.map(|_| 1));

@@ -4,6 +4,7 @@
 //! says why. Does NOT know a job's true length, nor which node is best: `place` knows.
 pub mod ahead;
 pub mod book;
+pub mod bounds;
 pub mod decide;
 pub mod entitlement;
 pub mod estimate;

@@ -7,6 +7,7 @@ use mlctl_proto::units::UtcMs;
 
 use super::ahead::{Ahead, Asker, Promises};
 use super::book::Book;
+use super::bounds::Bounds;
 use super::estimate;
 use super::grid::Grid;
 use super::kinds::Kinds;
@@ -74,6 +75,7 @@ pub struct Pass<'a> {
     pub(super) grid: Grid,
     pub(super) runs: Vec<Run<'a>>,
     pub(super) on_node: Vec<Vec<u32>>,
+    pub(super) bounds: Bounds,
     pub(super) jobs: Vec<Job<'a>>,
     pub(super) promises: Promises,
     /// By target and conditions, and how urgent: the shortest span of time for which no place was found.
@@ -125,6 +127,7 @@ impl<'a> Pass<'a> {
             capacity,
             runs: Vec::with_capacity(scene.running.len()),
             on_node: vec![Vec::new(); nodes.len()],
+            bounds: Bounds::new(nodes.len()),
             jobs: Vec::with_capacity(scene.waiting.len()),
             promises: Promises::new(nodes.len()),
             no_place: BTreeMap::new(),
@@ -208,6 +211,7 @@ impl<'a> Pass<'a> {
             if here.last() != Some(&number) {
                 here.push(number);
             }
+            self.bounds.touch(part.node);
         }
         self.runs.push(run);
     }
@@ -249,6 +253,7 @@ impl<'a> Pass<'a> {
             grid: &self.grid,
             runs: &self.runs,
             on_node: &self.on_node,
+            bounds: &self.bounds,
             nodes: &self.nodes,
             promises: &self.promises,
             with_kind: &self.with_kind,

@@ -60,7 +60,7 @@ impl<'a> Pass<'a> {
         let (ahead, need) = (self.ahead(), need(target, kind));
         let mut start = self.now;
         for node in nodes {
-            start = start.max(ahead.node_time(*node as usize, &need, &target.ask, asker)?);
+            start = start.max(ahead.node_time(*node as usize, &need, &target.ask, asker, self.now)?);
         }
         (!nodes.is_empty()).then_some(start)
     }
@@ -233,29 +233,31 @@ impl<'a> Pass<'a> {
 
     /// The old promise, unless another start is earlier, or it cannot be kept and another start is earlier than what it has become.
     fn best(&mut self, job: &Job<'a>, open: &[usize], old: Option<Reserved>) -> Option<Reserved> {
+        let had = old.as_ref().map(|old| old.kind);
         let asker = self.asker(job);
-        let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
-        for target in open {
-            let mut one = self.asks.targets[*target].clone();
-            let had = old.as_ref().map(|old| old.kind);
-            one.kinds.retain(|kind| had == Some(Some(*kind)) || one.ask.mix || self.has_slot(job, Some(*kind)));
-            if one.kinds.is_empty() && !self.asks.targets[*target].kinds.is_empty() {
-                continue;
-            }
-            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker) else { continue };
-            // Only who waits for devices alone: quota is there by the time that they are.
-            if self.quota_time(job, &one).is_none_or(|quota| quota > start) {
-                continue;
-            }
-            if best.as_ref().is_none_or(|(other, ..)| start < *other) {
-                best = Some((start, nodes, kind, *target));
-            }
-        }
         let kept = old.and_then(|old| {
             let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
             let start = start.max(self.quota_time(job, &old.target)?);
             Some(Reserved { start: start.max(old.said), ..old })
         });
+        self.bounds.make(job.waiting.class, &self.grid, &self.runs, &self.on_node, self.now);
+        let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
+        for target in open {
+            let mut one = self.asks.targets[*target].clone();
+            one.kinds.retain(|kind| had == Some(Some(*kind)) || one.ask.mix || self.has_slot(job, Some(*kind)));
+            if one.kinds.is_empty() && !self.asks.targets[*target].kinds.is_empty() {
+                continue;
+            }
+            // Nothing but an earlier start counts.
+            let other = best.as_ref().map(|(start, ..)| *start);
+            let before = [kept.as_ref().map(|kept| kept.start), other].into_iter().flatten().min();
+            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker, before) else { continue };
+            // Only who waits for devices alone: quota is there by the time that they are.
+            if self.quota_time(job, &one).is_none_or(|quota| quota > start) {
+                continue;
+            }
+            best = Some((start, nodes, kind, *target));
+        }
         let (mut made, moved) = match (kept, best) {
             (None, None) => return None,
             (Some(kept), None) => (kept, false),

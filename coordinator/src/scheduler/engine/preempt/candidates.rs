@@ -66,7 +66,7 @@ impl<'a> Pass<'a> {
         for other in others {
             let class = known.class;
             let table = self.table(Some(other), true);
-            if let Some(one) = table.runs.iter().position(|run| *run == place) {
+            if let Ok(one) = table.runs.binary_search(&place) {
                 least = least.min(table.covers.of(one, class));
             }
         }
@@ -119,7 +119,7 @@ impl<'a> Pass<'a> {
             let mut entitlement = Entitlement { cover: u32::MAX, class };
             for flavor in flavors {
                 let table = self.table(flavor, true);
-                if let Some(one) = table.runs.iter().position(|run| *run == place) {
+                if let Ok(one) = table.runs.binary_search(&place) {
                     entitlement = entitlement.min(table.covers.of(one, class));
                 }
             }

@@ -84,6 +84,7 @@ impl<'a> Pass<'a> {
             run.ending = true;
             run.end = by;
             gone_by = gone_by.max(by);
+            run.parts.iter().for_each(|part| self.bounds.touch(part.node));
             let (team, charges) = (run.team, run.charges.clone());
             if let Some(attempt) = run.attempt() {
                 named.push(Victim { job: attempt.id, epoch: attempt.epoch, entitlement: one.entitlement, why: one.why });

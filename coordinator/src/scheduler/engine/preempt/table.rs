@@ -26,10 +26,12 @@ pub struct Tables {
 pub struct Table {
     /// Who holds it.
     pub holders: Vec<Holder>,
-    /// By holder: its place in [`Pass::runs`].
+    /// By holder: its place in [`Pass::runs`], ascending.
     pub runs: Vec<usize>,
     /// What covers them.
     pub covers: Covers,
+    /// How entitled the least entitled holder is.
+    least: Option<Entitlement>,
     /// Something of it started since.
     pub stale: bool,
     /// By the entitlement below which all would go: per kind of devices, how many nodes would have so many whole free ones.
@@ -80,7 +82,8 @@ impl<'a> Pass<'a> {
             let (holders, runs) = self.holders(flavor);
             let column = flavor.and_then(|flavor| self.kinds.column(flavor));
             let covers = Covers::new(&self.book.now, column, &holders);
-            let table = Table { holders, runs, covers, ..Table::default() };
+            let least = holders.iter().enumerate().map(|(one, holder)| covers.of(one, holder.class)).min();
+            let table = Table { holders, runs, covers, least, ..Table::default() };
             self.tables.by_flavor.insert(flavor, table);
         }
         self.tables.by_flavor.entry(flavor).or_default()
@@ -113,9 +116,7 @@ impl<'a> Pass<'a> {
             Mode::Reclaim => Entitlement { cover: mine.cover, class: Class::Low },
             _ => mine,
         };
-        let table = self.table(flavor, false);
-        let lower = (0..table.holders.len()).any(|one| table.covers.of(one, table.holders[one].class) < below);
-        if !lower {
+        if self.table(flavor, false).least.is_none_or(|least| least >= below) {
             return false;
         }
         self.room_below(flavor, below);
