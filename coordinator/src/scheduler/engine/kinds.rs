@@ -71,7 +71,7 @@ impl Kinds {
         number
     }
 
-    /// The flavor of a model in a pool (POLICY §2): one with the pool before one without, then the longest name, then the first by name; a new one if no team names it.
+    /// The flavor of a model in a pool (docs/QUOTAS.md, Quotas): one with the pool before one without, then the longest name, then the first by name; a new one if no team names it.
     fn flavor(&mut self, model: &Arc<str>, pool: &Arc<str>) -> u32 {
         let fits = |one: &Flavor| model.contains(&*one.kind) && one.pool.as_ref().is_none_or(|name| name == pool);
         let rank = |one: &Flavor| (one.pool.is_some(), one.kind.len());

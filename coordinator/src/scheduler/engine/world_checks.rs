@@ -130,7 +130,7 @@ impl World {
         found
     }
 
-    /// The order of entitlements, and growth (POLICY §6).
+    /// The order of entitlements, and growth (docs/SCHEDULING.md, Preemption).
     pub(super) fn check_preemption(&self, one: &crate::scheduler::plan::Preemption) {
         assert!(!one.victims.is_empty(), "nobody ends, and still it waits");
         let outside = one.victims.iter().all(|victim| matches!(victim.why, Taken::Overtime | Taken::Guest | Taken::Slice));

@@ -120,7 +120,7 @@ pub(in crate::state) fn ended(change: &mut Change, old: &Attempt, new: &mut Atte
     let closed = new.closed();
     let mut charges = std::mem::take(&mut new.charges);
     for allocation in &gone {
-        // The infrastructure wasted it, not the job (POLICY §3).
+        // The infrastructure wasted it, not the job (docs/QUOTAS.md, Budgets).
         let lost = |end: &End| matches!(end.kind, EndKind::NodeLost | EndKind::DeviceError);
         let wasted_ms = allocation
             .end

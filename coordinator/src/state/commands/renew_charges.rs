@@ -1,4 +1,4 @@
-//! RenewCharges: commitments at budgets that end soon are renewed, so that nothing runs that is not covered (POLICY §3). The leader proposes it in time;
+//! RenewCharges: commitments at budgets that end soon are renewed, so that nothing runs that is not covered (docs/QUOTAS.md, Budgets). The leader proposes it in time;
 //! which attempts it is about is decided here.
 use mlctl_proto::errors::Refusal;
 

@@ -90,7 +90,7 @@ pub enum WhenExhausted {
     Stop,
 }
 
-/// So much of one flavor, in each window. Unit-milliseconds: 7,000,000 for one GPU and one second (POLICY §3).
+/// So much of one flavor, in each window. Unit-milliseconds: 7,000,000 for one GPU and one second (docs/QUOTAS.md, Budgets).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
     /// Unit-milliseconds.

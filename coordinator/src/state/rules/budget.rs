@@ -1,4 +1,4 @@
-//! Budgets (POLICY §3): what an attempt commits at every level that has one, what of it is used and what is given back. Use never exceeds a budget:
+//! Budgets (docs/QUOTAS.md, Budgets): what an attempt commits at every level that has one, what of it is used and what is given back. Use never exceeds a budget:
 //! what runs has been committed before. Does NOT say what becomes of a job that no budget covers.
 //!
 //! Amounts are unit-milliseconds, 7,000,000 for one GPU and one second, so that nothing is ever rounded. A stretch of time is split where a window's
@@ -11,14 +11,14 @@ use mlctl_proto::units::UtcMs;
 use super::window::{HOUR_MS, ROLLING_DAYS_MAX, counts_from, piece};
 use crate::state::records::{Account, Budget, Charge, WhenExhausted, Window};
 
-/// What is committed at once, milliseconds (POLICY §3: slice 1 h).
+/// What is committed at once, milliseconds (docs/QUOTAS.md, Budgets: slice 1 h).
 pub const SLICE_MS: i64 = 3_600_000;
 /// A commitment is renewed when less than this is left of it, milliseconds: nobody may be there to do it for a while. A shorter one: when less than a
 /// quarter of it is left.
 const RENEWED_BEFORE_MS: i64 = 900_000;
 /// Where no whole slice is left of a budget, what runs goes on by as little as this, milliseconds.
 const SLICE_MS_MIN: i64 = 300_000;
-/// Of a budget with `hold`, one part in so many is kept for jobs that had been started (POLICY §3: 5 %).
+/// Of a budget with `hold`, one part in so many is kept for jobs that had been started (docs/QUOTAS.md, Budgets: 5 %).
 const RESERVE_PART: u64 = 20;
 /// What was charged longer ago is not given back, milliseconds: the longest window.
 const BACK_MS_MAX: i64 = ROLLING_DAYS_MAX as i64 * 24 * HOUR_MS;
@@ -267,7 +267,7 @@ fn commit_at(
 
 /// Moves what was used of a charge up to `now_ms` from what is committed to what is used; the rest of what is committed is given back.
 /// Afterwards nothing is committed for it. `books`: the levels that have a budget now. What it used after `wasted_from_ms` is not charged, and
-/// what was charged of that is given back (POLICY §3: what the infrastructure wasted).
+/// what was charged of that is given back (docs/QUOTAS.md, Budgets: what the infrastructure wasted).
 pub fn settle(
     books: &mut [Book],
     charge: &mut Charge,

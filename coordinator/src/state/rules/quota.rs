@@ -1,4 +1,4 @@
-//! The quota inequality (POLICY §2): what each team holds and claims, and whether one more gang is legal. Plan, apply and explain ask the same.
+//! The quota inequality (docs/QUOTAS.md, Quotas): what each team holds and claims, and whether one more gang is legal. Plan, apply and explain ask the same.
 //! Does NOT know which job comes first.
 //!
 //! Per flavor and team t: `load(t) = own(t) + sum of claim(child)`, `claim(t) = max(load(t), nominal(t) - lend(t))`: what a team keeps for itself it claims

@@ -6,7 +6,7 @@ use super::flavors::{flavor_text, gpu_hours_text, gpus_text, limit_text};
 use super::quota::Shortfall;
 use crate::state::view::teams::{Flavor, Limit};
 
-/// The inequality that fails, with its numbers, at the level where it does (POLICY §2).
+/// The inequality that fails, with its numbers, at the level where it does (docs/QUOTAS.md, Quotas).
 pub fn shortfall(short: &Shortfall) -> String {
     let flavor = flavor_text(&short.flavor);
     let (load, adds) = (gpus_text(short.load), gpus_text(short.adds));
@@ -21,7 +21,7 @@ pub fn shortfall(short: &Shortfall) -> String {
     )
 }
 
-/// The budget that covers no more, with its numbers (POLICY §3).
+/// The budget that covers no more, with its numbers (docs/QUOTAS.md, Budgets).
 pub fn exhausted(short: &Exhausted, flavor: &Flavor) -> String {
     format!(
         "budget of team {}: {} of {} left of {}, and {} are needed",

@@ -1,4 +1,4 @@
-//! What has to be true of the tree of teams, whoever changes it (POLICY §2): paths are paths, every parent is there, and children have no more of
+//! What has to be true of the tree of teams, whoever changes it (docs/QUOTAS.md, Quotas): paths are paths, every parent is there, and children have no more of
 //! their own than their parent. A path names its parent, so that a tree of paths has no cycle. Does NOT look at what jobs hold: `quota` does.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Where the windows of budgets begin (POLICY §3): months of a zone, and hours. Proleptic Gregorian calendar, integers only. Does NOT know any zone:
+//! Where the windows of budgets begin (docs/QUOTAS.md, Budgets): months of a zone, and hours. Proleptic Gregorian calendar, integers only. Does NOT know any zone:
 //! what its clock shows came with the command that made the budget.
 use mlctl_proto::units::UtcMs;
 

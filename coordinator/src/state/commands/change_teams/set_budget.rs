@@ -1,4 +1,4 @@
-//! SetBudget: what a team may use up of one flavor in a month, or in the last so many days (POLICY §3). Does NOT take back what was used.
+//! SetBudget: what a team may use up of one flavor in a month, or in the last so many days (docs/QUOTAS.md, Budgets). Does NOT take back what was used.
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::clip;
 use mlctl_proto::limits::{BUDGET_UNIT_MS_MAX, TEAM_FLAVORS_MAX, ZONE_OFFSETS_MAX};

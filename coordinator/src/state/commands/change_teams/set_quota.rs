@@ -1,4 +1,4 @@
-//! SetQuota: what a team may hold of one flavor (POLICY §2). What is not named stays. Lowering a quota below what is held is allowed: nothing is ended
+//! SetQuota: what a team may hold of one flavor (docs/QUOTAS.md, Quotas). What is not named stays. Lowering a quota below what is held is allowed: nothing is ended
 //! by it, nothing more is started.
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::{QUOTA_UNITS_MAX, TEAM_FLAVORS_MAX};
