@@ -11,8 +11,8 @@ use mlctl_proto::units::UtcMs;
 use tokio::sync::{Notify, watch};
 
 use crate::scheduler::{self, Plan, Reason};
-use crate::state::view::{ClusterView, Stage};
 use crate::state::view::jobs::Reservation;
+use crate::state::view::{ClusterView, Stage};
 use crate::state::{Changed, Effect, State};
 use crate::vitals::marks::{Mark, Marks};
 

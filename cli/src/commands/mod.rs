@@ -19,8 +19,8 @@ mod run;
 mod show;
 mod spec;
 mod submit;
-mod update;
 mod teams;
+mod update;
 mod version;
 mod wait;
 mod when;
@@ -128,9 +128,12 @@ fn admin(
             client_side(decide::settings(prefix.as_deref(), changed, global, output))
         }
         AdminCommand::Pause(args) => client_side(decide::pause(&args, global, output)),
-        AdminCommand::Resume { what, pool, dry } => {
-            client_side(decide::resume((&what, pool.as_deref()), dry, global, output))
-        }
+        AdminCommand::Resume { what, pool, dry } => client_side(decide::resume(
+            (&what, pool.as_deref()),
+            dry,
+            global,
+            output,
+        )),
         AdminCommand::Show => client_side(decide::everything(global, output)),
         AdminCommand::AllowRoot { allow } => {
             client_side(admin_allow_root::run(allow, global, output))

@@ -7,8 +7,8 @@ pub mod fold;
 mod json;
 mod retries;
 mod table;
-mod turn;
 pub mod teams;
+mod turn;
 
 use std::collections::BTreeSet;
 

@@ -27,7 +27,9 @@ pub fn zone(name: &str, now_ms: UtcMs) -> Result<Zone, Refusal> {
     }
     let unknown = |why: &str| {
         let shown = clip(name);
-        let why = format!("the time zone `{shown}` {why}: use an IANA name such as Europe/Berlin, or UTC");
+        let why = format!(
+            "the time zone `{shown}` {why}: use an IANA name such as Europe/Berlin, or UTC"
+        );
         Refusal::new(Code::BadRequest, why)
     };
     let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+');
@@ -42,7 +44,8 @@ pub fn zone(name: &str, now_ms: UtcMs) -> Result<Zone, Refusal> {
         _ => None,
     };
     let bytes = bytes.ok_or_else(|| unknown(&format!("is not in {TABLES} of this coordinator")))?;
-    let offsets = offsets(&bytes, now_ms).ok_or_else(|| unknown("has a table that cannot be read"))?;
+    let offsets =
+        offsets(&bytes, now_ms).ok_or_else(|| unknown("has a table that cannot be read"))?;
     Ok(Zone {
         name: name.to_owned(),
         offsets,
@@ -58,7 +61,9 @@ fn offsets(bytes: &[u8], now_ms: UtcMs) -> Option<Vec<(UtcMs, i32)>> {
     let times = body.get(..header.times.checked_mul(8)?)?;
     let rest = body.get(times.len()..)?;
     let kinds = rest.get(..header.times)?;
-    let types = rest.get(header.times..)?.get(..header.types.checked_mul(6)?)?;
+    let types = rest
+        .get(header.times..)?
+        .get(..header.types.checked_mul(6)?)?;
     let seconds = |kind: usize| {
         let entry = types.get(kind.checked_mul(6)?..)?.first_chunk::<4>()?;
         Some(i32::from_be_bytes(*entry))
@@ -73,7 +78,12 @@ fn offsets(bytes: &[u8], now_ms: UtcMs) -> Option<Vec<(UtcMs, i32)>> {
     let last = all.last().map_or(i64::MIN, |(from, _)| *from);
     let (year, _) = month_of(now_ms.div_euclid(DAY_S * 1_000));
     let ahead = Rule::parse(footer).map(|rule| rule.changes(year - 1, YEARS));
-    all.extend(ahead.unwrap_or_default().into_iter().filter(|(from, _)| *from > last));
+    all.extend(
+        ahead
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(from, _)| *from > last),
+    );
     let before = now_ms.saturating_sub(366 * DAY_S * 1_000);
     let passed = all.partition_point(|(from, _)| *from <= before).max(1);
     let mut wanted = all.split_off(passed - 1);
@@ -180,8 +190,13 @@ impl Day {
     fn parse(text: &str) -> Option<Self> {
         let (day, time) = text.split_once('/').unwrap_or((text, "2"));
         let mut parts = day.strip_prefix('M')?.split('.').map(str::parse::<i64>);
-        let (month, week, weekday) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
-        let sound = (1..=12).contains(&month) && (1..=5).contains(&week) && (0..=6).contains(&weekday);
+        let (month, week, weekday) = (
+            parts.next()?.ok()?,
+            parts.next()?.ok()?,
+            parts.next()?.ok()?,
+        );
+        let sound =
+            (1..=12).contains(&month) && (1..=5).contains(&week) && (0..=6).contains(&weekday);
         let (second, rest) = offset(time)?;
         (sound && rest.is_empty() && parts.next().is_none()).then_some(Self {
             month0: month - 1,
@@ -213,7 +228,9 @@ fn after_name(text: &str) -> Option<&str> {
     if let Some(quoted) = text.strip_prefix('<') {
         return quoted.split_once('>').map(|(_, rest)| rest);
     }
-    let end = text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     (end >= 3).then(|| &text[end..])
 }
 
@@ -224,7 +241,9 @@ fn offset(text: &str) -> Option<(i32, &str)> {
         b'+' => (1, &text[1..]),
         _ => (1, text),
     };
-    let end = digits.find(|c: char| !c.is_ascii_digit() && c != ':').unwrap_or(digits.len());
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit() && c != ':')
+        .unwrap_or(digits.len());
     let (number, rest) = digits.split_at(end);
     let mut seconds = 0_i32;
     for (part, worth) in number.split(':').zip([3_600, 60, 1]) {
@@ -268,10 +287,15 @@ mod tests {
         let bytes = table((0, 3_600), "CET-1CEST,M3.5.0,M10.5.0/3");
         let offsets = offsets(&bytes, NOW).expect("it is sound");
         // Autumn 2025 or before, then from 29 March 2026, 1:00 UTC, to 25 October, 1:00 UTC.
-        let summer = offsets.iter().position(|one| *one == (1_774_746_000_000, 7_200));
+        let summer = offsets
+            .iter()
+            .position(|one| *one == (1_774_746_000_000, 7_200));
         let summer = summer.expect("it begins");
         assert_eq!(offsets[summer + 1], (1_792_890_000_000, 3_600));
-        assert!(offsets.is_sorted_by(|one, next| one.0 < next.0) && offsets.len() > 40, "{offsets:?}");
+        assert!(
+            offsets.is_sorted_by(|one, next| one.0 < next.0) && offsets.len() > 40,
+            "{offsets:?}"
+        );
         assert!(offsets[0].0 <= NOW && offsets.len() < 60);
     }
 
@@ -282,7 +306,10 @@ mod tests {
         let south = Rule::parse("AEST-10AEDT,M10.1.0,M4.1.0/3").expect("it is sound");
         assert_eq!((south.standard, south.summer), (36_000, 39_600));
         let far = Rule::parse("<-02>2<-01>,M3.5.0/-1,M10.5.0/0").expect("it is sound");
-        assert_eq!((far.standard, far.summer, far.begin.second), (-7_200, -3_600, -3_600));
+        assert_eq!(
+            (far.standard, far.summer, far.begin.second),
+            (-7_200, -3_600, -3_600)
+        );
     }
 
     #[test]
@@ -296,7 +323,14 @@ mod tests {
             spoiled[at] = 0xff;
             let _ = offsets(&spoiled, NOW);
         }
-        for text in ["", ",", "CET-1CEST,M13.5.0,M1.1.0", "CET-1CEST,J60,J300", "C-1,M3.5.0,M1.1.0", "CET-1CEST,M3.5.0"] {
+        for text in [
+            "",
+            ",",
+            "CET-1CEST,M13.5.0,M1.1.0",
+            "CET-1CEST,J60,J300",
+            "C-1,M3.5.0,M1.1.0",
+            "CET-1CEST,M3.5.0",
+        ] {
             assert!(Rule::parse(text).is_none(), "{text}");
         }
     }
@@ -304,7 +338,14 @@ mod tests {
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
         assert_eq!(zone("UTC", NOW), Ok(Zone::utc()));
-        for name in ["../../etc/passwd", "/etc/passwd", "Europe/", "no/such-zone", "a b", "Europe/Berlin\0"] {
+        for name in [
+            "../../etc/passwd",
+            "/etc/passwd",
+            "Europe/",
+            "no/such-zone",
+            "a b",
+            "Europe/Berlin\0",
+        ] {
             let why = zone(name, NOW).expect_err(name);
             assert!(why.message.contains("use an IANA name"), "{why}");
         }

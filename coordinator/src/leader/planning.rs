@@ -8,9 +8,9 @@ use tracing::Instrument;
 
 use super::step::plan_again_in;
 use crate::published::Soft;
+use crate::scheduler::Plan;
 use crate::shared::{CallError, Shared};
 use crate::state::Body;
-use crate::scheduler::Plan;
 use crate::state::commands::{StartAttempts, Withdraw};
 use crate::state::records::Reply;
 use crate::state::view::ClusterView;

@@ -14,7 +14,10 @@ pub fn explain(view: &ClusterView, job: JobId, now_ms: UtcMs) -> Vec<Reason> {
         return Vec::new();
     };
     if job.state != JobState::Pending {
-        return said::held(job).or_else(|| silent(view, job)).into_iter().collect();
+        return said::held(job)
+            .or_else(|| silent(view, job))
+            .into_iter()
+            .collect();
     }
     let now_ms = now_ms.max(view.state.now_ms());
     let proposal = engine::propose(&scene(view, now_ms), now_ms);

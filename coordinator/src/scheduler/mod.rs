@@ -12,8 +12,8 @@ pub mod engine;
 mod explain;
 pub mod place;
 pub mod plan;
-mod preemptions;
 pub mod policy;
+mod preemptions;
 #[cfg(test)]
 mod property_tests;
 mod reasons;
@@ -89,7 +89,10 @@ pub fn plan_on(stage: &mut Stage, view: &ClusterView, now_ms: UtcMs) -> Plan {
     let mut said = said::Said::new(view, starts.len(), now);
     let mut explanations = BTreeMap::new();
     for (job, why) in &proposal.reasons {
-        let pending = view.state.job(*job).filter(|job| job.state == JobState::Pending);
+        let pending = view
+            .state
+            .job(*job)
+            .filter(|job| job.state == JobState::Pending);
         let reason = pending.and_then(|job| said.reasons(job, why).into_iter().next());
         explanations.extend(reason.map(|reason| (*job, reason)));
     }
@@ -120,6 +123,9 @@ pub fn plan_on(stage: &mut Stage, view: &ClusterView, now_ms: UtcMs) -> Plan {
 fn named(start: &StartAttempt) -> usize {
     let placements = start.placements.iter();
     let devices: usize = placements.map(|one| 1 + one.devices.len()).sum();
-    let tasks = start.wave.as_ref().map_or(0, |wave| wave.tasks.spans().len());
+    let tasks = start
+        .wave
+        .as_ref()
+        .map_or(0, |wave| wave.tasks.spans().len());
     devices.saturating_add(tasks)
 }

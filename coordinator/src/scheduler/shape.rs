@@ -113,7 +113,11 @@ fn free_on<'a>(view: &ClusterView, node: &'a Node) -> BTreeMap<Domain<'a>, u32> 
     let name = node.facts.name.as_str();
     let used = view.state.cpu_ranks_on(name);
     let most = node.facts.cpus.max(1).saturating_mul(CPU_RANKS_PER_CPU);
-    let room = if used == 0 { u32::MAX } else { most.saturating_sub(used) };
+    let room = if used == 0 {
+        u32::MAX
+    } else {
+        most.saturating_sub(used)
+    };
     let mut found = BTreeMap::from([(Domain { pool, model: "" }, room)]);
     for device in &node.facts.devices {
         let model = device.model.as_str();

@@ -38,7 +38,10 @@ fn joined(chosen: &[GangStart]) -> Vec<GangStart> {
             all.push(one.clone());
             continue;
         };
-        let devices = one.seats.iter().flat_map(|seat| seat.devices.iter().copied());
+        let devices = one
+            .seats
+            .iter()
+            .flat_map(|seat| seat.devices.iter().copied());
         let key = (one.job, first.node.clone());
         let known = waves.get(&key).and_then(|place| all.get_mut(*place));
         if let Some((wave, seat)) = known.and_then(|wave| {
@@ -137,7 +140,9 @@ impl Arrays {
         let each = view.state.request(job).map_or(0, |request| request.gpus);
         let devices = usize::try_from(each.saturating_mul(wave.slots)).unwrap_or(usize::MAX);
         // Few tasks are spread over the nodes: they take less than the room.
-        placements.iter_mut().for_each(|one| one.devices.truncate(devices));
+        placements
+            .iter_mut()
+            .for_each(|one| one.devices.truncate(devices));
         *running = running.saturating_add(wave.slots);
         *counter = counter.saturating_add(1);
         Some(StartAttempt {

@@ -38,19 +38,29 @@ pub fn check<R: fmt::Debug>(
     (instants, seed): (usize, u64),
     mut planner: impl FnMut(&Trace) -> Box<dyn FnMut(&Scene, UtcMs) -> Proposal<R>>,
 ) -> Result<Verdict, SimulationError> {
-    let options = Options { record_plans: true, until_ms: None, ..options.clone() };
+    let options = Options {
+        record_plans: true,
+        until_ms: None,
+        ..options.clone()
+    };
     let whole = simulate(trace, cluster, settings, &options, planner(trace))?;
     let last = whole.plans.last().map_or(0, |(at, _)| at.unsigned_abs());
     let mut random = Random::new(seed, "causality");
     let mut verdict = Verdict::default();
     for _ in 0..instants {
         let until = i64::try_from(random.below(last.saturating_add(1))).unwrap_or(0);
-        let options = Options { until_ms: Some(until), ..options.clone() };
+        let options = Options {
+            until_ms: Some(until),
+            ..options.clone()
+        };
         let known = simulate(trace, cluster, settings, &options, planner(trace))?;
         let mut other = trace.clone();
         for (place, length_ms) in other.lengths_ms.iter_mut().enumerate() {
             let job = id_of(place);
-            let submitted = trace.jobs.get(place).is_some_and(|job| job.submit_ms < until);
+            let submitted = trace
+                .jobs
+                .get(place)
+                .is_some_and(|job| job.submit_ms < until);
             let elapsed = match known.unended_ms.get(&job) {
                 Some(elapsed) => *elapsed,
                 None if submitted => continue,
@@ -75,7 +85,11 @@ fn another(random: &mut Random, elapsed_ms: u64, length_ms: u64) -> u64 {
     let bits = random.below(30);
     let more = random.below(1 << bits).saturating_add(1_000);
     let drawn = elapsed_ms.saturating_add(more);
-    if drawn == length_ms { drawn.saturating_add(1) } else { drawn }
+    if drawn == length_ms {
+        drawn.saturating_add(1)
+    } else {
+        drawn
+    }
 }
 
 fn first_difference(one: &[(UtcMs, [u8; 32])], other: &[(UtcMs, [u8; 32])]) -> Option<UtcMs> {

@@ -55,7 +55,11 @@ impl Cluster {
     /// GPUs in all, units.
     pub fn units(&self) -> u64 {
         let each = |kind: &NodeKind| u64::from(kind.count).saturating_mul(u64::from(kind.gpus));
-        self.kinds.iter().map(each).fold(0, u64::saturating_add).saturating_mul(GPU)
+        self.kinds
+            .iter()
+            .map(each)
+            .fold(0, u64::saturating_add)
+            .saturating_mul(GPU)
     }
 
     /// GPUs of the node that has most.
@@ -75,7 +79,10 @@ impl Cluster {
 
     fn nodes(&self) -> OrdMap<Arc<str>, Arc<NodeView>> {
         let one: Arc<str> = Arc::from("trace");
-        let kinds = self.kinds.iter().flat_map(|kind| (0..kind.count).map(move |_| kind));
+        let kinds = self
+            .kinds
+            .iter()
+            .flat_map(|kind| (0..kind.count).map(move |_| kind));
         let nodes = kinds.enumerate().map(|(at, kind)| {
             let name: Arc<str> = Arc::from(format!("n{at:05}"));
             (name.clone(), Arc::new(node(&name, &one, kind)))
@@ -125,7 +132,11 @@ pub fn team_of(teams: Teams, vc: &Arc<str>) -> Arc<str> {
 
 /// The teams of a trace's jobs.
 pub fn teams_of(trace: &Trace, teams: Teams) -> OrdMap<Arc<str>, Arc<TeamView>> {
-    let names: BTreeSet<Arc<str>> = trace.jobs.iter().map(|job| team_of(teams, &job.vc)).collect();
+    let names: BTreeSet<Arc<str>> = trace
+        .jobs
+        .iter()
+        .map(|job| team_of(teams, &job.vc))
+        .collect();
     let team = |name: Arc<str>| {
         let team = TeamView {
             name: name.clone(),

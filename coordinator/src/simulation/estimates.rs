@@ -20,7 +20,11 @@ pub struct Estimates {
 impl Estimates {
     /// Of ends at most `window_ms` ago, at most `most` a key.
     pub fn new(window_ms: u64, most: usize) -> Self {
-        Self { window_ms, most, ended: BTreeMap::new() }
+        Self {
+            window_ms,
+            most,
+            ended: BTreeMap::new(),
+        }
     }
 
     /// A job has ended that ran so long: `histories` follow.

@@ -83,19 +83,28 @@ pub struct Meter {
 impl Meter {
     /// Of a cluster of so many units.
     pub fn new(capacity: u64) -> Self {
-        Self { capacity, ..Self::default() }
+        Self {
+            capacity,
+            ..Self::default()
+        }
     }
 
     /// Time passes and nothing changes.
     pub fn pass(&mut self, ms: i64, world: &World<'_>) {
         let ms = u128::from(ms.unsigned_abs());
         self.passed_ms = self.passed_ms.saturating_add(ms);
-        self.held = self.held.saturating_add(u128::from(world.held).saturating_mul(ms));
+        self.held = self
+            .held
+            .saturating_add(u128::from(world.held).saturating_mul(ms));
         if !world.scene.waiting.is_empty() {
             let free = self.capacity.saturating_sub(world.held);
             self.waiting_ms = self.waiting_ms.saturating_add(ms);
-            self.free = self.free.saturating_add(u128::from(free).saturating_mul(ms));
-            self.broken = self.broken.saturating_add(u128::from(world.broken).saturating_mul(ms));
+            self.free = self
+                .free
+                .saturating_add(u128::from(free).saturating_mul(ms));
+            self.broken = self
+                .broken
+                .saturating_add(u128::from(world.broken).saturating_mul(ms));
         }
     }
 
@@ -163,9 +172,14 @@ impl Report {
         let meter = &outcome.meter;
         let slowdown = slowdowns(outcome);
         let bounds = slowdown.values().copied();
-        let (low, high) = bounds.fold((f64::MAX, 0.0_f64), |(low, high), one| (low.min(one), high.max(one)));
+        let (low, high) = bounds.fold((f64::MAX, 0.0_f64), |(low, high), one| {
+            (low.min(one), high.max(one))
+        });
         let first = records().map(|one| one.submit_ms).min().unwrap_or(0);
-        let last = records().filter_map(|one| one.end_ms).max().unwrap_or(first);
+        let last = records()
+            .filter_map(|one| one.end_ms)
+            .max()
+            .unwrap_or(first);
         let capacity = u128::from(meter.capacity);
         Self {
             all: figures(records()),
@@ -176,10 +190,18 @@ impl Report {
             fragmentation: ratio(meter.broken, meter.free),
             idle_while_waiting: ratio(meter.free, capacity.saturating_mul(meter.waiting_ms)),
             preemptions: meter.evictions.values().sum(),
-            preemptions_by: meter.evictions.iter().map(|(why, count)| (name(*why), *count)).collect(),
+            preemptions_by: meter
+                .evictions
+                .iter()
+                .map(|(why, count)| (name(*why), *count))
+                .collect(),
             preemptions_in_vain: meter.in_vain,
             makespan_s: seconds(last.saturating_sub(first).unsigned_abs()),
-            slowdown_spread: if low > 0.0 && low < f64::MAX { high / low } else { 1.0 },
+            slowdown_spread: if low > 0.0 && low < f64::MAX {
+                high / low
+            } else {
+                1.0
+            },
             slowdown,
             passes: meter.passes,
         }
@@ -206,12 +228,15 @@ fn slowdowns(outcome: &Outcome) -> BTreeMap<Arc<str>, f64> {
             *count = count.saturating_add(1);
         }
     }
-    sums.into_iter().map(|(vc, (sum, count))| (vc, sum / f64::from(count.max(1)))).collect()
+    sums.into_iter()
+        .map(|(vc, (sum, count))| (vc, sum / f64::from(count.max(1))))
+        .collect()
 }
 
 fn figures<'r>(records: impl Iterator<Item = &'r Record>) -> Figures {
-    let (mut jcts, mut queues): (Vec<u64>, Vec<u64>) =
-        records.filter_map(|one| Some((one.jct_ms()?, one.queue_ms()?))).unzip();
+    let (mut jcts, mut queues): (Vec<u64>, Vec<u64>) = records
+        .filter_map(|one| Some((one.jct_ms()?, one.queue_ms()?)))
+        .unzip();
     jcts.sort_unstable();
     queues.sort_unstable();
     Figures {
@@ -231,12 +256,21 @@ fn average(sorted_ms: &[u64]) -> f64 {
 /// The nearest rank.
 fn percentile_99(sorted_ms: &[u64]) -> f64 {
     let rank = sorted_ms.len().saturating_mul(99).div_ceil(100);
-    sorted_ms.get(rank.saturating_sub(1)).map_or(0.0, |one| seconds(*one))
+    sorted_ms
+        .get(rank.saturating_sub(1))
+        .map_or(0.0, |one| seconds(*one))
 }
 
-#[allow(clippy::cast_precision_loss, reason = "sums below 2^53 ms are exact, larger ones are averages anyway")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "sums below 2^53 ms are exact, larger ones are averages anyway"
+)]
 fn ratio(part: u128, whole: u128) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
 }
 
 fn seconds(ms: u64) -> f64 {

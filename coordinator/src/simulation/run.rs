@@ -106,16 +106,26 @@ impl fmt::Display for SimulationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadPlan { at_ms, job, what } => {
-                write!(f, "at {at_ms} ms the planner proposed for job {job} what the cluster cannot do: {what}")
+                write!(
+                    f,
+                    "at {at_ms} ms the planner proposed for job {job} what the cluster cannot do: {what}"
+                )
             }
             Self::Circles { at_ms } => {
-                write!(f, "at {at_ms} ms the planner goes round in circles: it proposed {ROUNDS_MAX} times in a row")
+                write!(
+                    f,
+                    "at {at_ms} ms the planner goes round in circles: it proposed {ROUNDS_MAX} times in a row"
+                )
             }
             Self::MissedTrigger { at_ms, found } => write!(
                 f,
                 "at {at_ms} ms, without an event and before the time that the planner had named, it found {found} starts or preemptions"
             ),
-            Self::Stuck { at_ms, job, waiting } => write!(
+            Self::Stuck {
+                at_ms,
+                job,
+                waiting,
+            } => write!(
                 f,
                 "at {at_ms} ms nothing runs and {waiting} jobs wait that never start, the first is job {job} of the trace: does the cluster have enough GPUs on one node for it?"
             ),
@@ -148,7 +158,10 @@ pub fn simulate<R: fmt::Debug>(
         benefits: BTreeMap::new(),
         digest: blake3::Hasher::new(),
         outcome: Outcome {
-            records: trace.pairs().map(|(job, length_ms)| Record::new(job, length_ms)).collect(),
+            records: trace
+                .pairs()
+                .map(|(job, length_ms)| Record::new(job, length_ms))
+                .collect(),
             meter: Meter::new(cluster.units()),
             ..Outcome::default()
         },
@@ -207,7 +220,11 @@ impl<P> Run<'_, P> {
             // Timers alone must not keep a run alive in which nothing can start.
             Some((key, _)) if submit.is_none() && end.is_none() => {
                 let far = self.now.saturating_add(30 * 24 * 3_600_000);
-                let stuck = SimulationError::Stuck { at_ms: self.now, job: key.1, waiting };
+                let stuck = SimulationError::Stuck {
+                    at_ms: self.now,
+                    job: key.1,
+                    waiting,
+                };
                 timer.filter(|at| *at < far).map(Some).ok_or(stuck)
             }
             _ => Ok([submit, end, timer].into_iter().flatten().min()),
@@ -216,7 +233,9 @@ impl<P> Run<'_, P> {
 
     fn advance(&mut self, to: UtcMs) {
         let to = to.max(self.now);
-        self.outcome.meter.pass(to.saturating_sub(self.now), &self.world);
+        self.outcome
+            .meter
+            .pass(to.saturating_sub(self.now), &self.world);
         self.now = to;
     }
 
@@ -265,8 +284,11 @@ impl<P> Run<'_, P> {
     }
 
     fn record<R: fmt::Debug>(&mut self, proposal: &Proposal<R>) {
-        self.digest.update(format!("{} {proposal:?}\n", self.now).as_bytes());
-        self.outcome.plans.push((self.now, *self.digest.finalize().as_bytes()));
+        self.digest
+            .update(format!("{} {proposal:?}\n", self.now).as_bytes());
+        self.outcome
+            .plans
+            .push((self.now, *self.digest.finalize().as_bytes()));
     }
 
     fn apply<R>(&mut self, proposal: Proposal<R>) -> Result<(), SimulationError> {
@@ -317,13 +339,20 @@ impl<P> Run<'_, P> {
     where
         P: FnMut(&Scene, UtcMs) -> Proposal<R>,
     {
-        let Some(step) = self.options.safety_ms.and_then(|step| i64::try_from(step).ok()) else {
+        let Some(step) = self
+            .options
+            .safety_ms
+            .and_then(|step| i64::try_from(step).ok())
+        else {
             return Ok(());
         };
         let mut at = self.now;
         while at < next && !self.world.scene.waiting.is_empty() {
             let proposal = (self.planner)(&self.world.scene, at);
-            let found = proposal.starts.len().saturating_add(proposal.preemptions.len());
+            let found = proposal
+                .starts
+                .len()
+                .saturating_add(proposal.preemptions.len());
             if found > 0 {
                 return Err(SimulationError::MissedTrigger { at_ms: at, found });
             }
@@ -335,10 +364,14 @@ impl<P> Run<'_, P> {
     fn finish(&mut self) {
         let jobs = (0..self.submitted).map(id_of);
         let unended = jobs.filter(|job| {
-            self.outcome.records.get(place_of(*job)).is_some_and(|one| one.end_ms.is_none())
+            self.outcome
+                .records
+                .get(place_of(*job))
+                .is_some_and(|one| one.end_ms.is_none())
         });
         let until = self.options.until_ms.unwrap_or(self.now);
-        self.outcome.unended_ms =
-            unended.map(|job| (job, self.world.progress_by(job, until))).collect();
+        self.outcome.unended_ms = unended
+            .map(|job| (job, self.world.progress_by(job, until)))
+            .collect();
     }
 }

@@ -19,7 +19,9 @@ pub fn shipped(policy: Policy) -> SchedSettings {
 
 /// BLAKE3 of the settings' canonical text, but for the policy's name: one hash for all results of one settings file.
 pub fn hash(settings: &SchedSettings) -> String {
-    blake3::hash(canonical(settings).as_bytes()).to_hex().to_string()
+    blake3::hash(canonical(settings).as_bytes())
+        .to_hex()
+        .to_string()
 }
 
 /// One `name = value` a line, in this order.
@@ -43,6 +45,9 @@ pub fn canonical(settings: &SchedSettings) -> String {
         ("keep_gpu_share", settings.keep_gpu_share.to_string()),
         ("share", "any".to_owned()),
     ];
-    let lines: Vec<String> = lines.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+    let lines: Vec<String> = lines
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}\n"))
+        .collect();
     lines.concat()
 }

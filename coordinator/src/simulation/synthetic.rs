@@ -32,8 +32,24 @@ pub struct Shape {
 impl Shape {
     /// One week of single-GPU jobs with some gangs.
     pub fn narrow(gpus: u64, per_node: u32, jobs: u32) -> Self {
-        let widths = vec![(1, 860_000), (2, 50_000), (4, 45_000), (8, 35_000), (16, 7_000), (32, 3_000)];
-        Self { jobs, hours: 168, gpus, per_node, load_per_mille: 900, widths, vcs: 8, users: 12 }
+        let widths = vec![
+            (1, 860_000),
+            (2, 50_000),
+            (4, 45_000),
+            (8, 35_000),
+            (16, 7_000),
+            (32, 3_000),
+        ];
+        Self {
+            jobs,
+            hours: 168,
+            gpus,
+            per_node,
+            load_per_mille: 900,
+            widths,
+            vcs: 8,
+            users: 12,
+        }
     }
 
     /// Training of large models: most GPU time is in gangs.
@@ -47,7 +63,16 @@ impl Shape {
             (64, 30_000),
             (128, 10_000),
         ];
-        Self { jobs, hours: 168, gpus, per_node, load_per_mille: 850, widths, vcs: 5, users: 6 }
+        Self {
+            jobs,
+            hours: 168,
+            gpus,
+            per_node,
+            load_per_mille: 850,
+            widths,
+            vcs: 5,
+            users: 6,
+        }
     }
 }
 
@@ -63,7 +88,11 @@ pub fn generate(shape: &Shape, seed: u64) -> Trace {
         let gpus = width(&mut random, shape);
         let length_ms = length(&mut random);
         // One in twelve submits is a burst: a sweep by hand, of alike jobs.
-        let burst = if gpus <= 8 && random.below(12) == 0 { 2 + random.below(24) } else { 1 };
+        let burst = if gpus <= 8 && random.below(12) == 0 {
+            2 + random.below(24)
+        } else {
+            1
+        };
         for _ in 0..burst {
             let varied = length_ms.saturating_mul(700 + random.below(600)) / 1_000;
             let moved = at.saturating_add(random.below(20_000));
@@ -124,7 +153,8 @@ fn length(random: &mut Random) -> u64 {
 
 /// Scales lengths above an hour, which make the load, until it is as asked.
 fn scale(drawn: &mut [(TraceJob, u64)], shape: &Shape, span_ms: u64) {
-    let wanted = u128::from(shape.gpus) * u128::from(span_ms) * u128::from(shape.load_per_mille) / 1_000;
+    let wanted =
+        u128::from(shape.gpus) * u128::from(span_ms) * u128::from(shape.load_per_mille) / 1_000;
     let work = |job: &TraceJob, ms: u64| u128::from(job.gpus()) * u128::from(ms);
     let (mut short, mut long) = (0_u128, 0_u128);
     for (job, ms) in drawn.iter() {

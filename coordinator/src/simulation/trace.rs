@@ -50,7 +50,11 @@ impl TraceJob {
 
     /// Who it is of, for histories and fair use: its user, else its virtual cluster.
     pub fn owner(&self) -> &Arc<str> {
-        if self.user.is_empty() { &self.vc } else { &self.user }
+        if self.user.is_empty() {
+            &self.vc
+        } else {
+            &self.user
+        }
     }
 
     /// The fewest nodes of equal parts that hold it.

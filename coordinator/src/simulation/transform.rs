@@ -33,7 +33,11 @@ pub fn jitter(trace: &Trace, by_ms: u64, seed: u64) -> Trace {
         let moved = i64::try_from(random.below(span)).unwrap_or(0);
         let back = i64::try_from(by_ms).unwrap_or(0);
         let mut job = job.clone();
-        job.submit_ms = job.submit_ms.saturating_add(moved).saturating_sub(back).max(0);
+        job.submit_ms = job
+            .submit_ms
+            .saturating_add(moved)
+            .saturating_sub(back)
+            .max(0);
         (job, length_ms)
     });
     Trace::sorted(pairs.collect())

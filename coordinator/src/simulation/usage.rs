@@ -97,9 +97,14 @@ fn faded(passed_ms: u64, half_life_ms: u64) -> u64 {
     // 2^-(1/2), 2^-(1/4), ...: each the root of the one before.
     let mut root: u64 = 1 << 31;
     for bit in (0..32).rev() {
-        root = (u128::from(root) << 32).isqrt().try_into().unwrap_or(u64::MAX);
+        root = (u128::from(root) << 32)
+            .isqrt()
+            .try_into()
+            .unwrap_or(u64::MAX);
         if halvings >> bit & 1 == 1 {
-            keeps = ((u128::from(keeps) * u128::from(root)) >> 32).try_into().unwrap_or(u64::MAX);
+            keeps = ((u128::from(keeps) * u128::from(root)) >> 32)
+                .try_into()
+                .unwrap_or(u64::MAX);
         }
     }
     keeps >> whole
@@ -115,6 +120,9 @@ mod tests {
         assert_eq!(faded(week, week), 1 << 31);
         assert_eq!(faded(2 * week, week), 1 << 30);
         let half = faded(week / 2, week);
-        assert!(half.abs_diff(3_037_000_500) < 20, "2^-(1/2) in 2^-32: {half}");
+        assert!(
+            half.abs_diff(3_037_000_500) < 20,
+            "2^-(1/2) in 2^-32: {half}"
+        );
     }
 }

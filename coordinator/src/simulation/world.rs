@@ -116,8 +116,12 @@ impl<'a> World<'a> {
 
     /// How much progress a job has made by `now`, milliseconds.
     pub fn progress_by(&self, id: JobId, now: UtcMs) -> u64 {
-        let Some((_, progress)) = self.job(id) else { return 0 };
-        progress.done_ms.saturating_add(progress.attempt.as_ref().map_or(0, |one| one.gain(now)))
+        let Some((_, progress)) = self.job(id) else {
+            return 0;
+        };
+        progress
+            .done_ms
+            .saturating_add(progress.attempt.as_ref().map_or(0, |one| one.gain(now)))
     }
 
     /// Usage as of now, for planners.
@@ -128,14 +132,18 @@ impl<'a> World<'a> {
     /// A job comes to wait: it was submitted, or evicted.
     pub fn wait(&mut self, id: JobId, now: UtcMs) {
         let place = place_of(id);
-        let (Some(job), Some(progress)) = (self.trace.jobs.get(place), self.progress.get_mut(place))
+        let (Some(job), Some(progress)) =
+            (self.trace.jobs.get(place), self.progress.get_mut(place))
         else {
             return;
         };
         progress.since_ms = now;
         let ask = progress.ask.get_or_insert_with(|| {
             let ask = job.ask();
-            self.asks.entry(ask.clone()).or_insert_with(|| Arc::new(ask)).clone()
+            self.asks
+                .entry(ask.clone())
+                .or_insert_with(|| Arc::new(ask))
+                .clone()
         });
         let waited = i64::try_from(progress.waited_ms).unwrap_or(i64::MAX);
         let waiting = Waiting {
@@ -160,7 +168,9 @@ impl<'a> World<'a> {
             no_preempt_until_ms: 0,
             was_guest_taken: false,
         };
-        self.scene.waiting.insert((id.counter, id), Arc::new(waiting));
+        self.scene
+            .waiting
+            .insert((id.counter, id), Arc::new(waiting));
     }
 
     /// Starts a gang; when it will have made all its progress if nobody stops it, and its epoch.
@@ -178,17 +188,30 @@ impl<'a> World<'a> {
             what: what.to_owned(),
         };
         let key = (start.job.counter, start.job);
-        let waiting = self.scene.waiting.get(&key).cloned().ok_or_else(|| bad("it does not wait"))?;
-        self.take(&waiting.ask, &start.seats).map_err(|what| bad(&what))?;
+        let waiting = self
+            .scene
+            .waiting
+            .get(&key)
+            .cloned()
+            .ok_or_else(|| bad("it does not wait"))?;
+        self.take(&waiting.ask, &start.seats)
+            .map_err(|what| bad(&what))?;
         self.scene.waiting.remove(&key);
         self.epochs = self.epochs.saturating_add(1);
         let epoch = Epoch::new(1, self.epochs);
         let place = place_of(start.job);
         let length_ms = self.trace.lengths_ms.get(place).copied().unwrap_or(0);
-        let progress = self.progress.get_mut(place).ok_or_else(|| bad("it is not of this trace"))?;
+        let progress = self
+            .progress
+            .get_mut(place)
+            .ok_or_else(|| bad("it is not of this trace"))?;
         let waited = now.saturating_sub(progress.since_ms).unsigned_abs();
         progress.waited_ms = progress.waited_ms.saturating_add(waited);
-        let charge_ms = if progress.attempts > 0 { self.options.charge_ms } else { 0 };
+        let charge_ms = if progress.attempts > 0 {
+            self.options.charge_ms
+        } else {
+            0
+        };
         progress.attempts = progress.attempts.saturating_add(1);
         progress.attempt = Some(Attempt {
             epoch,
@@ -196,7 +219,9 @@ impl<'a> World<'a> {
             charge_ms,
             charges: start.charges.clone(),
         });
-        let left_ms = length_ms.saturating_sub(progress.done_ms).saturating_add(charge_ms);
+        let left_ms = length_ms
+            .saturating_sub(progress.done_ms)
+            .saturating_add(charge_ms);
         let running = Running {
             id: start.job,
             epoch,
@@ -220,9 +245,14 @@ impl<'a> World<'a> {
             evicted_ms: waiting.evicted_ms.clone(),
             min_runtime_ms: 0,
         };
-        self.scene.running.insert((start.job, epoch), Arc::new(running));
+        self.scene
+            .running
+            .insert((start.job, epoch), Arc::new(running));
         self.hold(&waiting.team, &waiting.user, &start.charges, now, true);
-        Ok((now.saturating_add(i64::try_from(left_ms).unwrap_or(i64::MAX)), epoch))
+        Ok((
+            now.saturating_add(i64::try_from(left_ms).unwrap_or(i64::MAX)),
+            epoch,
+        ))
     }
 
     /// The running attempt of a job.
@@ -233,9 +263,12 @@ impl<'a> World<'a> {
     /// A job has made all its progress: it leaves.
     pub fn end(&mut self, id: JobId, now: UtcMs) {
         self.stop(id, now);
-        let Some((job, progress)) = self.job(id) else { return };
+        let Some((job, progress)) = self.job(id) else {
+            return;
+        };
         let (owner, units, ran_ms) = (job.owner().clone(), job.units, progress.ran_ms);
-        self.estimates.ended((owner, units), now, ran_ms, &mut self.scene.histories);
+        self.estimates
+            .ended((owner, units), now, ran_ms, &mut self.scene.histories);
     }
 
     /// Others take its devices: it waits again.
@@ -245,11 +278,17 @@ impl<'a> World<'a> {
     pub fn evict(&mut self, id: JobId, epoch: Epoch, now: UtcMs) -> Result<(), SimulationError> {
         if self.epoch_of(id) != Some(epoch) {
             let what = "it is named as a victim and does not run".to_owned();
-            return Err(SimulationError::BadPlan { at_ms: now, job: id, what });
+            return Err(SimulationError::BadPlan {
+                at_ms: now,
+                job: id,
+                what,
+            });
         }
         self.stop(id, now);
         if let Some(progress) = self.progress.get_mut(place_of(id)) {
-            progress.evicted_ms.retain(|at| now.saturating_sub(*at) < DAY_MS);
+            progress
+                .evicted_ms
+                .retain(|at| now.saturating_sub(*at) < DAY_MS);
             progress.evicted_ms.push(now);
         }
         self.wait(id, now);
@@ -257,8 +296,12 @@ impl<'a> World<'a> {
     }
 
     fn stop(&mut self, id: JobId, now: UtcMs) {
-        let Some(progress) = self.progress.get_mut(place_of(id)) else { return };
-        let Some(attempt) = progress.attempt.take() else { return };
+        let Some(progress) = self.progress.get_mut(place_of(id)) else {
+            return;
+        };
+        let Some(attempt) = progress.attempt.take() else {
+            return;
+        };
         let ran = now.saturating_sub(attempt.started_ms).unsigned_abs();
         progress.ran_ms = progress.ran_ms.saturating_add(ran);
         // Without a durable checkpoint the attempt's work is lost; for traces each instant has one.
@@ -280,17 +323,26 @@ impl<'a> World<'a> {
         now: UtcMs,
         more: bool,
     ) {
-        let units = charges.iter().map(|(_, units)| *units).fold(0, u64::saturating_add);
+        let units = charges
+            .iter()
+            .map(|(_, units)| *units)
+            .fold(0, u64::saturating_add);
         if more {
             self.usage.start(team, owner, now, units);
         } else {
             self.usage.end(team, owner, now, units);
         }
-        let Some(view) = self.scene.teams.get_mut(team) else { return };
+        let Some(view) = self.scene.teams.get_mut(team) else {
+            return;
+        };
         let view = Arc::make_mut(view);
         for (flavor, units) in charges {
             let own = view.own.entry(flavor.clone()).or_insert(0);
-            *own = if more { own.saturating_add(*units) } else { own.saturating_sub(*units) };
+            *own = if more {
+                own.saturating_add(*units)
+            } else {
+                own.saturating_sub(*units)
+            };
         }
     }
 
@@ -306,7 +358,11 @@ impl<'a> World<'a> {
         let each = device_units(ask.gpus);
         let part = ask.amounts.unwrap_or(Amounts::NONE);
         for seat in seats {
-            let node = self.scene.nodes.get(&seat.node).ok_or("it is given a node that is not there")?;
+            let node = self
+                .scene
+                .nodes
+                .get(&seat.node)
+                .ok_or("it is given a node that is not there")?;
             room(node, seat, ask.gpus, each, &part)?;
         }
         for seat in seats {
@@ -334,13 +390,18 @@ impl<'a> World<'a> {
     }
 
     fn change(&mut self, seat: &Seat, change: impl FnOnce(&mut NodeView)) {
-        let Some(node) = self.scene.nodes.get_mut(&seat.node) else { return };
+        let Some(node) = self.scene.nodes.get_mut(&seat.node) else {
+            return;
+        };
         let node = Arc::make_mut(node);
         let (held, broken) = counts(node);
         change(node);
         let (held_now, broken_now) = counts(node);
         self.held = self.held.saturating_sub(held).saturating_add(held_now);
-        self.broken = self.broken.saturating_sub(broken).saturating_add(broken_now);
+        self.broken = self
+            .broken
+            .saturating_sub(broken)
+            .saturating_add(broken_now);
     }
 }
 
@@ -354,8 +415,14 @@ impl Attempt {
 
 /// Units held, and units free although the node is partly held.
 fn counts(node: &NodeView) -> (u64, u64) {
-    let free: u64 = node.devices.iter().map(|device| u64::from(device.free)).sum();
-    let held = (node.devices.len() as u64).saturating_mul(GPU).saturating_sub(free);
+    let free: u64 = node
+        .devices
+        .iter()
+        .map(|device| u64::from(device.free))
+        .sum();
+    let held = (node.devices.len() as u64)
+        .saturating_mul(GPU)
+        .saturating_sub(free);
     (held, if held > 0 { free } else { 0 })
 }
 
@@ -365,7 +432,8 @@ fn devices<'n>(
 ) -> impl Iterator<Item = &'n mut crate::state::view::nodes::DeviceView> {
     let chosen: BTreeSet<usize> = seat.devices.iter().map(|at| usize::from(*at)).collect();
     let all = node.devices.iter_mut().enumerate();
-    all.filter(move |(at, _)| chosen.contains(at)).map(|(_, device)| device)
+    all.filter(move |(at, _)| chosen.contains(at))
+        .map(|(_, device)| device)
 }
 
 fn device_units(gpus: Gpus) -> u32 {
@@ -379,7 +447,9 @@ fn device_units(gpus: Gpus) -> u32 {
 fn room(node: &NodeView, seat: &Seat, gpus: Gpus, each: u32, part: &Amounts) -> Result<(), String> {
     let wanted = match gpus {
         Gpus::None => 0,
-        Gpus::Whole(count) | Gpus::Mig { count, .. } => usize::try_from(count).unwrap_or(usize::MAX),
+        Gpus::Whole(count) | Gpus::Mig { count, .. } => {
+            usize::try_from(count).unwrap_or(usize::MAX)
+        }
         Gpus::Share(_) => 1,
     };
     let mut chosen = seat.devices.clone();
@@ -389,7 +459,10 @@ fn room(node: &NodeView, seat: &Seat, gpus: Gpus, each: u32, part: &Amounts) -> 
         return Err(format!("it gets {} devices on {}", chosen.len(), node.name));
     }
     for at in chosen {
-        let free = node.devices.get(usize::from(at)).map_or(0, |device| device.free);
+        let free = node
+            .devices
+            .get(usize::from(at))
+            .map_or(0, |device| device.free);
         if free < each || each == 0 {
             return Err(format!("device {at} of {} is not free", node.name));
         }

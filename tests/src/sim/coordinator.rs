@@ -8,9 +8,9 @@ use mlctl_coordinator::consensus::turn::{
     Core, CoreConfig, Envelope, Input, Persist, Role, SnapshotMeta, SnapshotOffer, Step, promise,
 };
 use mlctl_coordinator::leader::{Pace, step};
-use mlctl_coordinator::state::view::jobs::Reservation;
 use mlctl_coordinator::state::commands::{Command, IdempotencyKey};
 use mlctl_coordinator::state::records::{Actor, Reply};
+use mlctl_coordinator::state::view::jobs::Reservation;
 use mlctl_coordinator::state::{Body, State, codec};
 use mlctl_coordinator::vitals::admission::admitted;
 use mlctl_proto::errors::{Code, Refusal};

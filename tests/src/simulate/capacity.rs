@@ -37,8 +37,13 @@ impl Capacity {
     pub fn new(scene: &Scene) -> Self {
         let whole = u32::try_from(GPU).expect("a GPU's units are few");
         let free = |node: &mlctl_coordinator::state::view::nodes::NodeView| {
-            let all = node.devices.iter().enumerate().filter(|(_, one)| one.free == whole);
-            all.map(|(at, _)| u16::try_from(at).expect("few devices")).collect()
+            let all = node
+                .devices
+                .iter()
+                .enumerate()
+                .filter(|(_, one)| one.free == whole);
+            all.map(|(at, _)| u16::try_from(at).expect("few devices"))
+                .collect()
         };
         let first = scene.nodes.values().find_map(|node| node.devices.first());
         Self {
@@ -67,7 +72,10 @@ impl Capacity {
             devices: self.devices[*place].drain(..each).collect(),
         });
         let seats: Vec<Seat> = seats.collect();
-        let flavor = Flavor { kind: self.model.clone(), pool: None };
+        let flavor = Flavor {
+            kind: self.model.clone(),
+            pool: None,
+        };
         GangStart {
             job: job.id,
             seats,
@@ -81,7 +89,10 @@ impl Capacity {
     /// What an attempt holds becomes free.
     pub fn give(&mut self, running: &Running) {
         for seat in &running.seats {
-            let place = self.names.binary_search(&seat.node).expect("it runs on a node");
+            let place = self
+                .names
+                .binary_search(&seat.node)
+                .expect("it runs on a node");
             self.devices[place].extend(&seat.devices);
             self.devices[place].sort_unstable();
         }
@@ -91,7 +102,9 @@ impl Capacity {
 /// The fullest nodes that still have room. Equals are taken in the order of their numbers, for a part of one node in that of the numbers as text: ties alone
 /// move FIFO on a loaded cluster by a tenth, and with these it comes within 2 % of the published figure.
 pub fn best(free: &[usize], nodes: usize, each: usize) -> Option<Vec<usize>> {
-    let mut fits: Vec<usize> = (0..free.len()).filter(|place| free[*place] >= each).collect();
+    let mut fits: Vec<usize> = (0..free.len())
+        .filter(|place| free[*place] >= each)
+        .collect();
     if fits.len() < nodes {
         return None;
     }
@@ -108,7 +121,10 @@ impl Capacity {
     /// These devices are free no more.
     pub fn hold(&mut self, seats: &[Seat]) {
         for seat in seats {
-            let place = self.names.binary_search(&seat.node).expect("it runs on a node");
+            let place = self
+                .names
+                .binary_search(&seat.node)
+                .expect("it runs on a node");
             self.devices[place].retain(|at| !seat.devices.contains(at));
         }
     }

@@ -90,10 +90,20 @@ fn reserve(
             at += 1;
         }
         if let Some(found) = best(&free, nodes, each) {
-            return Promise { at_ms: time.max(now), nodes: found, each, then: free };
+            return Promise {
+                at_ms: time.max(now),
+                nodes: found,
+                each,
+                then: free,
+            };
         }
     }
-    Promise { at_ms: i64::MAX, nodes: Vec::new(), each, then: free }
+    Promise {
+        at_ms: i64::MAX,
+        nodes: Vec::new(),
+        each,
+        then: free,
+    }
 }
 
 /// A place that leaves the promised nodes what was promised; the promise's view of that time follows.
@@ -101,7 +111,11 @@ fn beside(promise: &mut Promise, capacity: &Capacity, job: &Waiting) -> Option<V
     let (nodes, each) = shape(&job.ask);
     let mut free = capacity.free();
     for (place, free) in free.iter_mut().enumerate() {
-        let kept = if promise.nodes.contains(&place) { promise.each } else { 0 };
+        let kept = if promise.nodes.contains(&place) {
+            promise.each
+        } else {
+            0
+        };
         *free = (*free).min(promise.then[place].saturating_sub(kept));
     }
     let found = best(&free, nodes, each)?;

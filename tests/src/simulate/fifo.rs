@@ -10,7 +10,9 @@ pub fn fifo(scene: &Scene, _now: UtcMs) -> Proposal<()> {
     let mut capacity = Capacity::new(scene);
     let mut proposal = Proposal::default();
     for job in scene.waiting.values() {
-        let Some(places) = capacity.find(&job.ask) else { break };
+        let Some(places) = capacity.find(&job.ask) else {
+            break;
+        };
         proposal.starts.push(capacity.start(job, &places));
     }
     proposal

@@ -8,7 +8,9 @@ use mlctl_coordinator::simulation::{Trace, form};
 
 /// The folder, if there is one. Without it a test says loudly that it is skipped.
 pub fn folder() -> Option<PathBuf> {
-    std::env::var_os("MLCTL_TRACES").map(PathBuf::from).filter(|folder| folder.is_dir())
+    std::env::var_os("MLCTL_TRACES")
+        .map(PathBuf::from)
+        .filter(|folder| folder.is_dir())
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -27,12 +29,18 @@ pub fn trace(folder: &Path, name: &str) -> Result<Trace> {
     } else {
         None
     };
-    form::trace(name, &text(&folder.join(format!("{name}.csv.gz")))?, asked.as_ref()).map_err(said)
+    form::trace(
+        name,
+        &text(&folder.join(format!("{name}.csv.gz")))?,
+        asked.as_ref(),
+    )
+    .map_err(said)
 }
 
 /// A described cluster.
 pub fn cluster(folder: &Path, name: &str) -> Result<Cluster> {
     let path = folder.join("clusters.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     form::cluster("clusters.json", name, &text).map_err(|what| anyhow!("{what}"))
 }

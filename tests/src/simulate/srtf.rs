@@ -2,7 +2,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mlctl_coordinator::scheduler::plan::{Entitlement, GangStart, Preemption, Proposal, Taken, Victim};
+use mlctl_coordinator::scheduler::plan::{
+    Entitlement, GangStart, Preemption, Proposal, Taken, Victim,
+};
 use mlctl_coordinator::state::view::jobs::{Class, Running, Waiting};
 use mlctl_coordinator::state::view::scene::Scene;
 use mlctl_proto::ids::JobId;
@@ -43,16 +45,21 @@ pub fn srtf_oracle(lengths: &Lengths, scene: &Scene, now: UtcMs) -> Proposal<()>
                 break;
             }
         }
-        let Some(places) = tried.find(&job.ask) else { continue };
+        let Some(places) = tried.find(&job.ask) else {
+            continue;
+        };
         if victims.iter().map(|one| gpus(&one.ask)).sum::<usize>() == 0 {
             continue;
         }
         let start = tried.start(job, &places);
         // Who holds nothing of the chosen nodes stays.
         let taken = |one: &Running| {
-            one.seats.iter().any(|seat| start.seats.iter().any(|other| {
-                other.node == seat.node && other.devices.iter().any(|at| seat.devices.contains(at))
-            }))
+            one.seats.iter().any(|seat| {
+                start.seats.iter().any(|other| {
+                    other.node == seat.node
+                        && other.devices.iter().any(|at| seat.devices.contains(at))
+                })
+            })
         };
         let victims: Vec<_> = victims.into_iter().filter(|one| taken(one)).collect();
         gone.extend(victims.iter().map(|one| one.id));
@@ -63,19 +70,22 @@ pub fn srtf_oracle(lengths: &Lengths, scene: &Scene, now: UtcMs) -> Proposal<()>
     proposal
 }
 
-fn preemption(
-    start: GangStart,
-    victims: &[&Arc<Running>],
-) -> Preemption {
+fn preemption(start: GangStart, victims: &[&Arc<Running>]) -> Preemption {
     let victims = victims.iter().map(|one| Victim {
         job: one.id,
         epoch: one.epoch,
-        entitlement: Entitlement { cover: 0, class: one.class },
+        entitlement: Entitlement {
+            cover: 0,
+            class: one.class,
+        },
         why: Taken::Slice,
     });
     Preemption {
         job: start.job,
-        entitlement: Entitlement { cover: 0, class: Class::Normal },
+        entitlement: Entitlement {
+            cover: 0,
+            class: Class::Normal,
+        },
         victims: victims.collect(),
         seats: start.seats,
         charges: start.charges,

@@ -24,7 +24,9 @@ const JOBS_PER_GPU: u64 = 16;
 pub fn run(args: &SimulateArgs, output: &dyn Output) -> Result<u8, Failure> {
     let cluster = trace::cluster(&args.cluster).map_err(Failure::usage)?;
     if args.inflation {
-        return Err(Failure::usage("the packing experiment is not in this build".into()));
+        return Err(Failure::usage(
+            "the packing experiment is not in this build".into(),
+        ));
     }
     let load = load(args, &cluster)?;
     let policies = match &args.compare {
@@ -64,11 +66,21 @@ fn load(args: &SimulateArgs, cluster: &Cluster) -> Result<Trace, Failure> {
 
 fn made_up(cluster: &Cluster, seed: u64) -> Trace {
     let gpus = cluster.units() / mlctl_coordinator::state::view::amounts::GPU;
-    let jobs = u32::try_from(gpus.saturating_mul(JOBS_PER_GPU)).unwrap_or(u32::MAX).clamp(100, 100_000);
-    synthetic::generate(&synthetic::Shape::narrow(gpus, cluster.node_gpus_max(), jobs), seed)
+    let jobs = u32::try_from(gpus.saturating_mul(JOBS_PER_GPU))
+        .unwrap_or(u32::MAX)
+        .clamp(100, 100_000);
+    synthetic::generate(
+        &synthetic::Shape::narrow(gpus, cluster.node_gpus_max(), jobs),
+        seed,
+    )
 }
 
-fn replay(args: &SimulateArgs, load: &Trace, cluster: &Cluster, chosen: &Chosen) -> Result<Row, Failure> {
+fn replay(
+    args: &SimulateArgs,
+    load: &Trace,
+    cluster: &Cluster,
+    chosen: &Chosen,
+) -> Result<Row, Failure> {
     let options = Options {
         history_ms: args.history,
         teams: match args.teams {
@@ -79,9 +91,13 @@ fn replay(args: &SimulateArgs, load: &Trace, cluster: &Cluster, chosen: &Chosen)
         ..Options::default()
     };
     let begin = Instant::now();
-    let outcome = simulate(load, cluster, &chosen.settings, &options, propose).map_err(|error| {
-        Failure::failed(format!("the replay with policy {} stopped: {error}", chosen.name))
-    })?;
+    let outcome =
+        simulate(load, cluster, &chosen.settings, &options, propose).map_err(|error| {
+            Failure::failed(format!(
+                "the replay with policy {} stopped: {error}",
+                chosen.name
+            ))
+        })?;
     Ok(Row {
         policy: chosen.name.clone(),
         settings_hash: mlctl_coordinator::simulation::settings::hash(&chosen.settings),

@@ -28,8 +28,11 @@ pub fn json(rows: &[Row]) -> Value {
 
 fn object(row: &Row) -> Value {
     let report = &row.report;
-    let slowdown: serde_json::Map<String, Value> =
-        report.slowdown.iter().map(|(vc, mean)| (vc.to_string(), rounded(*mean))).collect();
+    let slowdown: serde_json::Map<String, Value> = report
+        .slowdown
+        .iter()
+        .map(|(vc, mean)| (vc.to_string(), rounded(*mean)))
+        .collect();
     let mut object = json!({
         "v": 1,
         "policy": row.policy,
@@ -69,11 +72,25 @@ pub fn table(rows: &[Row]) -> String {
 
 fn block(row: &Row) -> String {
     let report = &row.report;
-    let by: Vec<String> = report.preemptions_by.iter().map(|(why, count)| format!("{count} {why}")).collect();
-    let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
+    let by: Vec<String> = report
+        .preemptions_by
+        .iter()
+        .map(|(why, count)| format!("{count} {why}"))
+        .collect();
+    let by = if by.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", by.join(", "))
+    };
     let lines = [
-        format!("policy {} · settings {} · {} jobs", row.policy, row.settings_hash, row.jobs),
-        format!("{:<12} {:>8} {:>12} {:>12} {:>12} {:>12}", "GPUs", "jobs", "avg JCT s", "p99 JCT s", "avg queue s", "p99 queue s"),
+        format!(
+            "policy {} · settings {} · {} jobs",
+            row.policy, row.settings_hash, row.jobs
+        ),
+        format!(
+            "{:<12} {:>8} {:>12} {:>12} {:>12} {:>12}",
+            "GPUs", "jobs", "avg JCT s", "p99 JCT s", "avg queue s", "p99 queue s"
+        ),
         line("all", &report.all),
         line("1", &report.single),
         line("2 to 8", &report.node),
@@ -84,7 +101,10 @@ fn block(row: &Row) -> String {
             report.idle_while_waiting * 100.0,
             report.fragmentation * 100.0
         ),
-        format!("preemptions {}{by}, {} in vain", report.preemptions, report.preemptions_in_vain),
+        format!(
+            "preemptions {}{by}, {} in vain",
+            report.preemptions, report.preemptions_in_vain
+        ),
         format!(
             "slowdown by team: the largest mean is {:.2} times the smallest · makespan {:.0} s · {} plans in {:.2} s",
             report.slowdown_spread, report.makespan_s, report.passes, row.wall_s
@@ -96,6 +116,10 @@ fn block(row: &Row) -> String {
 fn line(name: &str, figures: &Figures) -> String {
     format!(
         "{name:<12} {:>8} {:>12.0} {:>12.0} {:>12.0} {:>12.0}",
-        figures.jobs, figures.avg_jct_s, figures.p99_jct_s, figures.avg_queue_s, figures.p99_queue_s
+        figures.jobs,
+        figures.avg_jct_s,
+        figures.p99_jct_s,
+        figures.avg_queue_s,
+        figures.p99_queue_s
     )
 }

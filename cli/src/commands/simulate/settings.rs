@@ -17,7 +17,10 @@ pub fn chosen(text: &str) -> Result<Chosen, String> {
         Some(policy) => shipped(policy),
         None => file(text)?,
     };
-    Ok(Chosen { name: text.to_owned(), settings })
+    Ok(Chosen {
+        name: text.to_owned(),
+        settings,
+    })
 }
 
 fn policy(text: &str) -> Option<Policy> {
@@ -32,9 +35,15 @@ fn file(path: &str) -> Result<SchedSettings, String> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         format!("`{path}` is neither `fair` nor `las`, and as a file it cannot be read: {error}")
     })?;
-    let table: toml::Table = text.parse().map_err(|error| format!("{path} is no TOML: {error}"))?;
-    let named = table.get("policy").map_or(Some("fair"), toml::Value::as_str);
-    let named = named.and_then(policy).ok_or_else(|| format!("{path}: `policy` has to be \"fair\" or \"las\""))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error| format!("{path} is no TOML: {error}"))?;
+    let named = table
+        .get("policy")
+        .map_or(Some("fair"), toml::Value::as_str);
+    let named = named
+        .and_then(policy)
+        .ok_or_else(|| format!("{path}: `policy` has to be \"fair\" or \"las\""))?;
     let mut settings = shipped(named);
     for (name, value) in &table {
         set(&mut settings, name, value).map_err(|what| format!("{path}: {what}"))?;
@@ -72,11 +81,15 @@ fn small(name: &str, value: &toml::Value) -> Result<u32, String> {
 }
 
 fn truth(name: &str, value: &toml::Value) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| format!("`{name}` has to be true or false"))
+    value
+        .as_bool()
+        .ok_or_else(|| format!("`{name}` has to be true or false"))
 }
 
 fn list(name: &str, value: &toml::Value) -> Result<Vec<u64>, String> {
-    let all = value.as_array().ok_or_else(|| format!("`{name}` has to be a list of whole numbers"))?;
+    let all = value
+        .as_array()
+        .ok_or_else(|| format!("`{name}` has to be a list of whole numbers"))?;
     all.iter().map(|one| number(name, one)).collect()
 }
 
@@ -85,5 +98,6 @@ fn per_class(name: &str, value: &toml::Value) -> Result<[u64; 4], String> {
         return Ok([number(name, value)?; 4]);
     }
     let all = list(name, value)?;
-    all.try_into().map_err(|_| format!("`{name}` has to be one number, or four: low, normal, high, critical"))
+    all.try_into()
+        .map_err(|_| format!("`{name}` has to be one number, or four: low, normal, high, critical"))
 }

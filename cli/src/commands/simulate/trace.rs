@@ -22,21 +22,34 @@ pub fn trace(path: &Path) -> Result<Trace, String> {
 /// A file's text, unpacked if its name ends in `.gz`.
 fn text(path: &Path) -> Result<String, String> {
     let cannot = |error: std::io::Error| {
-        format!("cannot read {}: {error}. Is it the file that you mean, and whole?", path.display())
+        format!(
+            "cannot read {}: {error}. Is it the file that you mean, and whole?",
+            path.display()
+        )
     };
     let file = std::fs::File::open(path).map_err(cannot)?;
     let mut bytes = Vec::new();
     let packed = path.extension().is_some_and(|end| end == "gz");
     let read = if packed {
-        flate2::read::MultiGzDecoder::new(file).take(BYTES_MAX).read_to_end(&mut bytes)
+        flate2::read::MultiGzDecoder::new(file)
+            .take(BYTES_MAX)
+            .read_to_end(&mut bytes)
     } else {
         file.take(BYTES_MAX).read_to_end(&mut bytes)
     };
     read.map_err(cannot)?;
     if bytes.len() as u64 >= BYTES_MAX {
-        return Err(format!("{} has more than {BYTES_MAX} bytes: give a part of it", path.display()));
+        return Err(format!(
+            "{} has more than {BYTES_MAX} bytes: give a part of it",
+            path.display()
+        ));
     }
-    String::from_utf8(bytes).map_err(|_| format!("{} is no text: a trace is CSV in UTF-8, or that in .gz", path.display()))
+    String::from_utf8(bytes).map_err(|_| {
+        format!(
+            "{} is no text: a trace is CSV in UTF-8, or that in .gz",
+            path.display()
+        )
+    })
 }
 
 /// The file beside a trace that says what its jobs ask for beside GPUs.
@@ -50,7 +63,9 @@ fn beside(path: &Path) -> Option<PathBuf> {
 /// The cluster that `FILE#NAME` describes.
 pub fn cluster(named: &str) -> Result<Cluster, String> {
     let Some((path, name)) = named.rsplit_once('#') else {
-        return Err(format!("`{named}` names no cluster: write FILE#NAME, as in clusters.json#philly-64x8"));
+        return Err(format!(
+            "`{named}` names no cluster: write FILE#NAME, as in clusters.json#philly-64x8"
+        ));
     };
     form::cluster(path, name, &text(Path::new(path))?)
 }

@@ -100,7 +100,9 @@ fn max_class(text: &str) -> Result<Option<Class>, Refusal> {
     }
     Class::of_word(text).map(Some).ok_or_else(|| {
         let given = clip(text);
-        bad(format!("`{given}` is no class: use low, normal, high or critical, or none"))
+        bad(format!(
+            "`{given}` is no class: use low, normal, high or critical, or none"
+        ))
     })
 }
 

@@ -59,7 +59,8 @@ impl Reserved {
     pub fn yields(&self, to: &Asker<'_>) -> bool {
         self.job == to.job.id
             || to.takes_back.is_some_and(|turn| turn < self.turn)
-            || to.job.class > self.class || (to.job.class == self.class && to.aged && !self.aged)
+            || to.job.class > self.class
+            || (to.job.class == self.class && to.aged && !self.aged)
     }
 }
 
@@ -88,7 +89,10 @@ pub struct Queue {
 impl Promises {
     /// None, on so many nodes.
     pub fn new(nodes: usize) -> Self {
-        Self { on_node: vec![Vec::new(); nodes], ..Self::default() }
+        Self {
+            on_node: vec![Vec::new(); nodes],
+            ..Self::default()
+        }
     }
 
     /// One more.
@@ -104,8 +108,14 @@ impl Promises {
     fn count(&mut self, one: &Reserved) {
         *self.users.entry(one.user).or_default() += 1;
         let urgency = (one.class, one.aged);
-        let queue = self.queues.entry(one.kind).or_insert(Queue { count: 0, least: urgency });
-        *queue = Queue { count: queue.count + 1, least: queue.least.min(urgency) };
+        let queue = self.queues.entry(one.kind).or_insert(Queue {
+            count: 0,
+            least: urgency,
+        });
+        *queue = Queue {
+            count: queue.count + 1,
+            least: queue.least.min(urgency),
+        };
     }
 
     /// Those of one kind of devices, if there are any.
@@ -137,7 +147,9 @@ impl Promises {
 
     /// Those on a node.
     pub fn on(&self, node: usize) -> impl Iterator<Item = &Reserved> {
-        self.on_node[node].iter().map(|place| &self.all[*place as usize])
+        self.on_node[node]
+            .iter()
+            .map(|place| &self.all[*place as usize])
     }
 }
 
@@ -165,7 +177,12 @@ struct Scratch {
 
 /// What one node gives for a target.
 pub fn need(target: &Target, kind: Option<u16>) -> Need<'_> {
-    Need { gpus: target.ask.gpus, kind, amounts: target.ask.amounts, serving: &target.kinds }
+    Need {
+        gpus: target.ask.gpus,
+        kind,
+        amounts: target.ask.amounts,
+        serving: &target.kinds,
+    }
 }
 
 /// What is known of the time ahead.
@@ -189,7 +206,10 @@ pub struct Ahead<'p, 'a> {
 /// Whether a node takes a job at all: not whether it has room.
 pub fn suits(view: &NodeView, job: &Waiting, ask: &Ask) -> bool {
     let pool = ask.pools.is_empty() || ask.pools.iter().any(|pool| **pool == *view.pool);
-    let labels = ask.labels.iter().all(|label| view.labels.binary_search(label).is_ok());
+    let labels = ask
+        .labels
+        .iter()
+        .all(|label| view.labels.binary_search(label).is_ok());
     let guest = || match view.owner.as_ref() {
         None => true,
         Some(owner) => match owner.guests {
@@ -203,7 +223,8 @@ pub fn suits(view: &NodeView, job: &Waiting, ask: &Ask) -> bool {
 
 /// Whether a team is another or stands below it.
 pub fn is_below(team: &str, above: &str) -> bool {
-    team.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    team.strip_prefix(above)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Ahead<'_, '_> {
@@ -219,7 +240,12 @@ impl Ahead<'_, '_> {
                 continue;
             }
             for part in run.parts.iter().filter(|part| part.node as usize == node) {
-                let each = run.ask.gpus.units().checked_div(part.whole as u64).unwrap_or(0);
+                let each = run
+                    .ask
+                    .gpus
+                    .units()
+                    .checked_div(part.whole as u64)
+                    .unwrap_or(0);
                 let each = u32::try_from(each).unwrap_or(u32::MAX);
                 for device in &part.devices {
                     if let Some(at) = self.grid.at(node, *device) {
@@ -234,16 +260,30 @@ impl Ahead<'_, '_> {
     }
 
     /// Takes what was promised on a node to others than `asker`, of those whom it would meet if it started at `time`.
-    fn keep_promises(&self, node: usize, time: UtcMs, asker: &Asker<'_>, free: &mut [u32], amounts: &mut Amounts) {
+    fn keep_promises(
+        &self,
+        node: usize,
+        time: UtcMs,
+        asker: &Asker<'_>,
+        free: &mut [u32],
+        amounts: &mut Amounts,
+    ) {
         let end = super::estimate::after(time, asker.length);
-        let meet = |other: &&Reserved| other.start < end && other.end > time && !other.yields(asker);
+        let meet =
+            |other: &&Reserved| other.start < end && other.end > time && !other.yields(asker);
         for other in self.promises.on(node).filter(meet) {
             self.grid.satisfy(node, free, amounts, &other.need());
         }
     }
 
     /// When a node has room for a job from then on; `None`: never, as far as anybody can say.
-    pub fn node_time(&self, node: usize, need: &Need<'_>, ask: &Ask, asker: &Asker<'_>) -> Option<UtcMs> {
+    pub fn node_time(
+        &self,
+        node: usize,
+        need: &Need<'_>,
+        ask: &Ask,
+        asker: &Asker<'_>,
+    ) -> Option<UtcMs> {
         self.node_time_before(node, need, ask, asker, UtcMs::MAX, &mut Scratch::default())
     }
 
@@ -270,7 +310,10 @@ impl Ahead<'_, '_> {
         let Scratch { times, free } = scratch;
         times.clear();
         times.push(open);
-        let ends = self.on_node[node].iter().map(|run| &self.runs[*run as usize]).filter(|run| !run.gone);
+        let ends = self.on_node[node]
+            .iter()
+            .map(|run| &self.runs[*run as usize])
+            .filter(|run| !run.gone);
         times.extend(ends.map(|run| run.ends_for(class, self.now)));
         times.extend(self.promises.on(node).map(|other| other.end));
         times.retain(|time| *time >= open && *time < limit);
@@ -287,7 +330,12 @@ impl Ahead<'_, '_> {
     }
 
     /// The earliest start of the fewest nodes of a target before `limit`, and on which kind of devices.
-    pub fn earliest(&self, target: &Target, asker: &Asker<'_>, limit: UtcMs) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
+    pub fn earliest(
+        &self,
+        target: &Target,
+        asker: &Asker<'_>,
+        limit: UtcMs,
+    ) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
         let choices: Vec<Option<u16>> = if target.ask.mix || target.kinds.is_empty() {
             vec![None]
         } else {
@@ -296,7 +344,9 @@ impl Ahead<'_, '_> {
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>)> = None;
         for kind in choices {
             let limit = best.as_ref().map_or(limit, |(time, ..)| limit.min(*time));
-            let Some((time, nodes)) = self.earliest_of(target, kind, asker, limit) else { continue };
+            let Some((time, nodes)) = self.earliest_of(target, kind, asker, limit) else {
+                continue;
+            };
             if best.as_ref().is_none_or(|(old, _, _)| time < *old) {
                 best = Some((time, nodes, kind));
             }
@@ -304,13 +354,21 @@ impl Ahead<'_, '_> {
         best
     }
 
-    fn earliest_of(&self, target: &Target, kind: Option<u16>, asker: &Asker<'_>, limit: UtcMs) -> Option<(UtcMs, Vec<u32>)> {
+    fn earliest_of(
+        &self,
+        target: &Target,
+        kind: Option<u16>,
+        asker: &Asker<'_>,
+        limit: UtcMs,
+    ) -> Option<(UtcMs, Vec<u32>)> {
         let mut scratch = Scratch::default();
         let all: Vec<u32>;
         let among: &[u32] = match kind {
             Some(kind) => &self.with_kind[usize::from(kind)],
             None => {
-                all = (0..self.nodes.len()).filter_map(|node| u32::try_from(node).ok()).collect();
+                all = (0..self.nodes.len())
+                    .filter_map(|node| u32::try_from(node).ok())
+                    .collect();
                 &all
             }
         };
@@ -319,23 +377,40 @@ impl Ahead<'_, '_> {
         let need = need(target, kind);
         for node in among {
             let view = self.nodes[*node as usize];
-            if let Some(time) = self.node_time_before(*node as usize, &need, &target.ask, asker, limit, &mut scratch) {
+            if let Some(time) = self.node_time_before(
+                *node as usize,
+                &need,
+                &target.ask,
+                asker,
+                limit,
+                &mut scratch,
+            ) {
                 let near: &[Arc<str>] = match target.ask.near {
                     self::Near::Prefer => &[],
                     self::Near::Within(level) => {
                         view.racks.get(..=usize::from(level)).unwrap_or(&view.racks)
                     }
                 };
-                groups.entry((&view.pool, &view.network, near)).or_default().push((time, *node));
+                groups
+                    .entry((&view.pool, &view.network, near))
+                    .or_default()
+                    .push((time, *node));
             }
         }
         let least = target.ask.nodes.least() as usize;
-        let found = groups.into_values().filter_map(|group| self.soonest(group, least, asker.job));
+        let found = groups
+            .into_values()
+            .filter_map(|group| self.soonest(group, least, asker.job));
         found.min().filter(|(time, _)| *time < limit)
     }
 
     /// The soonest of a group's nodes, one of them with the job's checkpoint if it needs one.
-    fn soonest(&self, mut group: Vec<(UtcMs, u32)>, least: usize, job: &Waiting) -> Option<(UtcMs, Vec<u32>)> {
+    fn soonest(
+        &self,
+        mut group: Vec<(UtcMs, u32)>,
+        least: usize,
+        job: &Waiting,
+    ) -> Option<(UtcMs, Vec<u32>)> {
         if group.len() < least || least == 0 {
             return None;
         }
@@ -354,7 +429,14 @@ impl Ahead<'_, '_> {
     }
 
     /// The promises that a seat would break if it were taken now until `end`.
-    pub fn breaks(&self, node: u32, devices: &[u16], ask: &Ask, end: UtcMs, asker: &Asker<'_>) -> Option<&Reserved> {
+    pub fn breaks(
+        &self,
+        node: u32,
+        devices: &[u16],
+        ask: &Ask,
+        end: UtcMs,
+        asker: &Asker<'_>,
+    ) -> Option<&Reserved> {
         let at = node as usize;
         let mut free = Vec::new();
         for promise in self.promises.on(at) {
@@ -363,11 +445,16 @@ impl Ahead<'_, '_> {
             }
             let mut amounts = self.at(at, promise.start, promise.class, &mut free);
             let first = self.grid.devices(at).start;
-            let each = ask.gpus.units().checked_div(devices.len() as u64).unwrap_or(0);
+            let each = ask
+                .gpus
+                .units()
+                .checked_div(devices.len() as u64)
+                .unwrap_or(0);
             for device in devices {
                 if let Some(place) = self.grid.at(at, *device) {
                     let place = place - first;
-                    free[place] = free[place].saturating_sub(u32::try_from(each).unwrap_or(u32::MAX));
+                    free[place] =
+                        free[place].saturating_sub(u32::try_from(each).unwrap_or(u32::MAX));
                 }
             }
             let takes = self.grid.amounts_of(at, ask.gpus, ask.amounts);
@@ -383,9 +470,13 @@ impl Ahead<'_, '_> {
                     && other.end > promise.start
             });
             for other in others {
-                self.grid.satisfy(at, &mut free, &mut amounts, &other.need());
+                self.grid
+                    .satisfy(at, &mut free, &mut amounts, &other.need());
             }
-            if !self.grid.satisfy(at, &mut free, &mut amounts, &promise.need()) {
+            if !self
+                .grid
+                .satisfy(at, &mut free, &mut amounts, &promise.need())
+            {
                 return Some(promise);
             }
         }

@@ -50,14 +50,17 @@ impl Book {
     pub fn new(scene: &Scene, ledger: Ledger, kinds: &Kinds) -> Self {
         let mut budgets = BTreeMap::new();
         for team in scene.teams.values().filter(|team| !team.budgets.is_empty()) {
-            let Some(place) = ledger.team(&team.name) else { continue };
+            let Some(place) = ledger.team(&team.name) else {
+                continue;
+            };
             for (flavor, left) in &team.budgets {
                 if let Some(number) = kinds.flavor_number(flavor) {
                     budgets.insert((place, number), i128::from(*left));
                 }
             }
         }
-        let licenses = (scene.licenses.iter()).map(|(name, (all, held))| (name.clone(), all.saturating_sub(*held)));
+        let licenses = (scene.licenses.iter())
+            .map(|(name, (all, held))| (name.clone(), all.saturating_sub(*held)));
         let mut max_running = vec![None; ledger.teams()];
         for team in scene.teams.values() {
             if let Some(place) = ledger.team(&team.name) {
@@ -80,13 +83,17 @@ impl Book {
     /// It is being ended, since before this pass.
     pub fn ends(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
         self.will_end(team, charges, kinds);
-        each(team, charges, kinds, |team, column, units| self.strict.remove_at(team, column, units));
+        each(team, charges, kinds, |team, column, units| {
+            self.strict.remove_at(team, column, units)
+        });
     }
 
     /// This pass ends it.
     pub fn will_end(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
         self.differ = true;
-        each(team, charges, kinds, |team, column, units| self.after.remove_at(team, column, units));
+        each(team, charges, kinds, |team, column, units| {
+            self.after.remove_at(team, column, units)
+        });
     }
 
     /// Somebody will hold it, once others have ended.
@@ -100,15 +107,25 @@ impl Book {
     }
 
     /// It will not: it starts now, or somewhere else.
-    pub fn unpromise(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
+    pub fn unpromise(
+        &mut self,
+        job: &Waiting,
+        team: Option<usize>,
+        charges: &Charges,
+        kinds: &Kinds,
+    ) {
         let (after, strict) = (&mut self.after, &mut self.strict);
         each(team, charges, kinds, |team, column, units| {
             after.remove_at(team, column, units);
             strict.remove_at(team, column, units);
         });
-        self.each_budget(job, team, charges, |left, commits| left.saturating_add(commits.into()));
+        self.each_budget(job, team, charges, |left, commits| {
+            left.saturating_add(commits.into())
+        });
         for (name, count) in &job.ask.licenses {
-            self.licenses.entry(name.clone()).and_modify(|free| *free = free.saturating_add(*count));
+            self.licenses
+                .entry(name.clone())
+                .and_modify(|free| *free = free.saturating_add(*count));
         }
         if let Some(count) = team.and_then(|team| self.running.get_mut(team)) {
             *count = count.saturating_sub(1);
@@ -120,15 +137,24 @@ impl Book {
     ///
     /// # Errors
     /// The first that fails.
-    pub fn legal(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) -> Result<Standing, Arc<Shortfall>> {
+    pub fn legal(
+        &mut self,
+        team: Option<usize>,
+        charges: &Charges,
+        kinds: &Kinds,
+    ) -> Result<Standing, Arc<Shortfall>> {
         let Some(team) = team else {
             return Ok(Standing::Inside);
         };
         let mut standing = Standing::Inside;
         for (flavor, units) in charges {
-            let Some(column) = kinds.column(*flavor) else { continue };
+            let Some(column) = kinds.column(*flavor) else {
+                continue;
+            };
             let known = self.short.get(&(team, *flavor));
-            if let Some((_, short)) = known.and_then(|all| all.iter().find(|(least, _)| least == units)) {
+            if let Some((_, short)) =
+                known.and_then(|all| all.iter().find(|(least, _)| least == units))
+            {
                 return Err(short.clone());
             }
             let mut found = self.now.legal_at(team, column, *units);
@@ -137,7 +163,10 @@ impl Book {
             }
             if let Err(short) = found {
                 let short = Arc::new(short);
-                self.short.entry((team, *flavor)).or_default().push((*units, short.clone()));
+                self.short
+                    .entry((team, *flavor))
+                    .or_default()
+                    .push((*units, short.clone()));
                 return Err(short);
             }
             let inside = self.now.inside_nominal_at(team, column, *units)
@@ -156,7 +185,8 @@ impl Book {
 
     /// Whether both ledgers allow it.
     pub fn strict_legal(&self, team: usize, column: usize, units: u64) -> bool {
-        self.now.legal_at(team, column, units).is_ok() && self.strict.legal_at(team, column, units).is_ok()
+        self.now.legal_at(team, column, units).is_ok()
+            && self.strict.legal_at(team, column, units).is_ok()
     }
 
     /// What a start would commit of budgets, unit-seconds.
@@ -166,15 +196,27 @@ impl Book {
     }
 
     /// Whether every budget on the way to the root covers a start's first slice (docs/QUOTAS.md, Budgets).
-    pub fn budget(&self, job: &Waiting, team: Option<usize>, charges: &Charges, kinds: &Kinds) -> Option<Why> {
+    pub fn budget(
+        &self,
+        job: &Waiting,
+        team: Option<usize>,
+        charges: &Charges,
+        kinds: &Kinds,
+    ) -> Option<Why> {
         if self.budgets.is_empty() {
             return None;
         }
         for (flavor, units) in charges {
             for level in self.now.path(team?) {
-                if let Some((left, needs)) = self.budget_short(level, *flavor, *units, job.limit_ms) {
+                if let Some((left, needs)) = self.budget_short(level, *flavor, *units, job.limit_ms)
+                {
                     let flavor = kinds.flavors.get(*flavor as usize)?.clone();
-                    return Some(Why::BudgetExhausted { team: self.now.name(level).clone(), flavor, left, needs });
+                    return Some(Why::BudgetExhausted {
+                        team: self.now.name(level).clone(),
+                        flavor,
+                        left,
+                        needs,
+                    });
                 }
             }
         }
@@ -182,7 +224,13 @@ impl Book {
     }
 
     /// What is left of a team's own budget and what a start would commit of it, unit-seconds, if that is more.
-    pub fn budget_short(&self, team: usize, flavor: u32, units: u64, limit_ms: Option<u64>) -> Option<(u64, u64)> {
+    pub fn budget_short(
+        &self,
+        team: usize,
+        flavor: u32,
+        units: u64,
+        limit_ms: Option<u64>,
+    ) -> Option<(u64, u64)> {
         let needs = Self::commits(units, limit_ms);
         let left = *self.budgets.get(&(team, flavor))?;
         (left < i128::from(needs)).then(|| (u64::try_from(left).unwrap_or(0), needs))
@@ -201,20 +249,28 @@ impl Book {
     /// Whether a team runs as many jobs as it may.
     pub fn runs_all(&self, team: usize) -> bool {
         let most = self.max_running.get(team).copied().flatten();
-        most.zip(self.running.get(team)).is_some_and(|(most, running)| *running >= most)
+        most.zip(self.running.get(team))
+            .is_some_and(|(most, running)| *running >= most)
     }
 
     /// What does not depend on the place: countables, and how many jobs the team may run.
     pub fn limits(&self, job: &Waiting, team: Option<usize>) -> Option<Why> {
         let few = job.ask.licenses.iter().find_map(|(name, needs)| {
             let free = self.licenses_free(name);
-            (free < *needs).then(|| Why::Licenses { name: name.clone(), needs: *needs, free })
+            (free < *needs).then(|| Why::Licenses {
+                name: name.clone(),
+                needs: *needs,
+                free,
+            })
         });
         let full = || {
             let team = team?;
             let at_most = self.max_running.get(team).copied().flatten()?;
             let name = self.now.name(team).clone();
-            (self.running.get(team)? >= &at_most).then_some(Why::UserLimit { team: name, at_most })
+            (self.running.get(team)? >= &at_most).then_some(Why::UserLimit {
+                team: name,
+                at_most,
+            })
         };
         few.or_else(full)
     }
@@ -227,7 +283,14 @@ impl Book {
     }
 
     /// A job starts; `first`: none of its tasks runs yet.
-    pub fn start(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, kinds: &Kinds, first: bool) {
+    pub fn start(
+        &mut self,
+        job: &Waiting,
+        team: Option<usize>,
+        charges: &Charges,
+        kinds: &Kinds,
+        first: bool,
+    ) {
         let (now, after, strict) = (&mut self.now, &mut self.after, &mut self.strict);
         each(team, charges, kinds, |team, column, units| {
             now.add_at(team, column, units);
@@ -242,14 +305,26 @@ impl Book {
 
     /// Budgets of a start, and the countables of a whole job.
     pub fn commit(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, first: bool) {
-        self.each_budget(job, team, charges, |left, commits| left.saturating_sub(commits.into()));
+        self.each_budget(job, team, charges, |left, commits| {
+            left.saturating_sub(commits.into())
+        });
         for (name, count) in job.ask.licenses.iter().filter(|_| first) {
-            self.licenses.entry(name.clone()).and_modify(|free| *free = free.saturating_sub(*count));
+            self.licenses
+                .entry(name.clone())
+                .and_modify(|free| *free = free.saturating_sub(*count));
         }
     }
 
-    fn each_budget(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, change: impl Fn(i128, u64) -> i128) {
-        let Some(team) = team.filter(|_| !self.budgets.is_empty()) else { return };
+    fn each_budget(
+        &mut self,
+        job: &Waiting,
+        team: Option<usize>,
+        charges: &Charges,
+        change: impl Fn(i128, u64) -> i128,
+    ) {
+        let Some(team) = team.filter(|_| !self.budgets.is_empty()) else {
+            return;
+        };
         for (flavor, units) in charges {
             let commits = Self::commits(*units, job.limit_ms);
             for level in self.now.path(team) {
@@ -265,7 +340,9 @@ impl Book {
 impl Book {
     /// A team may have any amount of a flavor.
     pub fn open_quota(&mut self, team: &str, flavor: &Flavor) {
-        [&mut self.now, &mut self.after, &mut self.strict].into_iter().for_each(|ledger| ledger.open(team, flavor));
+        [&mut self.now, &mut self.after, &mut self.strict]
+            .into_iter()
+            .for_each(|ledger| ledger.open(team, flavor));
         self.short.clear();
     }
 
@@ -283,20 +360,31 @@ impl Book {
 
     /// A team may run any number of jobs.
     pub fn open_running(&mut self, team: &str) {
-        if let Some(most) = self.now.team(team).and_then(|team| self.max_running.get_mut(team)) {
+        if let Some(most) = self
+            .now
+            .team(team)
+            .and_then(|team| self.max_running.get_mut(team))
+        {
             *most = None;
         }
     }
 
     /// One that is being ended since before this pass has ended.
     pub fn has_ended(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
-        each(team, charges, kinds, |team, column, units| self.now.remove_at(team, column, units));
+        each(team, charges, kinds, |team, column, units| {
+            self.now.remove_at(team, column, units)
+        });
         self.short.clear();
     }
 }
 
 /// Calls `change` for each flavor that the ledger knows.
-fn each(team: Option<usize>, charges: &Charges, kinds: &Kinds, mut change: impl FnMut(usize, usize, u64)) {
+fn each(
+    team: Option<usize>,
+    charges: &Charges,
+    kinds: &Kinds,
+    mut change: impl FnMut(usize, usize, u64),
+) {
     let Some(team) = team else { return };
     for (flavor, units) in charges {
         if let Some(column) = kinds.column(*flavor) {

@@ -54,7 +54,9 @@ impl<'a> Pass<'a> {
             match self.try_way(at, way, inside) {
                 Ok(outcome) => return outcome,
                 Err(why) => {
-                    let better = stuck.as_ref().is_none_or(|old: &Stuck| why.weight() > old.weight());
+                    let better = stuck
+                        .as_ref()
+                        .is_none_or(|old: &Stuck| why.weight() > old.weight());
                     if better {
                         stuck = Some(why);
                     }
@@ -96,7 +98,9 @@ impl<'a> Pass<'a> {
         let targets = self.asks.classes[job.ask as usize].targets.clone();
         let mut ways = Vec::with_capacity(targets.len());
         for target in targets {
-            let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, units));
+            let charge = self.asks.targets[target]
+                .flavor
+                .map(|flavor| (flavor, units));
             let standing = self.book.legal(job.team, charge.as_slice(), &self.kinds);
             ways.push(Way { target, standing });
         }
@@ -111,14 +115,17 @@ impl<'a> Pass<'a> {
         }
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
         let none_legal = ways.iter().all(|way| way.standing.is_err());
-        none_legal && ways.iter().any(|way| {
-            let column = self.asks.targets[way.target].flavor.and_then(|flavor| self.kinds.column(flavor));
-            let place = job.team.zip(column);
-            place.is_some_and(|(team, column)| {
-                let nominal = self.book.now.nominal_at(team, column).unwrap_or(0);
-                units <= nominal
+        none_legal
+            && ways.iter().any(|way| {
+                let column = self.asks.targets[way.target]
+                    .flavor
+                    .and_then(|flavor| self.kinds.column(flavor));
+                let place = job.team.zip(column);
+                place.is_some_and(|(team, column)| {
+                    let nominal = self.book.now.nominal_at(team, column).unwrap_or(0);
+                    units <= nominal
+                })
             })
-        })
     }
 
     fn try_way(&mut self, at: usize, way: &Way, inside: bool) -> Result<Outcome, Stuck> {
@@ -139,14 +146,18 @@ impl<'a> Pass<'a> {
         let least = job.waiting.ask.nodes.least();
         let flavor = self.asks.targets[way.target].flavor;
         let charge = flavor.map(|flavor| (flavor, job.waiting.ask.units(least)));
-        if let Some(why) = self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds) {
+        if let Some(why) = self
+            .book
+            .budget(job.waiting, job.team, charge.as_slice(), &self.kinds)
+        {
             return Err(Stuck::Said(why));
         }
-        self.place(at, way.target, least).map_err(|none| match none {
-            NoPlace::Devices => Stuck::Devices(way.target),
-            NoPlace::Promise(job, start) => Stuck::Promise(job, start),
-            NoPlace::Quota(short) => Stuck::Quota(short),
-        })
+        self.place(at, way.target, least)
+            .map_err(|none| match none {
+                NoPlace::Devices => Stuck::Devices(way.target),
+                NoPlace::Promise(job, start) => Stuck::Promise(job, start),
+                NoPlace::Quota(short) => Stuck::Quota(short),
+            })
     }
 }
 

@@ -42,12 +42,22 @@ fn teams() -> Vec<TeamView> {
         }
     }
     let nominal = |depth: usize| [1_600_u64, 400, 130, 32][depth] * GPU;
-    let quota = |depth| Quota { nominal: nominal(depth), borrow: Limit::Unlimited, lend: Limit::Unlimited };
+    let quota = |depth| Quota {
+        nominal: nominal(depth),
+        borrow: Limit::Unlimited,
+        lend: Limit::Unlimited,
+    };
     let mut all: Vec<TeamView> = names.iter().map(|name| team(name, &[])).collect();
     for team in &mut all {
         let depth = team.name.matches('/').count();
         for kind in KINDS {
-            team.quotas.insert(Flavor { kind: kind.into(), pool: None }, quota(depth));
+            team.quotas.insert(
+                Flavor {
+                    kind: kind.into(),
+                    pool: None,
+                },
+                quota(depth),
+            );
         }
     }
     all
@@ -70,7 +80,12 @@ fn distinct_asks(draw: &mut Draw, count: u64) -> Vec<Arc<Ask>> {
             one.near = Near::Within(1);
         }
         let cpu_milli = 1_000 * (1 + draw.below(64)) * u64::from(gpus) / 8 + at;
-        one.amounts = Some(Amounts { cpu_milli, memory: (1 << 30) * (1 + draw.below(64)), disk: 0, ranks: 0 });
+        one.amounts = Some(Amounts {
+            cpu_milli,
+            memory: (1 << 30) * (1 + draw.below(64)),
+            disk: 0,
+            ranks: 0,
+        });
         Arc::new(one)
     };
     (0..count).map(|at| one(draw, at)).collect()
@@ -82,7 +97,11 @@ pub fn fixture(seed: u64, count: u64, classes: bool) -> Scene {
     let mut nodes = Vec::new();
     for at in 0..1_000_usize {
         let mut one = node(&format!("gpu-{at:04}"), "base", KINDS[at % 5], 8);
-        one.racks = vec![format!("b{}", at / 200).into(), format!("k{}", at / 40).into(), format!("r{}", at / 10).into()];
+        one.racks = vec![
+            format!("b{}", at / 200).into(),
+            format!("k{}", at / 40).into(),
+            format!("r{}", at / 10).into(),
+        ];
         one.labels = Arc::from([("zone".to_owned(), format!("z{}", at % 4))]);
         if at % 33 == 7 {
             one.open = Open::No;
@@ -100,10 +119,18 @@ pub fn fixture(seed: u64, count: u64, classes: bool) -> Scene {
         job.user = users[usize::try_from(draw.below(300)).expect("small")].clone();
         job.ask = asks[pick(&mut draw, &asks)].clone();
         job.limit_ms = (!draw.one_in(3)).then(|| 3_600_000 * (1 + draw.below(48)));
-        job.class = if classes && draw.one_in(10) { Class::High } else { Class::Normal };
+        job.class = if classes && draw.one_in(10) {
+            Class::High
+        } else {
+            Class::Normal
+        };
         if number % (count / 3) == 17 {
             job.ask = Arc::new(of_kinds(ask(1, 1), &["h100"]));
-            job.tasks = Some(Tasks { waiting: 1_000, running: 0, at_once: None });
+            job.tasks = Some(Tasks {
+                waiting: 1_000,
+                running: 0,
+                at_once: None,
+            });
         }
         submit(&mut scene, job);
     }
@@ -118,7 +145,9 @@ fn fill(draw: &mut Draw, scene: &mut Scene, names: &[Arc<str>]) {
         let mut node = (*scene.nodes[&name]).clone();
         let mut at = 0_u16;
         while at < 8 {
-            let count = u16::try_from([1, 1, 2, 4, 8][pick(draw, &[0; 5])]).expect("small").min(8 - at);
+            let count = u16::try_from([1, 1, 2, 4, 8][pick(draw, &[0; 5])])
+                .expect("small")
+                .min(8 - at);
             let devices: Vec<u16> = (at..at + count).collect();
             at += count;
             if draw.one_in(16) {
@@ -128,7 +157,11 @@ fn fill(draw: &mut Draw, scene: &mut Scene, names: &[Arc<str>]) {
             let mut job = waiting(number);
             job.team = names[pick(draw, &names[..30])].clone();
             job.user = format!("u{}", draw.below(300)).into();
-            job.class = if draw.one_in(5) { Class::Low } else { Class::Normal };
+            job.class = if draw.one_in(5) {
+                Class::Low
+            } else {
+                Class::Normal
+            };
             job.ask = Arc::new(ask(1, count.into()));
             job.limit_ms = Some(3_600_000 * (30 + draw.below(100)));
             for device in &devices {
@@ -136,10 +169,27 @@ fn fill(draw: &mut Draw, scene: &mut Scene, names: &[Arc<str>]) {
             }
             let per = node.has.cpu_milli / 8 * u64::from(count);
             node.free.cpu_milli = node.free.cpu_milli.saturating_sub(per);
-            node.free.memory = node.free.memory.saturating_sub(node.has.memory / 8 * u64::from(count));
-            let run = running(&job, -HOUR * i64::from(small(draw, 20)), vec![Seat { node: name.clone(), devices }], Footing::Regular, 0);
-            scene.running.insert((run.id, run.epoch), Arc::new(run.clone()));
-            let flavor = Flavor { kind: node.devices[0].model.clone(), pool: None };
+            node.free.memory = node
+                .free
+                .memory
+                .saturating_sub(node.has.memory / 8 * u64::from(count));
+            let run = running(
+                &job,
+                -HOUR * i64::from(small(draw, 20)),
+                vec![Seat {
+                    node: name.clone(),
+                    devices,
+                }],
+                Footing::Regular,
+                0,
+            );
+            scene
+                .running
+                .insert((run.id, run.epoch), Arc::new(run.clone()));
+            let flavor = Flavor {
+                kind: node.devices[0].model.clone(),
+                pool: None,
+            };
             let mut team = (*scene.teams[&run.team]).clone();
             *team.own.entry(flavor).or_default() += u64::from(count) * GPU;
             scene.teams.insert(run.team.clone(), Arc::new(team));
@@ -171,18 +221,34 @@ fn time(what: &str, scene: &Scene) {
     let new = busy() - start;
     drop(pass);
     let (_, marks, owners) = super::propose_marked(scene, 0);
-    let dropped = marks.iter().filter(|mark| **mark == "preemption dropped").count();
-    println!("{} come before others by entitlement, {dropped} dropped", owners.len());
+    let dropped = marks
+        .iter()
+        .filter(|mark| **mark == "preemption dropped")
+        .count();
+    println!(
+        "{} come before others by entitlement, {dropped} dropped",
+        owners.len()
+    );
     println!(
         "{what}: median {:?}, least {:?} (tables {new:?}); {} starts, {} preemptions, {} reservations, {} reasons",
-        times[3], times[0], plan.starts.len(), plan.preemptions.len(), plan.reservations.len(), plan.reasons.len()
+        times[3],
+        times[0],
+        plan.starts.len(),
+        plan.preemptions.len(),
+        plan.reservations.len(),
+        plan.reasons.len()
     );
     assert!(plan.starts.len() + plan.reasons.len() > 0);
 }
 
 /// What is asked about waiting jobs here and there in the order; and a scene as a plan leaves it, without what it starts.
 fn time_explain(what: &str, scene: &Scene) {
-    let ids: Vec<JobId> = scene.waiting.values().step_by(scene.waiting.len() / 15).map(|job| job.id).collect();
+    let ids: Vec<JobId> = scene
+        .waiting
+        .values()
+        .step_by(scene.waiting.len() / 15)
+        .map(|job| job.id)
+        .collect();
     let mut times: Vec<(Duration, usize, usize)> = Vec::new();
     for id in ids {
         let start = busy();
@@ -197,21 +263,39 @@ fn time_explain(what: &str, scene: &Scene) {
 
 /// What starts now runs, as a plan says.
 fn settled(scene: &Scene) -> Scene {
-    let mut scene = Scene { preemption_paused: true, ..scene.clone() };
+    let mut scene = Scene {
+        preemption_paused: true,
+        ..scene.clone()
+    };
     let plan = propose(&scene, 0);
-    let gone: Vec<_> = scene.waiting.iter().filter(|(_, job)| plan.starts.iter().any(|start| start.job == job.id)).map(|(key, _)| *key).collect();
+    let gone: Vec<_> = scene
+        .waiting
+        .iter()
+        .filter(|(_, job)| plan.starts.iter().any(|start| start.job == job.id))
+        .map(|(key, _)| *key)
+        .collect();
     for key in gone {
         scene.waiting.remove(&key);
     }
     for one in &plan.reservations {
         scene.reservations.insert(one.job, Arc::new(one.clone()));
     }
-    scene.nodes = scene.nodes.iter().map(|(name, node)| {
-        let mut node = (**node).clone();
-        let taken = plan.starts.iter().flat_map(|start| &start.seats).filter(|seat| seat.node == *name);
-        taken.flat_map(|seat| &seat.devices).for_each(|device| node.devices[usize::from(*device)].free = 0);
-        (name.clone(), Arc::new(node))
-    }).collect();
+    scene.nodes = scene
+        .nodes
+        .iter()
+        .map(|(name, node)| {
+            let mut node = (**node).clone();
+            let taken = plan
+                .starts
+                .iter()
+                .flat_map(|start| &start.seats)
+                .filter(|seat| seat.node == *name);
+            taken
+                .flat_map(|seat| &seat.devices)
+                .for_each(|device| node.devices[usize::from(*device)].free = 0);
+            (name.clone(), Arc::new(node))
+        })
+        .collect();
     scene
 }
 
@@ -223,10 +307,19 @@ fn passes_at_depth_are_fast() {
     time("10,000, nothing starts, preemption paused", &still);
     time_explain("explain, nothing starts", &still);
     time_explain("explain, cold", &ten);
-    let paused = |scene: Scene| Scene { preemption_paused: true, ..scene };
-    time("10,000 cold, preemption paused", &paused(fixture(1, 10_000, false)));
+    let paused = |scene: Scene| Scene {
+        preemption_paused: true,
+        ..scene
+    };
+    time(
+        "10,000 cold, preemption paused",
+        &paused(fixture(1, 10_000, false)),
+    );
     time("10,000 cold", &fixture(1, 10_000, false));
     time("10,000 cold, some high", &fixture(1, 10_000, true));
-    time("100,000 cold, preemption paused", &paused(fixture(2, 100_000, false)));
+    time(
+        "100,000 cold, preemption paused",
+        &paused(fixture(2, 100_000, false)),
+    );
     time("100,000 cold", &fixture(2, 100_000, true));
 }

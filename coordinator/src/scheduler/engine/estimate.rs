@@ -11,7 +11,12 @@ use crate::state::view::scene::Scene;
 pub use crate::state::rules::taking::{after, elapsed, of_class};
 
 /// How long jobs of this owner and size ran, ascending, if any are known; else of this team.
-fn history<'a>(scene: &'a Scene, user: &Arc<str>, team: &Arc<str>, units: u64) -> Option<&'a [u64]> {
+fn history<'a>(
+    scene: &'a Scene,
+    user: &Arc<str>,
+    team: &Arc<str>,
+    units: u64,
+) -> Option<&'a [u64]> {
     let of = |who: &Arc<str>| scene.histories.get(&(who.clone(), units));
     let found = of(user).or_else(|| of(team))?;
     (!found.is_empty()).then_some(found.as_slice())
@@ -29,7 +34,11 @@ pub fn length(history: Option<&[u64]>, class_default: u64, elapsed: u64) -> u64 
         }
         rest = &rest[rest.partition_point(|one| *one <= guess)..];
     }
-    let mut guess = if history.is_some_and(|all| !all.is_empty()) { guess } else { class_default.max(1) };
+    let mut guess = if history.is_some_and(|all| !all.is_empty()) {
+        guess
+    } else {
+        class_default.max(1)
+    };
     while guess <= elapsed {
         guess = guess.saturating_mul(2);
         if guess == u64::MAX {
@@ -65,7 +74,11 @@ pub fn ending(settings: &SchedSettings, class: Class) -> u64 {
 pub fn running(scene: &Scene, run: &Running, units: u64, now: UtcMs) -> UtcMs {
     let settings = &scene.settings;
     if let Some(by) = run.ends_by_ms {
-        return if by > now { by } else { after(now, settings.kill_ms.max(1)) };
+        return if by > now {
+            by
+        } else {
+            after(now, settings.kill_ms.max(1))
+        };
     }
     let ran = elapsed(run.started_ms, now);
     let length = match run.limit_ms {
@@ -106,7 +119,10 @@ mod tests {
 
     #[test]
     fn a_limit_beats_history() {
-        let job = Waiting { limit_ms: Some(5), ..crate::scheduler::engine::fixtures::waiting(1) };
+        let job = Waiting {
+            limit_ms: Some(5),
+            ..crate::scheduler::engine::fixtures::waiting(1)
+        };
         assert_eq!(waiting(&Scene::default(), &job, 0), 5);
     }
 }

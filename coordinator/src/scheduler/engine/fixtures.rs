@@ -18,14 +18,21 @@ pub fn id(number: u64) -> JobId {
 
 /// The flavor of most tests.
 pub fn h100() -> Flavor {
-    Flavor { kind: "h100".into(), pool: None }
+    Flavor {
+        kind: "h100".into(),
+        pool: None,
+    }
 }
 
 /// So many nodes of so many whole GPUs each.
 pub fn ask(nodes: u32, gpus: u32) -> Ask {
     Ask {
         nodes: Width::Exactly(nodes),
-        gpus: if gpus == 0 { Gpus::None } else { Gpus::Whole(gpus) },
+        gpus: if gpus == 0 {
+            Gpus::None
+        } else {
+            Gpus::Whole(gpus)
+        },
         ranks: gpus.max(1),
         amounts: None,
         kinds: Vec::new(),
@@ -40,7 +47,13 @@ pub fn ask(nodes: u32, gpus: u32) -> Ask {
 
 /// The same of these types.
 pub fn of_kinds(ask: Ask, kinds: &[&str]) -> Ask {
-    let kinds = kinds.iter().map(|name| Kind { name: (*name).to_owned(), memory: 0 }).collect();
+    let kinds = kinds
+        .iter()
+        .map(|name| Kind {
+            name: (*name).to_owned(),
+            memory: 0,
+        })
+        .collect();
     Ask { kinds, ..ask }
 }
 
@@ -71,7 +84,13 @@ pub fn waiting(number: u64) -> Waiting {
 }
 
 /// It runs, with those devices.
-pub fn running(job: &Waiting, started_ms: i64, seats: Vec<Seat>, footing: Footing, surplus: u32) -> Running {
+pub fn running(
+    job: &Waiting,
+    started_ms: i64,
+    seats: Vec<Seat>,
+    footing: Footing,
+    surplus: u32,
+) -> Running {
     Running {
         id: job.id,
         epoch: Epoch::new(1, 1),
@@ -109,7 +128,12 @@ pub fn node(name: &str, pool: &str, model: &str, devices: u16) -> NodeView {
         numa: at / 4,
         shared_by: "".into(),
     };
-    let has = Amounts { cpu_milli: u64::from(devices.max(2)) * 12_000, memory: u64::from(devices.max(2)) << 36, disk: 1 << 40, ranks: 0 };
+    let has = Amounts {
+        cpu_milli: u64::from(devices.max(2)) * 12_000,
+        memory: u64::from(devices.max(2)) << 36,
+        disk: 1 << 40,
+        ranks: 0,
+    };
     NodeView {
         name: name.into(),
         boot_id: "boot".into(),
@@ -130,8 +154,18 @@ pub fn node(name: &str, pool: &str, model: &str, devices: u16) -> NodeView {
 /// A team with nominals, in GPUs, and what it may borrow.
 pub fn team(name: &str, quotas: &[(&str, u64, Limit)]) -> TeamView {
     let quota = |(kind, nominal, borrow): &(&str, u64, Limit)| {
-        let flavor = Flavor { kind: (*kind).into(), pool: None };
-        (flavor, Quota { nominal: nominal * GPU, borrow: *borrow, lend: Limit::Unlimited })
+        let flavor = Flavor {
+            kind: (*kind).into(),
+            pool: None,
+        };
+        (
+            flavor,
+            Quota {
+                nominal: nominal * GPU,
+                borrow: *borrow,
+                lend: Limit::Unlimited,
+            },
+        )
     };
     TeamView {
         name: name.into(),
@@ -148,13 +182,21 @@ pub fn team(name: &str, quotas: &[(&str, u64, Limit)]) -> TeamView {
 /// Of nodes and teams.
 pub fn scene(nodes: Vec<NodeView>, teams: Vec<TeamView>) -> Scene {
     Scene {
-        nodes: nodes.into_iter().map(|one| (one.name.clone(), Arc::new(one))).collect(),
-        teams: teams.into_iter().map(|one| (one.name.clone(), Arc::new(one))).collect(),
+        nodes: nodes
+            .into_iter()
+            .map(|one| (one.name.clone(), Arc::new(one)))
+            .collect(),
+        teams: teams
+            .into_iter()
+            .map(|one| (one.name.clone(), Arc::new(one)))
+            .collect(),
         ..Scene::default()
     }
 }
 
 /// One more job waits.
 pub fn submit(scene: &mut Scene, job: Waiting) {
-    scene.waiting.insert((job.submit_index, job.id), Arc::new(job));
+    scene
+        .waiting
+        .insert((job.submit_index, job.id), Arc::new(job));
 }

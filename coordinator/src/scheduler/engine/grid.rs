@@ -60,10 +60,14 @@ impl Grid {
         let mut shape = Shape::default();
         let mut grid = Self::default();
         for node in scene.nodes.values() {
-            shape.first.push(u32::try_from(grid.free.len()).unwrap_or(u32::MAX));
+            shape
+                .first
+                .push(u32::try_from(grid.free.len()).unwrap_or(u32::MAX));
             grid.add_node(&mut shape, node, kinds);
         }
-        shape.first.push(u32::try_from(grid.free.len()).unwrap_or(u32::MAX));
+        shape
+            .first
+            .push(u32::try_from(grid.free.len()).unwrap_or(u32::MAX));
         grid.shape = Arc::new(shape);
         grid
     }
@@ -73,7 +77,9 @@ impl Grid {
         let mut last: Option<(&DeviceView, u16)> = None;
         for device in &node.devices {
             let alike = |old: &DeviceView| {
-                old.memory == device.memory && old.slices == device.slices && old.model == device.model
+                old.memory == device.memory
+                    && old.slices == device.slices
+                    && old.model == device.model
             };
             let kind = match last {
                 Some((old, kind)) if alike(old) => kind,
@@ -129,12 +135,18 @@ impl Grid {
         let part = |has: u64| {
             let all = u128::from(self.shape.units[node].max(1));
             let each = u128::from(has).saturating_mul(u128::from(GPU)) / all;
-            u64::try_from(each.saturating_mul(u128::from(gpus.units())) / u128::from(GPU)).unwrap_or(u64::MAX)
+            u64::try_from(each.saturating_mul(u128::from(gpus.units())) / u128::from(GPU))
+                .unwrap_or(u64::MAX)
         };
         let has = &self.shape.has[node];
         said.unwrap_or_else(|| match gpus {
             Gpus::None => Amounts::NONE,
-            _ => Amounts { cpu_milli: part(has.cpu_milli), memory: part(has.memory), disk: part(has.disk), ranks: 0 },
+            _ => Amounts {
+                cpu_milli: part(has.cpu_milli),
+                memory: part(has.memory),
+                disk: part(has.disk),
+                ranks: 0,
+            },
         })
     }
 
@@ -181,7 +193,13 @@ impl Grid {
     }
 
     /// Takes what one node gives from `free` (its devices) and `amounts`, if it is there.
-    pub fn satisfy(&self, node: usize, free: &mut [u32], amounts: &mut Amounts, need: &Need<'_>) -> bool {
+    pub fn satisfy(
+        &self,
+        node: usize,
+        free: &mut [u32],
+        amounts: &mut Amounts,
+        need: &Need<'_>,
+    ) -> bool {
         let wants = self.amounts_of(node, need.gpus, need.amounts);
         if !amounts.covers(&wants) {
             return false;
@@ -194,9 +212,14 @@ impl Grid {
         let enough = match need.gpus {
             Gpus::None => true,
             Gpus::Whole(count) | Gpus::Mig { count, .. } => {
-                let all = |at: &usize, free: &[u32]| free[*at] > 0 && free[*at] == self.shape.full[start + *at];
+                let all = |at: &usize, free: &[u32]| {
+                    free[*at] > 0 && free[*at] == self.shape.full[start + *at]
+                };
                 let count = count as usize;
-                let fit = (0..free.len()).filter(|at| all(at, free) && serves(*at)).count() >= count;
+                let fit = (0..free.len())
+                    .filter(|at| all(at, free) && serves(*at))
+                    .count()
+                    >= count;
                 if fit {
                     let mut left = count;
                     for at in 0..free.len() {
@@ -209,7 +232,9 @@ impl Grid {
                 fit
             }
             Gpus::Share(units) => {
-                let best = (0..free.len()).filter(|at| free[*at] >= units && serves(*at)).min_by_key(|at| free[*at]);
+                let best = (0..free.len())
+                    .filter(|at| free[*at] >= units && serves(*at))
+                    .min_by_key(|at| free[*at]);
                 if let Some(at) = best {
                     free[at] -= units;
                 }

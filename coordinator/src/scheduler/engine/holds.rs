@@ -18,8 +18,12 @@ impl<'a> Pass<'a> {
         if self.scene.holds.is_empty() {
             return;
         }
-        let waits: std::collections::BTreeMap<JobId, usize> =
-            self.jobs.iter().enumerate().map(|(at, job)| (job.waiting.id, at)).collect();
+        let waits: std::collections::BTreeMap<JobId, usize> = self
+            .jobs
+            .iter()
+            .enumerate()
+            .map(|(at, job)| (job.waiting.id, at))
+            .collect();
         let scene = self.scene;
         let mut kept: Vec<(usize, &'a Hold)> = Vec::new();
         for hold in scene.holds.values() {
@@ -30,7 +34,10 @@ impl<'a> Pass<'a> {
         }
         let mut ready = Vec::new();
         for (at, hold) in kept {
-            let open = hold.victims.iter().any(|(job, epoch, _)| scene.running.contains_key(&(*job, *epoch)));
+            let open = hold
+                .victims
+                .iter()
+                .any(|(job, epoch, _)| scene.running.contains_key(&(*job, *epoch)));
             if !open && !self.is_clean(hold, &self.jobs[at].waiting.ask) {
                 // What it waited for is dirty or lost: it is planned for again.
                 self.withdraw(hold.job);
@@ -78,7 +85,16 @@ impl<'a> Pass<'a> {
         self.book.commit(job.waiting, job.team, &charges, true);
         self.book.runs(job.team);
         let source = Source::Promise(hold);
-        let mut run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, from, Footing::Regular);
+        let mut run = runs::start(
+            self.scene,
+            source,
+            job.waiting,
+            job.team,
+            parts,
+            charges,
+            from,
+            Footing::Regular,
+        );
         // It counts as what it holds from now on, though it starts later.
         run.start = self.now;
         self.add_run(run);
@@ -89,11 +105,20 @@ impl<'a> Pass<'a> {
     pub(super) fn reserve_seats(&mut self, ask: &Ask, seats: &[Seat], parts: &[Part]) {
         for part in parts {
             let node = part.node as usize;
-            let is_free = |device: &u16| self.grid.at(node, *device).is_some_and(|at| self.grid.free[at] > 0);
-            let (now, later): (Vec<u16>, Vec<u16>) = part.devices.iter().partition(|device| is_free(device));
+            let is_free = |device: &u16| {
+                self.grid
+                    .at(node, *device)
+                    .is_some_and(|at| self.grid.free[at] > 0)
+            };
+            let (now, later): (Vec<u16>, Vec<u16>) =
+                part.devices.iter().partition(|device| is_free(device));
             for run in &self.on_node[node] {
                 let run = &mut self.runs[*run as usize];
-                for other in run.parts.iter_mut().filter(|other| other.node as usize == node) {
+                for other in run
+                    .parts
+                    .iter_mut()
+                    .filter(|other| other.node as usize == node)
+                {
                     other.devices.retain(|device| !later.contains(device));
                 }
             }
@@ -105,16 +130,26 @@ impl<'a> Pass<'a> {
     /// All of its devices are free: it starts there, if quotas and budgets still allow it.
     fn start_held(&mut self, at: usize, hold: &'a Hold) {
         let job = self.jobs[at];
-        let place = self.runs.iter().position(|run| run.job == hold.job && matches!(run.source, Source::Promise(_)));
+        let place = self
+            .runs
+            .iter()
+            .position(|run| run.job == hold.job && matches!(run.source, Source::Promise(_)));
         let Some(place) = place else { return };
         let charges = self.runs[place].charges.clone();
-        self.book.unpromise(job.waiting, job.team, &charges, &self.kinds);
+        self.book
+            .unpromise(job.waiting, job.team, &charges, &self.kinds);
         let legal = self.book.legal(job.team, &charges, &self.kinds).is_ok();
-        if !legal || self.book.budget(job.waiting, job.team, &charges, &self.kinds).is_some() {
+        if !legal
+            || self
+                .book
+                .budget(job.waiting, job.team, &charges, &self.kinds)
+                .is_some()
+        {
             self.count_again(&job, &charges);
             return;
         }
-        self.book.start(job.waiting, job.team, &charges, &self.kinds, true);
+        self.book
+            .start(job.waiting, job.team, &charges, &self.kinds, true);
         let named = charges.iter().filter_map(|(flavor, units)| {
             Some((self.kinds.flavors.get(*flavor as usize)?.clone(), *units))
         });
@@ -153,9 +188,18 @@ impl<'a> Pass<'a> {
         if !told {
             let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
             for target in self.asks.classes[job.ask as usize].targets.clone() {
-                let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, units));
-                let legal = self.book.legal(job.team, charge.as_slice(), &self.kinds).is_ok();
-                let found = if legal { self.place(at, target, job.waiting.ask.nodes.least()) } else { Err(NoPlace::Devices) };
+                let charge = self.asks.targets[target]
+                    .flavor
+                    .map(|flavor| (flavor, units));
+                let legal = self
+                    .book
+                    .legal(job.team, charge.as_slice(), &self.kinds)
+                    .is_ok();
+                let found = if legal {
+                    self.place(at, target, job.waiting.ask.nodes.least())
+                } else {
+                    Err(NoPlace::Devices)
+                };
                 if let Ok((choice, Footing::Regular)) = found {
                     if self.go_elsewhere(at, target, choice) {
                         return Outcome::Done;
@@ -163,24 +207,40 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        Outcome::Stuck(Stuck::Said(Why::PreemptingOthers { until: hold.until_ms }))
+        Outcome::Stuck(Stuck::Said(Why::PreemptingOthers {
+            until: hold.until_ms,
+        }))
     }
 
     /// It starts there instead; false: budgets do not cover that.
     fn go_elsewhere(&mut self, at: usize, target: usize, choice: Choice) -> bool {
         let job = self.jobs[at];
-        let place = self.runs.iter().position(|run| run.job == job.waiting.id && matches!(run.source, Source::Promise(_)));
+        let place = self
+            .runs
+            .iter()
+            .position(|run| run.job == job.waiting.id && matches!(run.source, Source::Promise(_)));
         if let Some(place) = place {
             let charges = self.runs[place].charges.clone();
-            self.book.unpromise(job.waiting, job.team, &charges, &self.kinds);
-            if self.book.budget(job.waiting, job.team, &self.numbers(&choice), &self.kinds).is_some() {
+            self.book
+                .unpromise(job.waiting, job.team, &charges, &self.kinds);
+            if self
+                .book
+                .budget(job.waiting, job.team, &self.numbers(&choice), &self.kinds)
+                .is_some()
+            {
                 self.count_again(&job, &charges);
                 return false;
             }
             self.runs[place].gone = true;
         }
         self.withdraw(job.waiting.id);
-        self.commit(at, target, choice, Footing::Regular, job.waiting.tasks.map(|_| 1));
+        self.commit(
+            at,
+            target,
+            choice,
+            Footing::Regular,
+            job.waiting.tasks.map(|_| 1),
+        );
         // What was kept for it is free only in the state that this leaves behind: all look at it there, in their order.
         self.full = true;
         true

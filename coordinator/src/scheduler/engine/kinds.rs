@@ -41,20 +41,40 @@ impl Kinds {
     /// Those of the scene's teams; devices are added by [`Self::of`].
     pub fn new(scene: &Scene, ledger: &Ledger) -> Self {
         let mut flavors: Vec<Flavor> = (scene.teams.values())
-            .flat_map(|team| team.quotas.keys().chain(team.own.keys()).chain(team.budgets.keys()))
+            .flat_map(|team| {
+                team.quotas
+                    .keys()
+                    .chain(team.own.keys())
+                    .chain(team.budgets.keys())
+            })
             .cloned()
             .collect();
         flavors.sort_unstable();
         flavors.dedup();
-        let quoted = |flavor: &Flavor| scene.teams.values().any(|team| team.quotas.contains_key(flavor));
+        let quoted = |flavor: &Flavor| {
+            scene
+                .teams
+                .values()
+                .any(|team| team.quotas.contains_key(flavor))
+        };
         let named = flavors.iter().map(quoted).collect();
         let columns = flavors.iter().map(|one| ledger.column_of(one)).collect();
-        Self { flavors, columns, named, ..Self::default() }
+        Self {
+            flavors,
+            columns,
+            named,
+            ..Self::default()
+        }
     }
 
     /// The number of a device's kind.
     pub fn of(&mut self, pool: &Arc<str>, device: &DeviceView) -> u16 {
-        let key = (pool.clone(), device.model.clone(), device.memory, device.slices);
+        let key = (
+            pool.clone(),
+            device.model.clone(),
+            device.memory,
+            device.slices,
+        );
         if let Some(known) = self.by_key.get(&key) {
             return *known;
         }
@@ -73,21 +93,33 @@ impl Kinds {
 
     /// The flavor of a model in a pool (docs/QUOTAS.md, Quotas): one with the pool before one without, then the longest name, then the first by name; a new one if no team names it.
     fn flavor(&mut self, model: &Arc<str>, pool: &Arc<str>) -> u32 {
-        let fits = |one: &Flavor| model.contains(&*one.kind) && one.pool.as_ref().is_none_or(|name| name == pool);
+        let fits = |one: &Flavor| {
+            model.contains(&*one.kind) && one.pool.as_ref().is_none_or(|name| name == pool)
+        };
         let rank = |one: &Flavor| (one.pool.is_some(), one.kind.len());
         let mut best: Option<usize> = None;
-        for (at, one) in self.flavors.iter().enumerate().filter(|(at, one)| self.named[*at] && fits(one)) {
+        for (at, one) in self
+            .flavors
+            .iter()
+            .enumerate()
+            .filter(|(at, one)| self.named[*at] && fits(one))
+        {
             if best.is_none_or(|old| rank(one) > rank(&self.flavors[old])) {
                 best = Some(at);
             }
         }
-        let own = Flavor { kind: model.clone(), pool: None };
-        let at = best.or_else(|| self.flavors.iter().position(|one| *one == own)).unwrap_or_else(|| {
-            self.flavors.push(own);
-            self.columns.push(None);
-            self.named.push(false);
-            self.flavors.len() - 1
-        });
+        let own = Flavor {
+            kind: model.clone(),
+            pool: None,
+        };
+        let at = best
+            .or_else(|| self.flavors.iter().position(|one| *one == own))
+            .unwrap_or_else(|| {
+                self.flavors.push(own);
+                self.columns.push(None);
+                self.named.push(false);
+                self.flavors.len() - 1
+            });
         u32::try_from(at).unwrap_or(u32::MAX)
     }
 
@@ -114,6 +146,8 @@ impl Kinds {
         };
         let pool = ask.pools.is_empty() || ask.pools.iter().any(|pool| **pool == *kind.pool);
         let named = |name: &str, memory: u64| kind.model.contains(name) && kind.memory >= memory;
-        shape && pool && (ask.kinds.is_empty() || ask.kinds.iter().any(|one| named(&one.name, one.memory)))
+        shape
+            && pool
+            && (ask.kinds.is_empty() || ask.kinds.iter().any(|one| named(&one.name, one.memory)))
     }
 }

@@ -5,6 +5,8 @@
 pub mod ahead;
 pub mod book;
 pub mod decide;
+#[cfg(test)]
+mod depth_tests;
 pub mod entitlement;
 pub mod estimate;
 pub mod explain;
@@ -13,12 +15,16 @@ pub mod fixtures;
 pub mod grid;
 pub mod holds;
 pub mod kinds;
+#[cfg(test)]
+mod named_tests;
 mod names;
 pub mod next;
 pub mod order;
 pub mod pass;
 pub mod preempt;
 pub mod promise;
+#[cfg(test)]
+mod property_tests;
 pub mod runs;
 pub mod start;
 pub mod stuck;
@@ -28,12 +34,6 @@ pub mod why;
 mod words;
 #[cfg(test)]
 mod world;
-#[cfg(test)]
-mod property_tests;
-#[cfg(test)]
-mod named_tests;
-#[cfg(test)]
-mod depth_tests;
 
 use mlctl_proto::units::UtcMs;
 
@@ -58,7 +58,11 @@ fn last_pass(scene: &Scene, now: UtcMs) -> pass::Pass<'_> {
 }
 
 /// The same, with a closer look at one job.
-fn last_pass_with<'a>(scene: &'a Scene, now: UtcMs, closer: Option<&'a explain::Closer<'a>>) -> pass::Pass<'a> {
+fn last_pass_with<'a>(
+    scene: &'a Scene,
+    now: UtcMs,
+    closer: Option<&'a explain::Closer<'a>>,
+) -> pass::Pass<'a> {
     let mut after_owners = std::collections::BTreeMap::new();
     for round in 1.. {
         let mut pass = pass::Pass::new(scene, now);
@@ -77,7 +81,14 @@ fn last_pass_with<'a>(scene: &'a Scene, now: UtcMs, closer: Option<&'a explain::
 
 /// The same, with what of the policy was exercised, and with who came before others by entitlement.
 #[cfg(test)]
-pub fn propose_marked(scene: &Scene, now: UtcMs) -> (Proposal<Why>, Vec<&'static str>, Vec<mlctl_proto::ids::JobId>) {
+pub fn propose_marked(
+    scene: &Scene,
+    now: UtcMs,
+) -> (
+    Proposal<Why>,
+    Vec<&'static str>,
+    Vec<mlctl_proto::ids::JobId>,
+) {
     let mut pass = last_pass(scene, now);
     let marks = std::mem::take(&mut pass.marks);
     let owners = pass.after_owners.values().flatten().copied().collect();

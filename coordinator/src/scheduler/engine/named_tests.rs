@@ -19,7 +19,9 @@ const NONE: Limit = Limit::Units(0);
 const HOUR: i64 = 3_600_000;
 
 fn nodes(count: usize) -> Vec<NodeView> {
-    (0..count).map(|at| node(&format!("n{at}"), "base", "h100", 8)).collect()
+    (0..count)
+        .map(|at| node(&format!("n{at}"), "base", "h100", 8))
+        .collect()
 }
 
 /// `org` with `a` (so many GPUs) and `b` (so many).
@@ -42,7 +44,11 @@ fn job(number: u64, team: &str, class: Class, nodes: u32, gpus: u32) -> Waiting 
 }
 
 fn starts(scene: &Scene, now: i64) -> Vec<u64> {
-    propose(scene, now).starts.iter().map(|start| start.job.counter).collect()
+    propose(scene, now)
+        .starts
+        .iter()
+        .map(|start| start.job.counter)
+        .collect()
 }
 
 fn run_to(world: &mut World, until: i64) {
@@ -63,7 +69,13 @@ fn kueue_13662_an_owner_reclaims_once_and_the_evicted_of_a_higher_class_never_co
     world.submit(job(2, "org/a", Class::Normal, 1, 8), 5 * HOUR);
     run_to(&mut world, 7 * HOUR);
     assert_eq!(world.preemptions, 1);
-    assert_eq!((world.truths[&id(1)].evictions, world.truths[&id(2)].evictions), (1, 0));
+    assert_eq!(
+        (
+            world.truths[&id(1)].evictions,
+            world.truths[&id(2)].evictions
+        ),
+        (1, 0)
+    );
     run_to(&mut world, 20 * HOUR);
     assert!(world.is_idle(), "both ran to their ends");
     assert_eq!(world.preemptions, 1);
@@ -75,7 +87,13 @@ fn a_borrower_that_an_owner_of_the_same_pass_would_end_does_not_start() {
     submit(&mut scene, job(1, "org/b", Class::High, 1, 8));
     submit(&mut scene, job(2, "org/a", Class::Normal, 1, 8));
     let plan = propose(&scene, 0);
-    assert_eq!(plan.starts.iter().map(|start| start.job.counter).collect::<Vec<_>>(), [2]);
+    assert_eq!(
+        plan.starts
+            .iter()
+            .map(|start| start.job.counter)
+            .collect::<Vec<_>>(),
+        [2]
+    );
     assert!(plan.preemptions.is_empty());
 }
 
@@ -89,8 +107,17 @@ fn spur_888_a_job_that_can_never_start_evicts_nobody() {
     }
     world.settle();
     let labels = vec![("ib".to_owned(), "yes".to_owned())];
-    let never = Ask { labels, ..ask(2, 8) };
-    world.submit(Waiting { ask: Arc::new(never), ..job(9, "org/b", Class::Critical, 2, 8) }, HOUR);
+    let never = Ask {
+        labels,
+        ..ask(2, 8)
+    };
+    world.submit(
+        Waiting {
+            ask: Arc::new(never),
+            ..job(9, "org/b", Class::Critical, 2, 8)
+        },
+        HOUR,
+    );
     run_to(&mut world, 7 * HOUR);
     assert_eq!(world.preemptions, 0);
     assert!(!world.starts.contains_key(&id(9)));
@@ -117,7 +144,11 @@ fn in_a_tree_of_depth_3_the_nearest_relatives_give_back_first_and_class_does_not
     world.submit(job(4, "org/vision/cars", Class::Low, 1, 8), HOUR);
     let plan = world_plan(&world);
     let victims: Vec<u64> = plan.iter().map(|(victim, _)| *victim).collect();
-    assert_eq!(victims, [2], "the brother who borrows, and of his jobs the less urgent one");
+    assert_eq!(
+        victims,
+        [2],
+        "the brother who borrows, and of his jobs the less urgent one"
+    );
     run_to(&mut world, 30 * HOUR);
     assert!(world.is_idle());
     assert_eq!(world.marks.get("reclaim inside a subtree"), Some(&1));
@@ -127,7 +158,9 @@ fn in_a_tree_of_depth_3_the_nearest_relatives_give_back_first_and_class_does_not
 fn world_plan(world: &World) -> Vec<(u64, Taken)> {
     let plan = propose(&world.scene, world.now);
     let victims = plan.preemptions.iter().flat_map(|one| one.victims.iter());
-    victims.map(|victim| (victim.job.counter, victim.why)).collect()
+    victims
+        .map(|victim| (victim.job.counter, victim.why))
+        .collect()
 }
 
 #[test]
@@ -137,9 +170,20 @@ fn a_victim_that_returns_with_a_higher_class_than_its_evictor_waits_for_it() {
     world.settle();
     world.submit(job(2, "org/a", Class::Normal, 1, 8), 5 * HOUR);
     run_to(&mut world, HOUR);
-    let waits = world.scene.waiting.get(&(1, id(1))).expect("evicted").clone();
+    let waits = world
+        .scene
+        .waiting
+        .get(&(1, id(1)))
+        .expect("evicted")
+        .clone();
     world.truths.get_mut(&id(1)).expect("known").job.class = Class::Critical;
-    world.scene.waiting.insert((1, id(1)), Arc::new(Waiting { class: Class::Critical, ..(*waits).clone() }));
+    world.scene.waiting.insert(
+        (1, id(1)),
+        Arc::new(Waiting {
+            class: Class::Critical,
+            ..(*waits).clone()
+        }),
+    );
     run_to(&mut world, 4 * HOUR);
     assert_eq!(world.preemptions, 1);
     assert_eq!(world.truths[&id(2)].evictions, 0);
@@ -154,12 +198,18 @@ fn quota_edits_between_steps_move_devices_once_each() {
     }
     run_to(&mut world, HOUR);
     assert_eq!(world.preemptions, 0);
-    for (at, (a, b, after)) in [(0_u64, 16_u64, 2_u64), (8, 8, 3), (16, 0, 4)].into_iter().enumerate() {
+    for (at, (a, b, after)) in [(0_u64, 16_u64, 2_u64), (8, 8, 3), (16, 0, 4)]
+        .into_iter()
+        .enumerate()
+    {
         for team in two_teams(a, b) {
             world.scene.teams.insert(team.name.clone(), Arc::new(team));
         }
         world.streak = 0;
-        run_to(&mut world, HOUR + HOUR * i64::try_from(at + 1).expect("small"));
+        run_to(
+            &mut world,
+            HOUR + HOUR * i64::try_from(at + 1).expect("small"),
+        );
         assert_eq!(world.preemptions, after, "after edit {at}");
     }
 }
@@ -169,8 +219,15 @@ fn gangs_whose_sizes_do_not_divide_the_nominal_do_not_chase_each_other() {
     let mut world = World::new(scene(nodes(2), two_teams(9, 7)));
     for number in 0..6 {
         let sizes = [5, 4, 3];
-        let class = [Class::Low, Class::Normal, Class::High][usize::try_from(number % 3).expect("small")];
-        let one = job(number + 1, if number % 2 == 0 { "org/a" } else { "org/b" }, class, 1, sizes[usize::try_from(number % 3).expect("small")]);
+        let class =
+            [Class::Low, Class::Normal, Class::High][usize::try_from(number % 3).expect("small")];
+        let one = job(
+            number + 1,
+            if number % 2 == 0 { "org/a" } else { "org/b" },
+            class,
+            1,
+            sizes[usize::try_from(number % 3).expect("small")],
+        );
         world.submit(one, 4 * HOUR);
         world.settle();
         assert!(world.streak < 10);
@@ -185,30 +242,60 @@ fn gangs_whose_sizes_do_not_divide_the_nominal_do_not_chase_each_other() {
 fn a_gang_that_is_first_starts_within_the_longest_protected_time_and_the_ending() {
     for limits in [true, false] {
         let mut scene = scene(nodes(4), vec![team("org", &[("h100", 32, NONE)])]);
-        let settings = SchedSettings { default_time_ms: [4 * 3_600_000; 4], ..SchedSettings::default() };
-        let (protected, ending) = (4 * HOUR, i64::try_from(settings.grace_ms[1] + settings.kill_ms).expect("small"));
+        let settings = SchedSettings {
+            default_time_ms: [4 * 3_600_000; 4],
+            ..SchedSettings::default()
+        };
+        let (protected, ending) = (
+            4 * HOUR,
+            i64::try_from(settings.grace_ms[1] + settings.kill_ms).expect("small"),
+        );
         scene.settings = Arc::new(settings);
         let mut world = World::new(scene);
         let narrow = |number: u64| {
             let limit_ms = limits.then_some(4 * 3_600_000);
-            Waiting { limit_ms, ..job(number, "org", Class::Normal, 1, 1 + u32::try_from(number % 4).expect("small")) }
+            Waiting {
+                limit_ms,
+                ..job(
+                    number,
+                    "org",
+                    Class::Normal,
+                    1,
+                    1 + u32::try_from(number % 4).expect("small"),
+                )
+            }
         };
         for number in 1..=13 {
             world.submit(narrow(number), 50 * HOUR);
         }
         world.settle();
         world.advance(HOUR / 4);
-        world.submit(Waiting { user: "bo".into(), ..job(100, "org", Class::Normal, 4, 8) }, HOUR);
+        world.submit(
+            Waiting {
+                user: "bo".into(),
+                ..job(100, "org", Class::Normal, 4, 8)
+            },
+            HOUR,
+        );
         // Others keep coming, shorter and longer.
         for step in 1..80 {
-            world.submit(narrow(100 + step), if step % 2 == 0 { HOUR } else { 50 * HOUR });
-            run_to(&mut world, HOUR / 4 + HOUR / 8 * i64::try_from(step).expect("small"));
+            world.submit(
+                narrow(100 + step),
+                if step % 2 == 0 { HOUR } else { 50 * HOUR },
+            );
+            run_to(
+                &mut world,
+                HOUR / 4 + HOUR / 8 * i64::try_from(step).expect("small"),
+            );
             if world.starts.contains_key(&id(100)) {
                 break;
             }
         }
         let started = world.starts.get(&id(100)).copied().expect("it starts");
-        assert!(started <= protected + ending + HOUR / 8, "limits {limits}: only at {started}");
+        assert!(
+            started <= protected + ending + HOUR / 8,
+            "limits {limits}: only at {started}"
+        );
     }
 }
 
@@ -217,8 +304,14 @@ fn backfill_starts_what_ends_before_the_promise_and_nothing_that_would_delay_it(
     let mut scene = scene(nodes(2), vec![team("org", &[("h100", 16, NONE)])]);
     let world_scene = |limit: u64, interactive: bool| {
         let mut scene = scene.clone();
-        let long = Waiting { limit_ms: Some(5 * 3_600_000), ..job(1, "org", Class::Normal, 1, 8) };
-        let seats = vec![Seat { node: "n0".into(), devices: (0..8).collect() }];
+        let long = Waiting {
+            limit_ms: Some(5 * 3_600_000),
+            ..job(1, "org", Class::Normal, 1, 8)
+        };
+        let seats = vec![Seat {
+            node: "n0".into(),
+            devices: (0..8).collect(),
+        }];
         let run = running(&long, 0, seats, Footing::Regular, 0);
         let mut busy = node("n0", "base", "h100", 8);
         busy.devices.iter_mut().for_each(|one| one.free = 0);
@@ -226,19 +319,38 @@ fn backfill_starts_what_ends_before_the_promise_and_nothing_that_would_delay_it(
         scene.nodes.insert("n0".into(), Arc::new(busy));
         scene.running.insert((run.id, run.epoch), Arc::new(run));
         submit(&mut scene, job(2, "org", Class::Normal, 2, 8));
-        let small = Waiting { limit_ms: Some(limit), interactive, ..job(3, "org", Class::Normal, 1, 2) };
+        let small = Waiting {
+            limit_ms: Some(limit),
+            interactive,
+            ..job(3, "org", Class::Normal, 1, 2)
+        };
         submit(&mut scene, small);
         scene
     };
     let short = world_scene(3 * 3_600_000, false);
     let plan = propose(&short, 0);
     assert_eq!(plan.reservations.len(), 1);
-    assert_eq!((plan.reservations[0].job, plan.reservations[0].start_ms), (id(2), 5 * HOUR));
-    assert_eq!(plan.starts.iter().map(|start| start.job.counter).collect::<Vec<_>>(), [3]);
+    assert_eq!(
+        (plan.reservations[0].job, plan.reservations[0].start_ms),
+        (id(2), 5 * HOUR)
+    );
+    assert_eq!(
+        plan.starts
+            .iter()
+            .map(|start| start.job.counter)
+            .collect::<Vec<_>>(),
+        [3]
+    );
     let long = world_scene(6 * 3_600_000, false);
     let plan = propose(&long, 0);
     assert!(plan.starts.is_empty());
-    assert_eq!(plan.reasons[&id(3)], Why::Reservation { job: id(2), start_ms: 5 * HOUR });
+    assert_eq!(
+        plan.reasons[&id(3)],
+        Why::Reservation {
+            job: id(2),
+            start_ms: 5 * HOUR
+        }
+    );
     scene.starts_paused = true;
     assert!(propose(&scene, 0).starts.is_empty());
 }
@@ -246,14 +358,33 @@ fn backfill_starts_what_ends_before_the_promise_and_nothing_that_would_delay_it(
 #[test]
 fn a_guest_comes_in_on_its_owners_history_and_is_taken_once_when_the_promise_is_due() {
     let mut start = scene(nodes(2), vec![team("org", &[("h100", 16, NONE)])]);
-    start.histories.insert(("ann".into(), GPU), Arc::new(vec![600_000; 9]));
+    start
+        .histories
+        .insert(("ann".into(), GPU), Arc::new(vec![600_000; 9]));
     let mut world = World::new(start);
-    world.submit(Waiting { limit_ms: Some(5 * 3_600_000), ..job(1, "org", Class::Normal, 1, 8) }, 5 * HOUR);
+    world.submit(
+        Waiting {
+            limit_ms: Some(5 * 3_600_000),
+            ..job(1, "org", Class::Normal, 1, 8)
+        },
+        5 * HOUR,
+    );
     world.settle();
     world.submit(job(2, "org", Class::Normal, 2, 8), HOUR);
-    world.submit(Waiting { limit_ms: None, ..job(3, "org", Class::Normal, 1, 1) }, 40 * HOUR);
+    world.submit(
+        Waiting {
+            limit_ms: None,
+            ..job(3, "org", Class::Normal, 1, 1)
+        },
+        40 * HOUR,
+    );
     world.settle();
-    let guest = world.scene.running.values().find(|run| run.id == id(3)).expect("let in");
+    let guest = world
+        .scene
+        .running
+        .values()
+        .find(|run| run.id == id(3))
+        .expect("let in");
     assert_eq!(guest.footing, Footing::Guest(5 * HOUR));
     run_to(&mut world, 8 * HOUR);
     assert!(world.truths[&id(3)].job.was_guest_taken);
@@ -268,12 +399,38 @@ fn order_is_class_then_aged_then_nominal_then_fair_share_then_submit() {
         jobs.into_iter().for_each(|job| submit(&mut scene, job));
         starts(&scene, now)
     };
-    let whole = |number, team, class| Waiting { eligible_ms: 30 * HOUR, ..job(number, team, class, 1, 8) };
+    let whole = |number, team, class| Waiting {
+        eligible_ms: 30 * HOUR,
+        ..job(number, team, class, 1, 8)
+    };
     let later = 31 * HOUR;
-    assert_eq!(one(vec![whole(1, "org/a", Class::Normal), whole(2, "org/a", Class::High)], two_teams(8, 8), later), [2]);
-    let aged = Waiting { eligible_ms: 0, ..whole(2, "org/a", Class::Normal) };
-    assert_eq!(one(vec![whole(1, "org/a", Class::Normal), aged], two_teams(8, 8), later), [2]);
-    let inside = vec![whole(1, "org/b", Class::Normal), whole(2, "org/a", Class::Normal)];
+    assert_eq!(
+        one(
+            vec![
+                whole(1, "org/a", Class::Normal),
+                whole(2, "org/a", Class::High)
+            ],
+            two_teams(8, 8),
+            later
+        ),
+        [2]
+    );
+    let aged = Waiting {
+        eligible_ms: 0,
+        ..whole(2, "org/a", Class::Normal)
+    };
+    assert_eq!(
+        one(
+            vec![whole(1, "org/a", Class::Normal), aged],
+            two_teams(8, 8),
+            later
+        ),
+        [2]
+    );
+    let inside = vec![
+        whole(1, "org/b", Class::Normal),
+        whole(2, "org/a", Class::Normal),
+    ];
     assert_eq!(one(inside.clone(), two_teams(8, 0), later), [2]);
     let mut used = two_teams(8, 8);
     used[2].usage = 1_000_000;
@@ -281,10 +438,24 @@ fn order_is_class_then_aged_then_nominal_then_fair_share_then_submit() {
     let mut noise = two_teams(8, 8);
     noise[1].usage = 1_000_000;
     noise[2].usage = 1_010_000;
-    assert_eq!(one(inside, noise, later), [1], "one percent is noise: submit decides");
+    assert_eq!(
+        one(inside, noise, later),
+        [1],
+        "one percent is noise: submit decides"
+    );
     let mut weighed = two_teams(8, 8);
     (weighed[1].usage, weighed[2].usage, weighed[2].weight) = (1_000_000, 1_500_000, 4);
-    assert_eq!(one(vec![whole(1, "org/a", Class::Normal), whole(2, "org/b", Class::Normal)], weighed, later), [2]);
+    assert_eq!(
+        one(
+            vec![
+                whole(1, "org/a", Class::Normal),
+                whole(2, "org/b", Class::Normal)
+            ],
+            weighed,
+            later
+        ),
+        [2]
+    );
 }
 
 #[test]
@@ -293,7 +464,13 @@ fn among_users_of_a_team_who_used_less_comes_first() {
     org.users = BTreeMap::from([("ann".into(), 9_000_000), ("bo".into(), 1_000)]);
     let mut scene = scene(nodes(1), vec![org]);
     submit(&mut scene, job(1, "org", Class::Normal, 1, 8));
-    submit(&mut scene, Waiting { user: "bo".into(), ..job(2, "org", Class::Normal, 1, 8) });
+    submit(
+        &mut scene,
+        Waiting {
+            user: "bo".into(),
+            ..job(2, "org", Class::Normal, 1, 8)
+        },
+    );
     assert_eq!(starts(&scene, 0), [2]);
 }
 
@@ -306,8 +483,17 @@ fn a_list_of_types_prefers_its_first_by_borrowing_or_nominal_as_it_says() {
     let all = vec![node("n0", "base", "h100", 8), node("n1", "base", "a100", 8)];
     for (prefer, want) in [(Prefer::Type, "h100"), (Prefer::Nominal, "a100")] {
         let mut scene = scene(all.clone(), teams.clone());
-        let one = Ask { prefer, ..of_kinds(ask(1, 4), &["h100", "a100"]) };
-        submit(&mut scene, Waiting { ask: Arc::new(one), ..job(1, "org/a", Class::Normal, 1, 4) });
+        let one = Ask {
+            prefer,
+            ..of_kinds(ask(1, 4), &["h100", "a100"])
+        };
+        submit(
+            &mut scene,
+            Waiting {
+                ask: Arc::new(one),
+                ..job(1, "org/a", Class::Normal, 1, 4)
+            },
+        );
         let plan = propose(&scene, 0);
         assert_eq!(&*plan.starts[0].charges[0].0.kind, want);
     }
@@ -316,7 +502,10 @@ fn a_list_of_types_prefers_its_first_by_borrowing_or_nominal_as_it_says() {
 #[test]
 fn an_elastic_job_takes_what_is_its_own_and_free_and_its_surplus_goes_first() {
     let wide = |number, team: &str| Waiting {
-        ask: Arc::new(Ask { nodes: Width::Elastic(vec![1, 2, 4]), ..ask(1, 8) }),
+        ask: Arc::new(Ask {
+            nodes: Width::Elastic(vec![1, 2, 4]),
+            ..ask(1, 8)
+        }),
         ..job(number, team, Class::Low, 1, 8)
     };
     let mut world = World::new(scene(nodes(4), two_teams(32, 0)));
@@ -338,7 +527,16 @@ fn what_protects_a_victim_is_its_least_runtime_three_evictions_and_a_pause() {
     let base = |change: &dyn Fn(&mut Scene)| {
         let mut scene = scene(nodes(1), two_teams(8, 0));
         let low = job(1, "org/a", Class::Low, 1, 8);
-        let mut run = running(&low, 0, vec![Seat { node: "n0".into(), devices: (0..8).collect() }], Footing::Regular, 0);
+        let mut run = running(
+            &low,
+            0,
+            vec![Seat {
+                node: "n0".into(),
+                devices: (0..8).collect(),
+            }],
+            Footing::Regular,
+            0,
+        );
         run.min_runtime_ms = 600_000;
         let mut busy = node("n0", "base", "h100", 8);
         busy.devices.iter_mut().for_each(|one| one.free = 0);
@@ -346,7 +544,13 @@ fn what_protects_a_victim_is_its_least_runtime_three_evictions_and_a_pause() {
         scene.nodes.insert("n0".into(), Arc::new(busy));
         scene.running.insert((run.id, run.epoch), Arc::new(run));
         let mut a = (*scene.teams["org/a"]).clone();
-        a.own.insert(Flavor { kind: "h100".into(), pool: None }, 8 * GPU);
+        a.own.insert(
+            Flavor {
+                kind: "h100".into(),
+                pool: None,
+            },
+            8 * GPU,
+        );
         scene.teams.insert(a.name.clone(), Arc::new(a));
         submit(&mut scene, job(2, "org/a", Class::High, 1, 8));
         change(&mut scene);
@@ -366,15 +570,31 @@ fn what_protects_a_victim_is_its_least_runtime_three_evictions_and_a_pause() {
             scene.running.insert(key, Arc::new(run));
         }
     });
-    assert!(propose(&often, HOUR).preemptions.is_empty(), "only a higher cover may, after three");
-    assert_eq!(propose(&often, 25 * HOUR).preemptions.len(), 1, "a day later they are forgotten");
+    assert!(
+        propose(&often, HOUR).preemptions.is_empty(),
+        "only a higher cover may, after three"
+    );
+    assert_eq!(
+        propose(&often, 25 * HOUR).preemptions.len(),
+        1,
+        "a day later they are forgotten"
+    );
     let cool = base(&|scene| {
         let key = (2, id(2));
         let waits = scene.waiting[&key].clone();
-        scene.waiting.insert(key, Arc::new(Waiting { no_preempt_until_ms: 2 * HOUR, ..(*waits).clone() }));
+        scene.waiting.insert(
+            key,
+            Arc::new(Waiting {
+                no_preempt_until_ms: 2 * HOUR,
+                ..(*waits).clone()
+            }),
+        );
     });
     let plan = propose(&cool, HOUR);
-    assert_eq!(plan.reasons[&id(2)], Why::PreemptCooldown { until: 2 * HOUR });
+    assert_eq!(
+        plan.reasons[&id(2)],
+        Why::PreemptCooldown { until: 2 * HOUR }
+    );
     assert_eq!(propose(&cool, 2 * HOUR).preemptions.len(), 1);
 }
 
@@ -391,7 +611,13 @@ fn a_hold_keeps_devices_starts_its_job_when_they_are_free_and_is_recalled_when_i
     world.scene.waiting.remove(&(2, id(2)));
     world.settle();
     assert!(world.scene.holds.is_empty());
-    assert!(world.scene.running.values().all(|run| run.ends_by_ms.is_none()));
+    assert!(
+        world
+            .scene
+            .running
+            .values()
+            .all(|run| run.ends_by_ms.is_none())
+    );
     world.submit(job(3, "org/a", Class::Normal, 1, 8), HOUR);
     world.settle();
     world.submit(job(4, "org/a", Class::Low, 1, 8), HOUR);
@@ -402,48 +628,130 @@ fn a_hold_keeps_devices_starts_its_job_when_they_are_free_and_is_recalled_when_i
 
 #[test]
 fn budgets_countables_and_counts_of_jobs_are_checked_before_a_start() {
-    let flavor = Flavor { kind: "h100".into(), pool: None };
+    let flavor = Flavor {
+        kind: "h100".into(),
+        pool: None,
+    };
     let mut org = team("org", &[("h100", 16, NONE)]);
     org.budgets.insert(flavor.clone(), 10 * 3_600 * GPU);
-    let mut poor = scene(nodes(2), vec![org.clone(), team("org/a", &[("h100", 16, NONE)])]);
+    let mut poor = scene(
+        nodes(2),
+        vec![org.clone(), team("org/a", &[("h100", 16, NONE)])],
+    );
     submit(&mut poor, job(1, "org/a", Class::Normal, 1, 8));
     submit(&mut poor, job(2, "org/a", Class::Normal, 1, 8));
     let plan = propose(&poor, 0);
-    assert_eq!(plan.starts.len(), 1, "10 GPU-hours cover one slice of 8, not two");
-    let left = Why::BudgetExhausted { team: "org".into(), flavor, left: 2 * 3_600 * GPU, needs: 8 * 3_600 * GPU };
+    assert_eq!(
+        plan.starts.len(),
+        1,
+        "10 GPU-hours cover one slice of 8, not two"
+    );
+    let left = Why::BudgetExhausted {
+        team: "org".into(),
+        flavor,
+        left: 2 * 3_600 * GPU,
+        needs: 8 * 3_600 * GPU,
+    };
     assert_eq!(plan.reasons[&id(2)], left);
 
-    let mut few = scene(nodes(2), vec![TeamView { max_running: Some(1), budgets: BTreeMap::new(), ..org }]);
+    let mut few = scene(
+        nodes(2),
+        vec![TeamView {
+            max_running: Some(1),
+            budgets: BTreeMap::new(),
+            ..org
+        }],
+    );
     submit(&mut few, job(1, "org", Class::Normal, 1, 8));
     submit(&mut few, job(2, "org", Class::Normal, 1, 8));
     let plan = propose(&few, 0);
     assert_eq!(plan.starts.len(), 1);
-    assert_eq!(plan.reasons[&id(2)], Why::UserLimit { team: "org".into(), at_most: 1 });
+    assert_eq!(
+        plan.reasons[&id(2)],
+        Why::UserLimit {
+            team: "org".into(),
+            at_most: 1
+        }
+    );
 
     let mut licensed = scene(nodes(2), vec![team("org", &[])]);
     licensed.licenses = BTreeMap::from([("ansys".to_owned(), (3, 1))]);
-    let needs = Ask { licenses: vec![("ansys".to_owned(), 2)], ..ask(1, 1) };
+    let needs = Ask {
+        licenses: vec![("ansys".to_owned(), 2)],
+        ..ask(1, 1)
+    };
     for number in 1..=2 {
-        submit(&mut licensed, Waiting { ask: Arc::new(needs.clone()), ..job(number, "org", Class::Normal, 1, 1) });
+        submit(
+            &mut licensed,
+            Waiting {
+                ask: Arc::new(needs.clone()),
+                ..job(number, "org", Class::Normal, 1, 1)
+            },
+        );
     }
     let plan = propose(&licensed, 0);
     assert_eq!(plan.starts.len(), 1);
-    assert_eq!(plan.reasons[&id(2)], Why::Licenses { name: "ansys".into(), needs: 2, free: 0 });
+    assert_eq!(
+        plan.reasons[&id(2)],
+        Why::Licenses {
+            name: "ansys".into(),
+            needs: 2,
+            free: 0
+        }
+    );
 }
 
 #[test]
 fn an_array_fills_nodes_task_by_task_up_to_what_may_run_at_once() {
     let mut scene = scene(nodes(2), two_teams(16, 0));
-    let tasks = |at_once| Some(Tasks { waiting: 40, running: 0, at_once });
-    submit(&mut scene, Waiting { tasks: tasks(None), ..job(1, "org/a", Class::Normal, 1, 2) });
+    let tasks = |at_once| {
+        Some(Tasks {
+            waiting: 40,
+            running: 0,
+            at_once,
+        })
+    };
+    submit(
+        &mut scene,
+        Waiting {
+            tasks: tasks(None),
+            ..job(1, "org/a", Class::Normal, 1, 2)
+        },
+    );
     let plan = propose(&scene, 0);
-    let counts: Vec<_> = plan.starts.iter().map(|start| (start.seats.len(), start.tasks)).collect();
+    let counts: Vec<_> = plan
+        .starts
+        .iter()
+        .map(|start| (start.seats.len(), start.tasks))
+        .collect();
     assert_eq!(counts, [(4, Some(4)), (4, Some(4))]);
-    submit(&mut scene, Waiting { tasks: tasks(Some(3)), ..job(1, "org/a", Class::Normal, 1, 2) });
+    submit(
+        &mut scene,
+        Waiting {
+            tasks: tasks(Some(3)),
+            ..job(1, "org/a", Class::Normal, 1, 2)
+        },
+    );
     let plan = propose(&scene, 0);
-    assert_eq!(plan.starts.iter().filter_map(|start| start.tasks).sum::<u32>(), 3);
-    let full = Some(Tasks { waiting: 40, running: 3, at_once: Some(3) });
-    submit(&mut scene, Waiting { tasks: full, ..job(1, "org/a", Class::Normal, 1, 2) });
+    assert_eq!(
+        plan.starts
+            .iter()
+            .filter_map(|start| start.tasks)
+            .sum::<u32>(),
+        3
+    );
+    let full = Some(Tasks {
+        waiting: 40,
+        running: 3,
+        at_once: Some(3),
+    });
+    submit(
+        &mut scene,
+        Waiting {
+            tasks: full,
+            ..job(1, "org/a", Class::Normal, 1, 2)
+        },
+    );
     assert_eq!(propose(&scene, 0).reasons[&id(1)], Why::ArrayLimit(3));
 }
 
@@ -458,21 +766,58 @@ fn each_reason_is_the_one_that_holds() {
     };
     let one = || job(1, "org/a", Class::Normal, 1, 8);
     assert_eq!(plain(&|_| {}, one()), None);
-    assert_eq!(plain(&|_| {}, Waiting { blocked: Some(Blocked::Held), ..one() }), Some(Why::HeldByUser));
-    assert_eq!(plain(&|_| {}, Waiting { blocked: Some(Blocked::StartTime(5)), ..one() }), Some(Why::StartTime(5)));
-    assert_eq!(plain(&|scene| scene.starts_paused = true, one()), Some(Why::SchedulingPaused));
-    let other = Waiting { ask: Arc::new(of_kinds(ask(1, 1), &["b200"])), ..one() };
+    assert_eq!(
+        plain(
+            &|_| {},
+            Waiting {
+                blocked: Some(Blocked::Held),
+                ..one()
+            }
+        ),
+        Some(Why::HeldByUser)
+    );
+    assert_eq!(
+        plain(
+            &|_| {},
+            Waiting {
+                blocked: Some(Blocked::StartTime(5)),
+                ..one()
+            }
+        ),
+        Some(Why::StartTime(5))
+    );
+    assert_eq!(
+        plain(&|scene| scene.starts_paused = true, one()),
+        Some(Why::SchedulingPaused)
+    );
+    let other = Waiting {
+        ask: Arc::new(of_kinds(ask(1, 1), &["b200"])),
+        ..one()
+    };
     assert_eq!(plain(&|_| {}, other), Some(Why::GpuTypeMissing));
     let wide = plain(&|_| {}, job(1, "org/a", Class::Normal, 3, 8)).expect("waits");
-    assert!(matches!(&wide, Why::QuotaExceeded(short) if &*short.team == "org" && short.adds == 24 * GPU), "{wide:?}");
-    let close = |open| move |scene: &mut Scene| {
-        for name in ["n0", "n1"] {
-            let node = (*scene.nodes[name]).clone();
-            scene.nodes.insert(name.into(), Arc::new(NodeView { open, ..node }));
+    assert!(
+        matches!(&wide, Why::QuotaExceeded(short) if &*short.team == "org" && short.adds == 24 * GPU),
+        "{wide:?}"
+    );
+    let close = |open| {
+        move |scene: &mut Scene| {
+            for name in ["n0", "n1"] {
+                let node = (*scene.nodes[name]).clone();
+                scene
+                    .nodes
+                    .insert(name.into(), Arc::new(NodeView { open, ..node }));
+            }
         }
     };
-    assert_eq!(plain(&close(Open::No), one()), Some(Why::NodeDrained { nodes: 2 }));
-    assert_eq!(plain(&close(Open::From(9)), one()), Some(Why::WakingNodes { nodes: 2, from: 9 }));
+    assert_eq!(
+        plain(&close(Open::No), one()),
+        Some(Why::NodeDrained { nodes: 2 })
+    );
+    assert_eq!(
+        plain(&close(Open::From(9)), one()),
+        Some(Why::WakingNodes { nodes: 2, from: 9 })
+    );
     let half = |scene: &mut Scene| {
         for name in ["n0", "n1"] {
             let mut node = (*scene.nodes[name]).clone();
@@ -480,7 +825,14 @@ fn each_reason_is_the_one_that_holds() {
             scene.nodes.insert(name.into(), Arc::new(node));
         }
     };
-    assert_eq!(plain(&half, one()), Some(Why::Fragmented { free: 14 * GPU, nodes: 1, fitting: 0 }));
+    assert_eq!(
+        plain(&half, one()),
+        Some(Why::Fragmented {
+            free: 14 * GPU,
+            nodes: 1,
+            fitting: 0
+        })
+    );
     let no_cpu = |scene: &mut Scene| {
         for name in ["n0", "n1"] {
             let mut node = (*scene.nodes[name]).clone();
@@ -489,15 +841,36 @@ fn each_reason_is_the_one_that_holds() {
         }
     };
     assert_eq!(plain(&no_cpu, one()), Some(Why::CpuOrMemory { fitting: 2 }));
-    let failed = Waiting { avoid: vec!["n0".into(), "n1".into()], ..one() };
-    assert_eq!(plain(&|_| {}, failed), Some(Why::ExcludedNodes { nodes: 2 }));
+    let failed = Waiting {
+        avoid: vec!["n0".into(), "n1".into()],
+        ..one()
+    };
+    assert_eq!(
+        plain(&|_| {}, failed),
+        Some(Why::ExcludedNodes { nodes: 2 })
+    );
     let window = |scene: &mut Scene| {
         for name in ["n0", "n1"] {
             let node = (*scene.nodes[name]).clone();
-            scene.nodes.insert(name.into(), Arc::new(NodeView { windows: vec![(HOUR, 2 * HOUR)], ..node }));
+            scene.nodes.insert(
+                name.into(),
+                Arc::new(NodeView {
+                    windows: vec![(HOUR, 2 * HOUR)],
+                    ..node
+                }),
+            );
         }
     };
-    assert_eq!(plain(&window, one()), Some(Why::Maintenance { until: 2 * HOUR }));
-    let shares = Waiting { ask: Arc::new(Ask { gpus: Gpus::Share(3_500), ..ask(1, 1) }), ..one() };
+    assert_eq!(
+        plain(&window, one()),
+        Some(Why::Maintenance { until: 2 * HOUR })
+    );
+    let shares = Waiting {
+        ask: Arc::new(Ask {
+            gpus: Gpus::Share(3_500),
+            ..ask(1, 1)
+        }),
+        ..one()
+    };
     assert_eq!(plain(&|_| {}, shares), None);
 }

@@ -18,25 +18,39 @@ impl Pass<'_> {
         if self.full {
             return Some(self.now);
         }
-        let times = self.of_waiting().into_iter().chain(self.of_nodes()).chain(self.of_runs()).chain(self.of_promises());
+        let times = self
+            .of_waiting()
+            .into_iter()
+            .chain(self.of_nodes())
+            .chain(self.of_runs())
+            .chain(self.of_promises());
         times.filter(|time| *time > self.now).min()
     }
 
     fn of_waiting(&self) -> Option<UtcMs> {
         let ahead = |time: UtcMs| (time > self.now).then_some(time);
         let settings = &self.scene.settings;
-        let blocked = self.scene.waiting.values().filter_map(|job| match job.blocked {
-            Some(Blocked::StartTime(at) | Blocked::Backoff(at)) => ahead(at),
-            _ => None,
-        });
+        let blocked = self
+            .scene
+            .waiting
+            .values()
+            .filter_map(|job| match job.blocked {
+                Some(Blocked::StartTime(at) | Blocked::Backoff(at)) => ahead(at),
+                _ => None,
+            });
         let starts: BTreeSet<JobId> = self.out.starts.iter().map(|start| start.job).collect();
-        let waits = self.jobs.iter().filter(|job| !starts.contains(&job.waiting.id));
+        let waits = self
+            .jobs
+            .iter()
+            .filter(|job| !starts.contains(&job.waiting.id));
         let free = waits.flat_map(|job| {
             let job = job.waiting;
             let limit = estimate::of_class(&settings.age_limit_ms, job.class);
             // It is aged one millisecond later.
             let aged = estimate::after(job.eligible_ms, limit.saturating_add(1));
-            [ahead(aged), ahead(job.no_preempt_until_ms)].into_iter().flatten()
+            [ahead(aged), ahead(job.no_preempt_until_ms)]
+                .into_iter()
+                .flatten()
         });
         blocked.chain(free).min()
     }
@@ -51,7 +65,9 @@ impl Pass<'_> {
                 Open::From(at) => ahead(at),
                 _ => None,
             };
-            opens.into_iter().chain(node.windows.iter().filter_map(move |(_, end)| ahead(*end)))
+            opens
+                .into_iter()
+                .chain(node.windows.iter().filter_map(move |(_, end)| ahead(*end)))
         });
         times.min()
     }
@@ -62,23 +78,41 @@ impl Pass<'_> {
             return None;
         }
         let ahead = |time: UtcMs| (time > self.now).then_some(time);
-        let times = self.runs.iter().filter(|run| !run.gone && !run.ending).flat_map(|run| {
-            let attempt = run.attempt();
-            let least = attempt.and_then(|one| ahead(estimate::after(one.started_ms, one.min_runtime_ms)));
-            let forgiven = attempt.and_then(|one| {
-                let third = one.evicted_ms.iter().rev().nth(2)?;
-                ahead(estimate::after(*third, EVICTION_MS))
+        let times = self
+            .runs
+            .iter()
+            .filter(|run| !run.gone && !run.ending)
+            .flat_map(|run| {
+                let attempt = run.attempt();
+                let least = attempt
+                    .and_then(|one| ahead(estimate::after(one.started_ms, one.min_runtime_ms)));
+                let forgiven = attempt.and_then(|one| {
+                    let third = one.evicted_ms.iter().rev().nth(2)?;
+                    ahead(estimate::after(*third, EVICTION_MS))
+                });
+                let slice =
+                    attempt.and_then(|one| self.rules.next(&self.scene.settings, one, self.now));
+                [
+                    ahead(run.end),
+                    run.takeable.and_then(ahead),
+                    least,
+                    forgiven,
+                    slice,
+                ]
+                .into_iter()
+                .flatten()
             });
-            let slice = attempt.and_then(|one| self.rules.next(&self.scene.settings, one, self.now));
-            [ahead(run.end), run.takeable.and_then(ahead), least, forgiven, slice].into_iter().flatten()
-        });
         times.min()
     }
 
     fn of_promises(&self) -> Option<UtcMs> {
         let ahead = |time: UtcMs| (time > self.now).then_some(time);
         let starts = self.promises.all.iter().filter_map(|one| ahead(one.start));
-        let holds = self.scene.holds.values().filter_map(|hold| ahead(hold.until_ms));
+        let holds = self
+            .scene
+            .holds
+            .values()
+            .filter_map(|hold| ahead(hold.until_ms));
         starts.chain(holds).min()
     }
 }

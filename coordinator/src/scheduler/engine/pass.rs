@@ -201,7 +201,11 @@ impl<'a> Pass<'a> {
     pub(super) fn parts(&self, seats: &[Seat]) -> Vec<Part> {
         let part = |seat: &Seat| {
             let node = self.node_number(&seat.node)?;
-            Some(Part { node, devices: seat.devices.clone(), whole: seat.devices.len() })
+            Some(Part {
+                node,
+                devices: seat.devices.clone(),
+                whole: seat.devices.len(),
+            })
         };
         seats.iter().filter_map(part).collect()
     }
@@ -269,11 +273,19 @@ impl<'a> Pass<'a> {
             let turn = Turn::of(self.rules, &scene.settings, job, 0, self.now);
             let ask = self.asks.number(&job.ask, &self.kinds);
             let (user, terms) = (self.users.number(&job.user), terms.of(job));
-            self.jobs.push(Job { waiting: job, team, user, ask, terms, turn });
+            self.jobs.push(Job {
+                waiting: job,
+                team,
+                user,
+                ask,
+                terms,
+                turn,
+            });
         }
         let ranks = shares.ranks();
         for (job, person) in self.jobs.iter_mut().zip(who) {
-            job.turn.set_share(ranks.get(person as usize).copied().unwrap_or(u32::MAX));
+            job.turn
+                .set_share(ranks.get(person as usize).copied().unwrap_or(u32::MAX));
         }
         self.jobs.sort_unstable_by_key(|job| job.turn);
     }
@@ -294,7 +306,11 @@ impl<'a> Pass<'a> {
     /// A job that asks about what lies ahead.
     pub(super) fn asker(&self, job: &Job<'a>) -> Asker<'a> {
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
-        let protected = estimate::protected(&self.scene.settings, job.waiting.class, job.waiting.limit_ms);
+        let protected = estimate::protected(
+            &self.scene.settings,
+            job.waiting.class,
+            job.waiting.limit_ms,
+        );
         // One with a limit holds its devices until it has ended, as for those who ask whether it breaks their promise.
         let limited = job.waiting.limit_ms.map(|_| protected);
         Asker {
@@ -315,9 +331,16 @@ impl<'a> Pass<'a> {
     pub fn run(&mut self) {
         if self.scene.starts_paused {
             for job in &self.jobs {
-                self.out.reasons.insert(job.waiting.id, Why::SchedulingPaused);
+                self.out
+                    .reasons
+                    .insert(job.waiting.id, Why::SchedulingPaused);
             }
-            self.out.reservations = self.scene.reservations.values().map(|one| (**one).clone()).collect();
+            self.out.reservations = self
+                .scene
+                .reservations
+                .values()
+                .map(|one| (**one).clone())
+                .collect();
             return;
         }
         self.book_before = self.closer.map(|_| Box::new(self.book.clone()));
@@ -371,7 +394,11 @@ impl<'a> Pass<'a> {
         if self.out.starts.len() >= STARTS_MAX || self.out.preemptions.len() >= PREEMPTIONS_MAX {
             self.full = true;
         }
-        let outcome = if self.full { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
+        let outcome = if self.full {
+            Outcome::Stuck(Stuck::Ahead)
+        } else {
+            self.decide(at, inside)
+        };
         self.decided[at] = outcome != Outcome::Deferred;
         if self.closer.is_some_and(|closer| closer.job == id) {
             match &outcome {

@@ -19,12 +19,19 @@ impl<'a> Pass<'a> {
         if self.scene.reservations.is_empty() {
             return;
         }
-        let waits: std::collections::BTreeMap<_, usize> =
-            self.jobs.iter().enumerate().map(|(at, job)| (job.waiting.id, at)).collect();
-        let mut all: Vec<&Reservation> = self.scene.reservations.values().map(|one| &**one).collect();
+        let waits: std::collections::BTreeMap<_, usize> = self
+            .jobs
+            .iter()
+            .enumerate()
+            .map(|(at, job)| (job.waiting.id, at))
+            .collect();
+        let mut all: Vec<&Reservation> =
+            self.scene.reservations.values().map(|one| &**one).collect();
         all.sort_by_key(|one| (one.start_ms, one.job));
         for one in all {
-            let at = waits.get(&one.job).filter(|_| !self.held.contains(&one.job));
+            let at = waits
+                .get(&one.job)
+                .filter(|_| !self.held.contains(&one.job));
             if let Some(renewed) = at.and_then(|at| self.renewed(*at, one)) {
                 self.promises.add(renewed);
             }
@@ -43,7 +50,10 @@ impl<'a> Pass<'a> {
         let mut best: Option<(UtcMs, usize, Option<u16>)> = None;
         for target in self.asks.classes[job.ask as usize].targets.clone() {
             for kind in kinds(&self.asks.targets[target]) {
-                let Some(start) = self.on_nodes(&self.asks.targets[target], kind, &nodes, &asker) else { continue };
+                let Some(start) = self.on_nodes(&self.asks.targets[target], kind, &nodes, &asker)
+                else {
+                    continue;
+                };
                 if best.is_none_or(|(old, _, _)| start < old) {
                     best = Some((start, target, kind));
                 }
@@ -56,7 +66,13 @@ impl<'a> Pass<'a> {
     }
 
     /// When all of these nodes have room.
-    fn on_nodes(&self, target: &Target, kind: Option<u16>, nodes: &[u32], asker: &Asker<'_>) -> Option<UtcMs> {
+    fn on_nodes(
+        &self,
+        target: &Target,
+        kind: Option<u16>,
+        nodes: &[u32],
+        asker: &Asker<'_>,
+    ) -> Option<UtcMs> {
         let (ahead, need) = (self.ahead(), need(target, kind));
         let mut start = self.now;
         for node in nodes {
@@ -95,8 +111,12 @@ impl<'a> Pass<'a> {
     /// When quotas allow a target's least width, as far as what runs ends: a cluster that is full is full of quota too, and who waits for devices waits for both
     /// at once. `None`: never.
     fn quota_time(&self, job: &Job<'a>, target: &Target) -> Option<UtcMs> {
-        let place = target.flavor.and_then(|flavor| Some((flavor, self.kinds.column(flavor)?)));
-        let (Some(team), Some((flavor, column))) = (job.team, place) else { return Some(self.now) };
+        let place = target
+            .flavor
+            .and_then(|flavor| Some((flavor, self.kinds.column(flavor)?)));
+        let (Some(team), Some((flavor, column))) = (job.team, place) else {
+            return Some(self.now);
+        };
         let units = target.ask.units(target.ask.nodes.least());
         if self.book.strict_legal(team, column, units) {
             return Some(self.now);
@@ -121,13 +141,20 @@ impl<'a> Pass<'a> {
 
     /// Quotas as they will stand when a promise is kept.
     fn with_quotas(&self, job: &Job<'a>, mut made: Reserved) -> Reserved {
-        let place = made.target.flavor.and_then(|flavor| Some((flavor, self.kinds.column(flavor)?)));
-        let (Some(team), Some((flavor, column))) = (job.team, place) else { return made };
+        let place = made
+            .target
+            .flavor
+            .and_then(|flavor| Some((flavor, self.kinds.column(flavor)?)));
+        let (Some(team), Some((flavor, column))) = (job.team, place) else {
+            return made;
+        };
         let units = made.target.ask.units(made.target.ask.nodes.least());
         let mut ledger = self.book.strict().clone();
         for run in self.runs.iter().filter(|run| !run.gone && !run.ending) {
             let held = run.charges.iter().find(|(one, _)| *one == flavor);
-            let (Some((_, units)), Some(team)) = (held, run.team) else { continue };
+            let (Some((_, units)), Some(team)) = (held, run.team) else {
+                continue;
+            };
             if run.ends_for(job.waiting.class, self.now) <= made.start {
                 ledger.remove_at(team, column, *units);
             }
@@ -139,28 +166,52 @@ impl<'a> Pass<'a> {
     }
 
     /// The promise that would be over its quota, if so many units of a flavor more were held until `end`. An owner is not kept back for a borrower.
-    pub(super) fn over_quota(&self, job: &Job<'a>, charges: &[(u32, u64)], end: UtcMs, inside: bool) -> Option<(JobId, UtcMs)> {
+    pub(super) fn over_quota(
+        &self,
+        job: &Job<'a>,
+        charges: &[(u32, u64)],
+        end: UtcMs,
+        inside: bool,
+    ) -> Option<(JobId, UtcMs)> {
         let team = job.team?;
         let asker = self.asker(job);
-        let promises = self.promises.all.iter().filter(|one| {
-            one.start < end && !one.yields(&asker) && !(inside && one.borrows)
-        });
+        let promises = self
+            .promises
+            .all
+            .iter()
+            .filter(|one| one.start < end && !one.yields(&asker) && !(inside && one.borrows));
         let over = promises.filter(|one| {
-            let Some(quotas) = &one.quotas else { return false };
+            let Some(quotas) = &one.quotas else {
+                return false;
+            };
             charges.iter().any(|(flavor, units)| {
-                let column = self.kinds.column(*flavor).filter(|_| one.target.flavor == Some(*flavor));
+                let column = self
+                    .kinds
+                    .column(*flavor)
+                    .filter(|_| one.target.flavor == Some(*flavor));
                 column.is_some_and(|column| quotas.legal_at(team, column, *units).is_err())
             })
         });
-        over.map(|one| (one.job, one.start)).min_by_key(|(job, start)| (*start, *job))
+        over.map(|one| (one.job, one.start))
+            .min_by_key(|(job, start)| (*start, *job))
     }
 
     /// Something starts that will still run when promises are kept.
-    pub(super) fn count_in_promises(&mut self, team: Option<usize>, charges: &[(u32, u64)], end: UtcMs) {
+    pub(super) fn count_in_promises(
+        &mut self,
+        team: Option<usize>,
+        charges: &[(u32, u64)],
+        end: UtcMs,
+    ) {
         let Some(team) = team else { return };
         for one in self.promises.all.iter_mut().filter(|one| one.start < end) {
-            let Some(quotas) = &mut one.quotas else { continue };
-            for (flavor, units) in charges.iter().filter(|(flavor, _)| one.target.flavor == Some(*flavor)) {
+            let Some(quotas) = &mut one.quotas else {
+                continue;
+            };
+            for (flavor, units) in charges
+                .iter()
+                .filter(|(flavor, _)| one.target.flavor == Some(*flavor))
+            {
                 if let Some(column) = self.kinds.column(*flavor) {
                     quotas.add_at(team, column, *units);
                 }
@@ -171,10 +222,17 @@ impl<'a> Pass<'a> {
     /// A job that waits for devices alone is promised a start, or keeps the one that it was promised. `Some`: what is due takes its devices now.
     pub(super) fn promise(&mut self, at: usize, open: &[usize]) -> Option<Outcome> {
         let job = self.jobs[at];
-        if open.is_empty() || !self.rules.may_reserve(job.waiting) || self.rules.reservations(&self.scene.settings) == 0 {
+        if open.is_empty()
+            || !self.rules.may_reserve(job.waiting)
+            || self.rules.reservations(&self.scene.settings) == 0
+        {
             return None;
         }
-        let had = self.promises.all.iter().position(|one| one.job == job.waiting.id);
+        let had = self
+            .promises
+            .all
+            .iter()
+            .position(|one| one.job == job.waiting.id);
         if had.is_none() && !self.may_have_more(&job, open) {
             return None;
         }
@@ -182,7 +240,10 @@ impl<'a> Pass<'a> {
         let nodes = old.as_ref().map(|old| old.nodes.clone());
         let made = self.best(&job, open, old);
         // Places that are promised no more: as in `forget_promise`.
-        if nodes.is_some_and(|nodes| made.as_ref().is_none_or(|made| made.nodes != nodes || made.start <= self.now)) {
+        if nodes.is_some_and(|nodes| {
+            made.as_ref()
+                .is_none_or(|made| made.nodes != nodes || made.start <= self.now)
+        }) {
             self.full |= self.refused;
         }
         let made = made?;
@@ -202,24 +263,43 @@ impl<'a> Pass<'a> {
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
     fn may_have_more(&self, job: &Job<'a>, open: &[usize]) -> bool {
-        self.promises.of_user(job.user) < PER_USER && open.iter().any(|target| {
-            kinds(&self.asks.targets[*target]).any(|kind| self.has_slot(job, kind))
-        })
+        self.promises.of_user(job.user) < PER_USER
+            && open.iter().any(|target| {
+                kinds(&self.asks.targets[*target]).any(|kind| self.has_slot(job, kind))
+            })
     }
 
     /// Whether a queue has a slot, or one that is held by a promise that yields.
     fn has_slot(&self, job: &Job<'a>, kind: Option<u16>) -> bool {
         let most = self.rules.reservations(&self.scene.settings) as usize;
-        self.promises.queue(kind).is_none_or(|queue| queue.count < most || (job.waiting.class, job.turn.is_aged()) > queue.least)
+        self.promises.queue(kind).is_none_or(|queue| {
+            queue.count < most || (job.waiting.class, job.turn.is_aged()) > queue.least
+        })
     }
 
     /// The promise that stands above the others of its queue gets its slot.
     fn make_room(&mut self, job: &Job<'a>, made: &Reserved) {
         let most = self.rules.reservations(&self.scene.settings) as usize;
         let asker = self.asker(job);
-        while self.promises.all.iter().filter(|one| one.kind == made.kind).count() >= most {
-            let yields = self.promises.all.iter().filter(|one| one.kind == made.kind && one.yields(&asker));
-            let Some(last) = yields.max_by_key(|one| (one.start, one.job)).map(|one| one.job) else { return };
+        while self
+            .promises
+            .all
+            .iter()
+            .filter(|one| one.kind == made.kind)
+            .count()
+            >= most
+        {
+            let yields = self
+                .promises
+                .all
+                .iter()
+                .filter(|one| one.kind == made.kind && one.yields(&asker));
+            let Some(last) = yields
+                .max_by_key(|one| (one.start, one.job))
+                .map(|one| one.job)
+            else {
+                return;
+            };
             self.forget_promise(last, &[]);
             self.mark("reservation revoked");
         }
@@ -233,18 +313,25 @@ impl<'a> Pass<'a> {
         let kept = old.and_then(|old| {
             let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
             let start = start.max(self.quota_time(job, &old.target)?);
-            Some(Reserved { start: start.max(old.said), ..old })
+            Some(Reserved {
+                start: start.max(old.said),
+                ..old
+            })
         });
         // Only what is earlier than that is worth anything.
         let limit = kept.as_ref().map_or(UtcMs::MAX, |kept| kept.start);
         for target in open {
             let mut one = self.asks.targets[*target].clone();
-            one.kinds.retain(|kind| had == Some(Some(*kind)) || one.ask.mix || self.has_slot(job, Some(*kind)));
+            one.kinds.retain(|kind| {
+                had == Some(Some(*kind)) || one.ask.mix || self.has_slot(job, Some(*kind))
+            });
             if one.kinds.is_empty() && !self.asks.targets[*target].kinds.is_empty() {
                 continue;
             }
             let limit = best.as_ref().map_or(limit, |(start, ..)| limit.min(*start));
-            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker, limit) else { continue };
+            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker, limit) else {
+                continue;
+            };
             // Only who waits for devices alone: quota is there by the time that they are.
             if self.quota_time(job, &one).is_none_or(|quota| quota > start) {
                 continue;
@@ -257,9 +344,10 @@ impl<'a> Pass<'a> {
             (None, None) => return None,
             (Some(kept), None) => (kept, false),
             (Some(kept), Some((start, ..))) if start >= kept.start => (kept, false),
-            (had, Some((start, nodes, kind, target))) => {
-                (self.reserved(job, target, kind, (start, start), nodes), had.is_some())
-            }
+            (had, Some((start, nodes, kind, target))) => (
+                self.reserved(job, target, kind, (start, start), nodes),
+                had.is_some(),
+            ),
         };
         if moved {
             self.mark("reservation moved");
@@ -286,13 +374,16 @@ impl<'a> Pass<'a> {
         if self.scene.preemption_paused {
             return None;
         }
-        open.iter().find_map(|target| self.evict_for(at, *target, Mode::Due))
+        open.iter()
+            .find_map(|target| self.evict_for(at, *target, Mode::Due))
     }
 
     /// A promise is gone. Whoever was refused a place for it, and is past its turn, comes before those whose turn is still ahead: unless the place is taken as
     /// promised, the rest is left to the next pass.
     pub(super) fn forget_promise(&mut self, job: JobId, taken: &[u32]) {
-        let Some(gone) = self.promises.remove(job) else { return };
+        let Some(gone) = self.promises.remove(job) else {
+            return;
+        };
         let mut taken = taken.to_vec();
         taken.sort_unstable();
         if self.refused && gone.nodes != taken {
@@ -303,7 +394,12 @@ impl<'a> Pass<'a> {
     /// At its owner's turn it was neither made nor kept: it is none any more.
     pub(super) fn drop_stale(&mut self, at: usize) {
         let job = self.jobs[at].waiting.id;
-        if self.promises.all.iter().any(|one| one.job == job && !one.fresh) {
+        if self
+            .promises
+            .all
+            .iter()
+            .any(|one| one.job == job && !one.fresh)
+        {
             self.forget_promise(job, &[]);
         }
     }
@@ -324,6 +420,10 @@ impl<'a> Pass<'a> {
 fn kinds(target: &Target) -> impl Iterator<Item = Option<u16>> + '_ {
     let whole = target.ask.mix || target.kinds.is_empty();
     let none = whole.then_some(None);
-    let each = target.kinds.iter().filter(move |_| !whole).map(|kind| Some(*kind));
+    let each = target
+        .kinds
+        .iter()
+        .filter(move |_| !whole)
+        .map(|kind| Some(*kind));
     none.into_iter().chain(each)
 }

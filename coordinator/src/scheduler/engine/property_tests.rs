@@ -53,14 +53,24 @@ fn teams(draw: &mut Draw, devices: &BTreeMap<&str, u64>) -> Vec<TeamView> {
         if draw.one_in(5) {
             continue;
         }
-        split(draw, &mut all, "org", kind, devices.get(kind).copied().unwrap_or(0));
+        split(
+            draw,
+            &mut all,
+            "org",
+            kind,
+            devices.get(kind).copied().unwrap_or(0),
+        );
     }
     for team in &mut all {
         team.weight = 1 + u32::try_from(draw.below(3)).expect("small");
         team.usage = u128::from(draw.below(1_000_000));
         if draw.one_in(4) {
-            let flavor = crate::state::view::teams::Flavor { kind: KINDS[usize::try_from(draw.below(3)).expect("small")].into(), pool: None };
-            team.budgets.insert(flavor, (2 + draw.below(40)) * 3_600 * GPU);
+            let flavor = crate::state::view::teams::Flavor {
+                kind: KINDS[usize::try_from(draw.below(3)).expect("small")].into(),
+                pool: None,
+            };
+            team.budgets
+                .insert(flavor, (2 + draw.below(40)) * 3_600 * GPU);
         }
         if draw.one_in(8) {
             team.max_running = Some(1 + u32::try_from(draw.below(4)).expect("small"));
@@ -77,15 +87,36 @@ fn split(draw: &mut Draw, all: &mut [TeamView], name: &str, kind: &str, nominal:
         1 => Limit::Units(0),
         _ => Limit::Units(draw.below(8) * GPU),
     };
-    let (borrow, lend) = (limit(draw), if draw.one_in(3) { limit(draw) } else { Limit::Unlimited });
-    let flavor = Flavor { kind: kind.into(), pool: None };
+    let (borrow, lend) = (
+        limit(draw),
+        if draw.one_in(3) {
+            limit(draw)
+        } else {
+            Limit::Unlimited
+        },
+    );
+    let flavor = Flavor {
+        kind: kind.into(),
+        pool: None,
+    };
     if let Some(team) = all.iter_mut().find(|team| &*team.name == name) {
         if !draw.one_in(8) {
-            team.quotas.insert(flavor, Quota { nominal: nominal * GPU, borrow, lend });
+            team.quotas.insert(
+                flavor,
+                Quota {
+                    nominal: nominal * GPU,
+                    borrow,
+                    lend,
+                },
+            );
         }
     }
     let below: Vec<String> = (all.iter())
-        .filter(|team| team.name.rsplit_once('/').is_some_and(|(above, _)| above == name))
+        .filter(|team| {
+            team.name
+                .rsplit_once('/')
+                .is_some_and(|(above, _)| above == name)
+        })
         .map(|team| team.name.to_string())
         .collect();
     let mut left = nominal;
@@ -98,10 +129,19 @@ fn split(draw: &mut Draw, all: &mut [TeamView], name: &str, kind: &str, nominal:
 
 fn random_ask(draw: &mut Draw) -> Ask {
     let gpus = [1, 1, 2, 3, 4, 8][usize::try_from(draw.below(6)).expect("small")];
-    let nodes = if draw.one_in(4) { 2 + u32::try_from(draw.below(3)).expect("small") } else { 1 };
+    let nodes = if draw.one_in(4) {
+        2 + u32::try_from(draw.below(3)).expect("small")
+    } else {
+        1
+    };
     let mut one = ask(nodes, gpus);
     match draw.below(4) {
-        0 => one = of_kinds(one, &[KINDS[usize::try_from(draw.below(3)).expect("small")]]),
+        0 => {
+            one = of_kinds(
+                one,
+                &[KINDS[usize::try_from(draw.below(3)).expect("small")]],
+            )
+        }
         1 => one = of_kinds(one, &["h100", "a100"]),
         _ => {}
     }
@@ -123,7 +163,10 @@ fn random_job(draw: &mut Draw, number: u64, teams: &[Arc<str>], asks: &[Arc<Ask>
     let mut job = waiting(number);
     job.team = teams[usize::try_from(draw.below(teams.len() as u64)).expect("small")].clone();
     job.user = format!("u{}", draw.below(5)).into();
-    job.class = Class::ALL[usize::try_from([1, 1, 1, 0, 2, 3][usize::try_from(draw.below(6)).expect("small")]).expect("small")];
+    job.class = Class::ALL[usize::try_from(
+        [1, 1, 1, 0, 2, 3][usize::try_from(draw.below(6)).expect("small")],
+    )
+    .expect("small")];
     job.ask = asks[usize::try_from(draw.below(asks.len() as u64)).expect("small")].clone();
     if draw.one_in(2) {
         job.limit_ms = Some(10 * 60_000 * (1 + draw.below(30)));
@@ -131,8 +174,14 @@ fn random_job(draw: &mut Draw, number: u64, teams: &[Arc<str>], asks: &[Arc<Ask>
     job.preemptible = draw.one_in(4);
     job.interactive = draw.one_in(8);
     if draw.one_in(10) && job.ask.nodes == Width::Exactly(1) {
-        let at_once = draw.one_in(2).then(|| 1 + u32::try_from(draw.below(6)).expect("small"));
-        job.tasks = Some(Tasks { waiting: 2 + u32::try_from(draw.below(20)).expect("small"), running: 0, at_once });
+        let at_once = draw
+            .one_in(2)
+            .then(|| 1 + u32::try_from(draw.below(6)).expect("small"));
+        job.tasks = Some(Tasks {
+            waiting: 2 + u32::try_from(draw.below(20)).expect("small"),
+            running: 0,
+            at_once,
+        });
     }
     job
 }
@@ -145,7 +194,12 @@ fn world(draw: &mut Draw) -> World {
     for at in 0..count {
         let kind = KINDS[usize::try_from(if at < 3 { at } else { draw.below(3) }).expect("small")];
         let gpus = [4, 8, 8][usize::try_from(draw.below(3)).expect("small")];
-        let mut one = node(&format!("n{at:02}"), if draw.one_in(4) { "spot" } else { "base" }, kind, gpus);
+        let mut one = node(
+            &format!("n{at:02}"),
+            if draw.one_in(4) { "spot" } else { "base" },
+            kind,
+            gpus,
+        );
         one.racks = vec![format!("b{}", at / 8).into(), format!("r{}", at / 4).into()];
         *devices.entry(kind).or_default() += u64::from(gpus);
         if draw.one_in(12) {
@@ -180,14 +234,21 @@ fn surprise(draw: &mut Draw, scene: &mut Scene) {
     scene.settings = Arc::new(settings);
     for user in 0..5 {
         for units in (1..=32).map(|gpus| gpus * GPU) {
-            scene.histories.insert((format!("u{user}").into(), units), Arc::new(vec![60_000 * (1 + draw.below(20)); 9]));
+            scene.histories.insert(
+                (format!("u{user}").into(), units),
+                Arc::new(vec![60_000 * (1 + draw.below(20)); 9]),
+            );
         }
     }
 }
 
 /// Gangs to which starts are promised, and what comes in before them.
 fn wide_or_narrow(draw: &mut Draw, at: u32) -> Ask {
-    if at % 2 == 0 { ask(2 + at % 3, if draw.one_in(2) { 8 } else { 4 }) } else { ask(1, 1 + at % 2) }
+    if at % 2 == 0 {
+        ask(2 + at % 3, if draw.one_in(2) { 8 } else { 4 })
+    } else {
+        ask(1, 1 + at % 2)
+    }
 }
 
 pub fn story(seed: u64, steps: u32) -> World {
@@ -200,13 +261,26 @@ pub fn story_with(seed: u64, steps: u32, look: &mut dyn FnMut(&mut Draw, &World)
 }
 
 /// The same with other true lengths, in hundredths.
-fn stretched(seed: u64, steps: u32, stretch: i64, look: &mut dyn FnMut(&mut Draw, &World)) -> World {
+fn stretched(
+    seed: u64,
+    steps: u32,
+    stretch: i64,
+    look: &mut dyn FnMut(&mut Draw, &World),
+) -> World {
     let mut draw = Draw(seed);
     let mut world = world(&mut draw);
     world.stretch = stretch;
     let teams: Vec<Arc<str>> = world.scene.teams.keys().cloned().collect();
     let surprising = !world.scene.histories.is_empty();
-    let asks: Vec<Arc<Ask>> = (0..12).map(|at| Arc::new(if surprising { wide_or_narrow(&mut draw, at) } else { random_ask(&mut draw) })).collect();
+    let asks: Vec<Arc<Ask>> = (0..12)
+        .map(|at| {
+            Arc::new(if surprising {
+                wide_or_narrow(&mut draw, at)
+            } else {
+                random_ask(&mut draw)
+            })
+        })
+        .collect();
     let mut number = 0;
     for _ in 0..steps {
         for _ in 0..draw.below(4) {
@@ -242,7 +316,9 @@ fn something_else(draw: &mut Draw, world: &mut World) {
         let mut node = (*world.scene.nodes[name]).clone();
         node.open = match node.open {
             Open::Now if draw.one_in(2) => Open::No,
-            Open::Now if node.devices.iter().all(|one| one.free == GPU as u32) => Open::From(world.now + 10 * MINUTE),
+            Open::Now if node.devices.iter().all(|one| one.free == GPU as u32) => {
+                Open::From(world.now + 10 * MINUTE)
+            }
             _ => Open::Now,
         };
         world.scene.nodes.insert(name.clone(), Arc::new(node));
@@ -253,7 +329,11 @@ fn something_else(draw: &mut Draw, world: &mut World) {
         let name = &names[usize::try_from(draw.below(names.len() as u64)).expect("small")];
         let mut team = (*world.scene.teams[name]).clone();
         for quota in team.quotas.values_mut() {
-            quota.borrow = if draw.one_in(2) { Limit::Unlimited } else { Limit::Units(0) };
+            quota.borrow = if draw.one_in(2) {
+                Limit::Unlimited
+            } else {
+                Limit::Units(0)
+            };
             if draw.one_in(2) {
                 quota.nominal /= 2;
             }
@@ -263,14 +343,26 @@ fn something_else(draw: &mut Draw, world: &mut World) {
     }
     if draw.one_in(10) {
         for (name, team) in world.scene.teams.clone() {
-            let budgets = team.budgets.keys().map(|flavor| (flavor.clone(), (2 + draw.below(60)) * 3_600 * GPU)).collect();
-            world.scene.teams.insert(name, Arc::new(TeamView { budgets, ..(*team).clone() }));
+            let budgets = team
+                .budgets
+                .keys()
+                .map(|flavor| (flavor.clone(), (2 + draw.below(60)) * 3_600 * GPU))
+                .collect();
+            world.scene.teams.insert(
+                name,
+                Arc::new(TeamView {
+                    budgets,
+                    ..(*team).clone()
+                }),
+            );
         }
         world.streak = 0;
     }
     if draw.one_in(6) {
         let waits: Vec<_> = world.scene.waiting.values().cloned().collect();
-        if let Some(job) = waits.get(usize::try_from(draw.below(waits.len().max(1) as u64)).expect("small")) {
+        if let Some(job) =
+            waits.get(usize::try_from(draw.below(waits.len().max(1) as u64)).expect("small"))
+        {
             if job.tasks.is_none_or(|tasks| tasks.running == 0) {
                 world.scene.waiting.remove(&(job.submit_index, job.id));
                 world.streak = 0;
@@ -281,7 +373,9 @@ fn something_else(draw: &mut Draw, world: &mut World) {
 
 /// The same ones each time, for what is counted, and a few that nobody has seen; `SEED` names the first of them instead.
 pub fn all_seeds(count: u64) -> impl Iterator<Item = u64> {
-    let said = std::env::var("SEED").ok().and_then(|text| text.parse().ok());
+    let said = std::env::var("SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let new = since.map_or(0, |since| since.as_secs().wrapping_mul(1_000));
     let (first, news) = said.map_or((1, new..new + NEW_SEEDS), |said| (said, 0..0));
@@ -306,19 +400,27 @@ fn no_plan_depends_on_the_length_of_what_has_not_ended() {
         };
         let (some, others) = (plans(100), plans(170));
         compared += some.len().min(others.len());
-        assert!(some.iter().zip(&others).all(|(one, other)| one == other), "seed {seed}");
+        assert!(
+            some.iter().zip(&others).all(|(one, other)| one == other),
+            "seed {seed}"
+        );
     }
     assert!(compared > 60, "only {compared} plans");
 }
 
 #[test]
 fn what_the_policy_promises_holds_at_every_step() {
-    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let seeds: u64 = std::env::var("SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(60);
     let mut marks: BTreeMap<&str, u64> = BTreeMap::new();
     let (mut preemptions, mut starts) = (0, 0);
     for seed in all_seeds(seeds) {
         let caught = std::panic::catch_unwind(|| story(seed, 60));
-        let Ok(world) = caught else { panic!("seed {seed}") };
+        let Ok(world) = caught else {
+            panic!("seed {seed}")
+        };
         for (mark, count) in &world.marks {
             *marks.entry(mark).or_default() += count;
         }

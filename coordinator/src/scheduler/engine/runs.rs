@@ -78,7 +78,10 @@ impl<'a> Run<'a> {
 
     /// Whether a due reservation of a class may take its devices now (docs/SCHEDULING.md, Overtime and guests).
     pub fn is_takeable(&self, class: Class, now: UtcMs) -> bool {
-        !self.ending && !self.gone && self.class <= class && self.takeable.is_some_and(|at| at <= now)
+        !self.ending
+            && !self.gone
+            && self.class <= class
+            && self.takeable.is_some_and(|at| at <= now)
     }
 
     /// The attempt, if it is one.
@@ -96,7 +99,9 @@ impl<'a> Run<'a> {
 
     /// Units in all.
     pub fn units(&self) -> u64 {
-        self.charges.iter().fold(0, |sum, (_, units)| sum.saturating_add(*units))
+        self.charges
+            .iter()
+            .fold(0, |sum, (_, units)| sum.saturating_add(*units))
     }
 }
 
@@ -106,7 +111,9 @@ pub fn charges(parts: &[Part], ask: &Ask, grid: &Grid, kinds: &Kinds) -> Vec<(u3
     for part in parts {
         let each = ask.gpus.units().checked_div(part.whole as u64).unwrap_or(0);
         for device in &part.devices {
-            let Some(at) = grid.at(part.node as usize, *device) else { continue };
+            let Some(at) = grid.at(part.node as usize, *device) else {
+                continue;
+            };
             let flavor = kinds.kinds[usize::from(grid.kind(at))].flavor;
             match found.iter_mut().find(|(known, _)| *known == flavor) {
                 Some((_, units)) => *units = units.saturating_add(each),
@@ -127,7 +134,9 @@ pub fn attempt<'a>(
     charges: Vec<(u32, u64)>,
     now: UtcMs,
 ) -> Run<'a> {
-    let units = charges.iter().fold(0_u64, |sum, (_, units)| sum.saturating_add(*units));
+    let units = charges
+        .iter()
+        .fold(0_u64, |sum, (_, units)| sum.saturating_add(*units));
     let how = (running.footing, running.limit_ms);
     let protected = takeable_from(&scene.settings, running.class, how, running.started_ms);
     Run {
@@ -158,13 +167,16 @@ pub fn start<'a>(
     from: UtcMs,
     footing: Footing,
 ) -> Run<'a> {
-    let units = charges.iter().fold(0_u64, |sum, (_, units)| sum.saturating_add(*units));
+    let units = charges
+        .iter()
+        .fold(0_u64, |sum, (_, units)| sum.saturating_add(*units));
     let takeable = match (footing, job.limit_ms) {
         (Footing::Guest(until), _) => Some(until),
         (Footing::Regular, Some(_)) => None,
-        (Footing::Regular, None) => {
-            Some(estimate::after(from, estimate::protected(&scene.settings, job.class, None)))
-        }
+        (Footing::Regular, None) => Some(estimate::after(
+            from,
+            estimate::protected(&scene.settings, job.class, None),
+        )),
     };
     Run {
         source,

@@ -27,13 +27,23 @@ const ANYBODY: u8 = u8::MAX;
 
 impl<'a> Pass<'a> {
     /// A place for a job on so many nodes of a target, and how it would run there.
-    pub(super) fn place(&mut self, at: usize, target: usize, nodes: u32) -> Result<(Choice, Footing), NoPlace> {
+    pub(super) fn place(
+        &mut self,
+        at: usize,
+        target: usize,
+        nodes: u32,
+    ) -> Result<(Choice, Footing), NoPlace> {
         let job = self.jobs[at];
-        if self.no_place.contains_key(&(target, job.terms, nodes, ANYBODY)) {
+        if self
+            .no_place
+            .contains_key(&(target, job.terms, nodes, ANYBODY))
+        {
             return Err(NoPlace::Devices);
         }
         let hard = estimate::after(self.now, self.asker(&job).protected);
-        let soft = self.guest_end(&job, target, nodes).filter(|end| *end < hard);
+        let soft = self
+            .guest_end(&job, target, nodes)
+            .filter(|end| *end < hard);
         let urgency = (job.waiting.class as u8) * 2 + u8::from(job.turn.is_aged());
         let key = (target, job.terms, nodes, urgency);
         let first = self.find(&job, target, nodes, hard, &[]);
@@ -54,8 +64,18 @@ impl<'a> Pass<'a> {
             return Ok((first, Footing::Regular));
         };
         // Its own promise binds others, not itself: what failed for them says nothing about it.
-        let alike = over.is_none() && self.promises.all.iter().all(|one| one.job != job.waiting.id);
-        if alike && self.no_place.get(&key).is_some_and(|failed| *failed <= soft.unwrap_or(hard)) {
+        let alike = over.is_none()
+            && self
+                .promises
+                .all
+                .iter()
+                .all(|one| one.job != job.waiting.id);
+        if alike
+            && self
+                .no_place
+                .get(&key)
+                .is_some_and(|failed| *failed <= soft.unwrap_or(hard))
+        {
             return Err(NoPlace::Promise(promise.0, promise.1));
         }
         if over.is_none() {
@@ -63,9 +83,13 @@ impl<'a> Pass<'a> {
                 return Ok((choice, Footing::Regular));
             }
         }
-        if let Some(soft) = soft.filter(|soft| self.over_quota(&job, &charges, *soft, inside).is_none()) {
+        if let Some(soft) =
+            soft.filter(|soft| self.over_quota(&job, &charges, *soft, inside).is_none())
+        {
             if let Ok(choice) = self.beside(&job, target, nodes, first, soft) {
-                let due = self.broken(&job, target, &choice, hard).map_or(promise.1, |(_, start)| start.min(promise.1));
+                let due = self
+                    .broken(&job, target, &choice, hard)
+                    .map_or(promise.1, |(_, start)| start.min(promise.1));
                 self.mark("guest let in");
                 return Ok((choice, Footing::Guest(due)));
             }
@@ -79,14 +103,24 @@ impl<'a> Pass<'a> {
     /// When it ends by estimate, if it may be a guest: it has no limit that is enforced, and was not taken as a guest before (docs/SCHEDULING.md, Overtime and guests).
     fn guest_end(&self, job: &Job<'a>, target: usize, nodes: u32) -> Option<UtcMs> {
         let job = job.waiting;
-        let may = job.limit_ms.is_none() && !job.interactive && !job.was_guest_taken && !self.promises.all.is_empty();
+        let may = job.limit_ms.is_none()
+            && !job.interactive
+            && !job.was_guest_taken
+            && !self.promises.all.is_empty();
         may.then(|| {
             let units = self.asks.targets[target].ask.units(nodes);
             estimate::after(self.now, estimate::waiting(self.scene, job, units))
         })
     }
 
-    fn find(&self, job: &Job<'a>, target: usize, nodes: u32, hard: UtcMs, avoid: &[Arc<str>]) -> Option<Choice> {
+    fn find(
+        &self,
+        job: &Job<'a>,
+        target: usize,
+        nodes: u32,
+        hard: UtcMs,
+        avoid: &[Arc<str>],
+    ) -> Option<Choice> {
         let all: Vec<Arc<str>>;
         let avoid = if avoid.is_empty() {
             &job.waiting.avoid
@@ -94,8 +128,12 @@ impl<'a> Pass<'a> {
             all = job.waiting.avoid.iter().chain(avoid).cloned().collect();
             &all
         };
-        let terms = Terms { avoid, ..self.terms(job, hard) };
-        self.capacity.find(&self.asks.targets[target].ask, nodes, &terms)
+        let terms = Terms {
+            avoid,
+            ..self.terms(job, hard)
+        };
+        self.capacity
+            .find(&self.asks.targets[target].ask, nodes, &terms)
     }
 
     /// Under which conditions it seeks a place until then.
@@ -112,7 +150,13 @@ impl<'a> Pass<'a> {
     }
 
     /// A place that counts as what was asked of the quota; else the quota is asked again.
-    fn charged(&mut self, job: &Job<'a>, target: usize, nodes: u32, choice: Choice) -> Result<Choice, NoPlace> {
+    fn charged(
+        &mut self,
+        job: &Job<'a>,
+        target: usize,
+        nodes: u32,
+        choice: Choice,
+    ) -> Result<Choice, NoPlace> {
         let charges = self.numbers(&choice);
         let as_asked = match (self.asks.targets[target].flavor, charges.as_slice()) {
             (Some(flavor), [(found, units)]) => {
@@ -122,7 +166,9 @@ impl<'a> Pass<'a> {
             _ => false,
         };
         if !as_asked {
-            self.book.legal(job.team, &charges, &self.kinds).map_err(NoPlace::Quota)?;
+            self.book
+                .legal(job.team, &charges, &self.kinds)
+                .map_err(NoPlace::Quota)?;
         }
         Ok(choice)
     }
@@ -130,20 +176,40 @@ impl<'a> Pass<'a> {
     /// The charges of a place, by number of flavor.
     pub(super) fn numbers(&self, choice: &Choice) -> Vec<(u32, u64)> {
         let number = |flavor| self.kinds.flavor_number(flavor);
-        choice.charges.iter().filter_map(|(flavor, units)| Some((number(flavor)?, *units))).collect()
+        choice
+            .charges
+            .iter()
+            .filter_map(|(flavor, units)| Some((number(flavor)?, *units)))
+            .collect()
     }
 
     /// The first promise that a place would break, if it were taken until `end`.
-    fn broken(&self, job: &Job<'a>, target: usize, choice: &Choice, end: UtcMs) -> Option<(mlctl_proto::ids::JobId, UtcMs)> {
+    fn broken(
+        &self,
+        job: &Job<'a>,
+        target: usize,
+        choice: &Choice,
+        end: UtcMs,
+    ) -> Option<(mlctl_proto::ids::JobId, UtcMs)> {
         let (ahead, asker) = (self.ahead(), self.asker(job));
         let ask = &self.asks.targets[target].ask;
         let places = choice.nodes.iter().zip(&choice.seats);
-        let broken = places.filter_map(|(node, seat)| ahead.breaks(*node, &seat.devices, ask, end, &asker));
-        broken.map(|promise| (promise.job, promise.start)).min_by_key(|(job, start)| (*start, *job))
+        let broken =
+            places.filter_map(|(node, seat)| ahead.breaks(*node, &seat.devices, ask, end, &asker));
+        broken
+            .map(|promise| (promise.job, promise.start))
+            .min_by_key(|(job, start)| (*start, *job))
     }
 
     /// A place that breaks no promise, if it is taken until `end`.
-    fn beside(&self, job: &Job<'a>, target: usize, nodes: u32, first: Choice, end: UtcMs) -> Result<Choice, ()> {
+    fn beside(
+        &self,
+        job: &Job<'a>,
+        target: usize,
+        nodes: u32,
+        first: Choice,
+        end: UtcMs,
+    ) -> Result<Choice, ()> {
         let mut choice = first;
         let mut avoid: Vec<Arc<str>> = Vec::new();
         let hard = estimate::after(self.now, self.asker(job).protected);
@@ -154,13 +220,24 @@ impl<'a> Pass<'a> {
                 let ask = &self.asks.targets[target].ask;
                 let places = choice.nodes.iter().zip(&choice.seats);
                 for (node, seat) in places {
-                    if ahead.breaks(*node, &seat.devices, ask, end, &asker).is_some() {
+                    if ahead
+                        .breaks(*node, &seat.devices, ask, end, &asker)
+                        .is_some()
+                    {
                         avoid.push(seat.node.clone());
                     }
                 }
                 if avoid.len() > before && attempt + 1 == TRIES {
-                    let promised = self.promises.all.iter().filter(|one| one.start < end && !one.yields(&asker));
-                    avoid.extend(promised.flat_map(|one| one.nodes.iter().map(|node| self.nodes[*node as usize].name.clone())));
+                    let promised = self
+                        .promises
+                        .all
+                        .iter()
+                        .filter(|one| one.start < end && !one.yields(&asker));
+                    avoid.extend(promised.flat_map(|one| {
+                        one.nodes
+                            .iter()
+                            .map(|node| self.nodes[*node as usize].name.clone())
+                    }));
                 }
             }
             if avoid.len() == before {
@@ -195,8 +272,11 @@ impl<'a> Pass<'a> {
         }
         for nodes in allowed.iter().rev().copied().filter(|nodes| *nodes > least) {
             let units = job.waiting.ask.units(nodes);
-            let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, units));
-            let inside = self.book.legal(job.team, charge.as_slice(), &self.kinds) == Ok(Standing::Inside);
+            let charge = self.asks.targets[target]
+                .flavor
+                .map(|flavor| (flavor, units));
+            let inside =
+                self.book.legal(job.team, charge.as_slice(), &self.kinds) == Ok(Standing::Inside);
             if !inside || !self.may_have(&job, target, units) {
                 continue;
             }
@@ -208,23 +288,43 @@ impl<'a> Pass<'a> {
     }
 
     /// It is decided: everything that the rest of the pass looks at knows.
-    pub(super) fn commit(&mut self, at: usize, target: usize, choice: Choice, footing: Footing, tasks: Option<u32>) {
+    pub(super) fn commit(
+        &mut self,
+        at: usize,
+        target: usize,
+        choice: Choice,
+        footing: Footing,
+        tasks: Option<u32>,
+    ) {
         let job = self.jobs[at];
         let ask = self.asks.targets[target].ask.clone();
         self.capacity.take(&ask, &choice);
         self.soon.take(&ask, &choice);
         let charges = self.numbers(&choice);
-        let more = self.out.starts.last().is_some_and(|last| last.job == job.waiting.id);
+        let more = self
+            .out
+            .starts
+            .last()
+            .is_some_and(|last| last.job == job.waiting.id);
         let first = !more && job.waiting.tasks.is_none_or(|tasks| tasks.running == 0);
-        self.book.start(job.waiting, job.team, &charges, &self.kinds, first);
+        self.book
+            .start(job.waiting, job.team, &charges, &self.kinds, first);
         let parts = self.parts(&choice.seats);
         for part in &parts {
             self.grid.take(part.node as usize, &part.devices, &ask);
         }
         let nodes = u32::try_from(choice.seats.len()).unwrap_or(u32::MAX);
         let place = self.out.starts.len();
-        let mut run =
-            runs::start(self.scene, Source::Start(place), job.waiting, job.team, parts, charges.clone(), self.now, footing);
+        let mut run = runs::start(
+            self.scene,
+            Source::Start(place),
+            job.waiting,
+            job.team,
+            parts,
+            charges.clone(),
+            self.now,
+            footing,
+        );
         run.ask = ask;
         let end = run.takeable.map_or(run.end, |at| run.end.max(at));
         self.add_run(run);
@@ -241,18 +341,34 @@ impl<'a> Pass<'a> {
             seats: choice.seats,
             charges: choice.charges,
             footing,
-            surplus: if tasks.is_some() { 0 } else { nodes.saturating_sub(job.waiting.ask.nodes.least()) },
+            surplus: if tasks.is_some() {
+                0
+            } else {
+                nodes.saturating_sub(job.waiting.ask.nodes.least())
+            },
             tasks,
         });
     }
 
     /// Tasks of an array, one node after the other, each with as many as fit there.
-    fn start_array(&mut self, at: usize, target: usize, choice: Choice, footing: Footing, tasks: Tasks) {
-        let at_once = tasks.at_once.unwrap_or(u32::MAX).saturating_sub(tasks.running);
+    fn start_array(
+        &mut self,
+        at: usize,
+        target: usize,
+        choice: Choice,
+        footing: Footing,
+        tasks: Tasks,
+    ) {
+        let at_once = tasks
+            .at_once
+            .unwrap_or(u32::MAX)
+            .saturating_sub(tasks.running);
         let mut left = tasks.waiting.min(at_once);
         let mut one = Some((choice, footing));
         for _ in 0..WAVES_MAX {
-            let Some((choice, footing)) = one.take() else { return };
+            let Some((choice, footing)) = one.take() else {
+                return;
+            };
             let (choice, footing, slots) = self.slots(at, target, choice, footing, left);
             self.commit(at, target, choice, footing, Some(slots));
             left = left.saturating_sub(slots);
@@ -262,7 +378,11 @@ impl<'a> Pass<'a> {
             let job = self.jobs[at];
             let least = job.waiting.ask.nodes.least();
             let may = self.may_have(&job, target, job.waiting.ask.units(least));
-            one = if may { self.place(at, target, least).ok() } else { None };
+            one = if may {
+                self.place(at, target, least).ok()
+            } else {
+                None
+            };
         }
         // The rest goes on in a pass of its own.
         self.full |= left > 0;
@@ -270,20 +390,41 @@ impl<'a> Pass<'a> {
 
     /// Whether quotas and budgets allow so many units of a target.
     fn may_have(&mut self, job: &Job<'a>, target: usize, units: u64) -> bool {
-        let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, units));
-        let legal = self.book.legal(job.team, charge.as_slice(), &self.kinds).is_ok();
-        legal && self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds).is_none()
+        let charge = self.asks.targets[target]
+            .flavor
+            .map(|flavor| (flavor, units));
+        let legal = self
+            .book
+            .legal(job.team, charge.as_slice(), &self.kinds)
+            .is_ok();
+        legal
+            && self
+                .book
+                .budget(job.waiting, job.team, charge.as_slice(), &self.kinds)
+                .is_none()
     }
 
     /// The most tasks on one node, each with a seat of its own; or the place that was found for one.
-    fn slots(&mut self, at: usize, target: usize, choice: Choice, footing: Footing, left: u32) -> (Choice, Footing, u32) {
+    fn slots(
+        &mut self,
+        at: usize,
+        target: usize,
+        choice: Choice,
+        footing: Footing,
+        left: u32,
+    ) -> (Choice, Footing, u32) {
         let job = self.jobs[at];
         let each = match job.waiting.ask.gpus {
             _ if job.waiting.ask.nodes.least() != 1 => 0,
             Gpus::Share(_) => 0,
             Gpus::None => TASKS_MAX,
             Gpus::Whole(count) | Gpus::Mig { count, .. } => {
-                let devices = self.nodes.iter().map(|node| node.devices.len()).max().unwrap_or(1);
+                let devices = self
+                    .nodes
+                    .iter()
+                    .map(|node| node.devices.len())
+                    .max()
+                    .unwrap_or(1);
                 u32::try_from(devices).unwrap_or(1) / count.max(1)
             }
         };
@@ -309,7 +450,10 @@ impl<'a> Pass<'a> {
         let many = |value: u64| value.saturating_mul(u64::from(slots));
         let gpus = match one.ask.gpus {
             Gpus::Whole(count) => Gpus::Whole(count.saturating_mul(slots)),
-            Gpus::Mig { count, slices } => Gpus::Mig { count: count.saturating_mul(slots), slices },
+            Gpus::Mig { count, slices } => Gpus::Mig {
+                count: count.saturating_mul(slots),
+                slices,
+            },
             other => other,
         };
         let amounts = one.ask.amounts.map(|amounts| Amounts {
@@ -319,8 +463,17 @@ impl<'a> Pass<'a> {
             ranks: many(amounts.ranks),
         });
         let ranks = one.ask.ranks.saturating_mul(slots);
-        let ask = Arc::new(Ask { gpus, amounts, ranks, ..Ask::clone(&one.ask) });
-        let scaled = Target { ask, flavor: one.flavor, kinds: one.kinds.clone() };
+        let ask = Arc::new(Ask {
+            gpus,
+            amounts,
+            ranks,
+            ..Ask::clone(&one.ask)
+        });
+        let scaled = Target {
+            ask,
+            flavor: one.flavor,
+            kinds: one.kinds.clone(),
+        };
         let place = self.asks.targets.len();
         self.asks.targets.push(scaled);
         self.asks.scaled.insert((target, slots), place);
@@ -330,9 +483,27 @@ impl<'a> Pass<'a> {
 
 /// A place on one node as a seat for each of so many tasks.
 fn split(choice: Choice, tasks: u32) -> Choice {
-    let (Some(seat), Some(node)) = (choice.seats.first(), choice.nodes.first()) else { return choice };
+    let (Some(seat), Some(node)) = (choice.seats.first(), choice.nodes.first()) else {
+        return choice;
+    };
     let each = seat.devices.len() / (tasks.max(1) as usize);
-    let devices = |task: usize| seat.devices.iter().skip(task * each).take(each).copied().collect();
-    let seats = (0..tasks as usize).map(|task| Seat { node: seat.node.clone(), devices: devices(task) }).collect();
-    Choice { seats, nodes: vec![*node; tasks as usize], ..choice }
+    let devices = |task: usize| {
+        seat.devices
+            .iter()
+            .skip(task * each)
+            .take(each)
+            .copied()
+            .collect()
+    };
+    let seats = (0..tasks as usize)
+        .map(|task| Seat {
+            node: seat.node.clone(),
+            devices: devices(task),
+        })
+        .collect();
+    Choice {
+        seats,
+        nodes: vec![*node; tasks as usize],
+        ..choice
+    }
 }

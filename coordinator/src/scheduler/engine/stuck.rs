@@ -71,7 +71,8 @@ impl<'a> Pass<'a> {
     pub(super) fn explain_stuck(&mut self) {
         let stock = self.stock();
         let mut known: BTreeMap<(usize, u32), Why> = BTreeMap::new();
-        let mut reasons: Vec<(JobId, Why)> = std::mem::take(&mut self.out.reasons).into_iter().collect();
+        let mut reasons: Vec<(JobId, Why)> =
+            std::mem::take(&mut self.out.reasons).into_iter().collect();
         for (at, stuck) in std::mem::take(&mut self.stuck) {
             let job = self.jobs[at];
             let why = match stuck {
@@ -81,9 +82,13 @@ impl<'a> Pass<'a> {
                 Stuck::Promise(job, start_ms) => Why::Reservation { job, start_ms },
                 Stuck::Cooldown(until) => Why::PreemptCooldown { until },
                 Stuck::Ending => Why::AttemptEnds,
-                Stuck::Ahead => Why::JobsAhead { ahead: u32::try_from(at).unwrap_or(u32::MAX) },
+                Stuck::Ahead => Why::JobsAhead {
+                    ahead: u32::try_from(at).unwrap_or(u32::MAX),
+                },
                 Stuck::Devices(target) => {
-                    let found = known.entry((target, job.terms)).or_insert_with(|| self.devices(&stock, at, target));
+                    let found = known
+                        .entry((target, job.terms))
+                        .or_insert_with(|| self.devices(&stock, at, target));
                     found.clone()
                 }
             };
@@ -113,7 +118,11 @@ impl<'a> Pass<'a> {
                     Open::Now => &mut one.nodes,
                     Open::No => &mut one.closed,
                     Open::From(at) => {
-                        one.wakes = if one.waking.is_empty() { at } else { one.wakes.min(at) };
+                        one.wakes = if one.waking.is_empty() {
+                            at
+                        } else {
+                            one.wakes.min(at)
+                        };
                         &mut one.waking
                     }
                 };
@@ -132,7 +141,9 @@ impl<'a> Pass<'a> {
         let target = &self.asks.targets[target];
         let wide = target.ask.nodes.least();
         let (count, needs) = match target.ask.gpus {
-            Gpus::Whole(count) | Gpus::Mig { count, .. } => (count as usize, target.ask.units(wide)),
+            Gpus::Whole(count) | Gpus::Mig { count, .. } => {
+                (count as usize, target.ask.units(wide))
+            }
             Gpus::Share(_) => (0, target.ask.units(wide)),
             Gpus::None => (0, 0),
         };
@@ -149,24 +160,48 @@ impl<'a> Pass<'a> {
         if fitting >= wide && (count > 0 || best.free >= needs) {
             return self.beside_devices(job, target, fitting);
         }
-        if let Some(one) = kinds().find(|one| of(&one.nodes) + of(&one.waking) >= wide && !one.waking.is_empty()) {
-            return Why::WakingNodes { nodes: of(&one.waking), from: one.wakes };
+        if let Some(one) =
+            kinds().find(|one| of(&one.nodes) + of(&one.waking) >= wide && !one.waking.is_empty())
+        {
+            return Why::WakingNodes {
+                nodes: of(&one.waking),
+                from: one.wakes,
+            };
         }
-        if let Some(one) = kinds().find(|one| of(&one.nodes) + of(&one.closed) >= wide && of(&one.closed) > 0) {
-            return Why::NodeDrained { nodes: of(&one.closed) };
+        if let Some(one) =
+            kinds().find(|one| of(&one.nodes) + of(&one.closed) >= wide && of(&one.closed) > 0)
+        {
+            return Why::NodeDrained {
+                nodes: of(&one.closed),
+            };
         }
         let most = kinds().map(|one| one.free).max().unwrap_or(0);
         if most < needs {
             return Why::InsufficientGpus { needs, free: most };
         }
-        Why::Fragmented { free: most, nodes: wide, fitting }
+        Why::Fragmented {
+            free: most,
+            nodes: wide,
+            fitting,
+        }
     }
 
     /// Devices are there, and still there is no place: what else is it?
-    fn beside_devices(&self, job: &crate::state::view::jobs::Waiting, target: &super::targets::Target, fitting: u32) -> Why {
-        let avoided = self.nodes.iter().filter(|node| job.avoid.contains(&node.name)).count();
+    fn beside_devices(
+        &self,
+        job: &crate::state::view::jobs::Waiting,
+        target: &super::targets::Target,
+        fitting: u32,
+    ) -> Why {
+        let avoided = self
+            .nodes
+            .iter()
+            .filter(|node| job.avoid.contains(&node.name))
+            .count();
         if avoided > 0 {
-            return Why::ExcludedNodes { nodes: u32::try_from(avoided).unwrap_or(u32::MAX) };
+            return Why::ExcludedNodes {
+                nodes: u32::try_from(avoided).unwrap_or(u32::MAX),
+            };
         }
         let need = ahead::need(target, None);
         let (mut room, mut window) = (0_u32, None);
@@ -178,14 +213,22 @@ impl<'a> Pass<'a> {
             let mut amounts = self.grid.amounts[node];
             if self.grid.satisfy(node, &mut free, &mut amounts, &need) {
                 room += 1;
-                let ahead = view.windows.iter().map(|(_, end)| *end).find(|end| *end > self.now);
+                let ahead = view
+                    .windows
+                    .iter()
+                    .map(|(_, end)| *end)
+                    .find(|end| *end > self.now);
                 window = window.into_iter().chain(ahead).min();
             }
         }
         let wide = target.ask.nodes.least();
         match window {
             Some(until) if room >= wide => Why::Maintenance { until },
-            _ if room >= wide => Why::Fragmented { free: target.ask.units(fitting), nodes: wide, fitting: room },
+            _ if room >= wide => Why::Fragmented {
+                free: target.ask.units(fitting),
+                nodes: wide,
+                fitting: room,
+            },
             _ => Why::CpuOrMemory { fitting },
         }
     }

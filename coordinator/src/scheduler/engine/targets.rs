@@ -60,7 +60,10 @@ impl Asks {
         let number = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
         let first = self.targets.len();
         self.targets.extend(targets(ask, kinds));
-        self.classes.push(AskClass { ask: ask.clone(), targets: first..self.targets.len() });
+        self.classes.push(AskClass {
+            ask: ask.clone(),
+            targets: first..self.targets.len(),
+        });
         self.by_value.insert(ask.clone(), number);
         number
     }
@@ -73,14 +76,33 @@ fn targets(ask: &Arc<Ask>, kinds: &Kinds) -> Vec<Target> {
         .filter(|at| kinds.serves(*at, ask))
         .collect();
     if ask.gpus == Gpus::None {
-        return vec![Target { ask: ask.clone(), flavor: None, kinds: Vec::new() }];
+        return vec![Target {
+            ask: ask.clone(),
+            flavor: None,
+            kinds: Vec::new(),
+        }];
     }
     if ask.mix {
-        let whole = Target { ask: ask.clone(), flavor: None, kinds: serving };
-        return if whole.kinds.is_empty() { Vec::new() } else { vec![whole] };
+        let whole = Target {
+            ask: ask.clone(),
+            flavor: None,
+            kinds: serving,
+        };
+        return if whole.kinds.is_empty() {
+            Vec::new()
+        } else {
+            vec![whole]
+        };
     }
-    let any = [Kind { name: String::new(), memory: 0 }];
-    let wanted: &[Kind] = if ask.kinds.is_empty() { &any } else { &ask.kinds };
+    let any = [Kind {
+        name: String::new(),
+        memory: 0,
+    }];
+    let wanted: &[Kind] = if ask.kinds.is_empty() {
+        &any
+    } else {
+        &ask.kinds
+    };
     let mut found = Vec::new();
     for want in wanted {
         let of_type = serving.iter().copied().filter(|at| {
@@ -96,7 +118,10 @@ fn targets(ask: &Arc<Ask>, kinds: &Kinds) -> Vec<Target> {
 fn by_flavor(ask: &Arc<Ask>, want: &Kind, mut of_type: Vec<u16>, kinds: &Kinds) -> Vec<Target> {
     let place = |at: u16| {
         let pool = &kinds.kinds[usize::from(at)].pool;
-        ask.pools.iter().position(|one| **one == **pool).unwrap_or(0)
+        ask.pools
+            .iter()
+            .position(|one| **one == **pool)
+            .unwrap_or(0)
     };
     of_type.sort_by_key(|at| (place(*at), *at));
     let flavor = |at: &u16| kinds.kinds[usize::from(*at)].flavor;
@@ -110,10 +135,22 @@ fn by_flavor(ask: &Arc<Ask>, want: &Kind, mut of_type: Vec<u16>, kinds: &Kinds) 
     flavors
         .iter()
         .map(|one| {
-            let mine: Vec<u16> = of_type.iter().copied().filter(|at| flavor(at) == *one).collect();
+            let mine: Vec<u16> = of_type
+                .iter()
+                .copied()
+                .filter(|at| flavor(at) == *one)
+                .collect();
             let whole = alone && ask.kinds.len() <= 1;
-            let ask = if whole { ask.clone() } else { narrowed(ask, want, &mine, alone, kinds) };
-            Target { ask, flavor: Some(*one), kinds: mine }
+            let ask = if whole {
+                ask.clone()
+            } else {
+                narrowed(ask, want, &mine, alone, kinds)
+            };
+            Target {
+                ask,
+                flavor: Some(*one),
+                kinds: mine,
+            }
         })
         .collect()
 }
@@ -121,13 +158,23 @@ fn by_flavor(ask: &Arc<Ask>, want: &Kind, mut of_type: Vec<u16>, kinds: &Kinds) 
 /// The ask, for these kinds alone.
 fn narrowed(ask: &Arc<Ask>, want: &Kind, mine: &[u16], alone: bool, kinds: &Kinds) -> Arc<Ask> {
     let mut one = Ask::clone(ask);
-    one.kinds = if want.name.is_empty() && want.memory == 0 { Vec::new() } else { vec![want.clone()] };
+    one.kinds = if want.name.is_empty() && want.memory == 0 {
+        Vec::new()
+    } else {
+        vec![want.clone()]
+    };
     if !alone {
-        let mut models: Vec<&Arc<str>> = mine.iter().map(|at| &kinds.kinds[usize::from(*at)].model).collect();
+        let mut models: Vec<&Arc<str>> = mine
+            .iter()
+            .map(|at| &kinds.kinds[usize::from(*at)].model)
+            .collect();
         models.dedup();
         one.kinds = models
             .iter()
-            .map(|model| Kind { name: model.to_string(), memory: want.memory })
+            .map(|model| Kind {
+                name: model.to_string(),
+                memory: want.memory,
+            })
             .collect();
         one.pools.clear();
         for at in mine {

@@ -14,14 +14,24 @@ pub struct Numbers {
     known: BTreeMap<Key, u32>,
 }
 
-type Key = (Option<Arc<str>>, Option<Arc<str>>, bool, Option<(Class, Option<u64>)>, Option<u64>);
+type Key = (
+    Option<Arc<str>>,
+    Option<Arc<str>>,
+    bool,
+    Option<(Class, Option<u64>)>,
+    Option<u64>,
+);
 
 impl Numbers {
     /// For a scene: what no node cares about distinguishes nobody.
     pub fn new(scene: &Scene) -> Self {
         let owners = scene.nodes.values().any(|node| node.owner.is_some());
         let windows = scene.nodes.values().any(|node| !node.windows.is_empty());
-        Self { owners, windows, known: BTreeMap::new() }
+        Self {
+            owners,
+            windows,
+            known: BTreeMap::new(),
+        }
     }
 
     /// The number of a job's conditions.
@@ -34,7 +44,13 @@ impl Numbers {
             return 0;
         }
         let span = (self.windows && !job.preemptible).then_some((job.class, job.limit_ms));
-        let key = (team, user, (self.owners || self.windows) && job.preemptible, span, alone.then_some(job.submit_index));
+        let key = (
+            team,
+            user,
+            (self.owners || self.windows) && job.preemptible,
+            span,
+            alone.then_some(job.submit_index),
+        );
         let next = u32::try_from(self.known.len() + 1).unwrap_or(u32::MAX);
         *self.known.entry(key).or_insert(next)
     }

@@ -55,7 +55,9 @@ impl fmt::Display for Why {
             Self::HeldByUser => f.write_str("it is held"),
             Self::StartTime(time) => write!(f, "it starts at {} at the earliest", at(*time)),
             Self::Dependency(job) => write!(f, "it waits for job {job}"),
-            Self::RetryBackoff(time) => write!(f, "it failed before and starts again at {}", at(*time)),
+            Self::RetryBackoff(time) => {
+                write!(f, "it failed before and starts again at {}", at(*time))
+            }
             Self::AttemptEnds => f.write_str("its last attempt is still being ended"),
             Self::SchedulingPaused => f.write_str("an admin has paused starts"),
             Self::ArrayLimit(limit) => {
@@ -64,10 +66,12 @@ impl fmt::Display for Why {
             Self::Licenses { name, needs, free } => {
                 write!(f, "{needs} of {name} needed, {free} free")
             }
-            Self::QuotaExceeded(_) | Self::BudgetExhausted { .. } | Self::UserLimit { .. } => team(self, f),
-            Self::Reservation { .. } | Self::PreemptingOthers { .. } | Self::PreemptCooldown { .. } => {
-                others(self, f)
+            Self::QuotaExceeded(_) | Self::BudgetExhausted { .. } | Self::UserLimit { .. } => {
+                team(self, f)
             }
+            Self::Reservation { .. }
+            | Self::PreemptingOthers { .. }
+            | Self::PreemptCooldown { .. } => others(self, f),
             _ => room(self, f),
         }
     }
@@ -121,9 +125,16 @@ fn others(why: &Why, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// What there is.
 fn room(why: &Why, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match why {
-        Why::GpuTypeMissing => f.write_str("no node has a GPU of a type that it takes, in a pool that it takes"),
+        Why::GpuTypeMissing => {
+            f.write_str("no node has a GPU of a type that it takes, in a pool that it takes")
+        }
         Why::InsufficientGpus { needs, free } => {
-            write!(f, "{} GPUs needed, {} free", gpus_text(*needs), gpus_text(*free))
+            write!(
+                f,
+                "{} GPUs needed, {} free",
+                gpus_text(*needs),
+                gpus_text(*free)
+            )
         }
         Why::Fragmented {
             free,
@@ -144,7 +155,12 @@ fn room(why: &Why, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "{} with room, closed to new work", many(*nodes, "node"))
         }
         Why::WakingNodes { nodes, from } => {
-            write!(f, "{} with room from {} on", many(*nodes, "node"), at(*from))
+            write!(
+                f,
+                "{} with room from {} on",
+                many(*nodes, "node"),
+                at(*from)
+            )
         }
         Why::ExcludedNodes { nodes } => write!(
             f,
@@ -152,7 +168,11 @@ fn room(why: &Why, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             many(*nodes, "node")
         ),
         Why::Maintenance { until } => {
-            write!(f, "it would run into maintenance, which ends at {}", at(*until))
+            write!(
+                f,
+                "it would run into maintenance, which ends at {}",
+                at(*until)
+            )
         }
         Why::JobsAhead { ahead: 1 } => f.write_str("1 job before it takes what it needs"),
         Why::JobsAhead { ahead } => write!(f, "{ahead} jobs before it take what it needs"),

@@ -1,9 +1,9 @@
 //! A small cluster in virtual time for tests: jobs with true lengths that the engine never sees, and apply as simple as can be. Checks at every step what the policy
 //! promises: `checks` recounts all from scratch.
-#[path = "world_checks.rs"]
-mod checks;
 #[path = "world_budgets.rs"]
 mod budgets;
+#[path = "world_checks.rs"]
+mod checks;
 
 pub use checks::total;
 
@@ -58,8 +58,14 @@ pub struct World {
 }
 
 pub fn length_of(run: &Running, truth: &Truth) -> i64 {
-    let left = if truth.saved { (truth.length_ms - truth.done_ms).max(1) } else { truth.length_ms };
-    let limit = run.limit_ms.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    let left = if truth.saved {
+        (truth.length_ms - truth.done_ms).max(1)
+    } else {
+        truth.length_ms
+    };
+    let limit = run
+        .limit_ms
+        .map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
     left.min(limit)
 }
 
@@ -87,9 +93,17 @@ impl World {
         job.submit_ms = self.now;
         job.eligible_ms = self.now;
         let length_ms = (length_ms * self.stretch / 100).max(1);
-        let truth = Truth { job: job.clone(), length_ms, saved: false, done_ms: 0, evictions: 0 };
+        let truth = Truth {
+            job: job.clone(),
+            length_ms,
+            saved: false,
+            done_ms: 0,
+            evictions: 0,
+        };
         self.truths.insert(job.id, truth);
-        self.scene.waiting.insert((job.submit_index, job.id), Arc::new(job));
+        self.scene
+            .waiting
+            .insert((job.submit_index, job.id), Arc::new(job));
         self.streak = 0;
     }
 
@@ -98,13 +112,22 @@ impl World {
         let mut own: BTreeMap<Arc<str>, BTreeMap<Flavor, u64>> = BTreeMap::new();
         for run in self.scene.running.values() {
             for (flavor, units) in charges(&self.scene, &run.ask.gpus, &run.seats) {
-                *own.entry(run.team.clone()).or_default().entry(flavor).or_default() += units;
+                *own.entry(run.team.clone())
+                    .or_default()
+                    .entry(flavor)
+                    .or_default() += units;
             }
         }
         for (name, team) in self.scene.teams.clone() {
             let mine = own.remove(&name).unwrap_or_default();
             if team.own != mine {
-                self.scene.teams.insert(name, Arc::new(TeamView { own: mine, ..(*team).clone() }));
+                self.scene.teams.insert(
+                    name,
+                    Arc::new(TeamView {
+                        own: mine,
+                        ..(*team).clone()
+                    }),
+                );
             }
         }
     }
@@ -112,10 +135,16 @@ impl World {
     /// Takes or gives back what seats hold.
     fn seats(&mut self, run: &Running, give: bool) {
         for seat in &run.seats {
-            let Some(node) = self.scene.nodes.get(&seat.node) else { continue };
+            let Some(node) = self.scene.nodes.get(&seat.node) else {
+                continue;
+            };
             let mut node = NodeView::clone(node);
             let amounts = amounts_of_ask(&run.ask, &node);
-            node.free = if give { node.free.plus(amounts) } else { node.free.minus(amounts) };
+            node.free = if give {
+                node.free.plus(amounts)
+            } else {
+                node.free.minus(amounts)
+            };
             for device in &seat.devices {
                 let one = &mut node.devices[usize::from(*device)];
                 let units = match run.ask.gpus {
@@ -128,7 +157,12 @@ impl World {
                         one.shared_by = "".into();
                     }
                 } else {
-                    assert!(one.free >= units, "a device is given twice: {} {device} to {}", seat.node, run.id);
+                    assert!(
+                        one.free >= units,
+                        "a device is given twice: {} {device} to {}",
+                        seat.node,
+                        run.id
+                    );
                     one.free -= units;
                     if matches!(run.ask.gpus, Gpus::Share(_)) {
                         one.shared_by = run.user.clone();
@@ -150,7 +184,8 @@ impl World {
                 *self.marks.entry(mark).or_default() += 1;
             }
             self.check_before(&plan);
-            let quiet = plan.starts.is_empty() && plan.preemptions.is_empty() && plan.withdrawn.is_empty();
+            let quiet =
+                plan.starts.is_empty() && plan.preemptions.is_empty() && plan.withdrawn.is_empty();
             self.apply(&plan, &owners);
             if quiet {
                 self.next = plan.next.filter(|next| *next > self.now);
@@ -163,7 +198,12 @@ impl World {
 
     fn apply(&mut self, plan: &Proposal<Why>, owners: &[JobId]) {
         // What is kept for a job, or was promised to it, or would be taken back from one ahead by it, is not overtaking.
-        let promised = self.scene.holds.keys().chain(self.scene.reservations.keys()).chain(owners);
+        let promised = self
+            .scene
+            .holds
+            .keys()
+            .chain(self.scene.reservations.keys())
+            .chain(owners);
         let promised: Vec<JobId> = promised.copied().collect();
         for job in &plan.withdrawn {
             self.withdraw(*job);
@@ -181,9 +221,13 @@ impl World {
                 let key = (victim.job, victim.epoch);
                 let run = self.scene.running.get(&key).expect("victims run").clone();
                 assert!(run.ends_by_ms.is_none(), "ended twice: {}", victim.job);
-                let ending = self.scene.settings.grace_ms[run.class as usize] + self.scene.settings.kill_ms;
+                let ending =
+                    self.scene.settings.grace_ms[run.class as usize] + self.scene.settings.kill_ms;
                 let by = self.now + i64::try_from(ending).expect("small");
-                let told = Running { ends_by_ms: Some(by), ..(*run).clone() };
+                let told = Running {
+                    ends_by_ms: Some(by),
+                    ..(*run).clone()
+                };
                 self.scene.running.insert(key, Arc::new(told));
                 victims.push((victim.job, victim.epoch, self.signal_ms == 0));
                 let truth = self.truths.get_mut(&victim.job).expect("known");
@@ -195,34 +239,67 @@ impl World {
                 }
                 if let Some(waits) = self.scene.waiting.get(&(index, id)).cloned() {
                     let evicted_ms = truth.job.evicted_ms.clone();
-                    self.scene.waiting.insert((index, id), Arc::new(Waiting { evicted_ms, ..(*waits).clone() }));
+                    self.scene.waiting.insert(
+                        (index, id),
+                        Arc::new(Waiting {
+                            evicted_ms,
+                            ..(*waits).clone()
+                        }),
+                    );
                 }
             }
             let until_ms = self.now + 3 * 3_600_000;
-            let hold = Hold { job: preemption.job, seats: preemption.seats.clone(), until_ms, victims };
+            let hold = Hold {
+                job: preemption.job,
+                seats: preemption.seats.clone(),
+                until_ms,
+                victims,
+            };
             self.scene.holds.insert(preemption.job, Arc::new(hold));
-            self.notices.insert(preemption.job, self.now + self.signal_ms);
+            self.notices
+                .insert(preemption.job, self.now + self.signal_ms);
             self.preemptions += 1;
             self.streak += 1;
         }
         self.scene.reservations.clear();
         for one in &plan.reservations {
-            assert!(self.scene.reservations.insert(one.job, Arc::new(one.clone())).is_none(), "two for one");
+            assert!(
+                self.scene
+                    .reservations
+                    .insert(one.job, Arc::new(one.clone()))
+                    .is_none(),
+                "two for one"
+            );
         }
     }
 
     fn withdraw(&mut self, job: JobId) {
-        let Some(hold) = self.scene.holds.remove(&job) else { panic!("nothing to withdraw for {job}") };
+        let Some(hold) = self.scene.holds.remove(&job) else {
+            panic!("nothing to withdraw for {job}")
+        };
         self.notices.remove(&job);
         for (victim, epoch, told) in &hold.victims {
             let key = (*victim, *epoch);
             if let Some(run) = self.scene.running.get(&key).filter(|_| !told).cloned() {
-                self.scene.running.insert(key, Arc::new(Running { ends_by_ms: None, ..(*run).clone() }));
+                self.scene.running.insert(
+                    key,
+                    Arc::new(Running {
+                        ends_by_ms: None,
+                        ..(*run).clone()
+                    }),
+                );
             }
         }
     }
 
-    fn start(&mut self, id: JobId, seats: Vec<Seat>, footing: Footing, surplus: u32, tasks: Option<u32>) {
+    fn start(
+        &mut self,
+        id: JobId,
+        seats: Vec<Seat>,
+        footing: Footing,
+        surplus: u32,
+        tasks: Option<u32>,
+    ) {
         let truth = self.truths.get(&id).expect("known").clone();
         let key = (truth.job.submit_index, id);
         let waits = self.scene.waiting.get(&key).expect("it waits").clone();
@@ -234,11 +311,24 @@ impl World {
         self.seats(&run, false);
         match (waits.tasks, tasks) {
             (Some(all), Some(count)) => {
-                let tasks = Tasks { waiting: all.waiting - count, running: all.running + count, ..all };
-                assert!(tasks.at_once.is_none_or(|most| tasks.running <= most), "more tasks at once than allowed");
+                let tasks = Tasks {
+                    waiting: all.waiting - count,
+                    running: all.running + count,
+                    ..all
+                };
+                assert!(
+                    tasks.at_once.is_none_or(|most| tasks.running <= most),
+                    "more tasks at once than allowed"
+                );
                 self.scene.waiting.remove(&key);
                 if tasks.waiting > 0 {
-                    self.scene.waiting.insert(key, Arc::new(Waiting { tasks: Some(tasks), ..(*waits).clone() }));
+                    self.scene.waiting.insert(
+                        key,
+                        Arc::new(Waiting {
+                            tasks: Some(tasks),
+                            ..(*waits).clone()
+                        }),
+                    );
                 }
             }
             _ => {
@@ -246,7 +336,10 @@ impl World {
             }
         }
         if let Some(hold) = self.scene.holds.remove(&id) {
-            let open = hold.victims.iter().filter(|(job, epoch, _)| self.scene.running.contains_key(&(*job, *epoch)));
+            let open = hold
+                .victims
+                .iter()
+                .filter(|(job, epoch, _)| self.scene.running.contains_key(&(*job, *epoch)));
             assert_eq!(open.count(), 0, "{id} starts before its victims have ended");
         }
         self.commit_slice(&run);
@@ -260,18 +353,35 @@ impl World {
         let ends = self.scene.running.values().map(|run| {
             let truth = &self.truths[&run.id];
             let natural = run.started_ms + length_of(run, truth);
-            run.ends_by_ms.map_or(natural, |by| by.min(natural.max(self.now + 1)))
+            run.ends_by_ms
+                .map_or(natural, |by| by.min(natural.max(self.now + 1)))
         });
         let notices = self.notices.values().copied().filter(|at| *at > self.now);
         let holds = self.scene.holds.values().map(|hold| hold.until_ms);
         let renewal = self.next_renewal();
-        let next = ends.chain(renewal).chain(notices).chain(holds).chain(self.next).filter(|at| *at > self.now).min();
+        let next = ends
+            .chain(renewal)
+            .chain(notices)
+            .chain(holds)
+            .chain(self.next)
+            .filter(|at| *at > self.now)
+            .min();
         self.now = next.unwrap_or(most).min(most);
         for (job, at) in self.notices.clone() {
             if at <= self.now {
                 if let Some(hold) = self.scene.holds.get(&job).cloned() {
-                    let victims = hold.victims.iter().map(|(job, epoch, _)| (*job, *epoch, true)).collect();
-                    self.scene.holds.insert(job, Arc::new(Hold { victims, ..(*hold).clone() }));
+                    let victims = hold
+                        .victims
+                        .iter()
+                        .map(|(job, epoch, _)| (*job, *epoch, true))
+                        .collect();
+                    self.scene.holds.insert(
+                        job,
+                        Arc::new(Hold {
+                            victims,
+                            ..(*hold).clone()
+                        }),
+                    );
                 }
             }
         }
@@ -308,23 +418,48 @@ impl World {
             // An array goes on waiting; its tasks that were ended wait again.
             if let Some(tasks) = waits.tasks {
                 let back = if done { 0 } else { count };
-                let tasks = Tasks { waiting: tasks.waiting + back, running: tasks.running - count, ..tasks };
-                self.scene.waiting.insert(key, Arc::new(Waiting { tasks: Some(tasks), ..(*waits).clone() }));
+                let tasks = Tasks {
+                    waiting: tasks.waiting + back,
+                    running: tasks.running - count,
+                    ..tasks
+                };
+                self.scene.waiting.insert(
+                    key,
+                    Arc::new(Waiting {
+                        tasks: Some(tasks),
+                        ..(*waits).clone()
+                    }),
+                );
             }
         } else if !done {
             let mut job = truth.job.clone();
             job.eligible_ms = self.now;
             if let Some(tasks) = job.tasks {
-                let runs = self.scene.running.values().filter(|other| other.id == run.id);
-                let running = runs.map(|other| u32::try_from(other.seats.len()).expect("small")).sum();
-                job.tasks = Some(Tasks { waiting: count, running, ..tasks });
+                let runs = self
+                    .scene
+                    .running
+                    .values()
+                    .filter(|other| other.id == run.id);
+                let running = runs
+                    .map(|other| u32::try_from(other.seats.len()).expect("small"))
+                    .sum();
+                job.tasks = Some(Tasks {
+                    waiting: count,
+                    running,
+                    ..tasks
+                });
             }
             self.scene.waiting.insert(key, Arc::new(job));
         }
         if done {
             let units = run.ask.gpus.units() * run.seats.len() as u64;
             let key = (run.user.clone(), units);
-            let mut all = self.scene.histories.get(&key).map(|all| (**all).clone()).unwrap_or_default();
+            let mut all = self
+                .scene
+                .histories
+                .get(&key)
+                .map(|all| (**all).clone())
+                .unwrap_or_default();
             let ran = u64::try_from(ran).unwrap_or(0);
             all.insert(all.partition_point(|one| *one <= ran), ran);
             self.scene.histories.insert(key, Arc::new(all));
@@ -339,11 +474,21 @@ impl World {
 
 /// What one node gives to an ask beside devices.
 pub fn amounts_of_ask(ask: &Ask, node: &NodeView) -> Amounts {
-    let all: u64 = node.devices.iter().map(|one| u64::from(whole_units(one))).sum::<u64>().max(1);
+    let all: u64 = node
+        .devices
+        .iter()
+        .map(|one| u64::from(whole_units(one)))
+        .sum::<u64>()
+        .max(1);
     let part = |has: u64| has * GPU / all * ask.gpus.units() / GPU;
     ask.amounts.unwrap_or(match ask.gpus {
         Gpus::None => Amounts::NONE,
-        _ => Amounts { cpu_milli: part(node.has.cpu_milli), memory: part(node.has.memory), disk: part(node.has.disk), ranks: 0 },
+        _ => Amounts {
+            cpu_milli: part(node.has.cpu_milli),
+            memory: part(node.has.memory),
+            disk: part(node.has.disk),
+            ranks: 0,
+        },
     })
 }
 
@@ -351,13 +496,23 @@ pub fn amounts_of_ask(ask: &Ask, node: &NodeView) -> Amounts {
 pub fn charges(scene: &Scene, gpus: &Gpus, seats: &[Seat]) -> Vec<(Flavor, u64)> {
     let mut found: BTreeMap<Flavor, u64> = BTreeMap::new();
     for seat in seats {
-        let Some(node) = scene.nodes.get(&seat.node) else { continue };
+        let Some(node) = scene.nodes.get(&seat.node) else {
+            continue;
+        };
         for at in &seat.devices {
             let device = &node.devices[usize::from(*at)];
             let named = scene.teams.values().flat_map(|team| team.quotas.keys());
-            let fits = named.filter(|one| device.model.contains(&*one.kind) && one.pool.as_ref().is_none_or(|pool| *pool == node.pool));
-            let best = fits.max_by_key(|one| (one.pool.is_some(), one.kind.len(), (*one).clone())).cloned();
-            let flavor = best.unwrap_or(Flavor { kind: device.model.clone(), pool: None });
+            let fits = named.filter(|one| {
+                device.model.contains(&*one.kind)
+                    && one.pool.as_ref().is_none_or(|pool| *pool == node.pool)
+            });
+            let best = fits
+                .max_by_key(|one| (one.pool.is_some(), one.kind.len(), (*one).clone()))
+                .cloned();
+            let flavor = best.unwrap_or(Flavor {
+                kind: device.model.clone(),
+                pool: None,
+            });
             let units = match gpus {
                 Gpus::Share(units) => u64::from(*units),
                 _ => u64::from(whole_units(device)),

@@ -44,7 +44,11 @@ impl World {
                 Gpus::None => 0,
             };
             assert_eq!(seat.devices.len(), count, "all of each node's part");
-            sorts.extend(seat.devices.iter().map(|at| (&node.pool, &node.devices[usize::from(*at)].model)));
+            sorts.extend(
+                seat.devices
+                    .iter()
+                    .map(|at| (&node.pool, &node.devices[usize::from(*at)].model)),
+            );
         }
         sorts.sort();
         sorts.dedup();
@@ -55,9 +59,18 @@ impl World {
     pub(super) fn check_quota(&self, id: JobId, charges: &[(Flavor, u64)]) {
         let team = &self.truths[&id].job.team;
         for (flavor, _) in charges {
-            for level in self.scene.teams.values().filter(|level| is_below(team, &level.name)) {
+            for level in self
+                .scene
+                .teams
+                .values()
+                .filter(|level| is_below(team, &level.name))
+            {
                 if let Some((load, most)) = self.load(&level.name, flavor) {
-                    assert!(load <= most, "{} holds {load} of {most} {flavor:?} after {id}", level.name);
+                    assert!(
+                        load <= most,
+                        "{} holds {load} of {most} {flavor:?} after {id}",
+                        level.name
+                    );
                 }
             }
         }
@@ -66,14 +79,22 @@ impl World {
     /// What a team holds and claims, and what it may: recursively, by the definition; `None`: no limit.
     fn load(&self, name: &str, flavor: &Flavor) -> Option<(u64, u64)> {
         let root = name.split('/').next().expect("a name");
-        let governed = self.scene.teams.values().any(|team| is_below(&team.name, root) && team.quotas.contains_key(flavor));
+        let governed = self
+            .scene
+            .teams
+            .values()
+            .any(|team| is_below(&team.name, root) && team.quotas.contains_key(flavor));
         if !governed {
             return None;
         }
         let mut held: Vec<(Arc<str>, u64)> = Vec::new();
         for run in self.scene.running.values() {
             let of = charges(&self.scene, &run.ask.gpus, &run.seats);
-            held.extend(of.into_iter().filter(|(one, _)| one == flavor).map(|(_, units)| (run.team.clone(), units)));
+            held.extend(
+                of.into_iter()
+                    .filter(|(one, _)| one == flavor)
+                    .map(|(_, units)| (run.team.clone(), units)),
+            );
         }
         let (load, most) = total(&self.scene, name, flavor, &held);
         most.map(|most| (load, most))
@@ -82,7 +103,11 @@ impl World {
     pub(super) fn check_before(&self, plan: &Proposal<Why>) {
         let mut seen = std::collections::BTreeSet::new();
         for start in &plan.starts {
-            assert!(start.tasks.is_some() || seen.insert(start.job), "{} starts twice", start.job);
+            assert!(
+                start.tasks.is_some() || seen.insert(start.job),
+                "{} starts twice",
+                start.job
+            );
         }
         for job in plan.preemptions.iter().map(|one| one.job) {
             assert!(seen.insert(job), "{job} starts and preempts");
@@ -94,14 +119,23 @@ impl World {
     pub(super) fn check_reasons(&self, plan: &Proposal<Why>) {
         for job in self.scene.waiting.values() {
             let started = plan.starts.iter().any(|start| start.job == job.id);
-            assert!(started || plan.reasons.contains_key(&job.id), "{} waits without a reason", job.id);
+            assert!(
+                started || plan.reasons.contains_key(&job.id),
+                "{} waits without a reason",
+                job.id
+            );
         }
     }
 
     pub fn holders(&self, flavor: &Flavor) -> (Vec<Holder>, Vec<(JobId, Option<Epoch>)>) {
         let ledger = Ledger::new(self.scene.teams.values().map(|team| &**team));
         let mut found = (Vec::new(), Vec::new());
-        for run in self.scene.running.values().filter(|run| run.ends_by_ms.is_none()) {
+        for run in self
+            .scene
+            .running
+            .values()
+            .filter(|run| run.ends_by_ms.is_none())
+        {
             let units: u64 = charges(&self.scene, &run.ask.gpus, &run.seats)
                 .into_iter()
                 .filter(|(one, _)| one == flavor)
@@ -109,7 +143,13 @@ impl World {
                 .sum();
             if units > 0 {
                 let submit = (run.submit_index, run.id);
-                found.0.push(Holder { team: ledger.team(&run.team), class: run.class, start: run.started_ms, submit, units });
+                found.0.push(Holder {
+                    team: ledger.team(&run.team),
+                    class: run.class,
+                    start: run.started_ms,
+                    submit,
+                    units,
+                });
                 found.1.push((run.id, Some(run.epoch)));
             }
         }
@@ -123,7 +163,13 @@ impl World {
             if units > 0 {
                 let submit = (job.submit_index, job.id);
                 let (team, start) = (ledger.team(&job.team), self.now);
-                found.0.push(Holder { team, class: job.class, start, submit, units });
+                found.0.push(Holder {
+                    team,
+                    class: job.class,
+                    start,
+                    submit,
+                    units,
+                });
                 found.1.push((hold.job, None));
             }
         }
@@ -133,7 +179,10 @@ impl World {
     /// The order of entitlements, and growth (docs/SCHEDULING.md, Preemption).
     pub(super) fn check_preemption(&self, one: &crate::scheduler::plan::Preemption) {
         assert!(!one.victims.is_empty(), "nobody ends, and still it waits");
-        let outside = one.victims.iter().all(|victim| matches!(victim.why, Taken::Overtime | Taken::Guest | Taken::Slice));
+        let outside = one
+            .victims
+            .iter()
+            .all(|victim| matches!(victim.why, Taken::Overtime | Taken::Guest | Taken::Slice));
         if outside {
             return;
         }
@@ -143,9 +192,17 @@ impl World {
             let column = ledger.column_of(flavor);
             let (before, names) = self.holders(flavor);
             let old = Covers::new(&ledger, column, &before);
-            let goes = |id: &(JobId, Option<Epoch>)| one.victims.iter().any(|victim| (victim.job, Some(victim.epoch)) == *id);
-            let mut after: Vec<Holder> =
-                before.iter().zip(&names).filter(|(_, id)| !goes(id)).map(|(holder, _)| *holder).collect();
+            let goes = |id: &(JobId, Option<Epoch>)| {
+                one.victims
+                    .iter()
+                    .any(|victim| (victim.job, Some(victim.epoch)) == *id)
+            };
+            let mut after: Vec<Holder> = before
+                .iter()
+                .zip(&names)
+                .filter(|(_, id)| !goes(id))
+                .map(|(holder, _)| *holder)
+                .collect();
             after.push(Holder {
                 team: ledger.team(&job.team),
                 class: job.class,
@@ -157,7 +214,11 @@ impl World {
             let mine = new.of(after.len() - 1, job.class);
             for (at, id) in names.iter().enumerate().filter(|(_, id)| goes(id)) {
                 let theirs = old.of(at, before[at].class);
-                assert!(theirs < mine, "{id:?} {theirs:?} goes for {} {mine:?}", one.job);
+                assert!(
+                    theirs < mine,
+                    "{id:?} {theirs:?} goes for {} {mine:?}",
+                    one.job
+                );
             }
             let (old, new) = (standing(&old, &before), standing(&new, &after));
             assert!(grows(&old, &new), "no growth: {old:?} {new:?}");
@@ -169,9 +230,17 @@ impl World {
         let settings = &self.scene.settings;
         let policy = rules(settings.policy);
         let shares = share::Shares::new(&self.scene);
-        let all: Vec<&Waiting> =
-            self.scene.waiting.values().map(|job| &**job).chain(plan.starts.iter().map(|start| &self.truths[&start.job].job)).collect();
-        let paths: Vec<Vec<u16>> = all.iter().map(|job| shares.path(&self.scene, &job.team, &job.user)).collect();
+        let all: Vec<&Waiting> = self
+            .scene
+            .waiting
+            .values()
+            .map(|job| &**job)
+            .chain(plan.starts.iter().map(|start| &self.truths[&start.job].job))
+            .collect();
+        let paths: Vec<Vec<u16>> = all
+            .iter()
+            .map(|job| shares.path(&self.scene, &job.team, &job.user))
+            .collect();
         let ranks = share::ranks(&paths);
         let turn = |id: JobId| {
             let at = all.iter().position(|job| job.id == id).expect("known");
@@ -181,12 +250,21 @@ impl World {
         };
         let ledger = Ledger::new(self.scene.teams.values().map(|team| &**team));
         let mut after = ledger.clone();
-        for run in self.scene.running.values().filter(|run| run.ends_by_ms.is_some()) {
+        for run in self
+            .scene
+            .running
+            .values()
+            .filter(|run| run.ends_by_ms.is_some())
+        {
             for (flavor, units) in charges(&self.scene, &run.ask.gpus, &run.seats) {
                 after.remove(&run.team, &flavor, units);
             }
         }
-        let kept = self.scene.holds.values().map(|hold| (hold.job, &hold.seats));
+        let kept = self
+            .scene
+            .holds
+            .values()
+            .map(|hold| (hold.job, &hold.seats));
         for (job, seats) in kept.chain(plan.preemptions.iter().map(|one| (one.job, &one.seats))) {
             let job = &self.truths[&job].job;
             for (flavor, units) in charges(&self.scene, &job.ask.gpus, seats) {
@@ -203,7 +281,11 @@ impl World {
             }
             capacity
         };
-        for start in plan.starts.iter().filter(|start| start.tasks.is_none() && !promised.contains(&start.job)) {
+        for start in plan
+            .starts
+            .iter()
+            .filter(|start| start.tasks.is_none() && !promised.contains(&start.job))
+        {
             let mine = &self.truths[&start.job].job;
             let my_turn = turn(start.job);
             let (mut without, mut after) = (ledger.clone(), after.clone());
@@ -211,26 +293,44 @@ impl World {
                 without.remove(&mine.team, flavor, *units);
                 after.remove(&mine.team, flavor, *units);
             }
-            let inside = start.charges.iter().all(|(flavor, units)| without.inside_nominal(&mine.team, flavor, *units));
+            let inside = start
+                .charges
+                .iter()
+                .all(|(flavor, units)| without.inside_nominal(&mine.team, flavor, *units));
             let mut free = capacity.clone();
             free.release_seats(&mine.ask, &start.seats);
             for job in self.scene.waiting.values() {
-                let planned = plan.preemptions.iter().any(|one| one.job == job.id) || self.scene.holds.contains_key(&job.id);
+                let planned = plan.preemptions.iter().any(|one| one.job == job.id)
+                    || self.scene.holds.contains_key(&job.id);
                 let ahead = turn(job.id) < my_turn;
                 let team = self.scene.teams.get(&job.team);
-                let mut runs: Vec<JobId> =
-                    self.scene.running.values().filter(|run| run.team == job.team).map(|run| run.id).collect();
-                runs.extend(self.scene.holds.keys().filter(|id| self.truths[id].job.team == job.team));
+                let mut runs: Vec<JobId> = self
+                    .scene
+                    .running
+                    .values()
+                    .filter(|run| run.team == job.team)
+                    .map(|run| run.id)
+                    .collect();
+                runs.extend(
+                    self.scene
+                        .holds
+                        .keys()
+                        .filter(|id| self.truths[id].job.team == job.team),
+                );
                 runs.sort();
                 runs.dedup();
-                let most = team.and_then(|team| team.max_running).map_or(usize::MAX, |most| most as usize);
+                let most = team
+                    .and_then(|team| team.max_running)
+                    .map_or(usize::MAX, |most| most as usize);
                 let planned = planned || runs.len() + plan.preemptions.len() >= most;
-                if !ahead || planned || job.blocked.is_some() || job.tasks.is_some() || job.ask.mix {
+                if !ahead || planned || job.blocked.is_some() || job.tasks.is_some() || job.ask.mix
+                {
                     continue;
                 }
-                let avoid: Vec<Arc<str>> = (plan.reservations.iter().filter(|one| one.job != job.id))
-                    .flat_map(|one: &Reservation| one.nodes.clone())
-                    .collect();
+                let avoid: Vec<Arc<str>> =
+                    (plan.reservations.iter().filter(|one| one.job != job.id))
+                        .flat_map(|one: &Reservation| one.nodes.clone())
+                        .collect();
                 let protected = estimate::protected(settings, job.class, job.limit_ms);
                 let terms = Terms {
                     team: &job.team,
@@ -240,47 +340,87 @@ impl World {
                     avoid: &avoid,
                     span: (self.now, estimate::after(self.now, protected)),
                 };
-                let Some(choice) = free.find(&job.ask, job.ask.nodes.least(), &terms) else { continue };
+                let Some(choice) = free.find(&job.ask, job.ask.nodes.least(), &terms) else {
+                    continue;
+                };
                 let of = &choice.charges;
-                let legal = [&without, &after].iter().all(|ledger| of.iter().all(|(flavor, units)| ledger.legal(&job.team, flavor, *units).is_ok()));
-                let theirs = [&without, &after].iter().all(|ledger| of.iter().all(|(flavor, units)| ledger.inside_nominal(&job.team, flavor, *units)));
+                let legal = [&without, &after].iter().all(|ledger| {
+                    of.iter()
+                        .all(|(flavor, units)| ledger.legal(&job.team, flavor, *units).is_ok())
+                });
+                let theirs = [&without, &after].iter().all(|ledger| {
+                    of.iter()
+                        .all(|(flavor, units)| ledger.inside_nominal(&job.team, flavor, *units))
+                });
                 // Within one class who stays inside nominal comes before who borrows.
                 // Who would rather borrow its first type than take its second counts as a borrower.
                 let choosy = job.ask.kinds.len() > 1 && job.ask.prefer == Prefer::Type;
-                let borrows_behind = job.class == mine.class && inside && (!theirs || choosy) && !turn(job.id).is_aged();
+                let borrows_behind = job.class == mine.class
+                    && inside
+                    && (!theirs || choosy)
+                    && !turn(job.id).is_aged();
                 let there = choice.nodes.iter().any(|node| {
-                    start.seats.iter().any(|seat| free.node(&seat.node) == Some(*node))
+                    start
+                        .seats
+                        .iter()
+                        .any(|seat| free.node(&seat.node) == Some(*node))
                 });
                 let poor = !self.is_funded(job, &choice.charges);
                 let taken_back = self.would_be_taken_back(job, mine, &choice.charges);
                 assert!(
                     !legal || poor || borrows_behind || !there || taken_back,
                     "{} ({:?}) overtakes {} ({:?}) at {}: {:?}",
-                    start.job, my_turn, job.id, turn(job.id), self.now, plan.reasons.get(&job.id)
+                    start.job,
+                    my_turn,
+                    job.id,
+                    turn(job.id),
+                    self.now,
+                    plan.reasons.get(&job.id)
                 );
             }
         }
     }
 
     /// One ahead that is less entitled than one behind does not start for nothing: its devices would be taken back at once.
-    fn would_be_taken_back(&self, ahead: &Waiting, owner: &Waiting, charges: &[(Flavor, u64)]) -> bool {
+    fn would_be_taken_back(
+        &self,
+        ahead: &Waiting,
+        owner: &Waiting,
+        charges: &[(Flavor, u64)],
+    ) -> bool {
         let ledger = Ledger::new(self.scene.teams.values().map(|team| &**team));
         let units = ahead.ask.units(ahead.ask.nodes.least());
         charges.iter().any(|(flavor, _)| {
             let column = ledger.column_of(flavor);
             let (holders, names) = self.holders(flavor);
             let all = Covers::new(&ledger, column, &holders);
-            let mine = names.iter().position(|(id, _)| *id == owner.id).map(|at| all.of(at, owner.class));
-            let rest: Vec<Holder> =
-                holders.iter().zip(&names).filter(|(_, (id, _))| *id != owner.id).map(|(holder, _)| *holder).collect();
-            let theirs = Covers::new(&ledger, column, &rest).of_new(&ledger, ledger.team(&ahead.team), ahead.class, units);
+            let mine = names
+                .iter()
+                .position(|(id, _)| *id == owner.id)
+                .map(|at| all.of(at, owner.class));
+            let rest: Vec<Holder> = holders
+                .iter()
+                .zip(&names)
+                .filter(|(_, (id, _))| *id != owner.id)
+                .map(|(holder, _)| *holder)
+                .collect();
+            let theirs = Covers::new(&ledger, column, &rest).of_new(
+                &ledger,
+                ledger.team(&ahead.team),
+                ahead.class,
+                units,
+            );
             mine.is_some_and(|mine| theirs < mine)
         })
     }
 }
 
 fn children(scene: &Scene, name: &str) -> Vec<Arc<TeamView>> {
-    let below = |team: &&Arc<TeamView>| team.name.rsplit_once('/').is_some_and(|(above, _)| above == name);
+    let below = |team: &&Arc<TeamView>| {
+        team.name
+            .rsplit_once('/')
+            .is_some_and(|(above, _)| above == name)
+    };
     scene.teams.values().filter(below).cloned().collect()
 }
 
@@ -288,7 +428,10 @@ fn nominal(scene: &Scene, name: &str, flavor: &Flavor) -> (u64, Limit) {
     match scene.teams[name].quotas.get(flavor) {
         Some(quota) => (quota.nominal, quota.borrow),
         None => {
-            let below: Vec<_> = children(scene, name).iter().map(|child| named(scene, &child.name, flavor)).collect();
+            let below: Vec<_> = children(scene, name)
+                .iter()
+                .map(|child| named(scene, &child.name, flavor))
+                .collect();
             if below.iter().any(Option::is_some) {
                 (below.into_iter().flatten().sum(), Limit::Unlimited)
             } else {
@@ -299,19 +442,34 @@ fn nominal(scene: &Scene, name: &str, flavor: &Flavor) -> (u64, Limit) {
 }
 
 fn named(scene: &Scene, name: &str, flavor: &Flavor) -> Option<u64> {
-    let here = scene.teams.values().any(|team| is_below(&team.name, name) && team.quotas.contains_key(flavor));
+    let here = scene
+        .teams
+        .values()
+        .any(|team| is_below(&team.name, name) && team.quotas.contains_key(flavor));
     here.then(|| nominal(scene, name, flavor).0)
 }
 
 /// What a team of a governed tree and those below hold and claim, if these hold so much, and the most that it may: by the definition.
-pub fn total(scene: &Scene, name: &str, flavor: &Flavor, held: &[(Arc<str>, u64)]) -> (u64, Option<u64>) {
-    let own: u64 = held.iter().filter(|(team, _)| **team == *name).map(|(_, units)| units).sum();
+pub fn total(
+    scene: &Scene,
+    name: &str,
+    flavor: &Flavor,
+    held: &[(Arc<str>, u64)],
+) -> (u64, Option<u64>) {
+    let own: u64 = held
+        .iter()
+        .filter(|(team, _)| **team == *name)
+        .map(|(_, units)| units)
+        .sum();
     let claims = children(scene, name).into_iter().map(|child| {
         let (load, _) = total(scene, &child.name, flavor, held);
-        let kept = child.quotas.get(flavor).map_or(0, |quota| match quota.lend {
-            Limit::Unlimited => 0,
-            Limit::Units(lend) => quota.nominal.saturating_sub(lend),
-        });
+        let kept = child
+            .quotas
+            .get(flavor)
+            .map_or(0, |quota| match quota.lend {
+                Limit::Unlimited => 0,
+                Limit::Units(lend) => quota.nominal.saturating_sub(lend),
+            });
         load.max(kept)
     });
     let load = own + claims.sum::<u64>();

@@ -30,7 +30,13 @@ impl Rules for Fair {
         false
     }
 
-    fn may_slice(&self, _settings: &SchedSettings, _job: &Waiting, _running: &Running, _now: UtcMs) -> bool {
+    fn may_slice(
+        &self,
+        _settings: &SchedSettings,
+        _job: &Waiting,
+        _running: &Running,
+        _now: UtcMs,
+    ) -> bool {
         false
     }
 

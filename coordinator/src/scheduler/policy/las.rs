@@ -43,19 +43,32 @@ impl Rules for Las {
         true
     }
 
-    fn may_slice(&self, settings: &SchedSettings, job: &Waiting, running: &Running, now: UtcMs) -> bool {
+    fn may_slice(
+        &self,
+        settings: &SchedSettings,
+        job: &Waiting,
+        running: &Running,
+        now: UtcMs,
+    ) -> bool {
         let attempt = (running.started_ms, running.saved_ms);
         if running.interactive || !slice_is_over(settings, attempt, running.preemptible, now) {
             return false;
         }
-        let (mine, other) = (self.queue(settings, job, now), queue_of_running(settings, running, now));
+        let (mine, other) = (
+            self.queue(settings, job, now),
+            queue_of_running(settings, running, now),
+        );
         let clears = is_gang(&job.ask) && units(&running.ask) < units(&job.ask);
         other > mine || (other == mine && clears)
     }
 
     fn next(&self, settings: &SchedSettings, running: &Running, now: UtcMs) -> Option<UtcMs> {
         let quantum = after(running.started_ms, settings.las_quantum_ms);
-        [Some(quantum), leaves_queue(settings, running, now)].into_iter().flatten().filter(|at| *at > now).min()
+        [Some(quantum), leaves_queue(settings, running, now)]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
     }
 }
 
@@ -74,7 +87,11 @@ fn unit_seconds(gpu_ms: u64) -> u64 {
 fn promoted(settings: &SchedSettings, queue: u32, waited_ms: u64, ran_ms: u64) -> u32 {
     let due = ran_ms.saturating_mul(u64::from(settings.las_promote));
     let moves = queue > 0 && settings.las_promote > 0 && waited_ms >= due.max(1);
-    if moves { queue.saturating_sub(1) } else { queue }
+    if moves {
+        queue.saturating_sub(1)
+    } else {
+        queue
+    }
 }
 
 fn elapsed(from: UtcMs, to: UtcMs) -> u64 {
@@ -96,20 +113,32 @@ fn is_gang(ask: &Ask) -> bool {
 
 fn service(running: &Running, now: UtcMs) -> u64 {
     let ran = elapsed(running.started_ms, now);
-    running.attained.saturating_add(units(&running.ask).saturating_mul(ran) / 1_000)
+    running
+        .attained
+        .saturating_add(units(&running.ask).saturating_mul(ran) / 1_000)
 }
 
 /// The queue in which a running attempt is now.
 fn queue_of_running(settings: &SchedSettings, running: &Running, now: UtcMs) -> u32 {
     let queue = by_service(settings, service(running, now));
-    let ran = running.ran_ms.saturating_add(elapsed(running.started_ms, now));
+    let ran = running
+        .ran_ms
+        .saturating_add(elapsed(running.started_ms, now));
     promoted(settings, queue, running.waited_ms, ran)
 }
 
 fn leaves_queue(settings: &SchedSettings, running: &Running, now: UtcMs) -> Option<UtcMs> {
     let had = service(running, now);
-    let next = settings.las_thresholds.iter().map(|one| unit_seconds(*one)).filter(|one| *one > had).min()?;
+    let next = settings
+        .las_thresholds
+        .iter()
+        .map(|one| unit_seconds(*one))
+        .filter(|one| *one > had)
+        .min()?;
     let rate = units(&running.ask).max(1);
-    let ms = next.saturating_sub(had).saturating_mul(1_000).div_ceil(rate);
+    let ms = next
+        .saturating_sub(had)
+        .saturating_mul(1_000)
+        .div_ceil(rate);
     Some(after(now, ms.max(1)))
 }

@@ -26,7 +26,13 @@ pub trait Rules: Sync {
     fn wide_first(&self) -> bool;
 
     /// Whether `running` may be ended for `job` though it is as entitled: its slice is over.
-    fn may_slice(&self, settings: &SchedSettings, job: &Waiting, running: &Running, now: UtcMs) -> bool;
+    fn may_slice(
+        &self,
+        settings: &SchedSettings,
+        job: &Waiting,
+        running: &Running,
+        now: UtcMs,
+    ) -> bool;
 
     /// The earliest time after `now` at which an answer about a running attempt changes.
     fn next(&self, settings: &SchedSettings, running: &Running, now: UtcMs) -> Option<UtcMs>;

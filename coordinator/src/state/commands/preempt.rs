@@ -61,7 +61,10 @@ struct Checked {
 impl Preempt {
     pub(super) fn apply(&self, change: &mut Change, context: &Context) -> Result<Reply, Refusal> {
         context.require_system()?;
-        if let Some(pause) = change.state().paused(Automatic::Preemption, "", context.now_ms) {
+        if let Some(pause) = change
+            .state()
+            .paused(Automatic::Preemption, "", context.now_ms)
+        {
             return Err(Refusal::new(Code::Conflict, pause.text()));
         }
         let refused = |why: String| {

@@ -94,8 +94,10 @@ impl Ledger {
 
     fn column(&self, teams: &[&TeamView], flavor: &Flavor) -> Column {
         let mut governed = vec![false; teams.len()];
-        let mut quotas: Vec<Option<Quota>> =
-            teams.iter().map(|team| team.quotas.get(flavor).copied()).collect();
+        let mut quotas: Vec<Option<Quota>> = teams
+            .iter()
+            .map(|team| team.quotas.get(flavor).copied())
+            .collect();
         for (place, quota) in quotas.iter().enumerate() {
             let root = self.root(place);
             governed[root] |= quota.is_some();
@@ -222,33 +224,44 @@ impl Ledger {
     /// # Errors
     /// The inequality that fails.
     pub fn legal_at(&self, place: usize, at: usize, units: u64) -> Result<(), Shortfall> {
-        self.shortfalls_at(place, at, units).next().map_or(Ok(()), Err)
+        self.shortfalls_at(place, at, units)
+            .next()
+            .map_or(Ok(()), Err)
     }
 
     /// All inequalities that fail, from its team upwards.
-    pub fn shortfalls_at(&self, place: usize, at: usize, units: u64) -> impl Iterator<Item = Shortfall> + '_ {
+    pub fn shortfalls_at(
+        &self,
+        place: usize,
+        at: usize,
+        units: u64,
+    ) -> impl Iterator<Item = Shortfall> + '_ {
         let column = &self.columns[at];
         let governed = column.governed[self.root(place)];
         let mut adds = units;
-        self.path(place).take_while(move |_| governed).filter_map(move |level| {
-            let added = adds;
-            adds = column.grows(level, adds);
-            let (quota, load) = (column.quotas[level], column.loads[level]);
-            let root = self.parents[level].is_none();
-            let borrow = if root { Limit::Units(0) } else { quota.borrow };
-            let fits = match borrow {
-                Limit::Unlimited => true,
-                Limit::Units(more) => load.saturating_add(added) <= quota.nominal.saturating_add(more),
-            };
-            (!fits && !column.open[level]).then(|| Shortfall {
-                team: self.names[level].clone(),
-                flavor: self.flavors[at].clone(),
-                load,
-                adds: added,
-                nominal: quota.nominal,
-                borrow,
+        self.path(place)
+            .take_while(move |_| governed)
+            .filter_map(move |level| {
+                let added = adds;
+                adds = column.grows(level, adds);
+                let (quota, load) = (column.quotas[level], column.loads[level]);
+                let root = self.parents[level].is_none();
+                let borrow = if root { Limit::Units(0) } else { quota.borrow };
+                let fits = match borrow {
+                    Limit::Unlimited => true,
+                    Limit::Units(more) => {
+                        load.saturating_add(added) <= quota.nominal.saturating_add(more)
+                    }
+                };
+                (!fits && !column.open[level]).then(|| Shortfall {
+                    team: self.names[level].clone(),
+                    flavor: self.flavors[at].clone(),
+                    load,
+                    adds: added,
+                    nominal: quota.nominal,
+                    borrow,
+                })
             })
-        })
     }
 
     /// What if a team might have any amount of a flavor: nothing is started on it.

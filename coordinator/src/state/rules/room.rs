@@ -7,7 +7,7 @@ use super::CPU_RANKS_PER_CPU;
 use crate::state::State;
 use crate::state::records::{AllocationPhase, Attempt, Device, Node, NodeFacts};
 use crate::state::view::amounts::{Amounts, GPU};
-use crate::state::view::ask::{Ask, Gpus};
+use crate::state::view::ask::{Ask, Gpus, Width};
 
 /// Thousandths of a processor in one.
 const MILLI: u64 = 1_000;
@@ -69,6 +69,19 @@ pub fn takes(ask: &Ask, facts: &NodeFacts) -> Amounts {
         disk: part(has.disk),
         ranks: 0,
     }
+}
+
+/// An ask without what no start carries out: a gang has its fewest nodes, and devices of one model.
+pub fn carried_out(ask: &Arc<Ask>) -> Arc<Ask> {
+    let fewest = Width::Exactly(ask.nodes.least());
+    if !ask.mix && ask.nodes == fewest {
+        return ask.clone();
+    }
+    Arc::new(Ask {
+        nodes: fewest,
+        mix: false,
+        ..Ask::clone(ask)
+    })
 }
 
 /// A job's ask as it is counted. Ranks that share processors wait more than they compute: as many as the smallest node takes are all that one node gives, however

@@ -4,8 +4,8 @@ mod blocker;
 mod closer;
 mod edits;
 mod eta;
-mod found;
 mod foresee;
+mod found;
 mod lifted;
 mod words;
 
@@ -40,12 +40,19 @@ pub fn explain(scene: &Scene, now: UtcMs, job: JobId) -> Option<Explanation> {
 
 /// The same with what the plan starts, as far as it was made.
 fn closely(scene: &Scene, now: UtcMs, job: JobId) -> Option<(Explanation, Vec<GangStart>)> {
-    let waiting = scene.waiting.values().find(|waiting| waiting.id == job)?.clone();
+    let waiting = scene
+        .waiting
+        .values()
+        .find(|waiting| waiting.id == job)?
+        .clone();
     let gates = gates(scene, &waiting);
     let open = without_gates(scene, &waiting);
     let waiting = open.waiting.get(&(waiting.submit_index, job))?;
     let variants = Variants::new(&open, waiting);
-    let closer = Closer { job, variants: &variants };
+    let closer = Closer {
+        job,
+        variants: &variants,
+    };
     let pass = look(&open, now, &closer);
     let starts = pass.out.starts.iter().any(|start| start.job == job);
     let preempts = pass.out.preemptions.iter().any(|one| one.job == job);
@@ -56,13 +63,29 @@ fn closely(scene: &Scene, now: UtcMs, job: JobId) -> Option<(Explanation, Vec<Ga
     if !starts {
         if preempts {
             let until = super::estimate::after(now, scene.settings.hold_ms);
-            reasons.push(Reason { blocker: Blocker::Victims, why: Why::PreemptingOthers { until }, jobs: Vec::new() });
+            reasons.push(Reason {
+                blocker: Blocker::Victims,
+                why: Why::PreemptingOthers { until },
+                jobs: Vec::new(),
+            });
         }
         reasons.extend(seen.reasons);
     }
     let free_of_gates = !reasons.iter().any(|one| one.blocker.is_gate());
-    let edits = if free_of_gates { true_edits(&open, now, job, seen.edits, &seen.promised) } else { Vec::new() };
-    let found = Explanation { job, starts_now, reasons, checks: seen.checks, eta: seen.eta, place, edits };
+    let edits = if free_of_gates {
+        true_edits(&open, now, job, seen.edits, &seen.promised)
+    } else {
+        Vec::new()
+    };
+    let found = Explanation {
+        job,
+        starts_now,
+        reasons,
+        checks: seen.checks,
+        eta: seen.eta,
+        place,
+        edits,
+    };
     Some((found, planned))
 }
 
@@ -73,25 +96,48 @@ fn look<'a>(scene: &'a Scene, now: UtcMs, closer: &'a Closer<'a>) -> Pass<'a> {
 
 /// What keeps it back before anything else is looked at.
 fn gates(scene: &Scene, waiting: &Waiting) -> Vec<Reason> {
-    let blocked = waiting.blocked.as_ref().map(|blocked| (Blocker::Blocked, pass::blocked_why(blocked)));
-    let paused = scene.starts_paused.then_some((Blocker::Paused, Why::SchedulingPaused));
+    let blocked = waiting
+        .blocked
+        .as_ref()
+        .map(|blocked| (Blocker::Blocked, pass::blocked_why(blocked)));
+    let paused = scene
+        .starts_paused
+        .then_some((Blocker::Paused, Why::SchedulingPaused));
     let all = paused.into_iter().chain(blocked);
-    all.map(|(blocker, why)| Reason { blocker, why, jobs: Vec::new() }).collect()
+    all.map(|(blocker, why)| Reason {
+        blocker,
+        why,
+        jobs: Vec::new(),
+    })
+    .collect()
 }
 
 /// The scene as it would be without these.
 fn without_gates(scene: &Scene, waiting: &Waiting) -> Scene {
-    let mut open = Scene { starts_paused: false, ..scene.clone() };
+    let mut open = Scene {
+        starts_paused: false,
+        ..scene.clone()
+    };
     if waiting.blocked.is_some() {
-        let free = Waiting { blocked: None, ..waiting.clone() };
-        open.waiting.insert((free.submit_index, free.id), Arc::new(free));
+        let free = Waiting {
+            blocked: None,
+            ..waiting.clone()
+        };
+        open.waiting
+            .insert((free.submit_index, free.id), Arc::new(free));
     }
     open
 }
 
 /// Those of which the plan of the edited scene says the same. At its turn each would start; what that leaves open is whether its old promise kept others ahead of it
 /// away, whether somebody behind it would end it at once, and whether what was promised to others holds once it is there.
-fn true_edits(scene: &Scene, now: UtcMs, job: JobId, found: Vec<edits::Candidate>, others: &[(JobId, UtcMs)]) -> Vec<Edit> {
+fn true_edits(
+    scene: &Scene,
+    now: UtcMs,
+    job: JobId,
+    found: Vec<edits::Candidate>,
+    others: &[(JobId, UtcMs)],
+) -> Vec<Edit> {
     let promised = scene.reservations.contains_key(&job);
     let holds = |one: &edits::Candidate| {
         if !one.edit.starts_now || (one.is_safe && !promised) {
@@ -99,13 +145,25 @@ fn true_edits(scene: &Scene, now: UtcMs, job: JobId, found: Vec<edits::Candidate
         }
         let mut edited = scene.clone();
         let waiting = Waiting::clone(&one.waiting);
-        edited.waiting.insert((waiting.submit_index, job), Arc::new(waiting));
+        edited
+            .waiting
+            .insert((waiting.submit_index, job), Arc::new(waiting));
         let plan = super::propose(&edited, now);
         let starts = |job: JobId| plan.starts.iter().any(|start| start.job == job);
         let gets_room = |job: JobId| plan.preemptions.iter().any(|one| one.job == job);
-        let as_early = |job: JobId, said: UtcMs| plan.reservations.iter().any(|one| one.job == job && one.start_ms <= said);
-        let kept = |(other, said): &(JobId, UtcMs)| starts(*other) || gets_room(*other) || as_early(*other, *said);
+        let as_early = |job: JobId, said: UtcMs| {
+            plan.reservations
+                .iter()
+                .any(|one| one.job == job && one.start_ms <= said)
+        };
+        let kept = |(other, said): &(JobId, UtcMs)| {
+            starts(*other) || gets_room(*other) || as_early(*other, *said)
+        };
         starts(job) && others.iter().all(kept)
     };
-    found.into_iter().filter(holds).map(|one| one.edit).collect()
+    found
+        .into_iter()
+        .filter(holds)
+        .map(|one| one.edit)
+        .collect()
 }

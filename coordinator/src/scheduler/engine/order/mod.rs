@@ -31,13 +31,27 @@ pub struct Turn {
 
 impl Turn {
     /// Of a job whose team and user stand at `share`.
-    pub fn of(rules: &dyn Rules, settings: &SchedSettings, job: &Waiting, share: u32, now: UtcMs) -> Self {
+    pub fn of(
+        rules: &dyn Rules,
+        settings: &SchedSettings,
+        job: &Waiting,
+        share: u32,
+        now: UtcMs,
+    ) -> Self {
         let aged = is_aged(settings, job, now);
         let class = 3 - job.class as u8;
         Self {
             class,
-            aged: if aged { (false, job.eligible_ms) } else { (true, 0) },
-            queue: if aged { 0 } else { rules.queue(settings, job, now) },
+            aged: if aged {
+                (false, job.eligible_ms)
+            } else {
+                (true, 0)
+            },
+            queue: if aged {
+                0
+            } else {
+                rules.queue(settings, job, now)
+            },
             narrow: rules.wide_first() && !job.ask.is_wide(),
             share: if aged { 0 } else { share },
             submit_ms: job.submit_ms,

@@ -31,7 +31,10 @@ impl Shares {
         let mut shares = Self::default();
         // Parents come before children.
         for team in scene.teams.values() {
-            let above = team.name.rsplit_once('/').and_then(|(above, _)| shares.paths.get(above));
+            let above = team
+                .name
+                .rsplit_once('/')
+                .and_then(|(above, _)| shares.paths.get(above));
             let mut path = above.cloned().unwrap_or_default();
             let used = usage.get(&*team.name).copied().unwrap_or(0);
             path.push(bucket(used, team.weight));
@@ -62,13 +65,25 @@ pub struct Places<'a> {
 impl<'a> Places<'a> {
     /// Of a scene's teams.
     pub fn new(scene: &'a Scene) -> Self {
-        Self { scene, shares: Shares::new(scene), known: BTreeMap::new(), paths: Vec::new() }
+        Self {
+            scene,
+            shares: Shares::new(scene),
+            known: BTreeMap::new(),
+            paths: Vec::new(),
+        }
     }
 
     /// Where a user of a team stands, as a place in [`Self::ranks`]. `number`: the team's, one for each.
     pub fn of(&mut self, number: u32, team: &Arc<str>, user: &Arc<str>) -> u32 {
-        let view = self.scene.teams.get(team).filter(|view| !view.users.is_empty());
-        let used = view.and_then(|view| view.users.get(user)).copied().unwrap_or(0);
+        let view = self
+            .scene
+            .teams
+            .get(team)
+            .filter(|view| !view.users.is_empty());
+        let used = view
+            .and_then(|view| view.users.get(user))
+            .copied()
+            .unwrap_or(0);
         let key = (number, bucket(used, 1));
         if let Some(known) = self.known.get(&key) {
             return *known;
@@ -91,5 +106,8 @@ pub fn ranks(paths: &[Vec<u16>]) -> Vec<u32> {
     sorted.sort_unstable();
     sorted.dedup();
     let place = |path: &Vec<u16>| sorted.binary_search(&path).unwrap_or(sorted.len());
-    paths.iter().map(|path| u32::try_from(place(path)).unwrap_or(u32::MAX)).collect()
+    paths
+        .iter()
+        .map(|path| u32::try_from(place(path)).unwrap_or(u32::MAX))
+        .collect()
 }

@@ -61,10 +61,19 @@ pub fn bucket(usage: u128, weight: u32) -> u16 {
     }
     let octave = share.ilog2();
     // Its digits as 1.xxx in units of 2^-32.
-    let digits = if octave >= 32 { share >> (octave - 32) } else { share << (32 - octave) };
+    let digits = if octave >= 32 {
+        share >> (octave - 32)
+    } else {
+        share << (32 - octave)
+    };
     let quarter = QUARTERS.iter().filter(|edge| digits >= **edge).count();
-    let bucket = octave.saturating_add(finer).saturating_mul(4).saturating_add(1);
-    u16::try_from(bucket).unwrap_or(u16::MAX).saturating_add(u16::try_from(quarter).unwrap_or(0))
+    let bucket = octave
+        .saturating_add(finer)
+        .saturating_mul(4)
+        .saturating_add(1);
+    u16::try_from(bucket)
+        .unwrap_or(u16::MAX)
+        .saturating_add(u16::try_from(quarter).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -88,7 +97,10 @@ mod tests {
         let start = 1_u128 << 90;
         let at_once = decay(start, 12 * 3_600, 7 * 24 * 3_600);
         let stepwise = (0..12).fold(start, |usage, _| decay(usage, 3_600, 7 * 24 * 3_600));
-        assert!(at_once.abs_diff(stepwise) < at_once / 5_000, "{at_once} {stepwise}");
+        assert!(
+            at_once.abs_diff(stepwise) < at_once / 5_000,
+            "{at_once} {stepwise}"
+        );
     }
 
     #[test]

@@ -12,7 +12,18 @@ use crate::state::view::jobs::{Class, Footing, Running};
 const LOST_MS_MAX: u64 = 3_600_000;
 
 /// In which order victims go: what costs nothing, surplus, what fewer levels cover, the nearest relative, the team most over its nominal, class, evictions, loss.
-type Order = (bool, bool, u32, std::cmp::Reverse<usize>, std::cmp::Reverse<u64>, Class, usize, u64, std::cmp::Reverse<i64>, (u64, mlctl_proto::ids::JobId));
+type Order = (
+    bool,
+    bool,
+    u32,
+    std::cmp::Reverse<usize>,
+    std::cmp::Reverse<u64>,
+    Class,
+    usize,
+    u64,
+    std::cmp::Reverse<i64>,
+    (u64, mlctl_proto::ids::JobId),
+);
 
 impl<'a> Pass<'a> {
     /// All that may be ended for a job on these grounds, in the order in which they go.
@@ -24,42 +35,70 @@ impl<'a> Pass<'a> {
             Mode::Due | Mode::Slice => self.outside_the_order(at, mode),
         };
         let units = self.jobs[at].waiting.ask.gpus.units();
-        let mut sorted: Vec<(Order, Candidate)> =
-            found.into_iter().map(|one| (self.order(at, flavor, units, &one), one)).collect();
+        let mut sorted: Vec<(Order, Candidate)> = found
+            .into_iter()
+            .map(|one| (self.order(at, flavor, units, &one), one))
+            .collect();
         sorted.sort_by_key(|(order, _)| *order);
         if mode == Mode::Slice {
             // Slices first from those who had most already.
             let queue = |one: &Candidate| {
                 let attempt = self.runs[one.run].attempt();
-                attempt.map_or(0, |attempt| self.rules.queue_of_running(&self.scene.settings, attempt, self.now))
+                attempt.map_or(0, |attempt| {
+                    self.rules
+                        .queue_of_running(&self.scene.settings, attempt, self.now)
+                })
             };
             sorted.sort_by_cached_key(|(_, one)| std::cmp::Reverse(queue(one)));
         }
         sorted.into_iter().map(|(_, one)| one).collect()
     }
 
-    fn less_entitled(&mut self, flavor: Option<u32>, mine: Entitlement, mode: Mode) -> Vec<Candidate> {
+    fn less_entitled(
+        &mut self,
+        flavor: Option<u32>,
+        mine: Entitlement,
+        mode: Mode,
+    ) -> Vec<Candidate> {
         let table = self.table(flavor, true).clone();
         let mut found = Vec::new();
         for (one, place) in table.runs.iter().enumerate() {
             let class = self.runs[*place].class;
             let entitlement = self.least_cover(*place, table.covers.of(one, class), flavor);
             let run = &self.runs[*place];
-            let lower = entitlement < mine && (mode == Mode::Entitled || entitlement.cover < mine.cover);
+            let lower =
+                entitlement < mine && (mode == Mode::Entitled || entitlement.cover < mine.cover);
             if !lower || !self.may_be_ended(run, entitlement, mine) {
                 continue;
             }
             let surplus = run.attempt().is_some_and(|attempt| attempt.surplus > 0);
-            let why = if surplus { Taken::Surplus } else { Taken::Entitlement };
-            found.push(Candidate { run: *place, entitlement, why });
+            let why = if surplus {
+                Taken::Surplus
+            } else {
+                Taken::Entitlement
+            };
+            found.push(Candidate {
+                run: *place,
+                entitlement,
+                why,
+            });
         }
         found
     }
 
     /// A gang of several types is as entitled as to the one to which it is least.
-    fn least_cover(&mut self, place: usize, known: Entitlement, flavor: Option<u32>) -> Entitlement {
-        let others: Vec<u32> =
-            self.runs[place].charges.iter().map(|(one, _)| *one).filter(|one| Some(*one) != flavor).collect();
+    fn least_cover(
+        &mut self,
+        place: usize,
+        known: Entitlement,
+        flavor: Option<u32>,
+    ) -> Entitlement {
+        let others: Vec<u32> = self.runs[place]
+            .charges
+            .iter()
+            .map(|(one, _)| *one)
+            .filter(|one| Some(*one) != flavor)
+            .collect();
         let mut least = known;
         for other in others {
             let class = known.class;
@@ -96,11 +135,19 @@ impl<'a> Pass<'a> {
         let mut found = Vec::new();
         for place in 0..self.runs.len() {
             let run = &self.runs[place];
-            let Some(attempt) = run.attempt().filter(|_| !run.gone && !run.ending) else { continue };
+            let Some(attempt) = run.attempt().filter(|_| !run.gone && !run.ending) else {
+                continue;
+            };
             let may = match mode {
                 Mode::Due => run.is_takeable(job.class, self.now),
                 // Class comes first: nobody is sliced for one that is less urgent.
-                _ => run.class <= job.class && !self.is_protected(attempt) && self.rules.may_slice(&self.scene.settings, job, attempt, self.now),
+                _ => {
+                    run.class <= job.class
+                        && !self.is_protected(attempt)
+                        && self
+                            .rules
+                            .may_slice(&self.scene.settings, job, attempt, self.now)
+                }
             };
             if !may {
                 continue;
@@ -115,14 +162,21 @@ impl<'a> Pass<'a> {
                 charges => charges.iter().map(|(flavor, _)| Some(*flavor)).collect(),
             };
             let class = run.class;
-            let mut entitlement = Entitlement { cover: u32::MAX, class };
+            let mut entitlement = Entitlement {
+                cover: u32::MAX,
+                class,
+            };
             for flavor in flavors {
                 let table = self.table(flavor, true);
                 if let Some(one) = table.runs.iter().position(|run| *run == place) {
                     entitlement = entitlement.min(table.covers.of(one, class));
                 }
             }
-            found.push(Candidate { run: place, entitlement, why });
+            found.push(Candidate {
+                run: place,
+                entitlement,
+                why,
+            });
         }
         found
     }
@@ -134,14 +188,24 @@ impl<'a> Pass<'a> {
         let over = run.team.zip(column).map_or(0, |(team, column)| {
             let nominal = self.book.now.nominal_at(team, column).unwrap_or(0);
             let over = self.book.now.load_at(team, column).saturating_sub(nominal);
-            let weight = self.scene.teams.get(self.book.now.name(team)).map_or(1, |view| view.weight.max(1));
+            let weight = self
+                .scene
+                .teams
+                .get(self.book.now.name(team))
+                .map_or(1, |view| view.weight.max(1));
             over.saturating_mul(16) / u64::from(weight)
         });
         let units = run.units();
         let gpus = units.div_ceil(GPU);
         let lost = attempt.map_or(0, |attempt| self.lost_ms(attempt));
-        let spare = run.parts.len() as u64 * units.checked_div(run.parts.len() as u64).unwrap_or(0).saturating_sub(wanted);
-        let cost = (lost / 1_000).saturating_mul(gpus).saturating_add(spare / GPU);
+        let spare = run.parts.len() as u64
+            * units
+                .checked_div(run.parts.len() as u64)
+                .unwrap_or(0)
+                .saturating_sub(wanted);
+        let cost = (lost / 1_000)
+            .saturating_mul(gpus)
+            .saturating_add(spare / GPU);
         (
             attempt.is_some(),
             one.why != Taken::Surplus,
@@ -161,14 +225,22 @@ impl<'a> Pass<'a> {
         if self.scene.settings.always_saved {
             return 0;
         }
-        let since = attempt.saved_ms.unwrap_or(attempt.started_ms).max(attempt.started_ms);
+        let since = attempt
+            .saved_ms
+            .unwrap_or(attempt.started_ms)
+            .max(attempt.started_ms);
         estimate::elapsed(since, self.now).min(LOST_MS_MAX)
     }
 
     /// How many teams stand above both.
     fn kinship(&self, one: Option<usize>, other: Option<usize>) -> usize {
-        let (Some(one), Some(other)) = (one, other) else { return 0 };
+        let (Some(one), Some(other)) = (one, other) else {
+            return 0;
+        };
         let ledger = &self.book.now;
-        ledger.path(one).filter(|team| ledger.path(other).any(|level| level == *team)).count()
+        ledger
+            .path(one)
+            .filter(|team| ledger.path(other).any(|level| level == *team))
+            .count()
     }
 }

@@ -14,15 +14,30 @@ use crate::state::view::jobs::Footing;
 
 impl<'a> Pass<'a> {
     /// Ends victims for a job that then goes to `choice`; false: it is not allowed after all.
-    pub(super) fn evict(&mut self, at: usize, target: usize, mode: Mode, candidates: &[Candidate], victims: Vec<usize>, choice: Choice) -> bool {
+    pub(super) fn evict(
+        &mut self,
+        at: usize,
+        target: usize,
+        mode: Mode,
+        candidates: &[Candidate],
+        victims: Vec<usize>,
+        choice: Choice,
+    ) -> bool {
         let victims: Vec<Candidate> = victims.iter().map(|at| candidates[*at].clone()).collect();
-        let Some(mine) = self.allowed(at, target, mode, &victims) else { return false };
+        let Some(mine) = self.allowed(at, target, mode, &victims) else {
+            return false;
+        };
         // Who would start only to be ended at once comes after the one for whom: the pass begins again in that order.
-        let starts = victims.iter().map(|one| &self.runs[one.run]).filter(|run| matches!(run.source, Source::Start(_)));
+        let starts = victims
+            .iter()
+            .map(|one| &self.runs[one.run])
+            .filter(|run| matches!(run.source, Source::Start(_)));
         let starts: Vec<JobId> = starts.map(|run| run.job).collect();
         if !starts.is_empty() {
             let owner = self.jobs[at].waiting.id;
-            starts.into_iter().for_each(|job| self.after_owners.entry(job).or_default().push(owner));
+            starts
+                .into_iter()
+                .for_each(|job| self.after_owners.entry(job).or_default().push(owner));
             self.again = true;
             return false;
         }
@@ -31,13 +46,23 @@ impl<'a> Pass<'a> {
     }
 
     /// The entitlement of the beneficiary afterwards, if the order holds and the standing grows.
-    fn allowed(&mut self, at: usize, target: usize, mode: Mode, victims: &[Candidate]) -> Option<Entitlement> {
+    fn allowed(
+        &mut self,
+        at: usize,
+        target: usize,
+        mode: Mode,
+        victims: &[Candidate],
+    ) -> Option<Entitlement> {
         let job = self.jobs[at];
         let flavor = self.asks.targets[target].flavor;
         let table = self.table(flavor, true).clone();
         let before = entitlement::standing(&table.covers, &table.holders);
         let goes = |run: &usize| victims.iter().any(|one| one.run == *run);
-        let kept = table.holders.iter().zip(&table.runs).filter(|(_, run)| !goes(run));
+        let kept = table
+            .holders
+            .iter()
+            .zip(&table.runs)
+            .filter(|(_, run)| !goes(run));
         let mut holders: Vec<Holder> = kept.map(|(holder, _)| *holder).collect();
         let units = match flavor {
             Some(_) => job.waiting.ask.units(job.waiting.ask.nodes.least()),
@@ -86,7 +111,12 @@ impl<'a> Pass<'a> {
             gone_by = gone_by.max(by);
             let (team, charges) = (run.team, run.charges.clone());
             if let Some(attempt) = run.attempt() {
-                named.push(Victim { job: attempt.id, epoch: attempt.epoch, entitlement: one.entitlement, why: one.why });
+                named.push(Victim {
+                    job: attempt.id,
+                    epoch: attempt.epoch,
+                    entitlement: one.entitlement,
+                    why: one.why,
+                });
                 self.soon.release(attempt);
             }
             self.book.will_end(team, &charges, &self.kinds);
@@ -109,7 +139,16 @@ impl<'a> Pass<'a> {
         self.book.commit(job.waiting, job.team, &charges, true);
         self.book.runs(job.team);
         let source = Source::Planned;
-        let mut run = runs::start(self.scene, source, job.waiting, job.team, parts, charges, gone_by, Footing::Regular);
+        let mut run = runs::start(
+            self.scene,
+            source,
+            job.waiting,
+            job.team,
+            parts,
+            charges,
+            gone_by,
+            Footing::Regular,
+        );
         run.start = self.now;
         self.add_run(run);
         self.planned.push(Planned {
@@ -133,8 +172,13 @@ impl<'a> Pass<'a> {
         let mine = self.jobs[at].team;
         let inside = |one: &Candidate| {
             let theirs = self.runs[one.run].team;
-            let (Some(mine), Some(theirs)) = (mine, theirs) else { return false };
-            let shared = ledger.path(mine).filter(|team| ledger.path(theirs).any(|level| level == *team)).count();
+            let (Some(mine), Some(theirs)) = (mine, theirs) else {
+                return false;
+            };
+            let shared = ledger
+                .path(mine)
+                .filter(|team| ledger.path(theirs).any(|level| level == *team))
+                .count();
             one.why == Taken::Entitlement && mine != theirs && shared > 1
         };
         if victims.iter().any(inside) {

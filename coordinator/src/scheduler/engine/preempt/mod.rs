@@ -54,8 +54,13 @@ impl<'a> Pass<'a> {
     pub(super) fn evict_for(&mut self, at: usize, target: usize, mode: Mode) -> Option<Outcome> {
         let job = self.jobs[at];
         let least = job.waiting.ask.nodes.least();
-        let charge = self.asks.targets[target].flavor.map(|flavor| (flavor, job.waiting.ask.units(least)));
-        if self.asks.targets[target].ask.mix && self.asks.targets[target].flavor.is_none() && mode != Mode::Due {
+        let charge = self.asks.targets[target]
+            .flavor
+            .map(|flavor| (flavor, job.waiting.ask.units(least)));
+        if self.asks.targets[target].ask.mix
+            && self.asks.targets[target].flavor.is_none()
+            && mode != Mode::Due
+        {
             // What it will be charged for is not known before a place is found.
             return None;
         }
@@ -63,14 +68,20 @@ impl<'a> Pass<'a> {
         if self.tables.failed.contains(&key) {
             return None;
         }
-        if self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds).is_some() {
+        if self
+            .book
+            .budget(job.waiting, job.team, charge.as_slice(), &self.kinds)
+            .is_some()
+        {
             return None;
         }
         if !self.could_help(at, target, mode) {
             return None;
         }
         if mode != Mode::Due && job.waiting.no_preempt_until_ms > self.now {
-            return Some(Outcome::Stuck(Stuck::Cooldown(job.waiting.no_preempt_until_ms)));
+            return Some(Outcome::Stuck(Stuck::Cooldown(
+                job.waiting.no_preempt_until_ms,
+            )));
         }
         let candidates = self.candidates(at, target, mode);
         if candidates.is_empty() {
@@ -78,7 +89,9 @@ impl<'a> Pass<'a> {
         }
         let done = match self.search(at, target, &candidates) {
             search::Found::Ending => return Some(Outcome::Stuck(Stuck::Ending)),
-            search::Found::Victims(victims, choice) => self.evict(at, target, mode, &candidates, victims, choice),
+            search::Found::Victims(victims, choice) => {
+                self.evict(at, target, mode, &candidates, victims, choice)
+            }
             search::Found::Nothing => false,
         };
         if !done {

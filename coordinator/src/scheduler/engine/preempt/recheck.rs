@@ -49,16 +49,30 @@ impl<'a> Pass<'a> {
     }
 
     /// The entitlements of the beneficiary afterwards, and of its victims before.
-    fn still_holds(&self, planned: &[Planned], done: &[bool], place: usize) -> Option<(Entitlement, Vec<Entitlement>)> {
+    fn still_holds(
+        &self,
+        planned: &[Planned],
+        done: &[bool],
+        place: usize,
+    ) -> Option<(Entitlement, Vec<Entitlement>)> {
         let one = planned.get(place)?;
         let run = &self.runs[one.run];
         let flavors: Vec<Option<u32>> = match run.charges.as_slice() {
             [] => vec![None],
             charges => charges.iter().map(|(flavor, _)| Some(*flavor)).collect(),
         };
-        let mut mine = Entitlement { cover: u32::MAX, class: run.class };
-        let mut theirs: Vec<Entitlement> =
-            one.victims.iter().map(|victim| Entitlement { cover: u32::MAX, class: self.runs[*victim].class }).collect();
+        let mut mine = Entitlement {
+            cover: u32::MAX,
+            class: run.class,
+        };
+        let mut theirs: Vec<Entitlement> = one
+            .victims
+            .iter()
+            .map(|victim| Entitlement {
+                cover: u32::MAX,
+                class: self.runs[*victim].class,
+            })
+            .collect();
         let mut grows = true;
         for flavor in flavors {
             let column = flavor.and_then(|flavor| self.kinds.column(flavor));
@@ -73,7 +87,10 @@ impl<'a> Pass<'a> {
             let new = Covers::new(&self.book.now, column, &after);
             let at = runs.iter().position(|at| *at == one.run)?;
             mine = mine.min(new.of(at, run.class));
-            grows &= entitlement::grows(&entitlement::standing(&old, &before), &entitlement::standing(&new, &after));
+            grows &= entitlement::grows(
+                &entitlement::standing(&old, &before),
+                &entitlement::standing(&new, &after),
+            );
         }
         let order = theirs.iter().all(|victim| *victim < mine);
         let outside = matches!(one.mode, Mode::Due | Mode::Slice);
@@ -89,19 +106,40 @@ impl<'a> Pass<'a> {
         with: Option<usize>,
     ) -> (Vec<Holder>, Vec<usize>) {
         let applied = |place: usize| done[place] || with == Some(place);
-        let mut there: Vec<bool> = self.runs.iter().map(|run| !run.gone && !run.ending).collect();
+        let mut there: Vec<bool> = self
+            .runs
+            .iter()
+            .map(|run| !run.gone && !run.ending)
+            .collect();
         for (place, one) in planned.iter().enumerate() {
             there[one.run] = applied(place);
-            one.victims.iter().for_each(|victim| there[*victim] = !applied(place));
+            one.victims
+                .iter()
+                .for_each(|victim| there[*victim] = !applied(place));
         }
         let mut found = (Vec::new(), Vec::new());
-        for (place, run) in self.runs.iter().enumerate().filter(|(place, _)| there[*place]) {
+        for (place, run) in self
+            .runs
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| there[*place])
+        {
             let units = match flavor {
-                Some(flavor) => run.charges.iter().find(|(one, _)| *one == flavor).map(|(_, units)| *units),
+                Some(flavor) => run
+                    .charges
+                    .iter()
+                    .find(|(one, _)| *one == flavor)
+                    .map(|(_, units)| *units),
                 None => run.charges.is_empty().then_some(run.parts.len() as u64),
             };
             let Some(units) = units else { continue };
-            found.0.push(Holder { team: run.team, class: run.class, start: run.start, submit: run.submit, units });
+            found.0.push(Holder {
+                team: run.team,
+                class: run.class,
+                start: run.start,
+                submit: run.submit,
+                units,
+            });
             found.1.push(place);
         }
         found

@@ -29,7 +29,9 @@ impl<'a> Pass<'a> {
         let mut avoid: Vec<Arc<str>> = job.waiting.avoid.clone();
         for _ in 0..TRIES {
             let found = self.search_beside(&job, target, candidates, &avoid);
-            let Found::Victims(victims, choice) = found else { return found };
+            let Found::Victims(victims, choice) = found else {
+                return found;
+            };
             let broken = self.promised_away(&job, target, &choice);
             if broken.is_empty() {
                 return Found::Victims(victims, choice);
@@ -41,15 +43,31 @@ impl<'a> Pass<'a> {
 
     /// Nodes of a place that were promised to others who would have to wait longer.
     fn promised_away(&self, job: &Job<'a>, target: usize, choice: &Choice) -> Vec<Arc<str>> {
-        let (ahead, asker) = (self.ahead(), Asker { takes_back: Some(job.turn), ..self.asker(job) });
+        let (ahead, asker) = (
+            self.ahead(),
+            Asker {
+                takes_back: Some(job.turn),
+                ..self.asker(job)
+            },
+        );
         let end = estimate::after(self.now, asker.protected);
         let ask = &self.asks.targets[target].ask;
         let places = choice.nodes.iter().zip(&choice.seats);
-        let broken = places.filter(|(node, seat)| ahead.breaks(**node, &seat.devices, ask, end, &asker).is_some());
+        let broken = places.filter(|(node, seat)| {
+            ahead
+                .breaks(**node, &seat.devices, ask, end, &asker)
+                .is_some()
+        });
         broken.map(|(_, seat)| seat.node.clone()).collect()
     }
 
-    fn search_beside(&self, job: &Job<'a>, target: usize, candidates: &[Candidate], avoid: &[Arc<str>]) -> Found {
+    fn search_beside(
+        &self,
+        job: &Job<'a>,
+        target: usize,
+        candidates: &[Candidate],
+        avoid: &[Arc<str>],
+    ) -> Found {
         let legal = |ledger: &Ledger| self.legal_after(job, target, ledger);
         let fits = |capacity: &Capacity| self.fits(job, target, capacity, avoid);
         let mut ledger = self.book.after.clone();
@@ -59,26 +77,39 @@ impl<'a> Pass<'a> {
         // First those whose quota is needed.
         let mut chosen = vec![false; candidates.len()];
         while let Err(short) = legal(&ledger) {
-            let next = candidates.iter().zip(&chosen).position(|(one, chosen)| !chosen && self.relieves(one, &short));
-            let Some(next) = next else { return Found::Nothing };
+            let next = candidates
+                .iter()
+                .zip(&chosen)
+                .position(|(one, chosen)| !chosen && self.relieves(one, &short));
+            let Some(next) = next else {
+                return Found::Nothing;
+            };
             chosen[next] = true;
             self.take_from(&mut ledger, &candidates[next]);
         }
         let for_quota = chosen.clone();
         let mut base = self.soon.clone();
-        for (one, _) in candidates.iter().zip(&chosen).filter(|(_, chosen)| **chosen) {
+        for (one, _) in candidates
+            .iter()
+            .zip(&chosen)
+            .filter(|(_, chosen)| **chosen)
+        {
             self.free(&mut base, one);
         }
         // Then the shortest beginning of the list that makes room.
         let rest: Vec<usize> = (0..candidates.len()).filter(|one| !chosen[*one]).collect();
         let with = |count: usize| {
             let mut capacity = base.clone();
-            rest[..count].iter().for_each(|one| self.free(&mut capacity, &candidates[*one]));
+            rest[..count]
+                .iter()
+                .for_each(|one| self.free(&mut capacity, &candidates[*one]));
             fits(&capacity)
         };
         let mut place = with(0);
         if place.is_none() {
-            let Some(all) = with(rest.len()) else { return Found::Nothing };
+            let Some(all) = with(rest.len()) else {
+                return Found::Nothing;
+            };
             let (mut low, mut high, mut best) = (0, rest.len(), all);
             while high - low > 1 {
                 let middle = low + (high - low) / 2;
@@ -108,7 +139,10 @@ impl<'a> Pass<'a> {
     ) -> Found {
         // Nobody goes who neither is where the gang goes nor was needed for the quota.
         let is_there = |one: &Candidate| {
-            self.runs[one.run].parts.iter().any(|part| place.nodes.contains(&part.node))
+            self.runs[one.run]
+                .parts
+                .iter()
+                .any(|part| place.nodes.contains(&part.node))
         };
         for (at, one) in candidates.iter().enumerate() {
             chosen[at] &= for_quota[at] || is_there(one);
@@ -145,25 +179,48 @@ impl<'a> Pass<'a> {
 
     fn legal_after(&self, job: &Job<'a>, target: usize, ledger: &Ledger) -> Result<(), Shortfall> {
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
-        let column = self.asks.targets[target].flavor.and_then(|flavor| self.kinds.column(flavor));
+        let column = self.asks.targets[target]
+            .flavor
+            .and_then(|flavor| self.kinds.column(flavor));
         match job.team.zip(column) {
             Some((team, column)) => ledger.legal_at(team, column, units),
             None => Ok(()),
         }
     }
 
-    fn fits(&self, job: &Job<'a>, target: usize, capacity: &Capacity, avoid: &[Arc<str>]) -> Option<Choice> {
+    fn fits(
+        &self,
+        job: &Job<'a>,
+        target: usize,
+        capacity: &Capacity,
+        avoid: &[Arc<str>],
+    ) -> Option<Choice> {
         let hard = estimate::after(self.now, self.asker(job).protected);
-        let terms = Terms { avoid, ..self.terms(job, hard) };
-        capacity.find(&self.asks.targets[target].ask, job.waiting.ask.nodes.least(), &terms)
+        let terms = Terms {
+            avoid,
+            ..self.terms(job, hard)
+        };
+        capacity.find(
+            &self.asks.targets[target].ask,
+            job.waiting.ask.nodes.least(),
+            &terms,
+        )
     }
 
     /// Whether its end would make the level of a shortfall smaller.
     fn relieves(&self, one: &Candidate, short: &Shortfall) -> bool {
         let run = &self.runs[one.run];
-        let of_flavor = run.charges.iter().any(|(flavor, _)| self.kinds.flavors.get(*flavor as usize) == Some(&short.flavor));
+        let of_flavor = run
+            .charges
+            .iter()
+            .any(|(flavor, _)| self.kinds.flavors.get(*flavor as usize) == Some(&short.flavor));
         let ledger = &self.book.now;
-        of_flavor && run.team.is_some_and(|team| ledger.path(team).any(|level| *ledger.name(level) == short.team))
+        of_flavor
+            && run.team.is_some_and(|team| {
+                ledger
+                    .path(team)
+                    .any(|level| *ledger.name(level) == short.team)
+            })
     }
 
     fn free(&self, capacity: &mut Capacity, one: &Candidate) {
@@ -185,11 +242,15 @@ impl<'a> Pass<'a> {
     }
 
     fn take_from(&self, ledger: &mut Ledger, one: &Candidate) {
-        self.change(one, |team, column, units| ledger.remove_at(team, column, units));
+        self.change(one, |team, column, units| {
+            ledger.remove_at(team, column, units)
+        });
     }
 
     fn give_to(&self, ledger: &mut Ledger, one: &Candidate) {
-        self.change(one, |team, column, units| ledger.add_at(team, column, units));
+        self.change(one, |team, column, units| {
+            ledger.add_at(team, column, units)
+        });
     }
 
     fn change(&self, one: &Candidate, mut change: impl FnMut(usize, usize, u64)) {

@@ -59,43 +59,82 @@ impl Tables {
 
 impl<'a> Pass<'a> {
     /// Holders of a flavor, and their places among the runs.
-    pub(in crate::scheduler::engine) fn holders(&self, flavor: Option<u32>) -> (Vec<Holder>, Vec<usize>) {
+    pub(in crate::scheduler::engine) fn holders(
+        &self,
+        flavor: Option<u32>,
+    ) -> (Vec<Holder>, Vec<usize>) {
         let mut found = (Vec::new(), Vec::new());
-        for (place, run) in self.runs.iter().enumerate().filter(|(_, run)| !run.gone && !run.ending) {
+        for (place, run) in self
+            .runs
+            .iter()
+            .enumerate()
+            .filter(|(_, run)| !run.gone && !run.ending)
+        {
             let units = match flavor {
-                Some(flavor) => run.charges.iter().find(|(one, _)| *one == flavor).map(|(_, units)| *units),
+                Some(flavor) => run
+                    .charges
+                    .iter()
+                    .find(|(one, _)| *one == flavor)
+                    .map(|(_, units)| *units),
                 None => run.charges.is_empty().then_some(run.parts.len() as u64),
             };
             let Some(units) = units else { continue };
-            found.0.push(Holder { team: run.team, class: run.class, start: run.start, submit: run.submit, units });
+            found.0.push(Holder {
+                team: run.team,
+                class: run.class,
+                start: run.start,
+                submit: run.submit,
+                units,
+            });
             found.1.push(place);
         }
         found
     }
 
     /// The table of a flavor; `fresh`: with all that started in this pass.
-    pub(in crate::scheduler::engine) fn table(&mut self, flavor: Option<u32>, fresh: bool) -> &mut Table {
+    pub(in crate::scheduler::engine) fn table(
+        &mut self,
+        flavor: Option<u32>,
+        fresh: bool,
+    ) -> &mut Table {
         let known = self.tables.by_flavor.get(&flavor);
         if known.is_none_or(|table| fresh && table.stale) {
             let (holders, runs) = self.holders(flavor);
             let column = flavor.and_then(|flavor| self.kinds.column(flavor));
             let covers = Covers::new(&self.book.now, column, &holders);
-            let table = Table { holders, runs, covers, ..Table::default() };
+            let table = Table {
+                holders,
+                runs,
+                covers,
+                ..Table::default()
+            };
             self.tables.by_flavor.insert(flavor, table);
         }
         self.tables.by_flavor.entry(flavor).or_default()
     }
 
     /// How entitled a job would be to a target's least width.
-    pub(in crate::scheduler::engine) fn entitlement(&mut self, at: usize, target: usize, fresh: bool) -> Entitlement {
+    pub(in crate::scheduler::engine) fn entitlement(
+        &mut self,
+        at: usize,
+        target: usize,
+        fresh: bool,
+    ) -> Entitlement {
         let job = self.jobs[at];
         let flavor = self.asks.targets[target].flavor;
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
         self.table(flavor, fresh);
         let ledger = &self.book.now;
         self.tables.by_flavor.get(&flavor).map_or(
-            Entitlement { cover: 0, class: job.waiting.class },
-            |table| table.covers.of_new(ledger, job.team, job.waiting.class, units),
+            Entitlement {
+                cover: 0,
+                class: job.waiting.class,
+            },
+            |table| {
+                table
+                    .covers
+                    .of_new(ledger, job.team, job.waiting.class, units)
+            },
         )
     }
 
@@ -103,27 +142,37 @@ impl<'a> Pass<'a> {
     pub(super) fn could_help(&mut self, at: usize, target: usize, mode: Mode) -> bool {
         let job = self.jobs[at];
         match mode {
-            Mode::Slice => return self.scene.settings.policy != crate::state::view::policy::Policy::Fair,
+            Mode::Slice => {
+                return self.scene.settings.policy != crate::state::view::policy::Policy::Fair;
+            }
             Mode::Due => return true,
             Mode::Reclaim | Mode::Entitled => {}
         }
         let flavor = self.asks.targets[target].flavor;
         let mine = self.entitlement(at, target, false);
         let below = match mode {
-            Mode::Reclaim => Entitlement { cover: mine.cover, class: Class::Low },
+            Mode::Reclaim => Entitlement {
+                cover: mine.cover,
+                class: Class::Low,
+            },
             _ => mine,
         };
         let table = self.table(flavor, false);
-        let lower = (0..table.holders.len()).any(|one| table.covers.of(one, table.holders[one].class) < below);
+        let lower = (0..table.holders.len())
+            .any(|one| table.covers.of(one, table.holders[one].class) < below);
         if !lower {
             return false;
         }
         self.room_below(flavor, below);
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
-        let Some(table) = self.tables.by_flavor.get(&flavor) else { return false };
+        let Some(table) = self.tables.by_flavor.get(&flavor) else {
+            return false;
+        };
         let column = flavor.and_then(|flavor| self.kinds.column(flavor));
         let quota = match (job.team, column, table.quotas.get(&below)) {
-            (Some(team), Some(column), Some(quotas)) => quotas.legal_at(team, column, units).is_ok(),
+            (Some(team), Some(column), Some(quotas)) => {
+                quotas.legal_at(team, column, units).is_ok()
+            }
             _ => true,
         };
         let room = match job.waiting.ask.gpus {
@@ -132,7 +181,11 @@ impl<'a> Pass<'a> {
                 let room = table.room.get(&below);
                 self.asks.targets[target].kinds.iter().any(|kind| {
                     let nodes = room.and_then(|room| room.get(kind));
-                    nodes.and_then(|nodes| nodes.get(count as usize)).copied().unwrap_or(0) >= wide
+                    nodes
+                        .and_then(|nodes| nodes.get(count as usize))
+                        .copied()
+                        .unwrap_or(0)
+                        >= wide
                 })
             }
             Gpus::Share(_) | Gpus::None => true,
@@ -142,7 +195,9 @@ impl<'a> Pass<'a> {
 
     /// What would be free if all holders below an entitlement were gone, and all that are being ended.
     fn room_below(&mut self, flavor: Option<u32>, below: Entitlement) {
-        let Some(table) = self.tables.by_flavor.get(&flavor) else { return };
+        let Some(table) = self.tables.by_flavor.get(&flavor) else {
+            return;
+        };
         if table.room.contains_key(&below) {
             return;
         }
