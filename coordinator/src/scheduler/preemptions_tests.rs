@@ -41,7 +41,7 @@ fn cluster(dice: &mut Dice) -> Cluster {
             team: team.into(),
             weight: None,
             limits: Vec::new(),
-            max_class: None,
+            max_class: Some(Some(mlctl_proto::spec::Class::Critical)),
         })
     };
     let quota = |team: &str, gpus: u64| {

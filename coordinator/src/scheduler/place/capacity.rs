@@ -301,6 +301,7 @@ impl Capacity {
             free.cpu,
             free.memory,
             free.disk,
+            free.ranks,
             share.cpu,
             share.memory,
             share.disk,

@@ -25,7 +25,7 @@ fn edits() -> Vec<TeamEdit> {
             team: team.into(),
             weight: None,
             limits: Vec::new(),
-            max_class: None,
+            max_class: Some(Some(mlctl_proto::spec::Class::Critical)),
         })
     };
     let quota = |team: &str, gpus: u64, borrow: u64| {

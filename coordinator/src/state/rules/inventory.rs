@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::room::{cpus_for_jobs, memory_for_jobs};
 use crate::state::records::{Admin, Node};
 
 type Counts = OrdMap<u32, u32>;
@@ -101,7 +102,8 @@ impl Inventory {
                 self.devices.insert(key, counts);
             }
         }
-        let size = (pool.clone(), node.facts.cpus, node.facts.memory_bytes);
+        let facts = &node.facts;
+        let size = (pool.clone(), cpus_for_jobs(facts), memory_for_jobs(facts));
         set(&mut self.sizes, size, count);
         set(&mut self.pools, pool, count);
     }

@@ -12,7 +12,6 @@ use super::scene::Scene;
 use super::stage::{Names, holds, node_view, promised, running, scene, teams, waiting};
 use crate::state::State;
 use crate::state::records::{Attempt, Job, JobState, Settings};
-use crate::state::rules::resumes_another;
 
 /// The scene of the last plan, with what it was made from.
 #[derive(Debug, Default)]
@@ -230,8 +229,8 @@ fn is_unsteady(view: &ClusterView, job: &Job) -> bool {
         || job.turn.blocked_ms > 0
         || !job.turn.after.is_empty()
         || job.epoch_counter > 0
+        || job.lineage.is_some()
         || view.salvaging.contains(&job.id)
-        || resumes_another(&view.state, job).is_some()
 }
 
 #[cfg(test)]
