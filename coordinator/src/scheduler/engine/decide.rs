@@ -54,6 +54,8 @@ impl<'a> Pass<'a> {
             match self.try_way(at, way, inside) {
                 Ok(outcome) => return outcome,
                 Err(why) => {
+                    // Also if something else is said of it in the end.
+                    self.refused |= matches!(why, Stuck::Promise(..));
                     let better = stuck
                         .as_ref()
                         .is_none_or(|old: &Stuck| why.weight() > old.weight());

@@ -409,7 +409,6 @@ impl<'a> Pass<'a> {
         }
         if let Outcome::Stuck(why) = &outcome {
             self.stuck_devices += usize::from(!why.is_final());
-            self.refused |= matches!(why, Stuck::Promise(..));
             self.stuck.push((at, why.clone()));
         }
         if outcome != Outcome::Deferred && !self.full {

@@ -15,6 +15,8 @@ use crate::state::view::nodes::{Guests, NodeView, Open};
 use crate::state::view::scene::Scene;
 use crate::state::view::teams::Flavor;
 
+const SLICE_MS: u64 = 3_600_000;
+
 /// The oracle's answer.
 pub fn starts(scene: &Scene, now: i64, job: &Waiting, lifts: &Lifts) -> bool {
     let gate = (job.blocked.is_some() && !lifts.has(&Blocker::Blocked))
@@ -248,10 +250,24 @@ fn may_have(scene: &Scene, job: &Waiting, flavor: &Flavor, lifts: &Lifts) -> boo
             .values()
             .filter(|team| is_below(&job.team, &team.name))
     };
-    let commits = units * (job.limit_ms.unwrap_or(3_600_000).min(3_600_000)).div_ceil(1_000);
+    let slice = |job: &Waiting| (job.limit_ms.unwrap_or(SLICE_MS).min(SLICE_MS)).div_ceil(1_000);
+    // What is kept for others has its first slice already.
+    let kept = |level: &str| {
+        let holds = scene.holds.values().filter(|_| !lifts.has(&Blocker::Ahead));
+        let jobs = holds.filter_map(|hold| {
+            let job = scene.waiting.values().find(|one| one.id == hold.job)?;
+            is_below(&job.team, level).then_some((hold, job))
+        });
+        let units = jobs.flat_map(|(hold, job)| {
+            let held = of(scene, &job.team, &job.ask.gpus, &hold.seats, flavor);
+            held.into_iter().map(|(_, units)| units * slice(job))
+        });
+        units.sum::<u64>()
+    };
     let covered = levels().all(|team| {
-        team.budgets.get(flavor).is_none_or(|left| *left >= commits)
-            || lifts.has(&Blocker::Budget(team.name.clone(), flavor.clone()))
+        let enough = |left: &u64| *left >= kept(&team.name) + units * slice(job);
+        let open = lifts.has(&Blocker::Budget(team.name.clone(), flavor.clone()));
+        open || team.budgets.get(flavor).is_none_or(enough)
     });
     let held = |with_ending: bool, with_holds: bool| {
         let runs = scene
