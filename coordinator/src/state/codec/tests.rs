@@ -36,13 +36,13 @@ fn rich() -> Cluster {
     cluster.apply(&keyed);
     // Something is kept for a job, and that has left its marks on others.
     cluster.gpu_node("c", 1);
-    let small = cluster.submitted("bob", 1, 1);
+    let small = cluster.submitted("ann", 1, 1);
     cluster.started(small, &["c"]);
     let urgent = JobSpec {
         class: Class::High,
         ..spec(1, 1)
     };
-    let urgent = cluster.submitted_spec("bob", &urgent);
+    let urgent = cluster.submitted_spec("ann", &urgent);
     let preempt = cluster.preempt(urgent, &["c"], Taken::Entitlement);
     let applied = cluster.run(system(), Body::Preempt(preempt));
     assert_eq!(applied.refusal(), None);
