@@ -1,4 +1,6 @@
 //! Who may be ended for a job, the first to go first (docs/SCHEDULING.md, Preemption). Does NOT look at places.
+use std::collections::BTreeMap;
+
 use super::{Candidate, Mode};
 use crate::scheduler::engine::estimate;
 use crate::scheduler::engine::next::EVICTION_MS;
@@ -6,10 +8,15 @@ use crate::scheduler::engine::pass::Pass;
 use crate::scheduler::engine::runs::{Run, Source};
 use crate::scheduler::plan::{Entitlement, Taken};
 use crate::state::view::amounts::GPU;
+use crate::state::view::ask::Gpus;
 use crate::state::view::jobs::{Class, Footing, Running};
 
 /// After so many evictions in 24 h only a higher cover may evict (docs/SCHEDULING.md, Preemption).
 const EVICTIONS_MAX: usize = 3;
+/// What one GPU that is taken counts when nodes are compared; then what each attempt that ends counts beside its GPUs, and what it does if it is of the same queue.
+const GPU_COST: u64 = 1_000;
+const EACH_COST: u64 = 100;
+const EQUAL_COST: u64 = 4_000;
 /// Work lost counts up to so much, milliseconds.
 const LOST_MS_MAX: u64 = 3_600_000;
 
@@ -37,7 +44,54 @@ impl<'a> Pass<'a> {
             };
             sorted.sort_by_cached_key(|(_, one)| std::cmp::Reverse(queue(one)));
         }
-        sorted.into_iter().map(|(_, one)| one).collect()
+        let sorted: Vec<Candidate> = sorted.into_iter().map(|(_, one)| one).collect();
+        match self.asks.targets[target].ask.gpus {
+            Gpus::Whole(count) if mode == Mode::Slice => self.cheapest_nodes_first(at, count as usize, sorted),
+            _ => sorted,
+        }
+    }
+
+    /// Slices by nodes: first those of the node that is cleared at the least cost, of others only who would have to go there.
+    fn cheapest_nodes_first(&self, at: usize, count: usize, sorted: Vec<Candidate>) -> Vec<Candidate> {
+        let settings = &self.scene.settings;
+        let mine = self.rules.queue(settings, self.jobs[at].waiting, self.now);
+        let cost = |run: &Run<'a>| {
+            let queue = run.attempt().map_or(mine, |attempt| self.rules.queue_of_running(settings, attempt, self.now));
+            let equal = if queue > mine { 0 } else { EQUAL_COST };
+            (run.units() / (GPU / GPU_COST)).saturating_add(equal).saturating_add(EACH_COST)
+        };
+        let mut here: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (place, one) in sorted.iter().enumerate() {
+            for part in &self.runs[one.run].parts {
+                here.entry(part.node).or_default().push(place);
+            }
+        }
+        let mut nodes: Vec<(u64, u32, Vec<usize>)> = Vec::with_capacity(here.len());
+        for (node, places) in here {
+            let mut free = self.grid.devices(node as usize).filter(|device| self.grid.is_free(*device)).count();
+            let (mut sum, mut go) = (0_u64, Vec::new());
+            for place in places {
+                if free >= count {
+                    break;
+                }
+                let run = &self.runs[sorted[place].run];
+                let devices = run.parts.iter().filter(|part| part.node == node).map(|part| part.devices.len());
+                free = free.saturating_add(devices.sum());
+                sum = sum.saturating_add(cost(run));
+                go.push(place);
+            }
+            if free >= count {
+                nodes.push((sum, node, go));
+            }
+        }
+        nodes.sort_unstable();
+        let mut rank: Vec<usize> = vec![usize::MAX; sorted.len()];
+        for (place, (_, _, go)) in nodes.iter().enumerate() {
+            go.iter().for_each(|one| rank[*one] = rank[*one].min(place));
+        }
+        let mut ranked: Vec<(usize, Candidate)> = rank.into_iter().zip(sorted).collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, one)| one).collect()
     }
 
     fn less_entitled(&mut self, flavor: Option<u32>, mine: Entitlement, mode: Mode) -> Vec<Candidate> {
