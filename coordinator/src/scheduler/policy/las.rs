@@ -49,10 +49,7 @@ impl Rules for Las {
             return false;
         }
         let (mine, other) = (self.queue(settings, job, now), queue_of_running(settings, running, now));
-        if is_gang(&job.ask) && now < takes_from(settings, job) {
-            return false;
-        }
-        let clears = is_gang(&job.ask) && units(&running.ask) < units(&job.ask);
+        let clears = is_gang(&job.ask) && units(&running.ask) < units(&job.ask) && now >= clears_from(settings, job);
         other > mine || (other == mine && clears)
     }
 
@@ -62,10 +59,10 @@ impl Rules for Las {
     }
 
     fn next_of_waiting(&self, settings: &SchedSettings, job: &Waiting, now: UtcMs) -> Option<UtcMs> {
-        let takes = is_gang(&job.ask).then(|| takes_from(settings, job));
+        let clears = is_gang(&job.ask).then(|| clears_from(settings, job));
         let moves = (by_service(settings, job.attained) > 0 && settings.las_promote > 0)
             .then(|| after(job.eligible_ms, promotion_ms(settings, job.ran_ms)));
-        [takes, moves].into_iter().flatten().filter(|at| *at > now).min()
+        [clears, moves].into_iter().flatten().filter(|at| *at > now).min()
     }
 }
 
@@ -91,9 +88,9 @@ fn promotion_ms(settings: &SchedSettings, ran_ms: u64) -> u64 {
     ran_ms.saturating_mul(u64::from(settings.las_promote)).max(1)
 }
 
-/// From when on others are sliced for a gang. One that never ran waits a quantum first: many are so short that to clear nodes for them costs others more than it
+/// From when on others of its own queue are sliced for a gang. One that never ran waits a quantum first: many are so short that to clear nodes for them costs others more than it
 /// gains, and many find room by then.
-fn takes_from(settings: &SchedSettings, job: &Waiting) -> UtcMs {
+fn clears_from(settings: &SchedSettings, job: &Waiting) -> UtcMs {
     if job.attained > 0 { job.eligible_ms } else { after(job.eligible_ms, settings.las_quantum_ms) }
 }
 
