@@ -1,10 +1,10 @@
 //! `mlctl-tests bench …`: the drivers of the figures in docs/BENCHMARKS.md; `sim …`: the simulator; `mutants …`: the test of the tests;
-//! `fuzz …`: readers of bytes. Does NOT run tests: those are for `tests/run`.
+//! `fuzz …`: readers of bytes; `simulate …`: baselines of the scheduler. Does NOT run tests: those are for `tests/run`.
 
 #![forbid(unsafe_code)]
 
 use anyhow::{Result, bail};
-use mlctl_tests::{bench, fuzz, sim};
+use mlctl_tests::{bench, fuzz, sim, simulate};
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -16,18 +16,20 @@ fn main() -> Result<()> {
         ["sim", ref words @ ..] => sim::cli::main(words),
         ["mutants", ref words @ ..] => sim::mutants::main(words),
         ["fuzz", ref words @ ..] => fuzz::cli::main(words),
+        ["simulate", ref words @ ..] => simulate::cli::main(words),
         ["--version", ..] => {
             println!("mlctl-tests {}", mlctl_proto::VERSION);
             println!("cfgs {}", mlctl_proto::CFGS.join(" "));
             Ok(())
         }
         _ => bail!(
-            "usage: {}\n       {}\n       {}\n       {}\n       {}",
+            "usage: {}\n       {}\n       {}\n       {}\n       {}\n       {}",
             bench::cli::USAGE,
             bench::copies::USAGE,
             sim::cli::USAGE,
             sim::mutants::USAGE,
-            fuzz::cli::USAGE
+            fuzz::cli::USAGE,
+            simulate::cli::USAGE
         ),
     }
 }

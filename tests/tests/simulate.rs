@@ -7,6 +7,7 @@ use mlctl_coordinator::state::view::policy::Policy;
 use mlctl_coordinator::state::view::scene::Scene;
 use mlctl_tests::simulate::lengths::Lengths;
 use mlctl_tests::simulate::{easy, fifo, files, sjf, srtf};
+use mlctl_tests::tidy::skips::skip;
 
 fn small() -> (Trace, Cluster) {
     let kind = NodeKind {
@@ -31,9 +32,7 @@ fn near(found: f64, published: f64, part: f64) -> bool {
 #[test]
 fn fifo_and_easy_come_to_the_published_figures() {
     let Some(folder) = files::folder() else {
-        eprintln!(
-            "SKIPPED: set MLCTL_TRACES to the folder with philly_1w.csv.gz (published at github.com/msr-fiddle/philly-traces)"
-        );
+        skip("fifo_and_easy_come_to_the_published_figures", "MLCTL_TRACES names no folder with philly_1w.csv.gz; docs/SCHEDULING.md says where it is published");
         return;
     };
     let trace = files::trace(&folder, "philly_1w").expect("a load");

@@ -1,4 +1,7 @@
 //! `mlctl simulate`: replays a recorded load on a described cluster with the scheduler's own code, and says what came out. Talks to no cluster.
+mod inflation;
+mod inflation_baselines;
+mod packing;
 mod report;
 mod settings;
 mod trace;
@@ -23,12 +26,12 @@ const JOBS_PER_GPU: u64 = 16;
 /// Runs what `args` say.
 pub fn run(args: &SimulateArgs, output: &dyn Output) -> Result<u8, Failure> {
     let cluster = trace::cluster(&args.cluster).map_err(Failure::usage)?;
-    if args.inflation {
-        return Err(Failure::usage(
-            "the packing experiment is not in this build".into(),
-        ));
-    }
     let load = load(args, &cluster)?;
+    if args.inflation {
+        let rows = packing::run(&load, &cluster).map_err(Failure::usage)?;
+        output.value(&packing::json(&rows, load.jobs.len()), &packing::table(&rows));
+        return Ok(0);
+    }
     let policies = match &args.compare {
         Some(two) => two.clone(),
         None => vec![args.policy.clone()],

@@ -48,9 +48,8 @@ impl Pass<'_> {
             let limit = estimate::of_class(&settings.age_limit_ms, job.class);
             // It is aged one millisecond later.
             let aged = estimate::after(job.eligible_ms, limit.saturating_add(1));
-            [ahead(aged), ahead(job.no_preempt_until_ms)]
-                .into_iter()
-                .flatten()
+            let turn = self.rules.next_of_waiting(settings, job, self.now);
+            [ahead(aged), ahead(job.no_preempt_until_ms), turn].into_iter().flatten()
         });
         blocked.chain(free).min()
     }

@@ -22,7 +22,7 @@ impl Rules for Fair {
         settings.reservations
     }
 
-    fn may_reserve(&self, _job: &Waiting) -> bool {
+    fn may_reserve(&self, _job: &Waiting, _aged: bool) -> bool {
         true
     }
 
@@ -41,6 +41,10 @@ impl Rules for Fair {
     }
 
     fn next(&self, _settings: &SchedSettings, _running: &Running, _now: UtcMs) -> Option<UtcMs> {
+        None
+    }
+
+    fn next_of_waiting(&self, _settings: &SchedSettings, _job: &Waiting, _now: UtcMs) -> Option<UtcMs> {
         None
     }
 }

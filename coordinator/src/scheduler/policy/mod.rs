@@ -19,8 +19,8 @@ pub trait Rules: Sync {
     /// Reservations per pool and type that it makes.
     fn reservations(&self, settings: &SchedSettings) -> u32;
 
-    /// Whether a job that waits for devices may be promised a start.
-    fn may_reserve(&self, job: &Waiting) -> bool;
+    /// Whether a job that waits for devices may be promised a start; `aged`: it waits for longer than its class should.
+    fn may_reserve(&self, job: &Waiting, aged: bool) -> bool;
 
     /// Whether a wide job comes before the narrow ones of its queue.
     fn wide_first(&self) -> bool;
@@ -36,6 +36,9 @@ pub trait Rules: Sync {
 
     /// The earliest time after `now` at which an answer about a running attempt changes.
     fn next(&self, settings: &SchedSettings, running: &Running, now: UtcMs) -> Option<UtcMs>;
+
+    /// The earliest time after `now` at which an answer about a waiting job changes.
+    fn next_of_waiting(&self, settings: &SchedSettings, job: &Waiting, now: UtcMs) -> Option<UtcMs>;
 }
 
 /// The rules of a policy.

@@ -1,4 +1,7 @@
 //! Who may be ended for a job, the first to go first (docs/SCHEDULING.md, Preemption). Does NOT look at places.
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use super::{Candidate, Mode};
 use crate::scheduler::engine::estimate;
 use crate::scheduler::engine::pass::Pass;
@@ -6,34 +9,32 @@ use crate::scheduler::engine::runs::{Run, Source};
 use crate::scheduler::plan::{Entitlement, Taken};
 use crate::state::rules::taking::{self, EVICTIONS_MAX};
 use crate::state::view::amounts::GPU;
+use crate::state::view::ask::Gpus;
 use crate::state::view::jobs::{Class, Footing, Running};
 
+/// What one GPU that is taken counts when nodes are compared; then what each attempt that ends counts beside its GPUs, and what it does if it is of the same queue.
+const GPU_COST: u64 = 1_000;
+const EACH_COST: u64 = 100;
+const EQUAL_COST: u64 = 4_000;
 /// Work lost counts up to so much, milliseconds.
 const LOST_MS_MAX: u64 = 3_600_000;
 
 /// In which order victims go: what costs nothing, surplus, what fewer levels cover, the nearest relative, the team most over its nominal, class, evictions, loss.
-type Order = (
-    bool,
-    bool,
-    u32,
-    std::cmp::Reverse<usize>,
-    std::cmp::Reverse<u64>,
-    Class,
-    usize,
-    u64,
-    std::cmp::Reverse<i64>,
-    (u64, mlctl_proto::ids::JobId),
-);
+type Order = (bool, bool, u32, Reverse<usize>, Reverse<u64>, Class, usize, u64, Reverse<i64>, (u64, mlctl_proto::ids::JobId));
 
 impl<'a> Pass<'a> {
     /// All that may be ended for a job on these grounds, in the order in which they go.
     pub(super) fn candidates(&mut self, at: usize, target: usize, mode: Mode) -> Vec<Candidate> {
         let mine = self.entitlement(at, target, true);
         let flavor = self.asks.targets[target].flavor;
-        let found: Vec<Candidate> = match mode {
+        let mut found: Vec<Candidate> = match mode {
             Mode::Reclaim | Mode::Entitled => self.less_entitled(flavor, mine, mode),
             Mode::Due | Mode::Slice => self.outside_the_order(at, mode),
         };
+        if mode == Mode::Slice {
+            // Class, quota and entitlement come first.
+            found.retain(|one| one.entitlement <= mine);
+        }
         let units = self.jobs[at].waiting.ask.gpus.units();
         let mut sorted: Vec<(Order, Candidate)> = found
             .into_iter()
@@ -41,17 +42,65 @@ impl<'a> Pass<'a> {
             .collect();
         sorted.sort_by_key(|(order, _)| *order);
         if mode == Mode::Slice {
-            // Slices first from those who had most already.
-            let queue = |one: &Candidate| {
-                let attempt = self.runs[one.run].attempt();
-                attempt.map_or(0, |attempt| {
-                    self.rules
-                        .queue_of_running(&self.scene.settings, attempt, self.now)
-                })
+            // Slices first from those who had most already; then where least is freed that is not needed; then from who came last, so that those before go on to their
+            // ends instead of all taking turns.
+            let key = |one: &Candidate| {
+                let run = &self.runs[one.run];
+                let queue = run.attempt().map_or(0, |attempt| self.rules.queue_of_running(&self.scene.settings, attempt, self.now));
+                (Reverse(queue), one.entitlement, run.units().saturating_sub(units), Reverse(run.submit))
             };
-            sorted.sort_by_cached_key(|(_, one)| std::cmp::Reverse(queue(one)));
+            sorted.sort_by_cached_key(|(_, one)| key(one));
         }
-        sorted.into_iter().map(|(_, one)| one).collect()
+        let sorted: Vec<Candidate> = sorted.into_iter().map(|(_, one)| one).collect();
+        match self.asks.targets[target].ask.gpus {
+            Gpus::Whole(count) if mode == Mode::Slice => self.cheapest_nodes_first(at, count as usize, sorted),
+            _ => sorted,
+        }
+    }
+
+    /// Slices by nodes: first those of the node that is cleared at the least cost, of others only who would have to go there.
+    fn cheapest_nodes_first(&self, at: usize, count: usize, sorted: Vec<Candidate>) -> Vec<Candidate> {
+        let settings = &self.scene.settings;
+        let mine = self.rules.queue(settings, self.jobs[at].waiting, self.now);
+        let cost = |run: &Run<'a>| {
+            let queue = run.attempt().map_or(mine, |attempt| self.rules.queue_of_running(settings, attempt, self.now));
+            let equal = if queue > mine { 0 } else { EQUAL_COST };
+            (run.units() / (GPU / GPU_COST)).saturating_add(equal).saturating_add(EACH_COST)
+        };
+        let mut here: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (place, one) in sorted.iter().enumerate() {
+            for part in &self.runs[one.run].parts {
+                here.entry(part.node).or_default().push(place);
+            }
+        }
+        type Cleared = (u64, Reverse<Option<(u64, mlctl_proto::ids::JobId)>>, u32, Vec<usize>);
+        let mut nodes: Vec<Cleared> = Vec::with_capacity(here.len());
+        for (node, places) in here {
+            let mut free = self.grid.devices(node as usize).filter(|device| self.grid.is_free(*device)).count();
+            let (mut sum, mut go) = (0_u64, Vec::new());
+            for place in places {
+                if free >= count {
+                    break;
+                }
+                let run = &self.runs[sorted[place].run];
+                let devices = run.parts.iter().filter(|part| part.node == node).map(|part| part.devices.len());
+                free = free.saturating_add(devices.sum());
+                sum = sum.saturating_add(cost(run));
+                go.push(place);
+            }
+            if free >= count {
+                let first = go.iter().map(|place| self.runs[sorted[*place].run].submit).min();
+                nodes.push((sum, Reverse(first), node, go));
+            }
+        }
+        nodes.sort_unstable();
+        let mut rank: Vec<usize> = vec![usize::MAX; sorted.len()];
+        for (place, (.., go)) in nodes.iter().enumerate() {
+            go.iter().for_each(|one| rank[*one] = rank[*one].min(place));
+        }
+        let mut ranked: Vec<(usize, Candidate)> = rank.into_iter().zip(sorted).collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, one)| one).collect()
     }
 
     fn less_entitled(
@@ -210,12 +259,12 @@ impl<'a> Pass<'a> {
             attempt.is_some(),
             one.why != Taken::Surplus,
             one.entitlement.cover,
-            std::cmp::Reverse(self.kinship(self.jobs[at].team, run.team)),
-            std::cmp::Reverse(over),
+            Reverse(self.kinship(self.jobs[at].team, run.team)),
+            Reverse(over),
             run.class,
             attempt.map_or(0, |attempt| self.evictions(attempt)),
             cost,
-            std::cmp::Reverse(run.start),
+            Reverse(run.start),
             run.submit,
         )
     }
