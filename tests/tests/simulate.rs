@@ -32,7 +32,10 @@ fn near(found: f64, published: f64, part: f64) -> bool {
 #[test]
 fn fifo_and_easy_come_to_the_published_figures() {
     let Some(folder) = files::folder() else {
-        skip("fifo_and_easy_come_to_the_published_figures", "MLCTL_TRACES names no folder with philly_1w.csv.gz; docs/SCHEDULING.md says where it is published");
+        skip(
+            "fifo_and_easy_come_to_the_published_figures",
+            "MLCTL_TRACES names no folder with philly_1w.csv.gz; docs/SCHEDULING.md says where it is published",
+        );
         return;
     };
     let trace = files::trace(&folder, "philly_1w").expect("a load");

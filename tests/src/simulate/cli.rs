@@ -25,23 +25,42 @@ pub fn main(words: &[&str]) -> Result<()> {
         [trace, cluster] => (*trace, *cluster),
         _ => bail!("usage: {USAGE}"),
     };
-    let folder = files::folder().context("set MLCTL_TRACES to the folder with the recorded loads")?;
+    let folder =
+        files::folder().context("set MLCTL_TRACES to the folder with the recorded loads")?;
     let cluster = files::cluster(&folder, cluster)?;
     let mut trace = files::trace(&folder, trace)?;
     trace.cap_per_node(cluster.node_gpus_max());
     println!(
         "{:<12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>12} {:>7}",
-        "baseline", "avg JCT", "avg queue", "p99 queue", "1 GPU", "> 8 GPUs", "preemptions", "wall s"
+        "baseline",
+        "avg JCT",
+        "avg queue",
+        "p99 queue",
+        "1 GPU",
+        "> 8 GPUs",
+        "preemptions",
+        "wall s"
     );
     let lengths = Lengths(trace.lengths_ms.clone());
     line("fifo", &trace, &cluster, fifo::fifo)?;
-    line("easy-oracle", &trace, &cluster, |scene, now| easy::easy_oracle(&lengths, scene, now))?;
-    line("sjf-oracle", &trace, &cluster, |scene, now| sjf::sjf_oracle(&lengths, scene, now))?;
-    line("srtf-oracle", &trace, &cluster, |scene, now| srtf::srtf_oracle(&lengths, scene, now))
+    line("easy-oracle", &trace, &cluster, |scene, now| {
+        easy::easy_oracle(&lengths, scene, now)
+    })?;
+    line("sjf-oracle", &trace, &cluster, |scene, now| {
+        sjf::sjf_oracle(&lengths, scene, now)
+    })?;
+    line("srtf-oracle", &trace, &cluster, |scene, now| {
+        srtf::srtf_oracle(&lengths, scene, now)
+    })
 }
 
 /// One baseline's figures, seconds.
-fn line(name: &str, trace: &Trace, cluster: &Cluster, planner: impl FnMut(&Scene, i64) -> Proposal<()>) -> Result<()> {
+fn line(
+    name: &str,
+    trace: &Trace,
+    cluster: &Cluster,
+    planner: impl FnMut(&Scene, i64) -> Proposal<()>,
+) -> Result<()> {
     let begin = Instant::now();
     let settings = settings::shipped(Policy::Fair);
     let run = simulate(trace, cluster, &settings, &Options::default(), planner);

@@ -29,7 +29,10 @@ pub fn run(args: &SimulateArgs, output: &dyn Output) -> Result<u8, Failure> {
     let load = load(args, &cluster)?;
     if args.inflation {
         let rows = packing::run(&load, &cluster).map_err(Failure::usage)?;
-        output.value(&packing::json(&rows, load.jobs.len()), &packing::table(&rows));
+        output.value(
+            &packing::json(&rows, load.jobs.len()),
+            &packing::table(&rows),
+        );
         return Ok(0);
     }
     let policies = match &args.compare {

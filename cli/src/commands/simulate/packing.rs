@@ -54,15 +54,24 @@ pub fn run(load: &Trace, cluster: &Cluster) -> Result<Vec<Row>, String> {
     }
     let asks: Vec<Arc<Ask>> = load.jobs.iter().map(|job| Arc::new(job.ask())).collect();
     let scene = cluster.scene(Default::default(), SchedSettings::default());
-    let nodes: Vec<NodeView> = scene.nodes.values().map(|node| NodeView::clone(node)).collect();
-    let rows = PLACERS.map(|(name, placer)| Row { name, runs: of_all_seeds(&nodes, &asks, placer) });
+    let nodes: Vec<NodeView> = scene
+        .nodes
+        .values()
+        .map(|node| NodeView::clone(node))
+        .collect();
+    let rows = PLACERS.map(|(name, placer)| Row {
+        name,
+        runs: of_all_seeds(&nodes, &asks, placer),
+    });
     Ok(rows.to_vec())
 }
 
 /// Seeds run side by side; none knows of another.
 fn of_all_seeds(nodes: &[NodeView], asks: &[Arc<Ask>], placer: Placer) -> Vec<Inflated> {
     std::thread::scope(|scope| {
-        let runs: Vec<_> = SEEDS.map(|seed| scope.spawn(move || inflate(nodes, asks, placer, seed))).collect();
+        let runs: Vec<_> = SEEDS
+            .map(|seed| scope.spawn(move || inflate(nodes, asks, placer, seed)))
+            .collect();
         runs.into_iter().filter_map(|run| run.join().ok()).collect()
     })
 }
@@ -93,11 +102,27 @@ fn rounded(value: f64) -> f64 {
 
 /// The rows as people read them: % of the GPUs allocated, mean and by seed.
 pub fn table(rows: &[Row]) -> String {
-    let seeds: Vec<String> = SEEDS.map(|seed| format!("{:>7}", format!("seed {seed}"))).collect();
-    let mut lines = vec![format!("{:<10} {:>7}  {}", "allocated", "mean %", seeds.join(" "))];
+    let seeds: Vec<String> = SEEDS
+        .map(|seed| format!("{:>7}", format!("seed {seed}")))
+        .collect();
+    let mut lines = vec![format!(
+        "{:<10} {:>7}  {}",
+        "allocated",
+        "mean %",
+        seeds.join(" ")
+    )];
     for row in rows {
-        let runs: Vec<String> = row.runs.iter().map(|run| format!("{:>7.2}", run.allocated_pct())).collect();
-        lines.push(format!("{:<10} {:>7.2}  {}", row.name, row.mean_pct(), runs.join(" ")));
+        let runs: Vec<String> = row
+            .runs
+            .iter()
+            .map(|run| format!("{:>7.2}", run.allocated_pct()))
+            .collect();
+        lines.push(format!(
+            "{:<10} {:>7.2}  {}",
+            row.name,
+            row.mean_pct(),
+            runs.join(" ")
+        ));
     }
     lines.join("\n")
 }

@@ -55,7 +55,9 @@ fn text(path: &Path) -> Result<String, String> {
 /// The file beside a trace that says what its jobs ask for beside GPUs.
 fn beside(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
-    let end = [".csv.gz", ".csv"].into_iter().find(|end| name.ends_with(end))?;
+    let end = [".csv.gz", ".csv"]
+        .into_iter()
+        .find(|end| name.ends_with(end))?;
     let stem = name.strip_suffix(end)?;
     let beside = path.with_file_name(format!("{stem}_resources{end}"));
     beside.exists().then_some(beside)

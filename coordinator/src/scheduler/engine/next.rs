@@ -49,7 +49,9 @@ impl Pass<'_> {
             // It is aged one millisecond later.
             let aged = estimate::after(job.eligible_ms, limit.saturating_add(1));
             let turn = self.rules.next_of_waiting(settings, job, self.now);
-            [ahead(aged), ahead(job.no_preempt_until_ms), turn].into_iter().flatten()
+            [ahead(aged), ahead(job.no_preempt_until_ms), turn]
+                .into_iter()
+                .flatten()
         });
         blocked.chain(free).min()
     }

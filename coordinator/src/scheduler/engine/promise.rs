@@ -222,7 +222,10 @@ impl<'a> Pass<'a> {
     /// A job that waits for devices alone is promised a start, or keeps the one that it was promised. `Some`: what is due takes its devices now.
     pub(super) fn promise(&mut self, at: usize, open: &[usize]) -> Option<Outcome> {
         let job = self.jobs[at];
-        if open.is_empty() || !self.rules.may_reserve(job.waiting, job.turn.is_aged()) || self.rules.reservations(&self.scene.settings) == 0 {
+        if open.is_empty()
+            || !self.rules.may_reserve(job.waiting, job.turn.is_aged())
+            || self.rules.reservations(&self.scene.settings) == 0
+        {
             return None;
         }
         let had = self

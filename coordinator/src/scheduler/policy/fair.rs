@@ -44,7 +44,12 @@ impl Rules for Fair {
         None
     }
 
-    fn next_of_waiting(&self, _settings: &SchedSettings, _job: &Waiting, _now: UtcMs) -> Option<UtcMs> {
+    fn next_of_waiting(
+        &self,
+        _settings: &SchedSettings,
+        _job: &Waiting,
+        _now: UtcMs,
+    ) -> Option<UtcMs> {
         None
     }
 }

@@ -54,8 +54,13 @@ impl Rules for Las {
         if running.interactive || !slice_is_over(settings, attempt, running.preemptible, now) {
             return false;
         }
-        let (mine, other) = (self.queue(settings, job, now), queue_of_running(settings, running, now));
-        let clears = is_gang(&job.ask) && units(&running.ask) < units(&job.ask) && now >= clears_from(settings, job);
+        let (mine, other) = (
+            self.queue(settings, job, now),
+            queue_of_running(settings, running, now),
+        );
+        let clears = is_gang(&job.ask)
+            && units(&running.ask) < units(&job.ask)
+            && now >= clears_from(settings, job);
         other > mine || (other == mine && clears)
     }
 
@@ -68,11 +73,20 @@ impl Rules for Las {
             .min()
     }
 
-    fn next_of_waiting(&self, settings: &SchedSettings, job: &Waiting, now: UtcMs) -> Option<UtcMs> {
+    fn next_of_waiting(
+        &self,
+        settings: &SchedSettings,
+        job: &Waiting,
+        now: UtcMs,
+    ) -> Option<UtcMs> {
         let clears = is_gang(&job.ask).then(|| clears_from(settings, job));
         let moves = (by_service(settings, job.attained) > 0 && settings.las_promote > 0)
             .then(|| after(job.eligible_ms, promotion_ms(settings, job.ran_ms)));
-        [clears, moves].into_iter().flatten().filter(|at| *at > now).min()
+        [clears, moves]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
     }
 }
 
@@ -89,19 +103,30 @@ fn unit_seconds(gpu_ms: u64) -> u64 {
 
 /// Who waited so many times as long as it ran moves up a queue.
 fn promoted(settings: &SchedSettings, queue: u32, waited_ms: u64, ran_ms: u64) -> u32 {
-    let moves = queue > 0 && settings.las_promote > 0 && waited_ms >= promotion_ms(settings, ran_ms);
-    if moves { queue.saturating_sub(1) } else { queue }
+    let moves =
+        queue > 0 && settings.las_promote > 0 && waited_ms >= promotion_ms(settings, ran_ms);
+    if moves {
+        queue.saturating_sub(1)
+    } else {
+        queue
+    }
 }
 
 /// After so long a wait a job that ran so long moves up, milliseconds.
 fn promotion_ms(settings: &SchedSettings, ran_ms: u64) -> u64 {
-    ran_ms.saturating_mul(u64::from(settings.las_promote)).max(1)
+    ran_ms
+        .saturating_mul(u64::from(settings.las_promote))
+        .max(1)
 }
 
 /// From when on others of its own queue are sliced for a gang. One that never ran waits a quantum first: many are so short that to clear nodes for them costs others more than it
 /// gains, and many find room by then.
 fn clears_from(settings: &SchedSettings, job: &Waiting) -> UtcMs {
-    if job.attained > 0 { job.eligible_ms } else { after(job.eligible_ms, settings.las_quantum_ms) }
+    if job.attained > 0 {
+        job.eligible_ms
+    } else {
+        after(job.eligible_ms, settings.las_quantum_ms)
+    }
 }
 
 fn elapsed(from: UtcMs, to: UtcMs) -> u64 {

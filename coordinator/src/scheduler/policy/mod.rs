@@ -38,7 +38,8 @@ pub trait Rules: Sync {
     fn next(&self, settings: &SchedSettings, running: &Running, now: UtcMs) -> Option<UtcMs>;
 
     /// The earliest time after `now` at which an answer about a waiting job changes.
-    fn next_of_waiting(&self, settings: &SchedSettings, job: &Waiting, now: UtcMs) -> Option<UtcMs>;
+    fn next_of_waiting(&self, settings: &SchedSettings, job: &Waiting, now: UtcMs)
+    -> Option<UtcMs>;
 }
 
 /// The rules of a policy.

@@ -20,7 +20,18 @@ const EQUAL_COST: u64 = 4_000;
 const LOST_MS_MAX: u64 = 3_600_000;
 
 /// In which order victims go: what costs nothing, surplus, what fewer levels cover, the nearest relative, the team most over its nominal, class, evictions, loss.
-type Order = (bool, bool, u32, Reverse<usize>, Reverse<u64>, Class, usize, u64, Reverse<i64>, (u64, mlctl_proto::ids::JobId));
+type Order = (
+    bool,
+    bool,
+    u32,
+    Reverse<usize>,
+    Reverse<u64>,
+    Class,
+    usize,
+    u64,
+    Reverse<i64>,
+    (u64, mlctl_proto::ids::JobId),
+);
 
 impl<'a> Pass<'a> {
     /// All that may be ended for a job on these grounds, in the order in which they go.
@@ -46,26 +57,45 @@ impl<'a> Pass<'a> {
             // ends instead of all taking turns.
             let key = |one: &Candidate| {
                 let run = &self.runs[one.run];
-                let queue = run.attempt().map_or(0, |attempt| self.rules.queue_of_running(&self.scene.settings, attempt, self.now));
-                (Reverse(queue), one.entitlement, run.units().saturating_sub(units), Reverse(run.submit))
+                let queue = run.attempt().map_or(0, |attempt| {
+                    self.rules
+                        .queue_of_running(&self.scene.settings, attempt, self.now)
+                });
+                (
+                    Reverse(queue),
+                    one.entitlement,
+                    run.units().saturating_sub(units),
+                    Reverse(run.submit),
+                )
             };
             sorted.sort_by_cached_key(|(_, one)| key(one));
         }
         let sorted: Vec<Candidate> = sorted.into_iter().map(|(_, one)| one).collect();
         match self.asks.targets[target].ask.gpus {
-            Gpus::Whole(count) if mode == Mode::Slice => self.cheapest_nodes_first(at, count as usize, sorted),
+            Gpus::Whole(count) if mode == Mode::Slice => {
+                self.cheapest_nodes_first(at, count as usize, sorted)
+            }
             _ => sorted,
         }
     }
 
     /// Slices by nodes: first those of the node that is cleared at the least cost, of others only who would have to go there.
-    fn cheapest_nodes_first(&self, at: usize, count: usize, sorted: Vec<Candidate>) -> Vec<Candidate> {
+    fn cheapest_nodes_first(
+        &self,
+        at: usize,
+        count: usize,
+        sorted: Vec<Candidate>,
+    ) -> Vec<Candidate> {
         let settings = &self.scene.settings;
         let mine = self.rules.queue(settings, self.jobs[at].waiting, self.now);
         let cost = |run: &Run<'a>| {
-            let queue = run.attempt().map_or(mine, |attempt| self.rules.queue_of_running(settings, attempt, self.now));
+            let queue = run.attempt().map_or(mine, |attempt| {
+                self.rules.queue_of_running(settings, attempt, self.now)
+            });
             let equal = if queue > mine { 0 } else { EQUAL_COST };
-            (run.units() / (GPU / GPU_COST)).saturating_add(equal).saturating_add(EACH_COST)
+            (run.units() / (GPU / GPU_COST))
+                .saturating_add(equal)
+                .saturating_add(EACH_COST)
         };
         let mut here: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (place, one) in sorted.iter().enumerate() {
@@ -73,23 +103,39 @@ impl<'a> Pass<'a> {
                 here.entry(part.node).or_default().push(place);
             }
         }
-        type Cleared = (u64, Reverse<Option<(u64, mlctl_proto::ids::JobId)>>, u32, Vec<usize>);
+        type Cleared = (
+            u64,
+            Reverse<Option<(u64, mlctl_proto::ids::JobId)>>,
+            u32,
+            Vec<usize>,
+        );
         let mut nodes: Vec<Cleared> = Vec::with_capacity(here.len());
         for (node, places) in here {
-            let mut free = self.grid.devices(node as usize).filter(|device| self.grid.is_free(*device)).count();
+            let mut free = self
+                .grid
+                .devices(node as usize)
+                .filter(|device| self.grid.is_free(*device))
+                .count();
             let (mut sum, mut go) = (0_u64, Vec::new());
             for place in places {
                 if free >= count {
                     break;
                 }
                 let run = &self.runs[sorted[place].run];
-                let devices = run.parts.iter().filter(|part| part.node == node).map(|part| part.devices.len());
+                let devices = run
+                    .parts
+                    .iter()
+                    .filter(|part| part.node == node)
+                    .map(|part| part.devices.len());
                 free = free.saturating_add(devices.sum());
                 sum = sum.saturating_add(cost(run));
                 go.push(place);
             }
             if free >= count {
-                let first = go.iter().map(|place| self.runs[sorted[*place].run].submit).min();
+                let first = go
+                    .iter()
+                    .map(|place| self.runs[sorted[*place].run].submit)
+                    .min();
                 nodes.push((sum, Reverse(first), node, go));
             }
         }
