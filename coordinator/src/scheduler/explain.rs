@@ -3,6 +3,7 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::engine;
+use super::waits;
 use super::reasons::Reason;
 use super::said::{self, Said};
 use crate::state::view::{ClusterView, Job, JobState, Liveness, scene};
@@ -20,8 +21,10 @@ pub fn explain(view: &ClusterView, job: JobId, now_ms: UtcMs) -> Vec<Reason> {
             .collect();
     }
     let now_ms = now_ms.max(view.state.now_ms());
-    let proposal = engine::propose(&scene(view, now_ms), now_ms);
-    let why = proposal.reasons.get(&job.id);
+    let scene = scene(view, now_ms);
+    let proposal = engine::propose(&scene, now_ms);
+    let waits = waits(&scene, &proposal, now_ms);
+    let why = waits.get(&job.id);
     let mut said = Said::new(view, proposal.starts.len(), now_ms);
     why.map(|why| said.reasons(job, why)).unwrap_or_default()
 }

@@ -36,7 +36,10 @@ use std::collections::BTreeMap;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
+use self::engine::Why;
+use self::plan::Proposal;
 use crate::state::view::jobs::Reservation;
+use crate::state::view::scene::Scene;
 use crate::state::view::{ClusterView, JobState, Preempt, Stage, StartAttempt};
 
 pub use explain::explain;
@@ -88,7 +91,7 @@ pub fn plan_on(stage: &mut Stage, view: &ClusterView, now_ms: UtcMs) -> Plan {
     starts.truncate(fitting);
     let mut said = said::Said::new(view, starts.len(), now);
     let mut explanations = BTreeMap::new();
-    for (job, why) in &proposal.reasons {
+    for (job, why) in &waits(&scene, &proposal, now) {
         let pending = view
             .state
             .job(*job)
@@ -117,6 +120,19 @@ pub fn plan_on(stage: &mut Stage, view: &ClusterView, now_ms: UtcMs) -> Plan {
             .min(),
         late: due.is_some_and(|at| at <= now),
     }
+}
+
+/// Why each job that does not start waits: also those for whom others end.
+fn waits(scene: &Scene, proposal: &Proposal<Why>, now: UtcMs) -> BTreeMap<JobId, Why> {
+    let mut all = proposal.reasons.clone();
+    for one in &proposal.preemptions {
+        let settings = &scene.settings;
+        let grace = settings.grace_ms[one.entitlement.class as usize];
+        let kept = grace.saturating_add(settings.kill_ms).saturating_add(settings.hold_ms);
+        let until = now.saturating_add(i64::try_from(kept).unwrap_or(i64::MAX));
+        all.entry(one.job).or_insert(Why::PreemptingOthers { until });
+    }
+    all
 }
 
 /// Nodes, devices and ranges of tasks that a start names.

@@ -184,7 +184,7 @@ mod tests {
                 1,
                 65,
                 0,
-                Some("the most on one node: 62 processors, 486.4 GiB"),
+                Some("the most on one node: 64 processors, 512.0 GiB"),
             ),
             (2, 0, 33 << 30, Some("33.0 GiB of memory")),
         ] {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::room::{cpus_for_jobs, memory_for_jobs};
 use crate::state::records::{Admin, Node};
 
 type Counts = OrdMap<u32, u32>;
@@ -102,8 +101,7 @@ impl Inventory {
                 self.devices.insert(key, counts);
             }
         }
-        let facts = &node.facts;
-        let size = (pool.clone(), cpus_for_jobs(facts), memory_for_jobs(facts));
+        let size = (pool.clone(), node.facts.cpus, node.facts.memory_bytes);
         set(&mut self.sizes, size, count);
         set(&mut self.pools, pool, count);
     }

@@ -11,29 +11,31 @@ use crate::state::view::ask::{Ask, Gpus, Width};
 
 /// Thousandths of a processor in one.
 const MILLI: u64 = 1_000;
-/// Processors that the system keeps; of a small machine an eighth, rounded down.
-const SYSTEM_CPUS: u32 = 2;
+/// Processors that the system keeps when a node's are shared out over its GPUs; of a small machine a quarter.
+const SYSTEM_CPUS: u64 = 2;
 /// One part in so many of the memory likewise.
 const SYSTEM_MEMORY_PART: u64 = 20;
 
-/// Processors of a node that jobs may have.
-pub fn cpus_for_jobs(facts: &NodeFacts) -> u32 {
-    facts.cpus.saturating_sub(SYSTEM_CPUS.min(facts.cpus / 8))
-}
-
-/// Memory of a node that jobs may have, bytes.
-pub fn memory_for_jobs(facts: &NodeFacts) -> u64 {
-    (facts.memory_bytes).saturating_sub(facts.memory_bytes / SYSTEM_MEMORY_PART)
-}
-
-/// All that a node has for jobs. It is shared out over its GPUs: a job that says nothing takes the part of its GPUs.
+/// All that a node has.
 pub fn room(facts: &NodeFacts) -> Amounts {
-    let cpus = u64::from(cpus_for_jobs(facts));
+    let cpus = u64::from(facts.cpus);
     Amounts {
         cpu_milli: cpus.saturating_mul(MILLI),
-        memory: memory_for_jobs(facts),
+        memory: facts.memory_bytes,
         disk: u64::MAX,
         ranks: cpus.max(1).saturating_mul(u64::from(CPU_RANKS_PER_CPU)),
+    }
+}
+
+/// What of it is shared out over the node's GPUs: jobs that say nothing take the part of theirs.
+pub fn shared_out(facts: &NodeFacts) -> Amounts {
+    let all = room(facts);
+    let cpus = (SYSTEM_CPUS * MILLI).min(all.cpu_milli / 4);
+    Amounts {
+        cpu_milli: all.cpu_milli.saturating_sub(cpus),
+        memory: (all.memory).saturating_sub(all.memory / SYSTEM_MEMORY_PART),
+        ranks: 0,
+        ..all
     }
 }
 
@@ -60,7 +62,7 @@ pub fn takes(ask: &Ask, facts: &NodeFacts) -> Amounts {
         let part = each.saturating_mul(wanted) / u128::from(GPU);
         u64::try_from(part).unwrap_or(u64::MAX)
     };
-    let has = room(facts);
+    let has = shared_out(facts);
     Amounts {
         cpu_milli: part(has.cpu_milli),
         memory: part(has.memory),
@@ -240,10 +242,10 @@ mod tests {
     fn the_share_of_a_gpu_leaves_something_to_the_system() {
         let mut node = node("a", 8, "SIM");
         (node.facts.cpus, node.facts.memory_bytes) = (130, 1_000);
-        let has = room(&node.facts);
+        let has = shared_out(&node.facts);
         assert_eq!((has.cpu_milli, has.memory), (128_000, 950));
         (node.facts.cpus, node.facts.memory_bytes) = (2, 1_000);
-        assert_eq!(room(&node.facts).cpu_milli, 2_000);
+        assert_eq!(shared_out(&node.facts).cpu_milli, 1_500);
         assert_eq!(units(&node.facts), 8 * GPU);
     }
 

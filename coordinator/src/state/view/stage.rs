@@ -18,7 +18,7 @@ use crate::state::State;
 use crate::state::records::{
     AllocationPhase, Attempt, Automatic, Checkpoint, DeviceHold, Job, JobState, Node, Part,
 };
-use crate::state::rules::room::{carried_out, counted, room, takes};
+use crate::state::rules::room::{carried_out, counted, room, shared_out, takes};
 use crate::state::rules::taking::no_preempt_until;
 use crate::state::rules::{
     Resume, blocked, excluded, is_shared, living_holders, ready_tasks, resume,
@@ -172,7 +172,7 @@ pub(super) fn node_view(
         racks: vec![names.of(label("block")), names.of(label("rack"))],
         open: open(view, node, &windows, now_ms),
         devices,
-        has: room(facts),
+        has: shared_out(facts),
         free: room(facts).minus(taken),
         owner: owner.map(|owner| Owner {
             team: names.of(&owner.team),
