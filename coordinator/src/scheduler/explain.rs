@@ -3,9 +3,10 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::engine;
-use super::waits;
 use super::reasons::Reason;
 use super::said::{self, Said};
+use super::starts::starts;
+use super::waits;
 use crate::state::view::{ClusterView, Job, JobState, Liveness, scene};
 
 /// Why `job` waits, the leading reason first; empty if it is unknown or starts with the next plan. A job with an attempt waits only
@@ -25,7 +26,8 @@ pub fn explain(view: &ClusterView, job: JobId, now_ms: UtcMs) -> Vec<Reason> {
     let proposal = engine::propose(&scene, now_ms);
     let waits = waits(&scene, &proposal, now_ms);
     let why = waits.get(&job.id);
-    let mut said = Said::new(view, proposal.starts.len(), now_ms);
+    let starts = starts(view, &scene, &proposal.starts).len();
+    let mut said = Said::new(view, starts, now_ms);
     why.map(|why| said.reasons(job, why)).unwrap_or_default()
 }
 
