@@ -167,6 +167,8 @@ pub struct Training {
     nodes: usize,
     python: String,
     number: u32,
+    /// The newest step that the current training had told of when it was struck.
+    struck_at: u32,
 }
 
 /// How a training ended.
@@ -222,6 +224,7 @@ impl Training {
             nodes,
             python,
             number: 0,
+            struck_at: 0,
         })
     }
 
@@ -254,6 +257,7 @@ impl Training {
             framework.spec(python),
         );
         self.number += 1;
+        self.struck_at = 0;
         let name = format!("code/job-{}.toml", self.number);
         fs::write(fleet.work().join(&name), spec).expect("written");
         self.fleet.submit(&[&name])
@@ -287,16 +291,21 @@ impl Training {
         }
     }
 
-    /// Waits until a rank says that it has written the checkpoint of step `step`, and until the cluster has recorded that or an earlier one, and strikes.
-    /// Gives the newest step that was recorded by then: with less nobody may begin again.
+    /// Waits until a rank says that it has written the checkpoint of step `step` or a later one, since the last strike, and until the cluster has recorded
+    /// any, and strikes. Gives the newest step that was recorded by then: with less nobody may begin again.
     ///
     /// # Panics
     /// When there is none within a minute, or nothing to strike.
     #[track_caller]
     pub fn strike(&mut self, id: &str, step: u32, strike: Strike, dice: &mut StdRng) -> u64 {
-        self.fleet
-            .said(id, &format!("checkpoint step {step}"), BEGUN);
+        let after = self.struck_at;
+        let what = format!("a checkpoint of step {step} or later, and after {after}");
+        until(&what, BEGUN, || {
+            let told = self.told(id);
+            (told >= step && told > after).then_some(told)
+        });
         let recorded = until("a recorded checkpoint", BEGUN, || self.recorded(id));
+        self.struck_at = self.told(id);
         let nodes = self.fleet.job(id).nodes();
         let place = dice.random_range(0..nodes.len());
         let node = nodes[place].clone();
@@ -323,6 +332,16 @@ impl Training {
             nodes.len()
         );
         recorded
+    }
+
+    /// The newest step of which a rank says that it has written a checkpoint.
+    fn told(&self, id: &str) -> u32 {
+        let lines = self.fleet.lines(id);
+        let steps = lines.iter().filter_map(|line| {
+            let (_, step) = line.split_once("checkpoint step ")?;
+            step.trim().parse().ok()
+        });
+        steps.max().unwrap_or(0)
     }
 
     /// The newest step of which the cluster has a checkpoint.
