@@ -28,8 +28,8 @@ pub struct Reserved {
     pub aged: bool,
     /// When it is its turn.
     pub turn: Turn,
-    /// Its owner.
-    pub user: Arc<str>,
+    /// The number of its owner.
+    pub user: u32,
     /// What was said.
     pub said: UtcMs,
     /// When it can be kept, as things stand.
@@ -65,18 +65,31 @@ impl Reserved {
 }
 
 /// All promises, and where they are.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Promises {
     /// In the order in which they were made.
     pub all: Vec<Reserved>,
     /// By node: places in `all`.
     on_node: Vec<Vec<u32>>,
+    /// By kind of devices.
+    queues: BTreeMap<Option<u16>, Queue>,
+    /// By owner: how many.
+    users: BTreeMap<u32, usize>,
+}
+
+/// The promises of one kind of devices.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue {
+    /// How many.
+    pub count: usize,
+    /// Class and whether it is aged, of the one that yields first.
+    pub least: (Class, bool),
 }
 
 impl Promises {
     /// None, on so many nodes.
     pub fn new(nodes: usize) -> Self {
-        Self { all: Vec::new(), on_node: vec![Vec::new(); nodes] }
+        Self { on_node: vec![Vec::new(); nodes], ..Self::default() }
     }
 
     /// One more.
@@ -85,7 +98,25 @@ impl Promises {
         for node in &one.nodes {
             self.on_node[*node as usize].push(place);
         }
+        self.count(&one);
         self.all.push(one);
+    }
+
+    fn count(&mut self, one: &Reserved) {
+        *self.users.entry(one.user).or_default() += 1;
+        let urgency = (one.class, one.aged);
+        let queue = self.queues.entry(one.kind).or_insert(Queue { count: 0, least: urgency });
+        *queue = Queue { count: queue.count + 1, least: queue.least.min(urgency) };
+    }
+
+    /// Those of one kind of devices, if there are any.
+    pub fn queue(&self, kind: Option<u16>) -> Option<Queue> {
+        self.queues.get(&kind).copied()
+    }
+
+    /// How many a user has.
+    pub fn of_user(&self, user: u32) -> usize {
+        self.users.get(&user).copied().unwrap_or(0)
     }
 
     /// No promise to that job any more; the one that it had.
@@ -93,6 +124,10 @@ impl Promises {
         let place = self.all.iter().position(|one| one.job == job)?;
         let found = self.all.remove(place);
         self.on_node.iter_mut().for_each(Vec::clear);
+        (self.queues, self.users) = Default::default();
+        let all = std::mem::take(&mut self.all);
+        all.iter().for_each(|one| self.count(one));
+        self.all = all;
         for (place, one) in self.all.iter().enumerate() {
             for node in &one.nodes {
                 self.on_node[*node as usize].push(u32::try_from(place).unwrap_or(u32::MAX));
@@ -120,6 +155,13 @@ pub struct Asker<'a> {
     pub length: u64,
     /// When it is its turn, if it ends others for what it gets.
     pub takes_back: Option<Turn>,
+}
+
+/// What is written anew for each node.
+#[derive(Debug, Default)]
+struct Scratch {
+    times: Vec<UtcMs>,
+    free: Vec<u32>,
 }
 
 /// What one node gives for a target.
@@ -203,8 +245,21 @@ impl Ahead<'_, '_> {
         }
     }
 
-    /// When a node has room for a job, `bound` or later; `None`: never, as far as anybody can say.
-    pub fn node_time(&self, node: usize, need: &Need<'_>, ask: &Ask, asker: &Asker<'_>, bound: UtcMs) -> Option<UtcMs> {
+    /// When a node has room for a job from then on; `None`: never, as far as anybody can say.
+    pub fn node_time(&self, node: usize, need: &Need<'_>, ask: &Ask, asker: &Asker<'_>) -> Option<UtcMs> {
+        self.node_time_between(node, need, ask, asker, (self.now, UtcMs::MAX), &mut Scratch::default())
+    }
+
+    /// The same, if that is before `limit`; it is known not to be before `bound`.
+    fn node_time_between(
+        &self,
+        node: usize,
+        need: &Need<'_>,
+        ask: &Ask,
+        asker: &Asker<'_>,
+        (bound, limit): (UtcMs, UtcMs),
+        scratch: &mut Scratch,
+    ) -> Option<UtcMs> {
         let view = self.nodes[node];
         let open = match view.open {
             Open::Now => self.now,
@@ -215,31 +270,28 @@ impl Ahead<'_, '_> {
             return None;
         }
         let class = asker.job.class;
-        let mut times: Vec<UtcMs> = vec![open.max(bound)];
+        let Scratch { times, free } = scratch;
+        times.clear();
+        let first = open.max(bound);
+        times.push(first);
         let ends = self.on_node[node].iter().map(|run| &self.runs[*run as usize]).filter(|run| !run.gone);
         times.extend(ends.map(|run| run.ends_for(class, self.now)));
         times.extend(self.promises.on(node).map(|other| other.end));
-        times.retain(|time| *time >= open.max(bound));
+        times.retain(|time| *time >= first && *time < limit);
         times.sort_unstable();
         times.dedup();
-        let mut free = Vec::new();
-        for time in times {
-            let mut amounts = self.at(node, time, class, &mut free);
-            self.keep_promises(node, time, asker, &mut free, &mut amounts);
-            if self.grid.satisfy(node, &mut free, &mut amounts, need) {
+        for time in times.iter().copied() {
+            let mut amounts = self.at(node, time, class, free);
+            self.keep_promises(node, time, asker, free, &mut amounts);
+            if self.grid.satisfy(node, free, &mut amounts, need) {
                 return Some(past_windows(view, time, asker));
             }
         }
         None
     }
 
-    /// The earliest start of the fewest nodes of a target, and on which kind of devices, if it is before `before`.
-    pub fn earliest(
-        &self,
-        target: &Target,
-        asker: &Asker<'_>,
-        before: Option<UtcMs>,
-    ) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
+    /// The earliest start of the fewest nodes of a target before `limit`, and on which kind of devices.
+    pub fn earliest(&self, target: &Target, asker: &Asker<'_>, limit: UtcMs) -> Option<(UtcMs, Vec<u32>, Option<u16>)> {
         let choices: Vec<Option<u16>> = if target.ask.mix || target.kinds.is_empty() {
             vec![None]
         } else {
@@ -247,23 +299,16 @@ impl Ahead<'_, '_> {
         };
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>)> = None;
         for kind in choices {
-            let before = best.as_ref().map(|(old, _, _)| *old).or(before);
-            let found = self.earliest_of(target, kind, asker, before);
-            let Some((time, nodes)) = found.filter(|(time, _)| before.is_none_or(|before| *time < before)) else {
-                continue;
-            };
-            best = Some((time, nodes, kind));
+            let limit = best.as_ref().map_or(limit, |(time, ..)| limit.min(*time));
+            let Some((time, nodes)) = self.earliest_of(target, kind, asker, limit) else { continue };
+            if best.as_ref().is_none_or(|(old, _, _)| time < *old) {
+                best = Some((time, nodes, kind));
+            }
         }
         best
     }
 
-    fn earliest_of(
-        &self,
-        target: &Target,
-        kind: Option<u16>,
-        asker: &Asker<'_>,
-        before: Option<UtcMs>,
-    ) -> Option<(UtcMs, Vec<u32>)> {
+    fn earliest_of(&self, target: &Target, kind: Option<u16>, asker: &Asker<'_>, limit: UtcMs) -> Option<(UtcMs, Vec<u32>)> {
         let all: Vec<u32>;
         let among: &[u32] = match kind {
             Some(kind) => &self.with_kind[usize::from(kind)],
@@ -276,7 +321,7 @@ impl Ahead<'_, '_> {
         let mut groups: BTreeMap<Near<'_>, Vec<(UtcMs, u32)>> = BTreeMap::new();
         for node in among {
             let bound = self.bounds.soonest(asker.job.class, *node as usize, target.ask.gpus, self.now);
-            let Some(bound) = bound.filter(|bound| before.is_none_or(|before| *bound < before)) else { continue };
+            let Some(bound) = bound.filter(|bound| *bound < limit) else { continue };
             let view = self.nodes[*node as usize];
             let near: &[Arc<str>] = match target.ask.near {
                 self::Near::Prefer => &[],
@@ -287,10 +332,10 @@ impl Ahead<'_, '_> {
         let need = need(target, kind);
         let found = groups.into_values().filter_map(|group| {
             let least = target.ask.nodes.least() as usize;
-            let exact = self.exact(group, least, (&need, &target.ask), asker);
+            let exact = self.exact(group, least, (&need, &target.ask), asker, limit);
             self.soonest(exact, least, asker.job)
         });
-        found.min()
+        found.min().filter(|(time, _)| *time < limit)
     }
 
     /// When nodes have room, of which only bounds are known: exact for the soonest so many, ascending; more of them if the job cannot take just any.
@@ -300,7 +345,9 @@ impl Ahead<'_, '_> {
         least: usize,
         (need, ask): (&Need<'_>, &Ask),
         asker: &Asker<'_>,
+        limit: UtcMs,
     ) -> Vec<(UtcMs, u32)> {
+        let mut scratch = Scratch::default();
         group.sort_unstable();
         let any = asker.job.rank_0.is_empty();
         let mut found: Vec<(UtcMs, u32)> = Vec::with_capacity(least.saturating_add(1));
@@ -309,7 +356,7 @@ impl Ahead<'_, '_> {
             if any && last.is_some_and(|last| *last < (bound, node)) {
                 break;
             }
-            if let Some(time) = self.node_time(node as usize, need, ask, asker, bound) {
+            if let Some(time) = self.node_time_between(node as usize, need, ask, asker, (bound, limit), &mut scratch) {
                 let place = found.partition_point(|one| *one < (time, node));
                 found.insert(place, (time, node));
             }

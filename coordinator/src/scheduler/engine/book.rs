@@ -7,6 +7,7 @@ use super::why::Why;
 use crate::state::rules::quota::{Ledger, Shortfall};
 use crate::state::view::jobs::Waiting;
 use crate::state::view::scene::Scene;
+use crate::state::view::teams::Flavor;
 
 /// A slice of a budget, milliseconds (docs/QUOTAS.md, Budgets).
 const SLICE_MS: u64 = 3_600_000;
@@ -25,8 +26,8 @@ pub struct Book {
     strict: Ledger,
     /// Whether these differ.
     differ: bool,
-    /// By team and flavor: what budgets still allow to commit, unit-seconds.
-    budgets: BTreeMap<(usize, u32), u64>,
+    /// By team and flavor: what budgets still allow to commit, unit-seconds. Below nothing where more was promised than is left.
+    budgets: BTreeMap<(usize, u32), i128>,
     licenses: BTreeMap<String, u32>,
     /// By team: jobs that run.
     running: Vec<u32>,
@@ -52,7 +53,7 @@ impl Book {
             let Some(place) = ledger.team(&team.name) else { continue };
             for (flavor, left) in &team.budgets {
                 if let Some(number) = kinds.flavor_number(flavor) {
-                    budgets.insert((place, number), *left);
+                    budgets.insert((place, number), i128::from(*left));
                 }
             }
         }
@@ -105,7 +106,7 @@ impl Book {
             after.remove_at(team, column, units);
             strict.remove_at(team, column, units);
         });
-        self.each_budget(job, team, charges, |left, commits| left.saturating_add(commits));
+        self.each_budget(job, team, charges, |left, commits| left.saturating_add(commits.into()));
         for (name, count) in &job.ask.licenses {
             self.licenses.entry(name.clone()).and_modify(|free| *free = free.saturating_add(*count));
         }
@@ -170,10 +171,8 @@ impl Book {
             return None;
         }
         for (flavor, units) in charges {
-            let needs = Self::commits(*units, job.limit_ms);
             for level in self.now.path(team?) {
-                let left = self.budgets.get(&(level, *flavor)).copied();
-                if let Some(left) = left.filter(|left| *left < needs) {
+                if let Some((left, needs)) = self.budget_short(level, *flavor, *units, job.limit_ms) {
                     let flavor = kinds.flavors.get(*flavor as usize)?.clone();
                     return Some(Why::BudgetExhausted { team: self.now.name(level).clone(), flavor, left, needs });
                 }
@@ -182,10 +181,33 @@ impl Book {
         None
     }
 
+    /// What is left of a team's own budget and what a start would commit of it, unit-seconds, if that is more.
+    pub fn budget_short(&self, team: usize, flavor: u32, units: u64, limit_ms: Option<u64>) -> Option<(u64, u64)> {
+        let needs = Self::commits(units, limit_ms);
+        let left = *self.budgets.get(&(team, flavor))?;
+        (left < i128::from(needs)).then(|| (u64::try_from(left).unwrap_or(0), needs))
+    }
+
+    /// Whether anybody has a budget.
+    pub fn has_budgets(&self) -> bool {
+        !self.budgets.is_empty()
+    }
+
+    /// How many of a countable are free.
+    pub fn licenses_free(&self, name: &str) -> u32 {
+        self.licenses.get(name).copied().unwrap_or(0)
+    }
+
+    /// Whether a team runs as many jobs as it may.
+    pub fn runs_all(&self, team: usize) -> bool {
+        let most = self.max_running.get(team).copied().flatten();
+        most.zip(self.running.get(team)).is_some_and(|(most, running)| *running >= most)
+    }
+
     /// What does not depend on the place: countables, and how many jobs the team may run.
     pub fn limits(&self, job: &Waiting, team: Option<usize>) -> Option<Why> {
         let few = job.ask.licenses.iter().find_map(|(name, needs)| {
-            let free = self.licenses.get(name).copied().unwrap_or(0);
+            let free = self.licenses_free(name);
             (free < *needs).then(|| Why::Licenses { name: name.clone(), needs: *needs, free })
         });
         let full = || {
@@ -220,13 +242,13 @@ impl Book {
 
     /// Budgets of a start, and the countables of a whole job.
     pub fn commit(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, first: bool) {
-        self.each_budget(job, team, charges, |left, commits| left.saturating_sub(commits));
+        self.each_budget(job, team, charges, |left, commits| left.saturating_sub(commits.into()));
         for (name, count) in job.ask.licenses.iter().filter(|_| first) {
             self.licenses.entry(name.clone()).and_modify(|free| *free = free.saturating_sub(*count));
         }
     }
 
-    fn each_budget(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, change: impl Fn(u64, u64) -> u64) {
+    fn each_budget(&mut self, job: &Waiting, team: Option<usize>, charges: &Charges, change: impl Fn(i128, u64) -> i128) {
         let Some(team) = team.filter(|_| !self.budgets.is_empty()) else { return };
         for (flavor, units) in charges {
             let commits = Self::commits(*units, job.limit_ms);
@@ -236,6 +258,40 @@ impl Book {
                 }
             }
         }
+    }
+}
+
+/// What if: for one question; nothing is planned on it.
+impl Book {
+    /// A team may have any amount of a flavor.
+    pub fn open_quota(&mut self, team: &str, flavor: &Flavor) {
+        [&mut self.now, &mut self.after, &mut self.strict].into_iter().for_each(|ledger| ledger.open(team, flavor));
+        self.short.clear();
+    }
+
+    /// A team has no budget of a flavor.
+    pub fn open_budget(&mut self, team: &str, flavor: Option<u32>) {
+        if let Some((team, flavor)) = self.now.team(team).zip(flavor) {
+            self.budgets.remove(&(team, flavor));
+        }
+    }
+
+    /// There are enough of a countable.
+    pub fn open_license(&mut self, name: &str) {
+        self.licenses.insert(name.to_owned(), u32::MAX);
+    }
+
+    /// A team may run any number of jobs.
+    pub fn open_running(&mut self, team: &str) {
+        if let Some(most) = self.now.team(team).and_then(|team| self.max_running.get_mut(team)) {
+            *most = None;
+        }
+    }
+
+    /// One that is being ended since before this pass has ended.
+    pub fn has_ended(&mut self, team: Option<usize>, charges: &Charges, kinds: &Kinds) {
+        each(team, charges, kinds, |team, column, units| self.now.remove_at(team, column, units));
+        self.short.clear();
     }
 }
 

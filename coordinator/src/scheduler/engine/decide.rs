@@ -6,8 +6,10 @@ use mlctl_proto::units::UtcMs;
 use super::book::Standing;
 use super::pass::{Job, Outcome, Pass};
 use super::stuck::Stuck;
+use crate::scheduler::place::Choice;
 use crate::state::rules::quota::Shortfall;
 use crate::state::view::ask::{Ask, Prefer};
+use crate::state::view::jobs::Footing;
 
 /// Why a target gave no place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +24,11 @@ pub enum NoPlace {
 
 /// How a job stands to one of its targets.
 #[derive(Debug, Clone)]
-struct Way {
-    target: usize,
-    standing: Result<Standing, Arc<Shortfall>>,
+pub struct Way {
+    /// Which.
+    pub target: usize,
+    /// By quotas.
+    pub standing: Result<Standing, Arc<Shortfall>>,
 }
 
 impl<'a> Pass<'a> {
@@ -50,6 +54,8 @@ impl<'a> Pass<'a> {
             match self.try_way(at, way, inside) {
                 Ok(outcome) => return outcome,
                 Err(why) => {
+                    // Also if something else is said of it in the end.
+                    self.refused |= matches!(why, Stuck::Promise(..));
                     let better = stuck.as_ref().is_none_or(|old: &Stuck| why.weight() > old.weight());
                     if better {
                         stuck = Some(why);
@@ -74,7 +80,7 @@ impl<'a> Pass<'a> {
     }
 
     /// What holds whatever the place: countables, jobs that run, tasks at once.
-    fn limits(&self, job: &Job<'a>) -> Option<Stuck> {
+    pub(super) fn limits(&self, job: &Job<'a>) -> Option<Stuck> {
         let running = job.waiting.tasks.map_or(0, |tasks| tasks.running);
         if running == 0 {
             if let Some(why) = self.book.limits(job.waiting, job.team) {
@@ -87,7 +93,7 @@ impl<'a> Pass<'a> {
     }
 
     /// How it stands to each of its targets at its least width.
-    fn ways(&mut self, job: &Job<'a>) -> Vec<Way> {
+    pub(super) fn ways(&mut self, job: &Job<'a>) -> Vec<Way> {
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
         let targets = self.asks.classes[job.ask as usize].targets.clone();
         let mut ways = Vec::with_capacity(targets.len());
@@ -118,32 +124,36 @@ impl<'a> Pass<'a> {
     }
 
     fn try_way(&mut self, at: usize, way: &Way, inside: bool) -> Result<Outcome, Stuck> {
+        let (choice, footing) = self.look(at, way)?;
+        if inside && way.standing == Ok(Standing::Borrows) {
+            return Ok(Outcome::Deferred);
+        }
+        self.start(at, way.target, choice, footing);
+        Ok(Outcome::Done)
+    }
+
+    /// A place on one target, by quota, budget and what is free; nothing is taken.
+    pub(super) fn look(&mut self, at: usize, way: &Way) -> Result<(Choice, Footing), Stuck> {
         let job = self.jobs[at];
-        let standing = match &way.standing {
-            Ok(standing) => standing,
-            Err(short) => return Err(Stuck::Quota(short.clone())),
-        };
+        if let Err(short) = &way.standing {
+            return Err(Stuck::Quota(short.clone()));
+        }
         let least = job.waiting.ask.nodes.least();
         let flavor = self.asks.targets[way.target].flavor;
         let charge = flavor.map(|flavor| (flavor, job.waiting.ask.units(least)));
         if let Some(why) = self.book.budget(job.waiting, job.team, charge.as_slice(), &self.kinds) {
             return Err(Stuck::Said(why));
         }
-        match self.place(at, way.target, least) {
-            Ok(_) if inside && *standing == Standing::Borrows => Ok(Outcome::Deferred),
-            Ok((choice, footing)) => {
-                self.start(at, way.target, choice, footing);
-                Ok(Outcome::Done)
-            }
-            Err(NoPlace::Devices) => Err(Stuck::Devices(way.target)),
-            Err(NoPlace::Promise(job, start)) => Err(Stuck::Promise(job, start)),
-            Err(NoPlace::Quota(short)) => Err(Stuck::Quota(short)),
-        }
+        self.place(at, way.target, least).map_err(|none| match none {
+            NoPlace::Devices => Stuck::Devices(way.target),
+            NoPlace::Promise(job, start) => Stuck::Promise(job, start),
+            NoPlace::Quota(short) => Stuck::Quota(short),
+        })
     }
 }
 
 /// In which order targets are tried: as they are listed, or those within nominal first (docs/SCHEDULING.md, Requests). Who takes any type has no list.
-fn order(ways: &[Way], ask: &Ask) -> Vec<usize> {
+pub fn order(ways: &[Way], ask: &Ask) -> Vec<usize> {
     let mut places: Vec<usize> = (0..ways.len()).collect();
     if ask.prefer == Prefer::Nominal || ask.kinds.is_empty() {
         places.sort_by_key(|place| ways[*place].standing != Ok(Standing::Inside));

@@ -3,7 +3,7 @@
 use mlctl_proto::ids::JobId;
 
 use super::decide::NoPlace;
-use super::pass::{Outcome, Pass};
+use super::pass::{Job, Outcome, Pass};
 use super::runs::{self, Part, Source};
 use super::stuck::Stuck;
 use super::why::Why;
@@ -103,15 +103,16 @@ impl<'a> Pass<'a> {
         self.capacity.hold_seats(ask, seats);
     }
 
-    /// All of its devices are free: it starts there, if quotas still allow it.
+    /// All of its devices are free: it starts there, if quotas and budgets still allow it.
     fn start_held(&mut self, at: usize, hold: &'a Hold) {
         let job = self.jobs[at];
         let place = self.runs.iter().position(|run| run.job == hold.job && matches!(run.source, Source::Promise(_)));
         let Some(place) = place else { return };
         let charges = self.runs[place].charges.clone();
         self.book.unpromise(job.waiting, job.team, &charges, &self.kinds);
-        if self.book.legal(job.team, &charges, &self.kinds).is_err() {
-            self.book.promise(job.team, &charges, &self.kinds);
+        let legal = self.book.legal(job.team, &charges, &self.kinds).is_ok();
+        if !legal || self.book.budget(job.waiting, job.team, &charges, &self.kinds).is_some() {
+            self.count_again(&job, &charges);
             return;
         }
         self.book.start(job.waiting, job.team, &charges, &self.kinds, true);
@@ -132,6 +133,13 @@ impl<'a> Pass<'a> {
         self.mark("beneficiary started");
     }
 
+    /// What is kept for a job counts again, after it was looked at without.
+    fn count_again(&mut self, job: &Job<'a>, charges: &[(u32, u64)]) {
+        self.book.promise(job.team, charges, &self.kinds);
+        self.book.commit(job.waiting, job.team, charges, true);
+        self.book.runs(job.team);
+    }
+
     /// A job for which others are being ended, at its turn: if it fits elsewhere before all of them were told, it goes there.
     pub(super) fn beneficiary(&mut self, at: usize) -> Outcome {
         let job = self.jobs[at];
@@ -150,20 +158,26 @@ impl<'a> Pass<'a> {
                 let legal = self.book.legal(job.team, charge.as_slice(), &self.kinds).is_ok();
                 let found = if legal { self.place(at, target, job.waiting.ask.nodes.least()) } else { Err(NoPlace::Devices) };
                 if let Ok((choice, Footing::Regular)) = found {
-                    self.go_elsewhere(at, target, choice);
-                    return Outcome::Done;
+                    if self.go_elsewhere(at, target, choice) {
+                        return Outcome::Done;
+                    }
                 }
             }
         }
         Outcome::Stuck(Stuck::Said(Why::PreemptingOthers { until: hold.until_ms }))
     }
 
-    fn go_elsewhere(&mut self, at: usize, target: usize, choice: Choice) {
+    /// It starts there instead; false: budgets do not cover that.
+    fn go_elsewhere(&mut self, at: usize, target: usize, choice: Choice) -> bool {
         let job = self.jobs[at];
         let place = self.runs.iter().position(|run| run.job == job.waiting.id && matches!(run.source, Source::Promise(_)));
         if let Some(place) = place {
             let charges = self.runs[place].charges.clone();
             self.book.unpromise(job.waiting, job.team, &charges, &self.kinds);
+            if self.book.budget(job.waiting, job.team, &self.numbers(&choice), &self.kinds).is_some() {
+                self.count_again(&job, &charges);
+                return false;
+            }
             self.runs[place].gone = true;
             self.runs[place].parts.iter().for_each(|part| self.bounds.touch(part.node));
         }
@@ -171,5 +185,6 @@ impl<'a> Pass<'a> {
         self.commit(at, target, choice, Footing::Regular, job.waiting.tasks.map(|_| 1));
         // What was kept for it is free only in the state that this leaves behind: all look at it there, in their order.
         self.full = true;
+        true
     }
 }

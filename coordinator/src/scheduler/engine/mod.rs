@@ -8,11 +8,13 @@ pub mod bounds;
 pub mod decide;
 pub mod entitlement;
 pub mod estimate;
+pub mod explain;
 #[cfg(test)]
 pub mod fixtures;
 pub mod grid;
 pub mod holds;
 pub mod kinds;
+mod names;
 pub mod next;
 pub mod order;
 pub mod pass;
@@ -52,10 +54,16 @@ pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
 
 /// The pass that counts.
 fn last_pass(scene: &Scene, now: UtcMs) -> pass::Pass<'_> {
+    last_pass_with(scene, now, None)
+}
+
+/// The same, with a closer look at one job.
+fn last_pass_with<'a>(scene: &'a Scene, now: UtcMs, closer: Option<&'a explain::Closer<'a>>) -> pass::Pass<'a> {
     let mut after_owners = std::collections::BTreeMap::new();
     for round in 1.. {
         let mut pass = pass::Pass::new(scene, now);
         pass.after_owners = std::mem::take(&mut after_owners);
+        pass.closer = closer;
         pass.last = round == ROUNDS;
         pass.to_the_end = round > ROUNDS_ONE_BY_ONE;
         pass.run();

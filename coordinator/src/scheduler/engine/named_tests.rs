@@ -202,11 +202,10 @@ fn a_gang_that_is_first_starts_within_the_longest_protected_time_and_the_ending(
         // Others keep coming, shorter and longer.
         for step in 1..80 {
             world.submit(narrow(100 + step), if step % 2 == 0 { HOUR } else { 50 * HOUR });
-            world.settle();
+            run_to(&mut world, HOUR / 4 + HOUR / 8 * i64::try_from(step).expect("small"));
             if world.starts.contains_key(&id(100)) {
                 break;
             }
-            world.advance(world.now + HOUR / 8);
         }
         let started = world.starts.get(&id(100)).copied().expect("it starts");
         assert!(started <= protected + ending + HOUR / 8, "limits {limits}: only at {started}");
@@ -216,7 +215,7 @@ fn a_gang_that_is_first_starts_within_the_longest_protected_time_and_the_ending(
 #[test]
 fn backfill_starts_what_ends_before_the_promise_and_nothing_that_would_delay_it() {
     let mut scene = scene(nodes(2), vec![team("org", &[("h100", 16, NONE)])]);
-    let mut world_scene = |limit: u64, interactive: bool| {
+    let world_scene = |limit: u64, interactive: bool| {
         let mut scene = scene.clone();
         let long = Waiting { limit_ms: Some(5 * 3_600_000), ..job(1, "org", Class::Normal, 1, 8) };
         let seats = vec![Seat { node: "n0".into(), devices: (0..8).collect() }];

@@ -9,8 +9,10 @@ use super::ahead::{Ahead, Asker, Promises};
 use super::book::Book;
 use super::bounds::Bounds;
 use super::estimate;
+use super::explain::{Closer, Seen};
 use super::grid::Grid;
 use super::kinds::Kinds;
+use super::names::Names;
 use super::order::{Turn, share};
 use super::preempt::recheck::Planned;
 use super::preempt::table::Tables;
@@ -38,6 +40,8 @@ pub struct Job<'a> {
     pub waiting: &'a Waiting,
     /// Its team's place.
     pub team: Option<usize>,
+    /// The number of its owner.
+    pub user: u32,
     /// The number of its ask.
     pub ask: u32,
     /// The number of its conditions: equal for jobs that may go to the same nodes.
@@ -63,7 +67,9 @@ pub struct Pass<'a> {
     pub(super) now: UtcMs,
     pub(super) rules: &'static dyn Rules,
     pub(super) nodes: Vec<&'a Arc<NodeView>>,
-    pub(super) node_number: BTreeMap<&'a str, u32>,
+    node_numbers: Names<'a>,
+    teams: Names<'a>,
+    users: Names<'a>,
     pub(super) with_kind: Vec<Vec<u32>>,
     pub(super) kinds: Kinds,
     pub(super) asks: Asks,
@@ -103,6 +109,18 @@ pub struct Pass<'a> {
     /// Somebody was refused a place that was promised to another.
     pub(super) refused: bool,
     pub(super) full: bool,
+    /// A closer look is taken at one job: nothing else changes.
+    pub(super) closer: Option<&'a Closer<'a>>,
+    /// What was seen of it.
+    pub(super) seen: Option<Box<Seen>>,
+    /// It was put off at its first turn.
+    put_off: bool,
+    /// Nothing that comes later matters to who asked.
+    pub(super) stop: bool,
+    /// Before anybody's turn, if a closer look is taken.
+    pub(super) book_before: Option<Box<Book>>,
+    /// While it is taken: an empty cluster, and one that holds only what jobs ahead hold.
+    pub(super) emptied: Option<Box<(Capacity, Capacity)>>,
     pub(super) marks: Vec<&'static str>,
 }
 
@@ -113,13 +131,14 @@ impl<'a> Pass<'a> {
         let mut kinds = Kinds::new(scene, &ledger);
         let grid = Grid::new(scene, &mut kinds);
         let nodes: Vec<&Arc<NodeView>> = scene.nodes.values().collect();
-        let numbers = nodes.iter().zip(0_u32..);
         let capacity = Capacity::new(scene);
         let mut pass = Self {
             scene,
             now,
             rules: policy::rules(scene.settings.policy),
-            node_number: numbers.map(|(node, number)| (&*node.name, number)).collect(),
+            node_numbers: Names::default(),
+            teams: Names::default(),
+            users: Names::default(),
             with_kind: vec![Vec::new(); kinds.kinds.len()],
             book: Book::new(scene, ledger, &kinds),
             asks: Asks::default(),
@@ -152,6 +171,12 @@ impl<'a> Pass<'a> {
             stuck_devices: 0,
             refused: false,
             full: false,
+            closer: None,
+            seen: None,
+            put_off: false,
+            stop: false,
+            book_before: None,
+            emptied: None,
             marks: Vec::new(),
             nodes,
             kinds,
@@ -165,7 +190,7 @@ impl<'a> Pass<'a> {
 
     fn sort_nodes(&mut self) {
         for node in 0..self.nodes.len() {
-            let number = u32::try_from(node).unwrap_or(u32::MAX);
+            let number = self.node_numbers.number(&self.nodes[node].name);
             for device in self.grid.devices(node) {
                 let with = &mut self.with_kind[usize::from(self.grid.kind(device))];
                 if with.last() != Some(&number) {
@@ -178,19 +203,25 @@ impl<'a> Pass<'a> {
     /// The places of devices of seats.
     pub(super) fn parts(&self, seats: &[Seat]) -> Vec<Part> {
         let part = |seat: &Seat| {
-            let node = *self.node_number.get(&*seat.node)?;
+            let node = self.node_number(&seat.node)?;
             Some(Part { node, devices: seat.devices.clone(), whole: seat.devices.len() })
         };
         seats.iter().filter_map(part).collect()
     }
 
+    /// The number of a node.
+    pub(super) fn node_number(&self, name: &Arc<str>) -> Option<u32> {
+        self.node_numbers.known(name)
+    }
+
     fn add_runs(&mut self) {
         let scene = self.scene;
+        let mut places: Vec<Option<usize>> = Vec::new();
         let mut counted: BTreeSet<JobId> = BTreeSet::new();
         for running in scene.running.values() {
             let parts = self.parts(&running.seats);
             let charges = runs::charges(&parts, &running.ask, &self.grid, &self.kinds);
-            let team = self.book.now.team(&running.team);
+            let team = self.team_place(&running.team, &mut places);
             let run = runs::attempt(scene, running, team, parts, charges, self.now);
             if run.ending {
                 self.soon.release(running);
@@ -201,6 +232,15 @@ impl<'a> Pass<'a> {
             }
             self.add_run(run);
         }
+    }
+
+    /// The place of a team in the ledger: by the number of its name, as far as these are known.
+    fn team_place(&mut self, team: &'a Arc<str>, places: &mut Vec<Option<usize>>) -> Option<usize> {
+        let number = self.teams.number(team) as usize;
+        while places.len() < self.teams.count() {
+            places.push(self.book.now.team(team));
+        }
+        places.get(number).copied().flatten()
     }
 
     /// One more holds something: the grid already knows.
@@ -218,30 +258,26 @@ impl<'a> Pass<'a> {
 
     fn add_jobs(&mut self) {
         let scene = self.scene;
-        let shares = share::Shares::new(scene);
-        let mut people: BTreeMap<(&Arc<str>, &Arc<str>), u32> = BTreeMap::new();
-        let mut paths: Vec<Vec<u16>> = Vec::new();
+        let mut shares = share::Places::new(scene);
         let mut terms = super::terms::Numbers::new(scene);
         let mut who: Vec<u32> = Vec::with_capacity(scene.waiting.len());
+        let mut places: Vec<Option<usize>> = Vec::new();
+        (self.teams, self.users) = (Names::default(), Names::default());
         for job in scene.waiting.values() {
             if let Some(blocked) = &job.blocked {
                 self.out.reasons.insert(job.id, blocked_why(blocked));
                 continue;
             }
-            let person = *people.entry((&job.team, &job.user)).or_insert_with(|| {
-                paths.push(shares.path(scene, &job.team, &job.user));
-                u32::try_from(paths.len() - 1).unwrap_or(u32::MAX)
-            });
-            who.push(person);
+            let team = self.team_place(&job.team, &mut places);
+            who.push(shares.of(self.teams.number(&job.team), &job.team, &job.user));
             let turn = Turn::of(self.rules, &scene.settings, job, 0, self.now);
             let ask = self.asks.number(&job.ask, &self.kinds);
-            let team = self.book.now.team(&job.team);
-            let terms = terms.of(job);
-            self.jobs.push(Job { waiting: job, team, ask, terms, turn });
+            let (user, terms) = (self.users.number(&job.user), terms.of(job));
+            self.jobs.push(Job { waiting: job, team, user, ask, terms, turn });
         }
-        let ranks = share::ranks(&paths);
+        let ranks = shares.ranks();
         for (job, person) in self.jobs.iter_mut().zip(who) {
-            job.turn.set_share(ranks[person as usize]);
+            job.turn.set_share(ranks.get(person as usize).copied().unwrap_or(u32::MAX));
         }
         self.jobs.sort_unstable_by_key(|job| job.turn);
     }
@@ -263,12 +299,15 @@ impl<'a> Pass<'a> {
     /// A job that asks about what lies ahead.
     pub(super) fn asker(&self, job: &Job<'a>) -> Asker<'a> {
         let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
+        let protected = estimate::protected(&self.scene.settings, job.waiting.class, job.waiting.limit_ms);
+        // One with a limit holds its devices until it has ended, as for those who ask whether it breaks their promise.
+        let limited = job.waiting.limit_ms.map(|_| protected);
         Asker {
             job: job.waiting,
             aged: job.turn.is_aged(),
-            length: estimate::waiting(self.scene, job.waiting, units),
+            length: limited.unwrap_or_else(|| estimate::waiting(self.scene, job.waiting, units)),
             takes_back: None,
-            protected: estimate::protected(&self.scene.settings, job.waiting.class, job.waiting.limit_ms),
+            protected,
         }
     }
 
@@ -286,6 +325,7 @@ impl<'a> Pass<'a> {
             self.out.reservations = self.scene.reservations.values().map(|one| (**one).clone()).collect();
             return;
         }
+        self.book_before = self.closer.map(|_| Box::new(self.book.clone()));
         self.settle_holds();
         self.renew_promises();
         self.decided = vec![false; self.jobs.len()];
@@ -299,19 +339,24 @@ impl<'a> Pass<'a> {
                 if self.consider(job, first) == Outcome::Deferred {
                     borrowers.push(job);
                 }
-                if self.again && !self.to_the_end {
+                if self.is_over() {
                     return;
                 }
             }
             for job in borrowers {
                 self.consider(job, false);
-                if self.again && !self.to_the_end {
+                if self.is_over() {
                     return;
                 }
             }
             at = end;
         }
         self.finish();
+    }
+
+    /// Whether nobody asks for the rest.
+    fn is_over(&self) -> bool {
+        self.stop || (self.again && !self.to_the_end)
     }
 
     /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal.
@@ -333,9 +378,15 @@ impl<'a> Pass<'a> {
         }
         let outcome = if self.full { Outcome::Stuck(Stuck::Ahead) } else { self.decide(at, inside) };
         self.decided[at] = outcome != Outcome::Deferred;
+        if self.closer.is_some_and(|closer| closer.job == id) {
+            match &outcome {
+                Outcome::Stuck(why) => self.look_closer(at, why, self.put_off),
+                Outcome::Deferred => self.put_off = true,
+                Outcome::Done => {}
+            }
+        }
         if let Outcome::Stuck(why) = &outcome {
             self.stuck_devices += usize::from(!why.is_final());
-            self.refused |= matches!(why, Stuck::Promise(..));
             self.stuck.push((at, why.clone()));
         }
         if outcome != Outcome::Deferred && !self.full {
@@ -357,7 +408,8 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn blocked_why(blocked: &Blocked) -> Why {
+/// The word of what holds whatever is free.
+pub fn blocked_why(blocked: &Blocked) -> Why {
     match blocked {
         Blocked::Held => Why::HeldByUser,
         Blocked::StartTime(at) => Why::StartTime(*at),

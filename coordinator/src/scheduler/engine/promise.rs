@@ -36,7 +36,7 @@ impl<'a> Pass<'a> {
         let job = self.jobs[at];
         let mut nodes = Vec::with_capacity(old.nodes.len());
         for name in &old.nodes {
-            nodes.push(*self.node_number.get(&**name)?);
+            nodes.push(self.node_number(name)?);
         }
         nodes.sort_unstable();
         let asker = self.asker(&job);
@@ -60,7 +60,7 @@ impl<'a> Pass<'a> {
         let (ahead, need) = (self.ahead(), need(target, kind));
         let mut start = self.now;
         for node in nodes {
-            start = start.max(ahead.node_time(*node as usize, &need, &target.ask, asker, self.now)?);
+            start = start.max(ahead.node_time(*node as usize, &need, &target.ask, asker)?);
         }
         (!nodes.is_empty()).then_some(start)
     }
@@ -74,16 +74,15 @@ impl<'a> Pass<'a> {
         nodes: Vec<u32>,
     ) -> Reserved {
         let target = self.asks.targets[target].clone();
-        let units = target.ask.units(target.ask.nodes.least());
         Reserved {
             job: job.waiting.id,
             class: job.waiting.class,
             aged: job.turn.is_aged(),
             turn: job.turn,
-            user: job.waiting.user.clone(),
+            user: job.user,
             said,
             start,
-            end: estimate::after(start, estimate::waiting(self.scene, job.waiting, units)),
+            end: estimate::after(start, self.asker(job).length),
             nodes,
             target,
             kind,
@@ -203,8 +202,7 @@ impl<'a> Pass<'a> {
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
     fn may_have_more(&self, job: &Job<'a>, open: &[usize]) -> bool {
-        let of_user = self.promises.all.iter().filter(|one| one.user == job.waiting.user).count();
-        of_user < PER_USER && open.iter().any(|target| {
+        self.promises.of_user(job.user) < PER_USER && open.iter().any(|target| {
             kinds(&self.asks.targets[*target]).any(|kind| self.has_slot(job, kind))
         })
     }
@@ -212,11 +210,7 @@ impl<'a> Pass<'a> {
     /// Whether a queue has a slot, or one that is held by a promise that yields.
     fn has_slot(&self, job: &Job<'a>, kind: Option<u16>) -> bool {
         let most = self.rules.reservations(&self.scene.settings) as usize;
-        let queue = || self.promises.all.iter().filter(|one| one.kind == kind);
-        queue().count() < most || {
-            let asker = self.asker(job);
-            queue().any(|one| one.yields(&asker))
-        }
+        self.promises.queue(kind).is_none_or(|queue| queue.count < most || (job.waiting.class, job.turn.is_aged()) > queue.least)
     }
 
     /// The promise that stands above the others of its queue gets its slot.
@@ -242,21 +236,23 @@ impl<'a> Pass<'a> {
         });
         self.bounds.make(job.waiting.class, &self.grid, &self.runs, &self.on_node, self.now);
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
+        // Only what is earlier than that is worth anything.
+        let limit = kept.as_ref().map_or(UtcMs::MAX, |kept| kept.start);
         for target in open {
             let mut one = self.asks.targets[*target].clone();
             one.kinds.retain(|kind| had == Some(Some(*kind)) || one.ask.mix || self.has_slot(job, Some(*kind)));
             if one.kinds.is_empty() && !self.asks.targets[*target].kinds.is_empty() {
                 continue;
             }
-            // Nothing but an earlier start counts.
-            let other = best.as_ref().map(|(start, ..)| *start);
-            let before = [kept.as_ref().map(|kept| kept.start), other].into_iter().flatten().min();
-            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker, before) else { continue };
+            let limit = best.as_ref().map_or(limit, |(start, ..)| limit.min(*start));
+            let Some((start, nodes, kind)) = self.ahead().earliest(&one, &asker, limit) else { continue };
             // Only who waits for devices alone: quota is there by the time that they are.
             if self.quota_time(job, &one).is_none_or(|quota| quota > start) {
                 continue;
             }
-            best = Some((start, nodes, kind, *target));
+            if best.as_ref().is_none_or(|(other, ..)| start < *other) {
+                best = Some((start, nodes, kind, *target));
+            }
         }
         let (mut made, moved) = match (kept, best) {
             (None, None) => return None,
@@ -273,6 +269,17 @@ impl<'a> Pass<'a> {
         made.said = made.start;
         made.fresh = true;
         Some(self.with_quotas(job, made))
+    }
+
+    /// The earliest start of any of its targets, as far as anybody can say, that delays nobody to whom one was promised.
+    pub(super) fn earliest_start(&self, at: usize) -> Option<UtcMs> {
+        let (job, asker) = (self.jobs[at], self.asker(&self.jobs[at]));
+        let targets = &self.asks.targets[self.asks.classes[job.ask as usize].targets.clone()];
+        let start = |target: &Target| {
+            let (start, ..) = self.ahead().earliest(target, &asker, UtcMs::MAX)?;
+            Some(start.max(self.quota_time(&job, target)?))
+        };
+        targets.iter().filter_map(start).min()
     }
 
     /// A reservation that is due, or would be if what runs in overtime and guests made room, takes their devices.

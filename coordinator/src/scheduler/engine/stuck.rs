@@ -71,6 +71,7 @@ impl<'a> Pass<'a> {
     pub(super) fn explain_stuck(&mut self) {
         let stock = self.stock();
         let mut known: BTreeMap<(usize, u32), Why> = BTreeMap::new();
+        let mut reasons: Vec<(JobId, Why)> = std::mem::take(&mut self.out.reasons).into_iter().collect();
         for (at, stuck) in std::mem::take(&mut self.stuck) {
             let job = self.jobs[at];
             let why = match stuck {
@@ -86,8 +87,10 @@ impl<'a> Pass<'a> {
                     found.clone()
                 }
             };
-            self.out.reasons.insert(job.waiting.id, why);
+            reasons.push((job.waiting.id, why));
         }
+        // All at once: of several words for one job the last one counts.
+        self.out.reasons = reasons.into_iter().collect();
     }
 
     fn stock(&self) -> Vec<Stock> {

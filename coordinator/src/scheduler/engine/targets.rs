@@ -47,18 +47,21 @@ impl Asks {
         if let Some(known) = self.by_address.get(&address) {
             return *known;
         }
-        let number = match self.by_value.get(ask) {
-            Some(known) => *known,
-            None => {
-                let number = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
-                let first = self.targets.len();
-                self.targets.extend(targets(ask, kinds));
-                self.classes.push(AskClass { ask: ask.clone(), targets: first..self.targets.len() });
-                self.by_value.insert(ask.clone(), number);
-                number
-            }
-        };
+        let number = self.number_of(ask, kinds);
         self.by_address.insert(address, number);
+        number
+    }
+
+    /// The same for an ask that is not the scene's, whose address may be another's later.
+    pub fn number_of(&mut self, ask: &Arc<Ask>, kinds: &Kinds) -> u32 {
+        if let Some(known) = self.by_value.get(ask) {
+            return *known;
+        }
+        let number = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
+        let first = self.targets.len();
+        self.targets.extend(targets(ask, kinds));
+        self.classes.push(AskClass { ask: ask.clone(), targets: first..self.targets.len() });
+        self.by_value.insert(ask.clone(), number);
         number
     }
 }

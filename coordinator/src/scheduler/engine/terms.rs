@@ -30,9 +30,12 @@ impl Numbers {
         let alone = !job.avoid.is_empty() || !job.rank_0.is_empty();
         let team = (self.owners || shares).then(|| job.team.clone());
         let user = shares.then(|| job.user.clone());
+        if !(self.owners || self.windows || shares || alone) {
+            return 0;
+        }
         let span = (self.windows && !job.preemptible).then_some((job.class, job.limit_ms));
         let key = (team, user, (self.owners || self.windows) && job.preemptible, span, alone.then_some(job.submit_index));
-        let next = u32::try_from(self.known.len()).unwrap_or(u32::MAX);
+        let next = u32::try_from(self.known.len() + 1).unwrap_or(u32::MAX);
         *self.known.entry(key).or_insert(next)
     }
 }

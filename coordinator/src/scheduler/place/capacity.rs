@@ -235,7 +235,7 @@ impl Capacity {
     }
 
     /// Brings all that follows from a node's free devices and amounts up to date.
-    fn refresh(&mut self, site: u32) {
+    pub(super) fn refresh(&mut self, site: u32) {
         let tables = self.tables.clone();
         let of = &tables.sites[site as usize];
         let open = self.rooms[site as usize].open;

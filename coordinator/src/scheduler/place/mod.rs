@@ -7,6 +7,7 @@ mod find;
 mod fit;
 mod gang;
 mod index;
+mod lifted;
 mod loss;
 mod mix;
 mod near;

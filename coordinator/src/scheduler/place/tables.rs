@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mlctl_proto::units::UtcMs;
 
 use super::stock::Stock;
-use crate::state::view::amounts::GPU;
+use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::nodes::{DeviceView, NodeView, Open, Owner, Sharing};
 use crate::state::view::scene::Scene;
 use crate::state::view::teams::Flavor;
@@ -37,6 +37,8 @@ pub(super) struct Site {
     pub devices: Range<usize>,
     /// Its lots, by place in [`Tables::lots`].
     pub lots: Vec<u32>,
+    /// What it has beside devices.
+    pub has: Amounts,
     /// What comes with each GPU where a spec says nothing.
     pub per_gpu: Stock,
 }
@@ -272,6 +274,7 @@ impl Tables {
             windows: node.windows.clone(),
             devices,
             lots: Vec::new(),
+            has: node.has,
             per_gpu: Stock::of(node.has).share(GPU.cast_signed(), units),
         }
     }

@@ -42,6 +42,8 @@ struct Column {
     governed: Vec<bool>,
     quotas: Vec<Quota>,
     loads: Vec<u64>,
+    /// Levels that allow any amount, for a what-if.
+    open: Vec<bool>,
 }
 
 const NOTHING: Quota = Quota {
@@ -91,9 +93,9 @@ impl Ledger {
         let mut governed = vec![false; teams.len()];
         let mut quotas: Vec<Option<Quota>> =
             teams.iter().map(|team| team.quotas.get(flavor).copied()).collect();
-        for place in 0..teams.len() {
+        for (place, quota) in quotas.iter().enumerate() {
             let root = self.root(place);
-            governed[root] |= quotas[place].is_some();
+            governed[root] |= quota.is_some();
         }
         // A team without a word of its own passes on what those below have. Children come after their parents, so from the end.
         let mut below: Vec<Option<u64>> = vec![None; teams.len()];
@@ -116,6 +118,7 @@ impl Ledger {
             governed,
             quotas,
             loads: vec![0; teams.len()],
+            open: vec![false; teams.len()],
         };
         for place in self.deepest_first() {
             if let Some(parent) = self.parents[place] {
@@ -210,34 +213,40 @@ impl Ledger {
     /// # Errors
     /// The inequality that fails.
     pub fn legal_at(&self, place: usize, at: usize, units: u64) -> Result<(), Shortfall> {
+        self.shortfalls_at(place, at, units).next().map_or(Ok(()), Err)
+    }
+
+    /// All inequalities that fail, from its team upwards.
+    pub fn shortfalls_at(&self, place: usize, at: usize, units: u64) -> impl Iterator<Item = Shortfall> + '_ {
         let column = &self.columns[at];
-        if !column.governed[self.root(place)] {
-            return Ok(());
-        }
+        let governed = column.governed[self.root(place)];
         let mut adds = units;
-        for level in self.path(place) {
+        self.path(place).take_while(move |_| governed).filter_map(move |level| {
+            let added = adds;
+            adds = column.grows(level, adds);
             let (quota, load) = (column.quotas[level], column.loads[level]);
             let root = self.parents[level].is_none();
             let borrow = if root { Limit::Units(0) } else { quota.borrow };
             let fits = match borrow {
                 Limit::Unlimited => true,
-                Limit::Units(more) => {
-                    load.saturating_add(adds) <= quota.nominal.saturating_add(more)
-                }
+                Limit::Units(more) => load.saturating_add(added) <= quota.nominal.saturating_add(more),
             };
-            if !fits {
-                return Err(Shortfall {
-                    team: self.names[level].clone(),
-                    flavor: self.flavors[at].clone(),
-                    load,
-                    adds,
-                    nominal: quota.nominal,
-                    borrow,
-                });
-            }
-            adds = column.grows(level, adds);
+            (!fits && !column.open[level]).then(|| Shortfall {
+                team: self.names[level].clone(),
+                flavor: self.flavors[at].clone(),
+                load,
+                adds: added,
+                nominal: quota.nominal,
+                borrow,
+            })
+        })
+    }
+
+    /// What if a team might have any amount of a flavor: nothing is started on it.
+    pub fn open(&mut self, team: &str, flavor: &Flavor) {
+        if let Some((place, column)) = self.at(team, flavor) {
+            self.columns[column].open[place] = true;
         }
-        Ok(())
     }
 
     /// Whether every level, from the team to the root, stays within its nominal: nothing is borrowed.

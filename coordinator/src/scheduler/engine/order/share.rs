@@ -49,6 +49,42 @@ impl Shares {
     }
 }
 
+/// Places of teams' users, once for all who stand alike.
+#[derive(Debug)]
+pub struct Places<'a> {
+    scene: &'a Scene,
+    shares: Shares,
+    /// By number of team and bucket of the user: a place in `paths`.
+    known: BTreeMap<(u32, u16), u32>,
+    paths: Vec<Vec<u16>>,
+}
+
+impl<'a> Places<'a> {
+    /// Of a scene's teams.
+    pub fn new(scene: &'a Scene) -> Self {
+        Self { scene, shares: Shares::new(scene), known: BTreeMap::new(), paths: Vec::new() }
+    }
+
+    /// Where a user of a team stands, as a place in [`Self::ranks`]. `number`: the team's, one for each.
+    pub fn of(&mut self, number: u32, team: &Arc<str>, user: &Arc<str>) -> u32 {
+        let view = self.scene.teams.get(team).filter(|view| !view.users.is_empty());
+        let used = view.and_then(|view| view.users.get(user)).copied().unwrap_or(0);
+        let key = (number, bucket(used, 1));
+        if let Some(known) = self.known.get(&key) {
+            return *known;
+        }
+        let place = u32::try_from(self.paths.len()).unwrap_or(u32::MAX);
+        self.paths.push(self.shares.path(self.scene, team, user));
+        self.known.insert(key, place);
+        place
+    }
+
+    /// By place: where it stands among all.
+    pub fn ranks(&self) -> Vec<u32> {
+        ranks(&self.paths)
+    }
+}
+
 /// Dense places of paths: equal paths stand equal.
 pub fn ranks(paths: &[Vec<u16>]) -> Vec<u32> {
     let mut sorted: Vec<&Vec<u16>> = paths.iter().collect();
