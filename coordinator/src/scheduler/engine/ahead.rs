@@ -75,6 +75,8 @@ pub struct Promises {
     queues: BTreeMap<Option<u16>, Queue>,
     /// By owner: how many.
     users: BTreeMap<u32, usize>,
+    /// How often one was made or went.
+    pub changes: u64,
 }
 
 /// The promises of one kind of devices.
@@ -100,6 +102,7 @@ impl Promises {
         }
         self.count(&one);
         self.all.push(one);
+        self.changes = self.changes.saturating_add(1);
     }
 
     fn count(&mut self, one: &Reserved) {
@@ -123,6 +126,7 @@ impl Promises {
     pub fn remove(&mut self, job: JobId) -> Option<Reserved> {
         let place = self.all.iter().position(|one| one.job == job)?;
         let found = self.all.remove(place);
+        self.changes = self.changes.saturating_add(1);
         self.on_node.iter_mut().for_each(Vec::clear);
         (self.queues, self.users) = Default::default();
         let all = std::mem::take(&mut self.all);
@@ -318,7 +322,8 @@ impl Ahead<'_, '_> {
             }
         };
         type Near<'n> = (&'n str, &'n str, &'n [Arc<str>]);
-        let mut groups: BTreeMap<Near<'_>, Vec<(UtcMs, u32)>> = BTreeMap::new();
+        // Few, and neighbours are mostly of the same.
+        let mut groups: Vec<(Near<'_>, Vec<(UtcMs, u32)>)> = Vec::new();
         for node in among {
             let bound = self.bounds.soonest(asker.job.class, *node as usize, target.ask.gpus, self.now);
             let Some(bound) = bound.filter(|bound| *bound < limit) else { continue };
@@ -327,10 +332,14 @@ impl Ahead<'_, '_> {
                 self::Near::Prefer => &[],
                 self::Near::Within(level) => view.racks.get(..=usize::from(level)).unwrap_or(&view.racks),
             };
-            groups.entry((&view.pool, &view.network, near)).or_default().push((bound, *node));
+            let key: Near<'_> = (&view.pool, &view.network, near);
+            match groups.iter_mut().rev().find(|(known, _)| *known == key) {
+                Some((_, nodes)) => nodes.push((bound, *node)),
+                None => groups.push((key, vec![(bound, *node)])),
+            }
         }
         let need = need(target, kind);
-        let found = groups.into_values().filter_map(|group| {
+        let found = groups.into_iter().filter_map(|(_, group)| {
             let least = target.ask.nodes.least() as usize;
             let exact = self.exact(group, least, (&need, &target.ask), asker, limit);
             self.soonest(exact, least, asker.job)

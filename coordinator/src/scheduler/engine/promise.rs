@@ -8,7 +8,12 @@ use super::estimate;
 use super::pass::{Job, Outcome, Pass};
 use super::preempt::Mode;
 use super::targets::Target;
-use crate::state::view::jobs::Reservation;
+use crate::state::view::jobs::{Class, Reservation};
+
+/// Ask, conditions, team, class, whether it is aged, its length by estimate and its protected time.
+pub type Alike = (u32, u32, Option<usize>, Class, bool, u64, u64);
+/// Changes of promises, starts and preemptions so far.
+pub type Moment = (u64, usize, usize);
 
 /// Promises of one user at most.
 const PER_USER: usize = 2;
@@ -123,6 +128,10 @@ impl<'a> Pass<'a> {
     fn with_quotas(&self, job: &Job<'a>, mut made: Reserved) -> Reserved {
         let place = made.target.flavor.and_then(|flavor| Some((flavor, self.kinds.column(flavor)?)));
         let (Some(team), Some((flavor, column))) = (job.team, place) else { return made };
+        if self.book.now.nominal_at(team, column).is_none() {
+            // Nobody of its tree has a quota of it.
+            return made;
+        }
         let units = made.target.ask.units(made.target.ask.nodes.least());
         let mut ledger = self.book.strict().clone();
         for run in self.runs.iter().filter(|run| !run.gone && !run.ending) {
@@ -178,6 +187,10 @@ impl<'a> Pass<'a> {
         if had.is_none() && !self.may_have_more(&job, open) {
             return None;
         }
+        let alike = had.is_none().then(|| (self.alike(&job), self.moment()));
+        if alike.is_some_and(|(alike, moment)| self.no_due.get(&alike) == Some(&moment)) {
+            return None;
+        }
         let old = had.and_then(|_| self.promises.remove(job.waiting.id));
         let nodes = old.as_ref().map(|old| old.nodes.clone());
         let made = self.best(&job, open, old);
@@ -192,12 +205,24 @@ impl<'a> Pass<'a> {
             }
             if !self.scene.preemption_paused {
                 // Numbers say that it fits, places do not: nobody is kept away for that.
+                self.no_due.extend(alike);
                 return None;
             }
         }
         self.make_room(&job, &made);
         self.promises.add(made);
         None
+    }
+
+    /// Equal for jobs without a promise that would be promised the same.
+    fn alike(&self, job: &Job<'a>) -> Alike {
+        let asker = self.asker(job);
+        (job.ask, job.terms, job.team, job.waiting.class, asker.aged, asker.length, asker.protected)
+    }
+
+    /// Another one when something was promised, started or ended since.
+    fn moment(&self) -> Moment {
+        (self.promises.changes, self.out.starts.len(), self.out.preemptions.len())
     }
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
