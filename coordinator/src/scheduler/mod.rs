@@ -128,9 +128,12 @@ fn waits(scene: &Scene, proposal: &Proposal<Why>, now: UtcMs) -> BTreeMap<JobId,
     for one in &proposal.preemptions {
         let settings = &scene.settings;
         let grace = settings.grace_ms[one.entitlement.class as usize];
-        let kept = grace.saturating_add(settings.kill_ms).saturating_add(settings.hold_ms);
+        let kept = grace
+            .saturating_add(settings.kill_ms)
+            .saturating_add(settings.hold_ms);
         let until = now.saturating_add(i64::try_from(kept).unwrap_or(i64::MAX));
-        all.entry(one.job).or_insert(Why::PreemptingOthers { until });
+        all.entry(one.job)
+            .or_insert(Why::PreemptingOthers { until });
     }
     all
 }

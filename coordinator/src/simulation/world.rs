@@ -60,6 +60,8 @@ pub struct World<'a> {
     pub scene: Scene,
     progress: Vec<Progress>,
     asks: BTreeMap<Ask, Arc<Ask>>,
+    /// Names of teams and owners, each once.
+    names: BTreeSet<Arc<str>>,
     usage: Usage,
     /// The trace names users.
     people: bool,
@@ -95,6 +97,7 @@ impl<'a> World<'a> {
             scene: cluster.scene(teams_of(trace, options.teams), settings.clone()),
             progress: vec![Progress::default(); trace.jobs.len()],
             asks: BTreeMap::new(),
+            names: BTreeSet::new(),
             usage: Usage::default(),
             people: trace.jobs.iter().any(|job| !job.user.is_empty()),
             estimates: Estimates::new(options.history_ms, options.history_most),
@@ -145,11 +148,23 @@ impl<'a> World<'a> {
                 .or_insert_with(|| Arc::new(ask))
                 .clone()
         });
+        let names = &mut self.names;
+        let mut once = |name: &Arc<str>| match names.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                names.insert(name.clone());
+                name.clone()
+            }
+        };
+        let (team, user) = (
+            once(&team_of(self.options.teams, &job.vc)),
+            once(job.owner()),
+        );
         let waited = i64::try_from(progress.waited_ms).unwrap_or(i64::MAX);
         let waiting = Waiting {
             id,
-            team: team_of(self.options.teams, &job.vc),
-            user: job.owner().clone(),
+            team,
+            user,
             class: Class::Normal,
             submit_ms: job.submit_ms,
             submit_index: id.counter,

@@ -15,6 +15,7 @@ use super::names::Names;
 use super::order::{Turn, share};
 use super::preempt::recheck::Planned;
 use super::preempt::table::Tables;
+use super::promise::{Alike, Moment};
 use super::runs::{self, Part, Run};
 use super::stuck::Stuck;
 use super::targets::Asks;
@@ -82,6 +83,8 @@ pub struct Pass<'a> {
     pub(super) on_node: Vec<Vec<u32>>,
     pub(super) jobs: Vec<Job<'a>>,
     pub(super) promises: Promises,
+    /// Who would start at once by numbers and does not by places, and since when nothing changed about that.
+    pub(super) no_due: BTreeMap<Alike, Moment>,
     /// By target and conditions, and how urgent: the shortest span of time for which no place was found.
     pub(super) no_place: BTreeMap<(usize, u32, u32, u8), UtcMs>,
     pub(super) tables: Tables,
@@ -146,6 +149,7 @@ impl<'a> Pass<'a> {
             on_node: vec![Vec::new(); nodes.len()],
             jobs: Vec::with_capacity(scene.waiting.len()),
             promises: Promises::new(nodes.len()),
+            no_due: BTreeMap::new(),
             no_place: BTreeMap::new(),
             tables: Tables::default(),
             out: Proposal {

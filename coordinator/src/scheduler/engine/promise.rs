@@ -8,7 +8,12 @@ use super::estimate;
 use super::pass::{Job, Outcome, Pass};
 use super::preempt::Mode;
 use super::targets::Target;
-use crate::state::view::jobs::Reservation;
+use crate::state::view::jobs::{Class, Reservation};
+
+/// Ask, conditions, team, class, whether it is aged, its length by estimate and its protected time.
+pub type Alike = (u32, u32, Option<usize>, Class, bool, u64, u64);
+/// Changes of promises, starts and preemptions so far.
+pub type Moment = (u64, usize, usize);
 
 /// Promises of one user at most.
 const PER_USER: usize = 2;
@@ -148,6 +153,10 @@ impl<'a> Pass<'a> {
         let (Some(team), Some((flavor, column))) = (job.team, place) else {
             return made;
         };
+        if self.book.now.nominal_at(team, column).is_none() {
+            // Nobody of its tree has a quota of it.
+            return made;
+        }
         let units = made.target.ask.units(made.target.ask.nodes.least());
         let mut ledger = self.book.strict().clone();
         for run in self.runs.iter().filter(|run| !run.gone && !run.ending) {
@@ -236,6 +245,10 @@ impl<'a> Pass<'a> {
         if had.is_none() && !self.may_have_more(&job, open) {
             return None;
         }
+        let alike = had.is_none().then(|| (self.alike(&job), self.moment()));
+        if alike.is_some_and(|(alike, moment)| self.no_due.get(&alike) == Some(&moment)) {
+            return None;
+        }
         let old = had.and_then(|_| self.promises.remove(job.waiting.id));
         let nodes = old.as_ref().map(|old| old.nodes.clone());
         let made = self.best(&job, open, old);
@@ -253,12 +266,36 @@ impl<'a> Pass<'a> {
             }
             if !self.scene.preemption_paused {
                 // Numbers say that it fits, places do not: nobody is kept away for that.
+                self.no_due.extend(alike);
                 return None;
             }
         }
         self.make_room(&job, &made);
         self.promises.add(made);
         None
+    }
+
+    /// Equal for jobs without a promise that would be promised the same.
+    fn alike(&self, job: &Job<'a>) -> Alike {
+        let asker = self.asker(job);
+        (
+            job.ask,
+            job.terms,
+            job.team,
+            job.waiting.class,
+            asker.aged,
+            asker.length,
+            asker.protected,
+        )
+    }
+
+    /// Another one when something was promised, started or ended since.
+    fn moment(&self) -> Moment {
+        (
+            self.promises.changes,
+            self.out.starts.len(),
+            self.out.preemptions.len(),
+        )
     }
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
@@ -307,9 +344,8 @@ impl<'a> Pass<'a> {
 
     /// The old promise, unless another start is earlier, or it cannot be kept and another start is earlier than what it has become.
     fn best(&mut self, job: &Job<'a>, open: &[usize], old: Option<Reserved>) -> Option<Reserved> {
-        let asker = self.asker(job);
-        let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
         let had = old.as_ref().map(|old| old.kind);
+        let asker = self.asker(job);
         let kept = old.and_then(|old| {
             let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
             let start = start.max(self.quota_time(job, &old.target)?);
@@ -318,6 +354,14 @@ impl<'a> Pass<'a> {
                 ..old
             })
         });
+        self.bounds.make(
+            job.waiting.class,
+            &self.grid,
+            &self.runs,
+            &self.on_node,
+            self.now,
+        );
+        let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
         // Only what is earlier than that is worth anything.
         let limit = kept.as_ref().map_or(UtcMs::MAX, |kept| kept.start);
         for target in open {
