@@ -10,8 +10,8 @@ use super::preempt::Mode;
 use super::targets::Target;
 use crate::state::view::jobs::{Class, Reservation};
 
-/// Ask, conditions, team, class, whether it is aged, its length by estimate and its protected time.
-pub type Alike = (u32, u32, Option<usize>, Class, bool, u64, u64);
+/// Ask, conditions, team, class, whether it is aged, its length by estimate, its protected time, and the targets that are open to it.
+pub type Alike = (u32, u32, Option<usize>, Class, bool, u64, u64, Vec<usize>);
 /// Changes of promises, starts and preemptions so far.
 pub type Moment = (u64, usize, usize);
 
@@ -245,8 +245,11 @@ impl<'a> Pass<'a> {
         if had.is_none() && !self.may_have_more(&job, open) {
             return None;
         }
-        let alike = had.is_none().then(|| (self.alike(&job), self.moment()));
-        if alike.is_some_and(|(alike, moment)| self.no_due.get(&alike) == Some(&moment)) {
+        let alike = had
+            .is_none()
+            .then(|| (self.alike(&job, open), self.moment()));
+        let known = |(alike, moment): &(_, _)| self.no_due.get(alike) == Some(moment);
+        if alike.as_ref().is_some_and(known) {
             return None;
         }
         let old = had.and_then(|_| self.promises.remove(job.waiting.id));
@@ -276,7 +279,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Equal for jobs without a promise that would be promised the same.
-    fn alike(&self, job: &Job<'a>) -> Alike {
+    fn alike(&self, job: &Job<'a>, open: &[usize]) -> Alike {
         let asker = self.asker(job);
         (
             job.ask,
@@ -286,16 +289,14 @@ impl<'a> Pass<'a> {
             asker.aged,
             asker.length,
             asker.protected,
+            open.to_vec(),
         )
     }
 
     /// Another one when something was promised, started or ended since.
     fn moment(&self) -> Moment {
-        (
-            self.promises.changes,
-            self.out.starts.len(),
-            self.out.preemptions.len(),
-        )
+        let (starts, preemptions) = (self.out.starts.len(), self.out.preemptions.len());
+        (self.promises.changes, starts, preemptions)
     }
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
@@ -344,8 +345,9 @@ impl<'a> Pass<'a> {
 
     /// The old promise, unless another start is earlier, or it cannot be kept and another start is earlier than what it has become.
     fn best(&mut self, job: &Job<'a>, open: &[usize], old: Option<Reserved>) -> Option<Reserved> {
-        let had = old.as_ref().map(|old| old.kind);
         let asker = self.asker(job);
+        let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
+        let had = old.as_ref().map(|old| old.kind);
         let kept = old.and_then(|old| {
             let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
             let start = start.max(self.quota_time(job, &old.target)?);
@@ -354,14 +356,6 @@ impl<'a> Pass<'a> {
                 ..old
             })
         });
-        self.bounds.make(
-            job.waiting.class,
-            &self.grid,
-            &self.runs,
-            &self.on_node,
-            self.now,
-        );
-        let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
         // Only what is earlier than that is worth anything.
         let limit = kept.as_ref().map_or(UtcMs::MAX, |kept| kept.start);
         for target in open {
