@@ -5,10 +5,12 @@ use mlctl_proto::ids::JobId;
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::Body;
+use crate::state::commands::Withdraw;
 use crate::state::records::Reply;
 use crate::state::rules::{Resume, fits_kind, not_yet, resume};
-use crate::state::testing::Cluster;
 use crate::state::testing::script::{histories, play};
+use crate::state::testing::{Cluster, system};
 
 /// Whether a gang fits into what is free, found the slow way.
 fn fits_anywhere(view: &ClusterView, job: JobId) -> bool {
@@ -61,6 +63,10 @@ proptest! {
             prop_assert_eq!(starts, !first.explanations.contains_key(&job.id), "it starts, or there is a reason");
             let leading = explain(&before, job.id, 0).into_iter().next();
             prop_assert_eq!(leading.as_ref(), first.explanations.get(&job.id), "explain says what plan did");
+        }
+        if !first.withdrawn.is_empty() {
+            let jobs = first.withdrawn.clone();
+            cluster.run(system(), Body::Withdraw(Withdraw { jobs }));
         }
         let wanted: Vec<JobId> = first.starts.iter().map(|start| start.job).collect();
         if !wanted.is_empty() {
