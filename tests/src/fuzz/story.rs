@@ -106,10 +106,10 @@ impl Story {
     /// A wave of an array starts, and is ended for another job, which then lets go of it.
     fn run_an_array(&mut self, ann: &Actor, system: &Actor) {
         self.tell(ann, array());
-        self.tell(system, wave(7));
-        self.tell(system, reported("a", 6, vec![running(7), tasks(7)]));
-        self.tell(system, preempt(8, 7));
-        let jobs = vec![JobId::new(1, 8)];
+        self.tell(system, wave(9));
+        self.tell(system, reported("a", 6, vec![running(9), tasks(9)]));
+        self.tell(system, preempt(7, 9));
+        let jobs = vec![JobId::new(1, 7)];
         self.tell(system, Body::Withdraw(Withdraw { jobs }));
     }
 }
@@ -441,13 +441,6 @@ mod tests {
         let mut state = State::new();
         let mut refused = Vec::new();
         for (number, command) in commands().iter().enumerate() {
-            if number == 33 {
-                eprintln!(
-                    "{:#?} {:#?}",
-                    state.job(JobId::new(1, 7)),
-                    state.attempts_of(JobId::new(1, 7)).collect::<Vec<_>>()
-                );
-            }
             let applied = state.apply(number as u64 + 1, command);
             refused.extend(applied.refusal().map(|why| format!("{number}: {why}")));
         }
