@@ -108,8 +108,9 @@ impl Story {
         self.tell(ann, array());
         self.tell(system, wave(9));
         self.tell(system, reported("a", 6, vec![running(9), tasks(9)]));
-        self.tell(system, preempt(7, 9));
-        let jobs = vec![JobId::new(1, 7)];
+        self.tell(ann, urgent());
+        self.tell(system, preempt(10, 9));
+        let jobs = vec![JobId::new(1, 10)];
         self.tell(system, Body::Withdraw(Withdraw { jobs }));
     }
 }
@@ -257,10 +258,21 @@ fn started(job: u64, epoch: u64, places: &[(&str, &[&str])]) -> Body {
 }
 
 fn array() -> Body {
-    let spec = JobSpec {
+    without_code(&JobSpec {
         array: ArraySpec::parse("0-9,20-29%4").ok(),
         ..JobSpec::new(vec!["sweep".into()])
-    };
+    })
+}
+
+/// Others end for it.
+fn urgent() -> Body {
+    without_code(&JobSpec {
+        class: spec::Class::High,
+        ..JobSpec::new(vec!["urgent".into()])
+    })
+}
+
+fn without_code(spec: &JobSpec) -> Body {
     Body::SubmitJob(SubmitJob {
         spec: spec.canonical_json(),
         code_manifest: String::new(),
