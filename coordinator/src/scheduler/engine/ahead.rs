@@ -6,7 +6,6 @@ use std::sync::Arc;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use super::bounds::Bounds;
 use super::grid::{Grid, Need};
 use super::order::Turn;
 use super::runs::Run;
@@ -200,8 +199,6 @@ pub struct Ahead<'p, 'a> {
     pub runs: &'p [Run<'a>],
     /// By node: who holds something there.
     pub on_node: &'p [Vec<u32>],
-    /// When they could have room at the earliest.
-    pub bounds: &'p Bounds,
     /// By number.
     pub nodes: &'p [&'a Arc<NodeView>],
     /// Promises.
@@ -291,24 +288,17 @@ impl Ahead<'_, '_> {
         ask: &Ask,
         asker: &Asker<'_>,
     ) -> Option<UtcMs> {
-        self.node_time_between(
-            node,
-            need,
-            ask,
-            asker,
-            (self.now, UtcMs::MAX),
-            &mut Scratch::default(),
-        )
+        self.node_time_before(node, need, ask, asker, UtcMs::MAX, &mut Scratch::default())
     }
 
-    /// The same, if that is before `limit`; it is known not to be before `bound`.
-    fn node_time_between(
+    /// The same, if that is before `limit`.
+    fn node_time_before(
         &self,
         node: usize,
         need: &Need<'_>,
         ask: &Ask,
         asker: &Asker<'_>,
-        (bound, limit): (UtcMs, UtcMs),
+        limit: UtcMs,
         scratch: &mut Scratch,
     ) -> Option<UtcMs> {
         let view = self.nodes[node];
@@ -323,15 +313,14 @@ impl Ahead<'_, '_> {
         let class = asker.job.class;
         let Scratch { times, free } = scratch;
         times.clear();
-        let first = open.max(bound);
-        times.push(first);
+        times.push(open);
         let ends = self.on_node[node]
             .iter()
             .map(|run| &self.runs[*run as usize])
             .filter(|run| !run.gone);
         times.extend(ends.map(|run| run.ends_for(class, self.now)));
         times.extend(self.promises.on(node).map(|other| other.end));
-        times.retain(|time| *time >= first && *time < limit);
+        times.retain(|time| *time >= open && *time < limit);
         times.sort_unstable();
         times.dedup();
         for time in times.iter().copied() {
@@ -376,6 +365,7 @@ impl Ahead<'_, '_> {
         asker: &Asker<'_>,
         limit: UtcMs,
     ) -> Option<(UtcMs, Vec<u32>)> {
+        let mut scratch = Scratch::default();
         let all: Vec<u32>;
         let among: &[u32] = match kind {
             Some(kind) => &self.with_kind[usize::from(kind)],
@@ -389,69 +379,38 @@ impl Ahead<'_, '_> {
         type Near<'n> = (&'n str, &'n str, &'n [Arc<str>]);
         // Few, and neighbours are mostly of the same.
         let mut groups: Vec<(Near<'_>, Vec<(UtcMs, u32)>)> = Vec::new();
+        let need = need(target, kind);
         for node in among {
-            let bound =
-                self.bounds
-                    .soonest(asker.job.class, *node as usize, target.ask.gpus, self.now);
-            let Some(bound) = bound.filter(|bound| *bound < limit) else {
-                continue;
-            };
             let view = self.nodes[*node as usize];
-            let near: &[Arc<str>] = match target.ask.near {
-                self::Near::Prefer => &[],
-                self::Near::Within(level) => {
-                    view.racks.get(..=usize::from(level)).unwrap_or(&view.racks)
+            if let Some(time) = self.node_time_before(
+                *node as usize,
+                &need,
+                &target.ask,
+                asker,
+                limit,
+                &mut scratch,
+            ) {
+                let near: &[Arc<str>] = match target.ask.near {
+                    self::Near::Prefer => &[],
+                    self::Near::Within(level) => {
+                        view.racks.get(..=usize::from(level)).unwrap_or(&view.racks)
+                    }
+                };
+                let key: Near<'_> = (&view.pool, &view.network, near);
+                match groups.iter_mut().rev().find(|(known, _)| *known == key) {
+                    Some((_, nodes)) => nodes.push((time, *node)),
+                    None => groups.push((key, vec![(time, *node)])),
                 }
-            };
-            let key: Near<'_> = (&view.pool, &view.network, near);
-            match groups.iter_mut().rev().find(|(known, _)| *known == key) {
-                Some((_, nodes)) => nodes.push((bound, *node)),
-                None => groups.push((key, vec![(bound, *node)])),
             }
         }
-        let need = need(target, kind);
-        let found = groups.into_iter().filter_map(|(_, group)| {
-            let least = target.ask.nodes.least() as usize;
-            let exact = self.exact(group, least, (&need, &target.ask), asker, limit);
-            self.soonest(exact, least, asker.job)
-        });
+        let least = target.ask.nodes.least() as usize;
+        let found = groups
+            .into_iter()
+            .filter_map(|(_, group)| self.soonest(group, least, asker.job));
         found.min().filter(|(time, _)| *time < limit)
     }
 
-    /// When nodes have room, of which only bounds are known: exact for the soonest so many, ascending; more of them if the job cannot take just any.
-    fn exact(
-        &self,
-        mut group: Vec<(UtcMs, u32)>,
-        least: usize,
-        (need, ask): (&Need<'_>, &Ask),
-        asker: &Asker<'_>,
-        limit: UtcMs,
-    ) -> Vec<(UtcMs, u32)> {
-        let mut scratch = Scratch::default();
-        group.sort_unstable();
-        let any = asker.job.rank_0.is_empty();
-        let mut found: Vec<(UtcMs, u32)> = Vec::with_capacity(least.saturating_add(1));
-        for (bound, node) in group {
-            let last = least.checked_sub(1).and_then(|last| found.get(last));
-            if any && last.is_some_and(|last| *last < (bound, node)) {
-                break;
-            }
-            if let Some(time) = self.node_time_between(
-                node as usize,
-                need,
-                ask,
-                asker,
-                (bound, limit),
-                &mut scratch,
-            ) {
-                let place = found.partition_point(|one| *one < (time, node));
-                found.insert(place, (time, node));
-            }
-        }
-        found
-    }
-
-    /// The soonest of a group's nodes, ascending, one of them with the job's checkpoint if it needs one.
+    /// The soonest of a group's nodes, one of them with the job's checkpoint if it needs one.
     fn soonest(
         &self,
         mut group: Vec<(UtcMs, u32)>,
@@ -461,6 +420,7 @@ impl Ahead<'_, '_> {
         if group.len() < least || least == 0 {
             return None;
         }
+        group.sort_unstable();
         if !job.rank_0.is_empty() {
             let holds = |node: u32| job.rank_0.contains(&self.nodes[node as usize].name);
             let holder = group.iter().position(|(_, node)| holds(*node))?;

@@ -291,11 +291,8 @@ impl<'a> Pass<'a> {
 
     /// Another one when something was promised, started or ended since.
     fn moment(&self) -> Moment {
-        (
-            self.promises.changes,
-            self.out.starts.len(),
-            self.out.preemptions.len(),
-        )
+        let (starts, preemptions) = (self.out.starts.len(), self.out.preemptions.len());
+        (self.promises.changes, starts, preemptions)
     }
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
@@ -344,8 +341,9 @@ impl<'a> Pass<'a> {
 
     /// The old promise, unless another start is earlier, or it cannot be kept and another start is earlier than what it has become.
     fn best(&mut self, job: &Job<'a>, open: &[usize], old: Option<Reserved>) -> Option<Reserved> {
-        let had = old.as_ref().map(|old| old.kind);
         let asker = self.asker(job);
+        let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
+        let had = old.as_ref().map(|old| old.kind);
         let kept = old.and_then(|old| {
             let start = self.on_nodes(&old.target, old.kind, &old.nodes, &asker)?;
             let start = start.max(self.quota_time(job, &old.target)?);
@@ -354,14 +352,6 @@ impl<'a> Pass<'a> {
                 ..old
             })
         });
-        self.bounds.make(
-            job.waiting.class,
-            &self.grid,
-            &self.runs,
-            &self.on_node,
-            self.now,
-        );
-        let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
         // Only what is earlier than that is worth anything.
         let limit = kept.as_ref().map_or(UtcMs::MAX, |kept| kept.start);
         for target in open {
