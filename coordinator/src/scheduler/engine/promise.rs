@@ -10,8 +10,8 @@ use super::preempt::Mode;
 use super::targets::Target;
 use crate::state::view::jobs::{Class, Reservation};
 
-/// Ask, conditions, team, class, whether it is aged, its length by estimate and its protected time.
-pub type Alike = (u32, u32, Option<usize>, Class, bool, u64, u64);
+/// Ask, conditions, team, class, whether it is aged, its length by estimate, its protected time, and the targets that are open to it.
+pub type Alike = (u32, u32, Option<usize>, Class, bool, u64, u64, Vec<usize>);
 /// Changes of promises, starts and preemptions so far.
 pub type Moment = (u64, usize, usize);
 
@@ -245,8 +245,11 @@ impl<'a> Pass<'a> {
         if had.is_none() && !self.may_have_more(&job, open) {
             return None;
         }
-        let alike = had.is_none().then(|| (self.alike(&job), self.moment()));
-        if alike.is_some_and(|(alike, moment)| self.no_due.get(&alike) == Some(&moment)) {
+        let alike = had
+            .is_none()
+            .then(|| (self.alike(&job, open), self.moment()));
+        let known = |(alike, moment): &(_, _)| self.no_due.get(alike) == Some(moment);
+        if alike.as_ref().is_some_and(known) {
             return None;
         }
         let old = had.and_then(|_| self.promises.remove(job.waiting.id));
@@ -276,7 +279,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Equal for jobs without a promise that would be promised the same.
-    fn alike(&self, job: &Job<'a>) -> Alike {
+    fn alike(&self, job: &Job<'a>, open: &[usize]) -> Alike {
         let asker = self.asker(job);
         (
             job.ask,
@@ -286,6 +289,7 @@ impl<'a> Pass<'a> {
             asker.aged,
             asker.length,
             asker.protected,
+            open.to_vec(),
         )
     }
 
