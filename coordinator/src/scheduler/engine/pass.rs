@@ -11,8 +11,8 @@ use super::estimate;
 use super::explain::{Closer, Seen};
 use super::grid::Grid;
 use super::kinds::Kinds;
-use super::names::Names;
-use super::order::{Turn, share};
+use super::memo::{Attempts, Memo, Queue};
+use super::order::Turn;
 use super::preempt::recheck::Planned;
 use super::preempt::table::Tables;
 use super::promise::{Alike, Moment};
@@ -48,6 +48,8 @@ pub struct Job<'a> {
     pub terms: u32,
     /// When it is its turn.
     pub turn: Turn,
+    /// The next time at which something about it changes by time alone.
+    pub next: Option<UtcMs>,
 }
 
 /// What became of a job.
@@ -67,11 +69,8 @@ pub struct Pass<'a> {
     pub(super) now: UtcMs,
     pub(super) rules: &'static dyn Rules,
     pub(super) nodes: Vec<&'a Arc<NodeView>>,
-    node_numbers: Names<'a>,
-    teams: Names<'a>,
-    users: Names<'a>,
-    pub(super) with_kind: Vec<Vec<u32>>,
-    pub(super) kinds: Kinds,
+    pub(super) with_kind: Arc<Vec<Vec<u32>>>,
+    pub(super) kinds: Arc<Kinds>,
     pub(super) asks: Asks,
     pub(super) book: Book,
     /// What is free now.
@@ -107,6 +106,8 @@ pub struct Pass<'a> {
     pub(super) stuck: Vec<(usize, Stuck)>,
     /// How many wait for devices: what others do by time alone matters to them.
     pub(super) stuck_devices: usize,
+    /// The next time at which something stops keeping a job back.
+    pub(super) blocked_until: Option<UtcMs>,
     /// Somebody was refused a place that was promised to another.
     pub(super) refused: bool,
     pub(super) full: bool,
@@ -126,25 +127,21 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Everything as the scene has it.
-    pub fn new(scene: &'a Scene, now: UtcMs) -> Self {
+    /// Everything as the scene has it. What is lent of the memo is given back by [`Self::give_back`].
+    pub fn new(scene: &'a Scene, now: UtcMs, memo: &mut Memo) -> Self {
         let ledger = Ledger::new(scene.teams.values().map(|team| &**team));
-        let mut kinds = Kinds::new(scene, &ledger);
-        let grid = Grid::new(scene, &mut kinds);
+        let asks = memo.renew(scene, &ledger, now);
+        let ground = &memo.ground;
         let nodes: Vec<&Arc<NodeView>> = scene.nodes.values().collect();
-        let capacity = Capacity::new(scene);
         let mut pass = Self {
             scene,
             now,
             rules: policy::rules(scene.settings.policy),
-            node_numbers: Names::default(),
-            teams: Names::default(),
-            users: Names::default(),
-            with_kind: vec![Vec::new(); kinds.kinds.len()],
-            book: Book::new(scene, ledger, &kinds),
-            asks: Asks::default(),
-            soon: capacity.clone(),
-            capacity,
+            with_kind: ground.with_kind.clone(),
+            book: Book::new(scene, ledger, &ground.kinds),
+            asks,
+            soon: ground.capacity.clone(),
+            capacity: ground.capacity.clone(),
             runs: Vec::with_capacity(scene.running.len()),
             on_node: vec![Vec::new(); nodes.len()],
             jobs: Vec::with_capacity(scene.waiting.len()),
@@ -170,6 +167,7 @@ impl<'a> Pass<'a> {
             planned: Vec::new(),
             stuck: Vec::new(),
             stuck_devices: 0,
+            blocked_until: None,
             refused: false,
             full: false,
             closer: None,
@@ -180,78 +178,58 @@ impl<'a> Pass<'a> {
             emptied: None,
             marks: Vec::new(),
             nodes,
-            kinds,
-            grid,
+            kinds: ground.kinds.clone(),
+            grid: ground.grid.clone(),
         };
-        pass.sort_nodes();
-        pass.add_runs();
-        pass.add_jobs();
+        pass.add_runs(&memo.attempts);
+        pass.add_jobs(&mut memo.queue);
         pass
     }
 
-    fn sort_nodes(&mut self) {
-        for node in 0..self.nodes.len() {
-            let number = self.node_numbers.number(&self.nodes[node].name);
-            for device in self.grid.devices(node) {
-                let with = &mut self.with_kind[usize::from(self.grid.kind(device))];
-                if with.last() != Some(&number) {
-                    with.push(number);
-                }
-            }
-        }
+    /// What was lent of the memo.
+    pub(super) fn give_back(&mut self, memo: &mut Memo) {
+        memo.give_back(std::mem::take(&mut self.asks));
     }
 
     /// The places of devices of seats.
     pub(super) fn parts(&self, seats: &[Seat]) -> Vec<Part> {
-        let part = |seat: &Seat| {
-            let node = self.node_number(&seat.node)?;
-            Some(Part {
-                node,
-                devices: seat.devices.clone(),
-                whole: seat.devices.len(),
-            })
-        };
-        seats.iter().filter_map(part).collect()
+        runs::parts(&self.nodes, seats)
     }
 
     /// The number of a node.
     pub(super) fn node_number(&self, name: &Arc<str>) -> Option<u32> {
-        self.node_numbers.known(name)
+        runs::node_number(&self.nodes, name)
     }
 
-    fn add_runs(&mut self) {
+    fn add_runs(&mut self, kept: &Attempts) {
         let scene = self.scene;
-        let mut places: Vec<Option<usize>> = Vec::new();
-        let mut counted: BTreeSet<JobId> = BTreeSet::new();
-        for running in scene.running.values() {
-            let parts = self.parts(&running.seats);
-            let charges = runs::charges(&parts, &running.ask, &self.grid, &self.kinds);
-            let team = self.team_place(&running.team, &mut places);
-            let run = runs::attempt(scene, running, team, parts, charges, self.now);
+        let places = self.team_places(kept.teams.all());
+        let mut last: Option<JobId> = None;
+        for (running, kept) in scene.running.values().zip(&kept.all) {
+            let team = places.get(kept.team as usize).copied().flatten();
+            let run = runs::attempt(scene, running, team, kept, self.now);
             if run.ending {
                 self.soon.release(running);
                 self.book.ends(team, &run.charges, &self.kinds);
             }
-            if counted.insert(running.id) {
+            // Attempts of one job stand side by side.
+            if last != Some(running.id) {
                 self.book.runs(team);
             }
+            last = Some(running.id);
             self.add_run(run);
         }
     }
 
-    /// The place of a team in the ledger: by the number of its name, as far as these are known.
-    fn team_place(&mut self, team: &'a Arc<str>, places: &mut Vec<Option<usize>>) -> Option<usize> {
-        let number = self.teams.number(team) as usize;
-        while places.len() < self.teams.count() {
-            places.push(self.book.now.team(team));
-        }
-        places.get(number).copied().flatten()
+    /// The places of teams in the ledger.
+    fn team_places(&self, names: &[Arc<str>]) -> Vec<Option<usize>> {
+        names.iter().map(|name| self.book.now.team(name)).collect()
     }
 
     /// One more holds something: the grid already knows.
     pub(super) fn add_run(&mut self, run: Run<'a>) {
         let number = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
-        for part in &run.parts {
+        for part in run.parts.iter() {
             let here = &mut self.on_node[part.node as usize];
             if here.last() != Some(&number) {
                 here.push(number);
@@ -260,38 +238,48 @@ impl<'a> Pass<'a> {
         self.runs.push(run);
     }
 
-    fn add_jobs(&mut self) {
+    fn add_jobs(&mut self, queue: &mut Queue) {
         let scene = self.scene;
-        let mut shares = share::Places::new(scene);
-        let mut terms = super::terms::Numbers::new(scene);
-        let mut who: Vec<u32> = Vec::with_capacity(scene.waiting.len());
-        let mut places: Vec<Option<usize>> = Vec::new();
-        (self.teams, self.users) = (Names::default(), Names::default());
-        for job in scene.waiting.values() {
+        let places = self.team_places(queue.teams.all());
+        let ranks = queue.people.ranks(scene, queue.teams.all());
+        let waiting: Vec<&'a Waiting> = scene.waiting.values().map(|job| &**job).collect();
+        for (job, entry) in waiting.iter().zip(&queue.all) {
             if let Some(blocked) = &job.blocked {
                 self.out.reasons.insert(job.id, blocked_why(blocked));
-                continue;
+                self.blocked_until = self.blocked_until.into_iter().chain(entry.next).min();
             }
-            let team = self.team_place(&job.team, &mut places);
-            who.push(shares.of(self.teams.number(&job.team), &job.team, &job.user));
-            let turn = Turn::of(self.rules, &scene.settings, job, 0, self.now);
-            let ask = self.asks.number(&job.ask, &self.kinds);
-            let (user, terms) = (self.users.number(&job.user), terms.of(job));
-            self.jobs.push(Job {
-                waiting: job,
-                team,
-                user,
-                ask,
-                terms,
-                turn,
-            });
         }
-        let ranks = shares.ranks();
-        for (job, person) in self.jobs.iter_mut().zip(who) {
-            job.turn
-                .set_share(ranks.get(person as usize).copied().unwrap_or(u32::MAX));
-        }
-        self.jobs.sort_unstable_by_key(|job| job.turn);
+        let job = |place: &u32| {
+            let (entry, waiting) = (
+                queue.all.get(*place as usize)?,
+                *waiting.get(*place as usize)?,
+            );
+            let mut turn = entry.turn;
+            turn.set_share(
+                ranks
+                    .get(entry.person as usize)
+                    .copied()
+                    .unwrap_or(u32::MAX),
+            );
+            Some((
+                *place,
+                Job {
+                    waiting,
+                    team: places.get(entry.team as usize).copied().flatten(),
+                    user: entry.user,
+                    ask: entry.ask,
+                    terms: entry.terms,
+                    turn,
+                    next: entry.next,
+                },
+            ))
+        };
+        let mut jobs: Vec<(u32, Job<'a>)> = queue.order.iter().filter_map(job).collect();
+        // Stable: what is almost in order costs little.
+        jobs.sort_by_key(|(_, job)| job.turn);
+        queue.order.clear();
+        queue.order.extend(jobs.iter().map(|(place, _)| *place));
+        self.jobs = jobs.into_iter().map(|(_, job)| job).collect();
     }
 
     /// What lies ahead, as things stand.

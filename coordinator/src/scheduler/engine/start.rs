@@ -333,7 +333,7 @@ impl<'a> Pass<'a> {
         if job.turn.is_aged() {
             self.mark("aged job first");
         }
-        for (flavor, _) in &self.runs[self.runs.len() - 1].charges {
+        for (flavor, _) in self.runs[self.runs.len() - 1].charges.iter() {
             self.tables.mark_stale(*flavor);
         }
         self.out.starts.push(GangStart {

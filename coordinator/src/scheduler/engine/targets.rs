@@ -41,7 +41,12 @@ pub struct Asks {
 }
 
 impl Asks {
-    /// The number of an ask.
+    /// What stood at an address may be gone, and another ask be there from now on.
+    pub fn forget_addresses(&mut self) {
+        self.by_address.clear();
+    }
+
+    /// The number of an ask. It has to outlive the next call of [`Self::forget_addresses`].
     pub fn number(&mut self, ask: &Arc<Ask>, kinds: &Kinds) -> u32 {
         let address = Arc::as_ptr(ask) as usize;
         if let Some(known) = self.by_address.get(&address) {

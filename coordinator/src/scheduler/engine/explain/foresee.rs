@@ -6,6 +6,7 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::found::{Eta, Reason};
+use crate::scheduler::engine::memo::Memo;
 use crate::scheduler::plan::GangStart;
 use crate::state::rules::quota::Ledger;
 use crate::state::view::jobs::Waiting;
@@ -30,7 +31,7 @@ pub fn foresee(scene: &Scene, now: UtcMs, waiting: Waiting) -> Foresight {
     let mut with = scene.clone();
     with.waiting
         .insert((waiting.submit_index, job), Arc::new(waiting));
-    let Some((found, starts)) = super::closely(&with, now, job) else {
+    let Some((found, starts)) = super::closely(&mut Memo::default(), &with, now, job) else {
         return Foresight::default();
     };
     let place = starts
