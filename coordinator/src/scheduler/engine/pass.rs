@@ -7,6 +7,7 @@ use mlctl_proto::units::UtcMs;
 
 use super::ahead::{Ahead, Asker, Promises};
 use super::book::Book;
+use super::decide::Way;
 use super::estimate;
 use super::explain::{Closer, Seen};
 use super::grid::Grid;
@@ -20,7 +21,7 @@ use super::runs::{self, Part, Run};
 use super::stuck::Stuck;
 use super::targets::Asks;
 use super::why::Why;
-use crate::scheduler::place::Capacity;
+use crate::scheduler::place::{Capacity, Choice};
 use crate::scheduler::plan::Proposal;
 use crate::scheduler::policy::{self, Rules};
 use crate::state::rules::quota::Ledger;
@@ -38,6 +39,14 @@ pub const PREEMPTIONS_MAX: usize = 32;
 pub struct Job<'a> {
     /// As the scene has it.
     pub waiting: &'a Waiting,
+    /// Which.
+    pub id: JobId,
+    /// Its place among all that wait.
+    pub place: u32,
+    /// Units at its least width.
+    pub units: u64,
+    /// It needs no countables, and is no array.
+    pub is_plain: bool,
     /// Its team's place.
     pub team: Option<usize>,
     /// The number of its owner.
@@ -79,11 +88,19 @@ pub struct Pass<'a> {
     pub(super) soon: Capacity,
     pub(super) grid: Grid,
     pub(super) runs: Vec<Run<'a>>,
+    /// By flavor: places of those that hold some of it, ascending.
+    pub(super) of_flavor: Vec<Vec<u32>>,
     pub(super) on_node: Vec<Vec<u32>>,
     pub(super) jobs: Vec<Job<'a>>,
     pub(super) promises: Promises,
     /// Who would start at once by numbers and does not by places, and since when nothing changed about that.
     pub(super) no_due: BTreeMap<Alike, Moment>,
+    /// Ways that one job has, written anew for each.
+    pub(super) ways: Vec<Way>,
+    /// By target: conditions and nodes for which no place is free.
+    pub(super) nothing_free: Vec<Vec<(u32, u32)>>,
+    /// By target, conditions and nodes: the best place that is free, and after how many starts and preemptions of this pass it was.
+    pub(super) best_free: BTreeMap<(usize, u32, u32), ((usize, usize), Choice)>,
     /// By target and conditions, and how urgent: the shortest span of time for which no place was found.
     pub(super) no_place: BTreeMap<(usize, u32, u32, u8), UtcMs>,
     pub(super) tables: Tables,
@@ -143,10 +160,14 @@ impl<'a> Pass<'a> {
             soon: ground.capacity.clone(),
             capacity: ground.capacity.clone(),
             runs: Vec::with_capacity(scene.running.len()),
+            of_flavor: vec![Vec::new(); ground.kinds.flavors.len()],
             on_node: vec![Vec::new(); nodes.len()],
             jobs: Vec::with_capacity(scene.waiting.len()),
             promises: Promises::new(nodes.len()),
             no_due: BTreeMap::new(),
+            ways: Vec::new(),
+            nothing_free: Vec::new(),
+            best_free: BTreeMap::new(),
             no_place: BTreeMap::new(),
             tables: Tables::default(),
             out: Proposal {
@@ -235,6 +256,11 @@ impl<'a> Pass<'a> {
                 here.push(number);
             }
         }
+        for (flavor, _) in run.charges.iter() {
+            if let Some(all) = self.of_flavor.get_mut(*flavor as usize) {
+                all.push(number);
+            }
+        }
         self.runs.push(run);
     }
 
@@ -244,16 +270,17 @@ impl<'a> Pass<'a> {
         let ranks = queue.people.ranks(scene, queue.teams.all());
         let waiting: Vec<&'a Waiting> = scene.waiting.values().map(|job| &**job).collect();
         for (job, entry) in waiting.iter().zip(&queue.all) {
+            if !entry.is_blocked {
+                continue;
+            }
             if let Some(blocked) = &job.blocked {
                 self.out.reasons.insert(job.id, blocked_why(blocked));
                 self.blocked_until = self.blocked_until.into_iter().chain(entry.next).min();
             }
         }
         let job = |place: &u32| {
-            let (entry, waiting) = (
-                queue.all.get(*place as usize)?,
-                *waiting.get(*place as usize)?,
-            );
+            let at = *place as usize;
+            let (entry, waiting) = (queue.all.get(at)?, *waiting.get(at)?);
             let mut turn = entry.turn;
             turn.set_share(
                 ranks
@@ -261,25 +288,25 @@ impl<'a> Pass<'a> {
                     .copied()
                     .unwrap_or(u32::MAX),
             );
-            Some((
-                *place,
-                Job {
-                    waiting,
-                    team: places.get(entry.team as usize).copied().flatten(),
-                    user: entry.user,
-                    ask: entry.ask,
-                    terms: entry.terms,
-                    turn,
-                    next: entry.next,
-                },
-            ))
+            Some(Job {
+                waiting,
+                id: entry.id(),
+                place: *place,
+                units: entry.units,
+                is_plain: entry.is_plain,
+                team: places.get(entry.team as usize).copied().flatten(),
+                user: entry.user,
+                ask: entry.ask,
+                terms: entry.terms,
+                turn,
+                next: entry.next,
+            })
         };
-        let mut jobs: Vec<(u32, Job<'a>)> = queue.order.iter().filter_map(job).collect();
+        self.jobs.extend(queue.order.iter().filter_map(job));
         // Stable: what is almost in order costs little.
-        jobs.sort_by_key(|(_, job)| job.turn);
+        self.jobs.sort_by_key(|job| job.turn);
         queue.order.clear();
-        queue.order.extend(jobs.iter().map(|(place, _)| *place));
-        self.jobs = jobs.into_iter().map(|(_, job)| job).collect();
+        queue.order.extend(self.jobs.iter().map(|job| job.place));
     }
 
     /// What lies ahead, as things stand.
@@ -346,7 +373,7 @@ impl<'a> Pass<'a> {
             let mut borrowers: Vec<usize> = Vec::new();
             for job in at..end {
                 let first = !self.jobs[job].turn.is_aged();
-                if self.consider(job, first) == Outcome::Deferred {
+                if self.consider(job, first) {
                     borrowers.push(job);
                 }
                 if self.is_over() {
@@ -369,16 +396,16 @@ impl<'a> Pass<'a> {
         self.stop || (self.again && !self.to_the_end)
     }
 
-    /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal.
-    fn consider(&mut self, at: usize, inside: bool) -> Outcome {
+    /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal; true: it would not, and is put off.
+    fn consider(&mut self, at: usize, inside: bool) -> bool {
         if self.decided[at] {
-            return Outcome::Done;
+            return false;
         }
-        let id = self.jobs[at].waiting.id;
+        let id = self.jobs[at].id;
         if let Some(owners) = self.after_owners.get(&id).cloned() {
             self.decided[at] = true;
             for owner in owners {
-                if let Some(owner) = self.jobs.iter().position(|job| job.waiting.id == owner) {
+                if let Some(owner) = self.jobs.iter().position(|job| job.id == owner) {
                     self.consider(owner, false);
                 }
             }
@@ -399,14 +426,15 @@ impl<'a> Pass<'a> {
                 Outcome::Done => {}
             }
         }
-        if let Outcome::Stuck(why) = &outcome {
+        let deferred = outcome == Outcome::Deferred;
+        if let Outcome::Stuck(why) = outcome {
             self.stuck_devices += usize::from(!why.is_final());
-            self.stuck.push((at, why.clone()));
+            self.stuck.push((at, why));
         }
-        if outcome != Outcome::Deferred && !self.full {
+        if !deferred && !self.full {
             self.drop_stale(at);
         }
-        outcome
+        deferred
     }
 
     /// The proposal of a pass that ran.

@@ -22,8 +22,6 @@ const TRIES: usize = 4;
 const WAVES_MAX: u32 = 64;
 /// Tasks without GPUs on one node at most.
 const TASKS_MAX: u32 = 64;
-/// In [`Pass::no_place`]: whoever asks.
-const ANYBODY: u8 = u8::MAX;
 
 impl<'a> Pass<'a> {
     /// A place for a job on so many nodes of a target, and how it would run there.
@@ -34,10 +32,8 @@ impl<'a> Pass<'a> {
         nodes: u32,
     ) -> Result<(Choice, Footing), NoPlace> {
         let job = self.jobs[at];
-        if self
-            .no_place
-            .contains_key(&(target, job.terms, nodes, ANYBODY))
-        {
+        let nothing = self.nothing_free.get(target);
+        if nothing.is_some_and(|all| all.contains(&(job.terms, nodes))) {
             return Err(NoPlace::Devices);
         }
         let hard = estimate::after(self.now, self.asker(&job).protected);
@@ -46,9 +42,11 @@ impl<'a> Pass<'a> {
             .filter(|end| *end < hard);
         let urgency = (job.waiting.class as u8) * 2 + u8::from(job.turn.is_aged());
         let key = (target, job.terms, nodes, urgency);
-        let first = self.find(&job, target, nodes, hard, &[]);
-        let Some(first) = first else {
-            self.no_place.insert((target, job.terms, nodes, ANYBODY), 0);
+        let Some(first) = self.find_first(&job, target, nodes, hard) else {
+            if self.nothing_free.len() <= target {
+                self.nothing_free.resize(target + 1, Vec::new());
+            }
+            self.nothing_free[target].push((job.terms, nodes));
             return Err(NoPlace::Devices);
         };
         let first = self.charged(&job, target, nodes, first)?;
@@ -111,6 +109,28 @@ impl<'a> Pass<'a> {
             let units = self.asks.targets[target].ask.units(nodes);
             estimate::after(self.now, estimate::waiting(self.scene, job, units))
         })
+    }
+
+    /// The best place of all. For jobs with the same conditions it is the same, as long as nothing starts.
+    fn find_first(
+        &mut self,
+        job: &Job<'a>,
+        target: usize,
+        nodes: u32,
+        hard: UtcMs,
+    ) -> Option<Choice> {
+        let moment = (self.out.starts.len(), self.out.preemptions.len());
+        let key = (target, job.terms, nodes);
+        if let Some((since, choice)) = self.best_free.get(&key) {
+            if *since == moment {
+                return Some(choice.clone());
+            }
+        }
+        let found = self.find(job, target, nodes, hard, &[])?;
+        if job.terms != u32::MAX {
+            self.best_free.insert(key, (moment, found.clone()));
+        }
+        Some(found)
     }
 
     fn find(

@@ -110,7 +110,8 @@ impl<'a> Pass<'a> {
         if ways.is_empty() && anywhere {
             return Some((Standing::Inside, Footing::Regular));
         }
-        for place in decide::order(&ways, &job.waiting.ask) {
+        let nominal_first = self.asks.classes[job.ask as usize].nominal_first;
+        for place in decide::order(&ways, nominal_first) {
             let way = &ways[place];
             let Ok(standing) = way.standing.clone() else {
                 continue;

@@ -24,6 +24,10 @@ pub struct Entry {
     waiting: Arc<Waiting>,
     /// Something keeps it back: the rest says nothing.
     pub is_blocked: bool,
+    /// Units at its least width.
+    pub units: u64,
+    /// It needs no countables, and is no array.
+    pub is_plain: bool,
     /// The number of its team's name.
     pub team: u32,
     /// The number of its owner.
@@ -104,14 +108,21 @@ impl Queue {
         self.teams.forget_addresses();
         self.users.forget_addresses();
         self.people.renew(scene, self.teams.all());
-        let old = std::mem::take(&mut self.all);
-        // Where each one is now; `u32::MAX`: it is gone.
-        let mut moved = vec![u32::MAX; old.len()];
-        let mut new: Vec<u32> = Vec::new();
-        self.all.reserve(scene.waiting.len());
         let rules = policy::rules(scene.settings.policy);
-        let mut old = old.into_iter().zip(&mut moved).peekable();
-        for ((key, waiting), place) in scene.waiting.iter().zip(0_u32..) {
+        let same = |(one, (key, waiting)): &(&mut Entry, (&(u64, JobId), &Arc<Waiting>))| {
+            one.key == **key && Arc::ptr_eq(&one.waiting, waiting)
+        };
+        // Most stand where they stood.
+        let stay = self.all.iter_mut().zip(&scene.waiting).take_while(same);
+        let stay = stay.map(|(one, _)| one.renew(rules, &scene.settings, now));
+        let stay = stay.count();
+        let rest = self.all.split_off(stay);
+        // Where each of the others is now; `u32::MAX`: it is gone.
+        let mut moved = vec![u32::MAX; rest.len()];
+        let mut new: Vec<u32> = Vec::new();
+        self.all.reserve(scene.waiting.len() - stay);
+        let mut old = rest.into_iter().zip(&mut moved).peekable();
+        for ((key, waiting), place) in scene.waiting.iter().zip(0_u32..).skip(stay) {
             while old.next_if(|(one, _)| one.key < *key).is_some() {}
             let same = |(one, _): &(Entry, &mut u32)| {
                 one.key == *key && Arc::ptr_eq(&one.waiting, waiting)
@@ -135,13 +146,13 @@ impl Queue {
             self.all.push(entry);
         }
         drop(old);
-        let stays = |place: &u32| {
-            let place = moved.get(*place as usize).copied();
-            place.filter(|place| *place != u32::MAX)
-        };
-        let mut order: Vec<u32> = self.order.iter().filter_map(stays).collect();
-        order.append(&mut new);
-        self.order = order;
+        self.order.retain_mut(|place| {
+            if let Some(rest) = (*place as usize).checked_sub(stay) {
+                *place = moved.get(rest).copied().unwrap_or(u32::MAX);
+            }
+            *place != u32::MAX
+        });
+        self.order.append(&mut new);
         self.known = Some(known);
     }
 
@@ -163,6 +174,8 @@ impl Queue {
         let mut one = Entry {
             key,
             is_blocked: waiting.blocked.is_some(),
+            units: waiting.ask.units(waiting.ask.nodes.least()),
+            is_plain: waiting.ask.licenses.is_empty() && waiting.tasks.is_none(),
             team,
             user,
             person: self.people.number((team, user), &waiting.user),
@@ -179,6 +192,11 @@ impl Queue {
 }
 
 impl Entry {
+    /// Which job.
+    pub fn id(&self) -> JobId {
+        self.waiting.id
+    }
+
     /// Brings what time alone changes up to date.
     fn renew(&mut self, rules: &dyn Rules, settings: &SchedSettings, now: UtcMs) {
         if self.since > now || self.next.is_some_and(|next| next <= now) {

@@ -6,6 +6,8 @@ pub mod recheck;
 mod search;
 pub mod table;
 
+use std::ops::Range;
+
 use super::pass::{Outcome, Pass};
 use super::stuck::Stuck;
 use crate::scheduler::plan::{Entitlement, Taken};
@@ -36,13 +38,13 @@ pub struct Candidate {
 
 impl<'a> Pass<'a> {
     /// The list of types again: with reclaim, then with preemption (docs/SCHEDULING.md, Requests). `None`: nobody can be ended for it.
-    pub(super) fn take_back(&mut self, at: usize, targets: &[usize]) -> Option<Outcome> {
+    pub(super) fn take_back(&mut self, at: usize, targets: Range<usize>) -> Option<Outcome> {
         if self.scene.preemption_paused {
             return None;
         }
         for mode in [Mode::Reclaim, Mode::Entitled, Mode::Slice] {
-            for target in targets {
-                if let Some(outcome) = self.evict_for(at, *target, mode) {
+            for target in targets.clone() {
+                if let Some(outcome) = self.evict_for(at, target, mode) {
                     return Some(outcome);
                 }
             }
