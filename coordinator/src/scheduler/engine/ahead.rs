@@ -338,11 +338,8 @@ impl Ahead<'_, '_> {
             Open::From(at) => at.max(self.now),
             Open::No => return None,
         };
-        if !suits(view, asker.job, ask) {
-            return None;
-        }
         let class = asker.job.class;
-        if !self.could_have(node, need, class, limit) {
+        if !self.could_have(node, need, class, limit) || !suits(view, asker.job, ask) {
             return None;
         }
         let Scratch { times, free } = scratch;

@@ -159,7 +159,7 @@ impl<'a> Pass<'a> {
         if let Err(short) = &way.standing {
             return Err(Stuck::Quota(short.clone()));
         }
-        let least = job.waiting.ask.nodes.least();
+        let least = job.least;
         let flavor = self.asks.targets[way.target].flavor;
         let charge = flavor.map(|flavor| (flavor, job.units));
         if let Some(why) = self

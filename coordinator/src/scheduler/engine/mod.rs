@@ -41,6 +41,7 @@ use mlctl_proto::units::UtcMs;
 use super::plan::Proposal;
 use crate::state::view::scene::Scene;
 
+use memo::Began;
 pub use memo::Memo;
 pub use why::Why;
 
@@ -57,6 +58,16 @@ pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
 /// The same, with what the passes before left: it says the same and costs less where scenes share nodes, attempts and jobs.
 pub fn propose_with(memo: &mut Memo, scene: &Scene, now: UtcMs) -> Proposal<Why> {
     let mut pass = last_pass(memo, scene, now, None);
+    let after_owners = std::mem::take(&mut pass.after_owners);
+    let round = pass.round;
+    memo.remember(
+        scene,
+        now,
+        Began {
+            round,
+            after_owners,
+        },
+    );
     pass.give_back(memo);
     pass.into_proposal()
 }
@@ -68,21 +79,29 @@ fn last_pass<'a>(
     now: UtcMs,
     closer: Option<&'a explain::Closer<'a>>,
 ) -> pass::Pass<'a> {
-    let mut after_owners = std::collections::BTreeMap::new();
-    let mut round = 1;
+    let known = closer.and_then(|_| memo.began(scene, now));
+    let is_sure = known.is_some();
+    let mut began = known.unwrap_or(Began {
+        round: 1,
+        after_owners: std::collections::BTreeMap::new(),
+    });
     loop {
         let mut pass = pass::Pass::new(scene, now, memo);
-        pass.after_owners = after_owners;
+        pass.round = began.round;
+        pass.after_owners = began.after_owners;
         pass.closer = closer;
-        pass.last = round == ROUNDS;
-        pass.to_the_end = round > ROUNDS_ONE_BY_ONE;
+        pass.is_sure = is_sure;
+        pass.last = began.round == ROUNDS;
+        pass.to_the_end = began.round > ROUNDS_ONE_BY_ONE;
         pass.run();
         if !pass.again {
             return pass;
         }
         pass.give_back(memo);
-        after_owners = std::mem::take(&mut pass.after_owners);
-        round += 1;
+        began = Began {
+            round: began.round + 1,
+            after_owners: std::mem::take(&mut pass.after_owners),
+        };
     }
 }
 

@@ -31,8 +31,8 @@ impl Pass<'_> {
         let waits = self
             .jobs
             .iter()
-            .filter(|job| starts.is_empty() || !starts.contains(&job.waiting.id));
-        let free = waits.filter_map(|job| job.next);
+            .filter(|job| starts.is_empty() || !starts.contains(&job.id));
+        let free = waits.filter_map(|job| *self.next_of.get(job.place as usize)?);
         self.blocked_until.into_iter().chain(free).min()
     }
 

@@ -25,7 +25,7 @@ use crate::scheduler::place::{Capacity, Choice};
 use crate::scheduler::plan::Proposal;
 use crate::scheduler::policy::{self, Rules};
 use crate::state::rules::quota::Ledger;
-use crate::state::view::jobs::{Blocked, Seat, Waiting};
+use crate::state::view::jobs::{Blocked, Class, Seat, Waiting};
 use crate::state::view::nodes::NodeView;
 use crate::state::view::scene::Scene;
 
@@ -43,7 +43,11 @@ pub struct Job<'a> {
     pub id: JobId,
     /// Its place among all that wait.
     pub place: u32,
-    /// Units at its least width.
+    /// How urgent.
+    pub class: Class,
+    /// Its least width.
+    pub least: u32,
+    /// Units at that.
     pub units: u64,
     /// It needs no countables, and is no array.
     pub is_plain: bool,
@@ -57,8 +61,6 @@ pub struct Job<'a> {
     pub terms: u32,
     /// When it is its turn.
     pub turn: Turn,
-    /// The next time at which something about it changes by time alone.
-    pub next: Option<UtcMs>,
 }
 
 /// What became of a job.
@@ -92,6 +94,8 @@ pub struct Pass<'a> {
     pub(super) of_flavor: Vec<Vec<u32>>,
     pub(super) on_node: Vec<Vec<u32>>,
     pub(super) jobs: Vec<Job<'a>>,
+    /// By place among all that wait: the next time at which something about it changes by time alone.
+    pub(super) next_of: Vec<Option<UtcMs>>,
     pub(super) promises: Promises,
     /// Who would start at once by numbers and does not by places, and since when nothing changed about that.
     pub(super) no_due: BTreeMap<Alike, Moment>,
@@ -112,6 +116,10 @@ pub struct Pass<'a> {
     /// Who comes after others that are behind it: they are more entitled and would end it at once.
     pub(super) after_owners: BTreeMap<JobId, Vec<JobId>>,
     decided: Vec<bool>,
+    /// How many times it began, with this one.
+    pub(super) round: usize,
+    /// It is known that it does not begin again.
+    pub(super) is_sure: bool,
     /// Somebody was added to these: the pass begins again.
     pub(super) again: bool,
     /// It may not.
@@ -163,6 +171,7 @@ impl<'a> Pass<'a> {
             of_flavor: vec![Vec::new(); ground.kinds.flavors.len()],
             on_node: vec![Vec::new(); nodes.len()],
             jobs: Vec::with_capacity(scene.waiting.len()),
+            next_of: Vec::with_capacity(scene.waiting.len()),
             promises: Promises::new(nodes.len()),
             no_due: BTreeMap::new(),
             ways: Vec::new(),
@@ -182,6 +191,8 @@ impl<'a> Pass<'a> {
             started: BTreeSet::new(),
             after_owners: BTreeMap::new(),
             decided: Vec::new(),
+            round: 1,
+            is_sure: false,
             again: false,
             last: false,
             to_the_end: false,
@@ -292,6 +303,8 @@ impl<'a> Pass<'a> {
                 waiting,
                 id: entry.id(),
                 place: *place,
+                class: entry.class,
+                least: entry.least,
                 units: entry.units,
                 is_plain: entry.is_plain,
                 team: places.get(entry.team as usize).copied().flatten(),
@@ -299,10 +312,11 @@ impl<'a> Pass<'a> {
                 ask: entry.ask,
                 terms: entry.terms,
                 turn,
-                next: entry.next,
             })
         };
         self.jobs.extend(queue.order.iter().filter_map(job));
+        self.next_of
+            .extend(queue.all.iter().map(|entry| entry.next));
         // Stable: what is almost in order costs little.
         self.jobs.sort_by_key(|job| job.turn);
         queue.order.clear();
@@ -368,8 +382,8 @@ impl<'a> Pass<'a> {
         self.decided = vec![false; self.jobs.len()];
         let mut at = 0;
         while at < self.jobs.len() {
-            let class = self.jobs[at].waiting.class;
-            let end = at + self.jobs[at..].partition_point(|job| job.waiting.class == class);
+            let class = self.jobs[at].class;
+            let end = at + self.jobs[at..].partition_point(|job| job.class == class);
             let mut borrowers: Vec<usize> = Vec::new();
             for job in at..end {
                 let first = !self.jobs[job].turn.is_aged();

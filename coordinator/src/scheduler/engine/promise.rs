@@ -323,9 +323,9 @@ impl<'a> Pass<'a> {
     /// Whether a queue has a slot, or one that is held by a promise that yields.
     fn has_slot(&self, job: &Job<'a>, kind: Option<u16>) -> bool {
         let most = self.rules.reservations(&self.scene.settings) as usize;
-        self.promises.queue(kind).is_none_or(|queue| {
-            queue.count < most || (job.waiting.class, job.turn.is_aged()) > queue.least
-        })
+        self.promises
+            .queue(kind)
+            .is_none_or(|queue| queue.count < most || (job.class, job.turn.is_aged()) > queue.least)
     }
 
     /// The promise that stands above the others of its queue gets its slot.

@@ -55,6 +55,8 @@ impl<'a> Pass<'a> {
         self.jobs[at].waiting = waiting;
         self.jobs[at].ask = ask;
         self.jobs[at].terms = u32::MAX;
+        self.jobs[at].class = waiting.class;
+        self.jobs[at].least = waiting.ask.nodes.least();
         self.jobs[at].units = waiting.ask.units(waiting.ask.nodes.least());
         self.jobs[at].is_plain = false;
         let found = asks(self);

@@ -53,8 +53,9 @@ fn closely(
 ) -> Option<(Explanation, Vec<GangStart>)> {
     let waiting = scene
         .waiting
-        .values()
-        .find(|waiting| waiting.id == job)?
+        .iter()
+        .find(|((_, id), _)| *id == job)?
+        .1
         .clone();
     let gates = gates(scene, &waiting);
     let open = without_gates(scene, &waiting);
@@ -156,7 +157,9 @@ fn true_edits(
         edited
             .waiting
             .insert((waiting.submit_index, job), Arc::new(waiting));
-        let plan = super::propose_with(memo, &edited, now);
+        let mut pass = super::last_pass(memo, &edited, now, None);
+        pass.give_back(memo);
+        let plan = pass.into_proposal();
         let starts = |job: JobId| plan.starts.iter().any(|start| start.job == job);
         let gets_room = |job: JobId| plan.preemptions.iter().any(|one| one.job == job);
         let as_early = |job: JobId, said: UtcMs| {

@@ -13,7 +13,7 @@ use crate::scheduler::engine::order::{Turn, share::People};
 use crate::scheduler::engine::targets::Asks;
 use crate::scheduler::engine::terms::Numbers;
 use crate::scheduler::policy::{self, Rules};
-use crate::state::view::jobs::{Blocked, Waiting};
+use crate::state::view::jobs::{Blocked, Class, Waiting};
 use crate::state::view::policy::SchedSettings;
 use crate::state::view::scene::Scene;
 
@@ -24,7 +24,11 @@ pub struct Entry {
     waiting: Arc<Waiting>,
     /// Something keeps it back: the rest says nothing.
     pub is_blocked: bool,
-    /// Units at its least width.
+    /// How urgent.
+    pub class: Class,
+    /// Its least width.
+    pub least: u32,
+    /// Units at that.
     pub units: u64,
     /// It needs no countables, and is no array.
     pub is_plain: bool,
@@ -174,6 +178,8 @@ impl Queue {
         let mut one = Entry {
             key,
             is_blocked: waiting.blocked.is_some(),
+            class: waiting.class,
+            least: waiting.ask.nodes.least(),
             units: waiting.ask.units(waiting.ask.nodes.least()),
             is_plain: waiting.ask.licenses.is_empty() && waiting.tasks.is_none(),
             team,

@@ -55,10 +55,9 @@ impl<'a> Pass<'a> {
     /// Ends others for a job on one target, if that is allowed and the whole gang fits afterwards.
     pub(super) fn evict_for(&mut self, at: usize, target: usize, mode: Mode) -> Option<Outcome> {
         let job = self.jobs[at];
-        let least = job.waiting.ask.nodes.least();
         let charge = self.asks.targets[target]
             .flavor
-            .map(|flavor| (flavor, job.waiting.ask.units(least)));
+            .map(|flavor| (flavor, job.units));
         if self.asks.targets[target].ask.mix
             && self.asks.targets[target].flavor.is_none()
             && mode != Mode::Due
@@ -66,7 +65,7 @@ impl<'a> Pass<'a> {
             // What it will be charged for is not known before a place is found.
             return None;
         }
-        let key = (target, job.terms, job.team, job.waiting.class, mode);
+        let key = (target, job.terms, job.team, job.class, mode);
         if self.tables.failed.contains(&key) {
             return None;
         }

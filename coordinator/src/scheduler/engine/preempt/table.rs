@@ -64,11 +64,8 @@ impl<'a> Pass<'a> {
         flavor: Option<u32>,
     ) -> (Vec<Holder>, Vec<usize>) {
         let mut found = (Vec::new(), Vec::new());
-        let all: Vec<usize> = match flavor.and_then(|one| self.of_flavor.get(one as usize)) {
-            Some(places) => places.iter().map(|place| *place as usize).collect(),
-            None => (0..self.runs.len()).collect(),
-        };
-        for (place, run) in all
+        for (place, run) in self
+            .places_of(flavor)
             .into_iter()
             .map(|place| (place, &self.runs[place]))
             .filter(|(_, run)| !run.gone && !run.ending)
