@@ -63,6 +63,9 @@ pub struct Job<'a> {
     pub turn: Turn,
 }
 
+/// After how many starts and preemptions of a pass a place was the best one, and the place.
+pub type Free = ((usize, usize), Choice);
+
 /// What became of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -103,8 +106,8 @@ pub struct Pass<'a> {
     pub(super) ways: Vec<Way>,
     /// By target: conditions and nodes for which no place is free.
     pub(super) nothing_free: Vec<Vec<(u32, u32)>>,
-    /// By target, conditions and nodes: the best place that is free, and after how many starts and preemptions of this pass it was.
-    pub(super) best_free: BTreeMap<(usize, u32, u32), ((usize, usize), Choice)>,
+    /// By target, conditions and nodes: the best place that is free.
+    pub(super) best_free: BTreeMap<(usize, u32, u32), Free>,
     /// By target and conditions, and how urgent: the shortest span of time for which no place was found.
     pub(super) no_place: BTreeMap<(usize, u32, u32, u8), UtcMs>,
     pub(super) tables: Tables,
