@@ -237,29 +237,7 @@ impl<'a> World<'a> {
         let left_ms = length_ms
             .saturating_sub(progress.done_ms)
             .saturating_add(charge_ms);
-        let running = Running {
-            id: start.job,
-            epoch,
-            team: waiting.team.clone(),
-            user: waiting.user.clone(),
-            class: waiting.class,
-            ask: waiting.ask.clone(),
-            seats: start.seats.clone(),
-            submit_index: waiting.submit_index,
-            started_ms: now,
-            limit_ms: waiting.limit_ms,
-            preemptible: waiting.preemptible,
-            interactive: waiting.interactive,
-            footing: start.footing,
-            saved_ms: None,
-            ends_by_ms: None,
-            surplus: start.surplus,
-            attained: waiting.attained,
-            ran_ms: waiting.ran_ms,
-            waited_ms: progress.waited_ms,
-            evicted_ms: waiting.evicted_ms.clone(),
-            min_runtime_ms: 0,
-        };
+        let running = running(&waiting, start, epoch, now, progress.waited_ms);
         self.scene
             .running
             .insert((start.job, epoch), Arc::new(running));
@@ -425,6 +403,39 @@ impl Attempt {
     fn gain(&self, now: UtcMs) -> u64 {
         let ran = now.saturating_sub(self.started_ms).unsigned_abs();
         ran.saturating_sub(self.charge_ms)
+    }
+}
+
+/// The attempt of a job that waited so long, as planners see it.
+fn running(
+    waiting: &Waiting,
+    start: &GangStart,
+    epoch: Epoch,
+    now: UtcMs,
+    waited_ms: u64,
+) -> Running {
+    Running {
+        id: start.job,
+        epoch,
+        team: waiting.team.clone(),
+        user: waiting.user.clone(),
+        class: waiting.class,
+        ask: waiting.ask.clone(),
+        seats: start.seats.clone(),
+        submit_index: waiting.submit_index,
+        started_ms: now,
+        limit_ms: waiting.limit_ms,
+        preemptible: waiting.preemptible,
+        interactive: waiting.interactive,
+        footing: start.footing,
+        saved_ms: None,
+        ends_by_ms: None,
+        surplus: start.surplus,
+        attained: waiting.attained,
+        ran_ms: waiting.ran_ms,
+        waited_ms,
+        evicted_ms: waiting.evicted_ms.clone(),
+        min_runtime_ms: 0,
     }
 }
 

@@ -1,6 +1,9 @@
 //! Random histories: every invariant after every command, and the same history gives the same state.
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
+use super::records::{EndKind, JobState, Liveness};
 use super::testing::script::{histories, play};
 use super::{Row, State, codec};
 
@@ -48,86 +51,105 @@ fn an_entry_that_comes_late_changes_nothing() {
 /// The property above is worth what the histories reach.
 #[test]
 fn histories_reach_what_matters() {
-    use super::records::JobState;
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let mut states = std::collections::BTreeSet::new();
-    let (mut restarts, mut resumed, mut lost) = (0, 0, 0);
-    let (mut doubtful, mut recalled) = (0, 0);
-    let (mut tasks, mut returned) = (0, 0);
-    let (mut retried, mut waited, mut avoided, mut anew) = (0, 0, 0, 0);
-    let (mut held, mut followers, mut lowered) = (0, 0, 0);
-    let (mut preempted, mut vain, mut took, mut kept, mut evicted) = (0, 0, 0, 0, 0);
+    let mut reach = Reach::default();
     for _ in 0..300 {
         let history = histories(120)
             .new_tree(&mut runner)
             .expect("numbers can always be drawn")
             .current();
-        let state = play(&history, false).state;
-        states.extend(state.jobs().map(|job| job.state));
-        restarts += state
-            .jobs()
-            .map(|job| job.infrastructure_restarts)
-            .sum::<u32>();
-        for job in state.jobs() {
-            retried += job.retries.used;
-            waited += job.retries.waits;
-            avoided += job.retries.excluded.len();
-            anew += usize::from(job.lineage.is_some());
-            held += usize::from(job.turn.hold.is_some());
-            followers += usize::from(!job.turn.after.is_empty());
-            lowered += usize::from(job.turn.class == mlctl_proto::spec::Class::Low);
-        }
-        let settings = state.settings().expect("it was set up");
-        preempted += settings.preemptions;
-        vain += settings.preemptions_in_vain;
-        took += state.attempts().filter(|one| one.took).count();
-        kept += state.holds().count();
-        evicted += (state.jobs().map(|job| job.marks.evicted_ms.len())).sum::<usize>();
-        let dropped = |attempt: &&std::sync::Arc<super::records::Attempt>| {
-            let end = attempt.end.as_ref();
-            end.is_some_and(|end| end.kind == super::records::EndKind::Superseded)
-        };
-        recalled += state.attempts().filter(dropped).count();
-        doubtful += state.attempts().filter(|one| one.in_doubt).count();
-        resumed += state
-            .attempts()
-            .filter(|attempt| !attempt.resume_from.is_empty())
-            .count();
-        for array in state.jobs().filter_map(|job| job.array.as_deref()) {
-            tasks += array.succeeded() + array.failed();
-            returned += array.returned.len();
-        }
-        lost += state
-            .nodes()
-            .filter(|node| node.liveness == super::records::Liveness::Lost)
-            .count();
+        reach.count(&play(&history, false).state);
     }
     let unreachable = [JobState::TimedOut];
     let missing: Vec<_> = JobState::ALL
         .into_iter()
-        .filter(|state| !states.contains(state) && !unreachable.contains(state))
+        .filter(|state| !reach.states.contains(state) && !unreachable.contains(state))
         .collect();
     assert_eq!(missing, []);
-    assert!(
-        tasks > 50 && returned > 5,
-        "{tasks} tasks, {returned} returned"
-    );
-    assert!(
-        retried > 20 && waited > 5 && avoided > 20 && anew > 5,
-        "{retried} retried, {waited} waited, {avoided} avoided, {anew} submitted anew"
-    );
-    assert!(
-        held > 2 && followers > 10 && lowered > 0,
-        "{held} held, {followers} wait for others, {lowered} of another class"
-    );
-    assert!(
-        preempted > 25 && vain > 10 && took > 5 && kept > 3 && evicted > 25,
-        "{preempted} preemptions, {vain} in vain, {took} started, {kept} kept, {evicted} evicted"
-    );
-    assert!(
-        restarts > 20 && resumed > 5 && lost > 20 && doubtful > 5 && recalled > 0,
-        "{restarts} restarts, {resumed} resumed, {lost} lost, {doubtful} in doubt, {recalled} recalled"
-    );
+    reach.check();
+}
+
+/// What histories came to, counted over all of them.
+#[derive(Debug, Default)]
+struct Reach {
+    states: BTreeSet<JobState>,
+    restarts: u32,
+    resumed: usize,
+    lost: usize,
+    doubtful: usize,
+    recalled: usize,
+    tasks: u64,
+    returned: usize,
+    retried: u32,
+    waited: u32,
+    avoided: usize,
+    anew: usize,
+    held: usize,
+    followers: usize,
+    lowered: usize,
+    preempted: u64,
+    vain: u64,
+    took: usize,
+    kept: usize,
+    evicted: usize,
+}
+
+impl Reach {
+    /// What a state holds at the end of its history.
+    fn count(&mut self, state: &State) {
+        for job in state.jobs() {
+            self.states.insert(job.state);
+            self.restarts += job.infrastructure_restarts;
+            self.retried += job.retries.used;
+            self.waited += job.retries.waits;
+            self.avoided += job.retries.excluded.len();
+            self.anew += usize::from(job.lineage.is_some());
+            self.held += usize::from(job.turn.hold.is_some());
+            self.followers += usize::from(!job.turn.after.is_empty());
+            self.lowered += usize::from(job.turn.class == mlctl_proto::spec::Class::Low);
+            self.evicted += job.marks.evicted_ms.len();
+            if let Some(array) = job.array.as_deref() {
+                self.tasks += array.succeeded() + array.failed();
+                self.returned += array.returned.len();
+            }
+        }
+        for attempt in state.attempts() {
+            let end = attempt.end.as_ref();
+            self.recalled += usize::from(end.is_some_and(|end| end.kind == EndKind::Superseded));
+            self.doubtful += usize::from(attempt.in_doubt);
+            self.resumed += usize::from(!attempt.resume_from.is_empty());
+            self.took += usize::from(attempt.took);
+        }
+        let settings = state.settings().expect("it was set up");
+        self.preempted += settings.preemptions;
+        self.vain += settings.preemptions_in_vain;
+        self.kept += state.holds().count();
+        let lost = state.nodes().filter(|node| node.liveness == Liveness::Lost);
+        self.lost += lost.count();
+    }
+
+    /// Enough of everything.
+    fn check(&self) {
+        assert!(self.tasks > 50 && self.returned > 5, "{self:?}");
+        assert!(
+            self.retried > 20 && self.waited > 5 && self.avoided > 20 && self.anew > 5,
+            "{self:?}"
+        );
+        assert!(
+            self.held > 2 && self.followers > 10 && self.lowered > 0,
+            "{self:?}"
+        );
+        assert!(
+            self.preempted > 25 && self.vain > 10 && self.took > 5,
+            "{self:?}"
+        );
+        assert!(self.kept > 3 && self.evicted > 25, "{self:?}");
+        assert!(
+            self.restarts > 20 && self.resumed > 5 && self.lost > 20,
+            "{self:?}"
+        );
+        assert!(self.doubtful > 5 && self.recalled > 0, "{self:?}");
+    }
 }

@@ -23,77 +23,95 @@ use mlctl_proto::spec::{ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
 
 /// The commands, in order.
 pub(super) fn commands() -> Vec<Command> {
-    let mut told = Vec::new();
-    let mut tell = |actor: &Actor, body| {
-        let time_ms = 1_000 + 100 * told.len() as i64;
-        told.push(Command {
+    let mut story = Story::default();
+    let (ann, system) = (person(), system());
+    story.tell(&system, bootstrap());
+    for name in ["a", "b", "c"] {
+        story.tell(&system, registered(name));
+        story.tell(&system, liveness(name, Liveness::Ready));
+    }
+    for (nodes, gpus) in [(1, 1), (2, 2), (1, 0), (2, 1), (1, 1), (1, 2)] {
+        story.tell(&ann, submitted(nodes, gpus));
+    }
+    story.run_jobs(&system);
+    story.change_minds(&ann, &system);
+    story.lose_a_node(&system);
+    story.run_an_array(&ann, &system);
+    story.tell(&ann, teams());
+    let renew = RenewCharges { most: 10 };
+    story.tell(&system, Body::RenewCharges(renew));
+    story.told[8].key = Some(IdempotencyKey {
+        uuid: [7; 16],
+        request_hash: [9; 32],
+    });
+    story.told
+}
+
+/// What was told so far.
+#[derive(Default)]
+struct Story {
+    told: Vec<Command>,
+}
+
+impl Story {
+    fn tell(&mut self, actor: &Actor, body: Body) {
+        let time_ms = 1_000 + 100 * self.told.len() as i64;
+        self.told.push(Command {
             actor: actor.clone(),
             source: "story".into(),
             time_ms,
             key: None,
             body,
         });
-    };
-    let (ann, system) = (person(), system());
-    tell(&system, bootstrap());
-    for name in ["a", "b", "c"] {
-        tell(&system, registered(name));
-        tell(&system, liveness(name, Liveness::Ready));
     }
-    for (nodes, gpus) in [(1, 1), (2, 2), (1, 0), (2, 1), (1, 1), (1, 2)] {
-        tell(&ann, submitted(nodes, gpus));
+
+    /// Three jobs start; one of them ends, one fails on a node with dirty devices.
+    fn run_jobs(&mut self, system: &Actor) {
+        self.tell(system, started(1, 1, &[("a", &["a-0"])]));
+        let both: [(&str, &[&str]); 2] = [("b", &["b-0", "b-1"]), ("c", &["c-0", "c-1"])];
+        self.tell(system, started(2, 1, &both));
+        self.tell(system, started(3, 1, &[("a", &[])]));
+        let news = vec![running(1), running(3), sealed(1), exit(3, 0), ended(3, 0)];
+        self.tell(system, reported("a", 1, news));
+        self.tell(system, reported("b", 1, vec![running(2)]));
+        self.tell(system, devices("c", 1, dirty("c-1")));
+        let clean = DeviceNews::Clean(vec!["c-1".into()]);
+        self.tell(system, devices("c", 2, clean));
+        self.tell(system, devices("c", 3, dirty("c-0")));
+        self.tell(system, reported("c", 4, vec![running(2), exit(2, 1)]));
     }
-    tell(&system, started(1, 1, &[("a", &["a-0"])]));
-    tell(
-        &system,
-        started(2, 1, &[("b", &["b-0", "b-1"]), ("c", &["c-0", "c-1"])]),
-    );
-    tell(&system, started(3, 1, &[("a", &[])]));
-    let running = |job| (job, Happening::RanksStarted);
-    tell(
-        &system,
-        reported(
-            "a",
-            1,
-            vec![running(1), running(3), sealed(1), exit(3, 0), ended(3, 0)],
-        ),
-    );
-    tell(&system, reported("b", 1, vec![running(2)]));
-    tell(&system, devices("c", 1, dirty("c-1")));
-    tell(
-        &system,
-        devices("c", 2, DeviceNews::Clean(vec!["c-1".into()])),
-    );
-    tell(&system, devices("c", 3, dirty("c-0")));
-    tell(&system, reported("c", 4, vec![running(2), exit(2, 1)]));
-    let jobs = vec![JobId::new(1, 5)];
-    tell(&ann, Body::CancelJobs(CancelJobs::of(jobs)));
-    tell(&ann, changed());
-    tell(&system, reported("b", 2, vec![ended(2, 1)]));
-    let jobs = vec![JobId::new(1, 3), JobId::new(1, 4), JobId::new(1, 5)];
-    tell(&ann, Body::RetryJobs(RetryJobs { jobs }));
-    tell(&ann, pinned(1, "step-5"));
-    let lost = DeclareNodeLost {
-        node: "c".into(),
-        boot_id: "boot-c".into(),
-        proof: LossProof::LostAfter,
-    };
-    tell(&system, liveness("c", Liveness::Unreachable));
-    tell(&system, Body::DeclareNodeLost(lost));
-    tell(&system, Body::ArchiveJobs(ArchiveJobs { most: 100 }));
-    tell(&ann, array());
-    tell(&system, wave(7));
-    tell(&system, reported("a", 6, vec![running(7), tasks(7)]));
-    tell(&system, preempt(8, 7));
-    let jobs = vec![JobId::new(1, 8)];
-    tell(&system, Body::Withdraw(Withdraw { jobs }));
-    tell(&ann, teams());
-    tell(&system, Body::RenewCharges(RenewCharges { most: 10 }));
-    told[8].key = Some(IdempotencyKey {
-        uuid: [7; 16],
-        request_hash: [9; 32],
-    });
-    told
+
+    /// People cancel, retry, pin and change settings.
+    fn change_minds(&mut self, ann: &Actor, system: &Actor) {
+        let jobs = vec![JobId::new(1, 5)];
+        self.tell(ann, Body::CancelJobs(CancelJobs::of(jobs)));
+        self.tell(ann, changed());
+        self.tell(system, reported("b", 2, vec![ended(2, 1)]));
+        let jobs = vec![JobId::new(1, 3), JobId::new(1, 4), JobId::new(1, 5)];
+        self.tell(ann, Body::RetryJobs(RetryJobs { jobs }));
+        self.tell(ann, pinned(1, "step-5"));
+    }
+
+    fn lose_a_node(&mut self, system: &Actor) {
+        let lost = DeclareNodeLost {
+            node: "c".into(),
+            boot_id: "boot-c".into(),
+            proof: LossProof::LostAfter,
+        };
+        self.tell(system, liveness("c", Liveness::Unreachable));
+        self.tell(system, Body::DeclareNodeLost(lost));
+        self.tell(system, Body::ArchiveJobs(ArchiveJobs { most: 100 }));
+    }
+
+    /// A wave of an array starts, and is ended for another job, which then lets go of it.
+    fn run_an_array(&mut self, ann: &Actor, system: &Actor) {
+        self.tell(ann, array());
+        self.tell(system, wave(9));
+        self.tell(system, reported("a", 6, vec![running(9), tasks(9)]));
+        self.tell(system, preempt(7, 9));
+        let jobs = vec![JobId::new(1, 7)];
+        self.tell(system, Body::Withdraw(Withdraw { jobs }));
+    }
 }
 
 /// The same, as the log has them.
@@ -329,6 +347,10 @@ fn preempt(job: u64, victim: u64) -> Body {
             devices: Vec::new(),
         }],
     })
+}
+
+fn running(job: u64) -> (u64, Happening) {
+    (job, Happening::RanksStarted)
 }
 
 fn tasks(job: u64) -> (u64, Happening) {

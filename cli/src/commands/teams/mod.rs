@@ -37,14 +37,9 @@ pub async fn team(
             limits,
             dry,
         } => {
-            let number = |text: &String| {
-                let fail =
-                    || Failure::usage(format!("--weight {text}: use a whole number, 1 or more"));
-                text.parse::<u32>().map_err(|_| fail())
-            };
             let set = SetTeam {
                 team: team.clone(),
-                weight: weight.as_ref().map(number).transpose()?,
+                weight: weight.as_deref().map(weight_of).transpose()?,
                 limits: limits_of(limits)?,
                 max_class: max_class.clone(),
             };
@@ -122,6 +117,11 @@ pub async fn quota(
 fn edits_of(edits: Vec<What>) -> Vec<TeamEdit> {
     let edit = |what| TeamEdit { what: Some(what) };
     edits.into_iter().map(edit).collect()
+}
+
+fn weight_of(text: &str) -> Result<u32, Failure> {
+    let fail = |_| Failure::usage(format!("--weight {text}: use a whole number, 1 or more"));
+    text.parse().map_err(fail)
 }
 
 fn limits_of(args: &LimitArgs) -> Result<Vec<TeamLimit>, Failure> {

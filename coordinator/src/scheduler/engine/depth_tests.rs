@@ -1,4 +1,6 @@
-//! How long one pass takes at depth: 1,000 nodes, 60 teams, 10,000 and 100,000 waiting jobs. Prints times; run it optimised: `cargo test --release depth -- --ignored --nocapture`.
+//! Passes at depth: 1,000 nodes, 60 teams, and few waiting jobs in each run of the tests, so many as `MLCTL_DEPTH_JOBS` says when somebody measures: `MLCTL_DEPTH_JOBS=10000
+//! cargo test --release -p mlctl-coordinator at_depth -- --nocapture`. Prints times and judges none of them.
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,8 @@ use super::explain::explain_with;
 use super::fixtures::{ask, node, of_kinds, running, scene, submit, team, waiting};
 use super::pass::Pass;
 use super::property_tests::Draw;
-use super::{Memo, propose, propose_with};
+use super::{Memo, Why, propose, propose_with};
+use crate::scheduler::plan::Proposal;
 use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::ask::{Ask, Near};
 use crate::state::view::jobs::{Class, Footing, Seat, Tasks};
@@ -199,23 +202,31 @@ fn fill(draw: &mut Draw, scene: &mut Scene, names: &[Arc<str>]) {
 }
 
 /// Time that this thread had of a processor: others who work on the machine do not count.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test that measures reads a clock"
+)]
 fn busy() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanos = text.split(' ').next().and_then(|word| word.parse().ok());
     Duration::from_nanos(nanos.unwrap_or(0))
 }
 
-fn time(what: &str, scene: &Scene) {
+fn time(what: &str, scene: &Scene, runs: usize) {
     let mut times = Vec::new();
     let mut last = None;
-    for _ in 0..7 {
+    for _ in 0..runs {
         let start = busy();
         let plan = propose(scene, 0);
         times.push(busy() - start);
+        if let Some(last) = &last {
+            assert_eq!(plan, *last, "{what}: the same scene, another plan");
+        }
         last = Some(plan);
     }
     times.sort();
-    let plan = last.expect("seven");
+    let plan = last.expect("it ran");
+    check(what, scene, &plan);
     let start = busy();
     let pass = Pass::new(scene, 0, &mut Memo::default());
     let new = busy() - start;
@@ -231,24 +242,40 @@ fn time(what: &str, scene: &Scene) {
     );
     println!(
         "{what}: median {:?}, least {:?} (tables {new:?}); {} starts, {} preemptions, {} reservations, {} reasons",
-        times[3],
+        times[runs / 2],
         times[0],
         plan.starts.len(),
         plan.preemptions.len(),
         plan.reservations.len(),
         plan.reasons.len()
     );
-    assert!(plan.starts.len() + plan.reasons.len() > 0);
+}
+
+/// No device is given twice, or is held already; somebody starts or is told why not.
+fn check(what: &str, scene: &Scene, plan: &Proposal<Why>) {
+    let mut given = BTreeSet::new();
+    for seat in plan.starts.iter().flat_map(|start| &start.seats) {
+        for device in &seat.devices {
+            let free = scene.nodes[&seat.node].devices[usize::from(*device)].free;
+            assert!(free > 0, "{what}: {device} of {} is held", seat.node);
+            assert!(
+                given.insert((&seat.node, device)),
+                "{what}: {device} of {} is given twice",
+                seat.node
+            );
+        }
+    }
+    assert!(plan.starts.len() + plan.reasons.len() > 0, "{what}");
 }
 
 /// What is asked about waiting jobs here and there in the order, after a pass over the same scene.
-fn time_explain(what: &str, scene: &Scene) {
+fn time_explain(what: &str, scene: &Scene, asked: usize) {
     let mut memo = Memo::default();
     propose_with(&mut memo, scene, 0);
     let ids: Vec<JobId> = scene
         .waiting
         .values()
-        .step_by(scene.waiting.len() / 15)
+        .step_by((scene.waiting.len() / asked).max(1))
         .map(|job| job.id)
         .collect();
     let mut times: Vec<(Duration, usize, usize)> = Vec::new();
@@ -386,27 +413,36 @@ fn settled(scene: &Scene) -> Scene {
     scene
 }
 
+/// How many jobs wait, if somebody measures.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "who measures says how deep without another build"
+)]
+fn measured() -> Option<u64> {
+    let said = std::env::var("MLCTL_DEPTH_JOBS").ok()?;
+    Some(said.parse().expect("a number of jobs"))
+}
+
 #[test]
-#[ignore = "measures; run it optimised and alone"]
-fn passes_at_depth_are_fast() {
-    let ten = fixture(1, 10_000, false);
-    let still = settled(&ten);
-    time("10,000, nothing starts, preemption paused", &still);
-    time_explain("explain, nothing starts", &still);
-    time_explain("explain, cold", &ten);
-    let paused = |scene: Scene| Scene {
+fn a_pass_at_depth_is_the_same_each_time_and_gives_no_device_twice() {
+    let few = measured().unwrap_or(300);
+    let many = few * 10;
+    let runs = if measured().is_some() { 7 } else { 2 };
+    let cold = fixture(1, few, false);
+    let still = settled(&cold);
+    let time = |what: &str, scene: &Scene| time(what, scene, runs);
+    time(&format!("{few}, nothing starts, preemption paused"), &still);
+    time_explain("explain, nothing starts", &still, 2 * runs);
+    time_explain("explain, cold", &cold, 2 * runs);
+    let paused = |scene: &Scene| Scene {
         preemption_paused: true,
-        ..scene
+        ..scene.clone()
     };
-    time(
-        "10,000 cold, preemption paused",
-        &paused(fixture(1, 10_000, false)),
-    );
-    time("10,000 cold", &fixture(1, 10_000, false));
-    time("10,000 cold, some high", &fixture(1, 10_000, true));
-    time(
-        "100,000 cold, preemption paused",
-        &paused(fixture(2, 100_000, false)),
-    );
-    time("100,000 cold", &fixture(2, 100_000, true));
+    time(&format!("{few} cold, preemption paused"), &paused(&cold));
+    time(&format!("{few} cold"), &cold);
+    time(&format!("{few} cold, some high"), &fixture(1, few, true));
+    let cold = fixture(2, many, false);
+    time(&format!("{many} cold, preemption paused"), &paused(&cold));
+    let high = fixture(2, many, true);
+    time(&format!("{many} cold, some high"), &high);
 }

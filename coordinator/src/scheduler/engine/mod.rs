@@ -39,6 +39,8 @@ mod world;
 use mlctl_proto::units::UtcMs;
 
 use super::plan::Proposal;
+use crate::state::view::jobs::Class;
+use crate::state::view::policy::SchedSettings;
 use crate::state::view::scene::Scene;
 
 use memo::Began;
@@ -70,6 +72,12 @@ pub fn propose_with(memo: &mut Memo, scene: &Scene, now: UtcMs) -> Proposal<Why>
     );
     pass.give_back(memo);
     pass.into_proposal()
+}
+
+/// Until when what its victims leave is kept for a job whose preemption is told now: their notice, their end, and then its own time.
+pub fn kept_until(settings: &SchedSettings, class: Class, now: UtcMs) -> UtcMs {
+    let told = estimate::ending(settings, class);
+    estimate::after(now, told.saturating_add(settings.hold_ms))
 }
 
 /// The pass that counts, perhaps with a closer look at one job.

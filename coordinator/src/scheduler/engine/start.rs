@@ -32,61 +32,74 @@ impl<'a> Pass<'a> {
         nodes: u32,
     ) -> Result<(Choice, Footing), NoPlace> {
         let job = self.jobs[at];
+        let hard = estimate::after(self.now, self.asker(&job).protected);
+        let first = self.first_place(&job, target, nodes, hard)?;
+        let soonest = self.promises.all.iter().map(|one| one.start).min();
+        if soonest.is_none_or(|start| start >= hard) {
+            return Ok((first, Footing::Regular));
+        }
+        self.place_beside_promises(&job, target, nodes, first, hard)
+    }
+
+    /// A place that is free now, whatever was promised to whom.
+    fn first_place(
+        &mut self,
+        job: &Job<'a>,
+        target: usize,
+        nodes: u32,
+        hard: UtcMs,
+    ) -> Result<Choice, NoPlace> {
         let nothing = self.nothing_free.get(target);
         if nothing.is_some_and(|all| all.contains(&(job.terms, nodes))) {
             return Err(NoPlace::Devices);
         }
-        let hard = estimate::after(self.now, self.asker(&job).protected);
-        let soft = self
-            .guest_end(&job, target, nodes)
-            .filter(|end| *end < hard);
-        let urgency = (job.waiting.class as u8) * 2 + u8::from(job.turn.is_aged());
-        let key = (target, job.terms, nodes, urgency);
-        let Some(first) = self.find_first(&job, target, nodes, hard) else {
+        let Some(first) = self.find_first(job, target, nodes, hard) else {
             if self.nothing_free.len() <= target {
                 self.nothing_free.resize(target + 1, Vec::new());
             }
             self.nothing_free[target].push((job.terms, nodes));
             return Err(NoPlace::Devices);
         };
-        let first = self.charged(&job, target, nodes, first)?;
-        let soonest = self.promises.all.iter().map(|one| one.start).min();
-        if soonest.is_none_or(|start| start >= hard) {
-            return Ok((first, Footing::Regular));
-        }
+        self.charged(job, target, nodes, first)
+    }
+
+    /// The first place if it breaks no promise, else one that breaks none, else one as a guest.
+    fn place_beside_promises(
+        &mut self,
+        job: &Job<'a>,
+        target: usize,
+        nodes: u32,
+        first: Choice,
+        hard: UtcMs,
+    ) -> Result<(Choice, Footing), NoPlace> {
         let charges = self.numbers(&first);
         let inside = self.book.legal(job.team, &charges, &self.kinds) == Ok(Standing::Inside);
-        let over = self.over_quota(&job, &charges, hard, inside);
-        let broken = self.broken(&job, target, &first, hard);
+        let over = self.over_quota(job, &charges, hard, inside);
+        let broken = self.broken(job, target, &first, hard);
         let Some(promise) = over.or(broken) else {
             return Ok((first, Footing::Regular));
         };
+        let soft = self.guest_end(job, target, nodes).filter(|end| *end < hard);
+        let urgency = (job.waiting.class as u8) * 2 + u8::from(job.turn.is_aged());
+        let key = (target, job.terms, nodes, urgency);
         // Its own promise binds others, not itself: what failed for them says nothing about it.
-        let alike = over.is_none()
-            && self
-                .promises
-                .all
-                .iter()
-                .all(|one| one.job != job.waiting.id);
-        if alike
-            && self
-                .no_place
-                .get(&key)
-                .is_some_and(|failed| *failed <= soft.unwrap_or(hard))
-        {
+        let others = |id| self.promises.all.iter().all(|one| one.job != id);
+        let alike = over.is_none() && others(job.waiting.id);
+        let failed = self.no_place.get(&key);
+        if alike && failed.is_some_and(|failed| *failed <= soft.unwrap_or(hard)) {
             return Err(NoPlace::Promise(promise.0, promise.1));
         }
         if over.is_none() {
-            if let Ok(choice) = self.beside(&job, target, nodes, first.clone(), hard) {
+            if let Ok(choice) = self.beside(job, target, nodes, first.clone(), hard) {
                 return Ok((choice, Footing::Regular));
             }
         }
         if let Some(soft) =
-            soft.filter(|soft| self.over_quota(&job, &charges, *soft, inside).is_none())
+            soft.filter(|soft| self.over_quota(job, &charges, *soft, inside).is_none())
         {
-            if let Ok(choice) = self.beside(&job, target, nodes, first, soft) {
+            if let Ok(choice) = self.beside(job, target, nodes, first, soft) {
                 let due = self
-                    .broken(&job, target, &choice, hard)
+                    .broken(job, target, &choice, hard)
                     .map_or(promise.1, |(_, start)| start.min(promise.1));
                 self.mark("guest let in");
                 return Ok((choice, Footing::Guest(due)));

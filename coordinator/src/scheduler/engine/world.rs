@@ -1,9 +1,11 @@
 //! A small cluster in virtual time for tests: jobs with true lengths that the engine never sees, and apply as simple as can be. Checks at every step what the policy
-//! promises: `checks` recounts all from scratch.
+//! promises: `checks` recounts all from scratch, `overtaking` asks who could have started.
 #[path = "world_budgets.rs"]
 mod budgets;
 #[path = "world_checks.rs"]
 mod checks;
+#[path = "world_overtaking.rs"]
+mod overtaking;
 
 pub use checks::total;
 
@@ -15,7 +17,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 use super::fixtures::running;
 use super::grid::whole_units;
 use super::{Memo, Why, propose_marked, propose_with};
-use crate::scheduler::plan::{Proposal, Taken};
+use crate::scheduler::plan::{Preemption, Proposal, Taken, Victim};
 use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::ask::{Ask, Gpus};
 use crate::state::view::jobs::{Footing, Hold, Running, Seat, Tasks, Waiting};
@@ -219,50 +221,7 @@ impl World {
         self.check_overtaking(plan, &promised);
         for preemption in &plan.preemptions {
             self.check_preemption(preemption);
-            let mut victims = Vec::new();
-            for victim in &preemption.victims {
-                let key = (victim.job, victim.epoch);
-                let run = self.scene.running.get(&key).expect("victims run").clone();
-                assert!(run.ends_by_ms.is_none(), "ended twice: {}", victim.job);
-                let ending =
-                    self.scene.settings.grace_ms[run.class as usize] + self.scene.settings.kill_ms;
-                let by = self.now + i64::try_from(ending).expect("small");
-                let told = Running {
-                    ends_by_ms: Some(by),
-                    ..(*run).clone()
-                };
-                self.scene.running.insert(key, Arc::new(told));
-                victims.push((victim.job, victim.epoch, self.signal_ms == 0));
-                let truth = self.truths.get_mut(&victim.job).expect("known");
-                truth.evictions += 1;
-                let (id, index) = (victim.job, truth.job.submit_index);
-                truth.job.evicted_ms.push(self.now);
-                if victim.why == Taken::Guest {
-                    truth.job.was_guest_taken = true;
-                }
-                if let Some(waits) = self.scene.waiting.get(&(index, id)).cloned() {
-                    let evicted_ms = truth.job.evicted_ms.clone();
-                    self.scene.waiting.insert(
-                        (index, id),
-                        Arc::new(Waiting {
-                            evicted_ms,
-                            ..(*waits).clone()
-                        }),
-                    );
-                }
-            }
-            let until_ms = self.now + 3 * 3_600_000;
-            let hold = Hold {
-                job: preemption.job,
-                seats: preemption.seats.clone(),
-                until_ms,
-                victims,
-            };
-            self.scene.holds.insert(preemption.job, Arc::new(hold));
-            self.notices
-                .insert(preemption.job, self.now + self.signal_ms);
-            self.preemptions += 1;
-            self.streak += 1;
+            self.preempt(preemption);
         }
         self.scene.reservations.clear();
         for one in &plan.reservations {
@@ -273,6 +232,56 @@ impl World {
                     .is_none(),
                 "two for one"
             );
+        }
+    }
+
+    /// Victims are told, and seats are kept.
+    fn preempt(&mut self, preemption: &Preemption) {
+        let mut victims = Vec::new();
+        for victim in &preemption.victims {
+            self.end_for_others(victim);
+            victims.push((victim.job, victim.epoch, self.signal_ms == 0));
+        }
+        let until_ms = self.now + 3 * 3_600_000;
+        let hold = Hold {
+            job: preemption.job,
+            seats: preemption.seats.clone(),
+            until_ms,
+            victims,
+        };
+        self.scene.holds.insert(preemption.job, Arc::new(hold));
+        self.notices
+            .insert(preemption.job, self.now + self.signal_ms);
+        self.preemptions += 1;
+        self.streak += 1;
+    }
+
+    /// One victim has so much time to end.
+    fn end_for_others(&mut self, victim: &Victim) {
+        let key = (victim.job, victim.epoch);
+        let run = self.scene.running.get(&key).expect("victims run").clone();
+        assert!(run.ends_by_ms.is_none(), "ended twice: {}", victim.job);
+        let ending = self.scene.settings.grace_ms[run.class as usize] + self.scene.settings.kill_ms;
+        let by = self.now + i64::try_from(ending).expect("small");
+        let told = Running {
+            ends_by_ms: Some(by),
+            ..(*run).clone()
+        };
+        self.scene.running.insert(key, Arc::new(told));
+        let truth = self.truths.get_mut(&victim.job).expect("known");
+        truth.evictions += 1;
+        truth.job.evicted_ms.push(self.now);
+        if victim.why == Taken::Guest {
+            truth.job.was_guest_taken = true;
+        }
+        let key = (truth.job.submit_index, victim.job);
+        if let Some(waits) = self.scene.waiting.get(&key).cloned() {
+            let evicted_ms = truth.job.evicted_ms.clone();
+            let waits = Waiting {
+                evicted_ms,
+                ..(*waits).clone()
+            };
+            self.scene.waiting.insert(key, Arc::new(waits));
         }
     }
 

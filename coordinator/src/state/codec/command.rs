@@ -188,20 +188,12 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
         }),
         Disk::ChangeCheckpoints(change) => Body::ChangeCheckpoints(decode_change(change)?),
         Disk::StartAttempts(plan) => Body::StartAttempts(StartAttempts {
-            starts: plan
-                .starts
-                .into_iter()
-                .map(decode_start)
-                .collect::<Result<_, _>>()?,
+            starts: decode_each(plan.starts, decode_start)?,
         }),
         Disk::AgentEvents(report) => Body::AgentEvents(AgentEvents {
             node: report.node,
             journal_id: report.journal_id,
-            events: report
-                .events
-                .into_iter()
-                .map(decode_event)
-                .collect::<Result<_, _>>()?,
+            events: decode_each(report.events, decode_event)?,
         }),
         Disk::ArchiveJobs(archive) => Body::ArchiveJobs(ArchiveJobs { most: archive.most }),
         Disk::SupersedeAttempt(supersede) => Body::SupersedeAttempt(SupersedeAttempt {
@@ -216,6 +208,13 @@ fn decode_body(body: Disk) -> Result<Body, CodecError> {
             jobs: decode_ids(withdraw.jobs)?,
         }),
     })
+}
+
+fn decode_each<D, T>(
+    all: Vec<D>,
+    decode: fn(D) -> Result<T, CodecError>,
+) -> Result<Vec<T>, CodecError> {
+    all.into_iter().map(decode).collect()
 }
 
 pub(super) fn decode_ids(jobs: Vec<persist::Id>) -> Result<Vec<JobId>, CodecError> {

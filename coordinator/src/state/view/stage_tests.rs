@@ -2,7 +2,14 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::state::testing::Cluster;
+use crate::state::Body;
+use crate::state::commands::{
+    Decide, DecisionEdit, SetMaintenance, SetOwner, SetPause, SetPool, SetSched,
+};
+use crate::state::records::{SchedKey, Target};
+use crate::state::testing::{Cluster, node, person};
+use crate::state::view::nodes::Guests;
+use crate::state::view::policy::Policy;
 
 fn view(cluster: &Cluster) -> ClusterView {
     let heard: BTreeSet<String> = (cluster.state.nodes())
@@ -43,46 +50,37 @@ fn a_node_that_was_not_heard_takes_nothing() {
     assert_eq!(open(&view(&cluster)), Open::Now);
 }
 
-#[test]
-fn what_an_admin_decides_reaches_the_scheduler() {
-    use crate::state::Body;
-    use crate::state::commands::{
-        Decide, DecisionEdit, SetMaintenance, SetOwner, SetPause, SetPool, SetSched,
-    };
-    use crate::state::records::{Automatic, SchedKey, Target};
-    use crate::state::testing::person;
-    use crate::state::view::nodes::{Guests, Owner};
+/// A node in the pool `default`, one in `spot`, and a job that waits.
+fn two_pools() -> (Cluster, JobId) {
     let mut cluster = Cluster::new();
     cluster.gpu_node("a", 1);
-    let mut other = crate::state::testing::node("b", 1, "SIM");
+    let mut other = node("b", 1, "SIM");
     other.facts.pool = "spot".into();
     cluster.register(&other);
     let job = cluster.submitted("ann", 1, 1);
-    let reason = || "disks".to_owned();
-    let pause = |what, pool: &str, for_ms| {
-        let (pool, reason) = (pool.to_owned(), reason());
-        DecisionEdit::Pause(SetPause {
-            what,
-            pool,
-            for_ms,
-            reason,
-        })
-    };
-    let window = |from_ms, for_ms| {
-        let (target, reason) = (Target::Node("a".into()), reason());
-        DecisionEdit::Maintenance(SetMaintenance {
-            target,
-            from_ms,
-            for_ms,
-            reason,
-        })
-    };
-    let mut decide = |edits: Vec<DecisionEdit>| {
-        let applied = cluster.run(person("root", true), Body::Decide(Decide { edits }));
-        assert!(applied.refusal().is_none(), "{:?}", applied.reply);
-        (scene(&view(&cluster), cluster.now_ms), cluster.now_ms)
-    };
-    let (seen, _) = decide(vec![
+    (cluster, job)
+}
+
+/// What the scheduler sees after a decision, and when that is.
+fn decide(cluster: &mut Cluster, edits: Vec<DecisionEdit>) -> (Scene, UtcMs) {
+    let applied = cluster.run(person("root", true), Body::Decide(Decide { edits }));
+    assert!(applied.refusal().is_none(), "{:?}", applied.reply);
+    (scene(&view(cluster), cluster.now_ms), cluster.now_ms)
+}
+
+fn pause(what: Automatic, pool: &str, for_ms: u64) -> DecisionEdit {
+    DecisionEdit::Pause(SetPause {
+        what,
+        pool: pool.to_owned(),
+        for_ms,
+        reason: "disks".to_owned(),
+    })
+}
+
+#[test]
+fn settings_owners_and_pools_reach_the_scheduler() {
+    let (mut cluster, job) = two_pools();
+    let edits = vec![
         DecisionEdit::Setting(SetSched {
             key: SchedKey::Policy,
             class: None,
@@ -102,11 +100,9 @@ fn what_an_admin_decides_reaches_the_scheduler() {
             sharing: Some(Sharing::Any),
             ..SetPool::default()
         }),
-    ]);
-    assert_eq!(
-        seen.settings.policy,
-        crate::state::view::policy::Policy::Las
-    );
+    ];
+    let (seen, _) = decide(&mut cluster, edits);
+    assert_eq!(seen.settings.policy, Policy::Las);
     assert_eq!(seen.licenses.get("ansys"), Some(&(2, 0)));
     assert!(seen.preemption_paused && !seen.starts_paused);
     let (a, b) = (&seen.nodes["a"], &seen.nodes["b"]);
@@ -123,12 +119,26 @@ fn what_an_admin_decides_reaches_the_scheduler() {
         ["default"],
         "spot wants to know how long it runs"
     );
-    let (seen, now_ms) = decide(vec![
+}
+
+#[test]
+fn maintenance_and_pauses_reach_the_scheduler() {
+    let (mut cluster, _) = two_pools();
+    let window = |from_ms, for_ms| {
+        DecisionEdit::Maintenance(SetMaintenance {
+            target: Target::Node("a".into()),
+            from_ms,
+            for_ms,
+            reason: "disks".to_owned(),
+        })
+    };
+    let edits = vec![
         window(0, 5_000),
         window(cluster_time(4_000), 5_000),
         window(cluster_time(90_000_000), 5_000),
         pause(Automatic::Starts, "spot", 7_000),
-    ]);
+    ];
+    let (seen, now_ms) = decide(&mut cluster, edits);
     let (a, b) = (&seen.nodes["a"], &seen.nodes["b"]);
     assert_eq!(a.windows.len(), 3);
     assert_eq!(
@@ -137,7 +147,7 @@ fn what_an_admin_decides_reaches_the_scheduler() {
         "two that meet are one"
     );
     assert_eq!(b.open, Open::From(now_ms + 7_000));
-    let (seen, _) = decide(vec![pause(Automatic::Starts, "", 0)]);
+    let (seen, _) = decide(&mut cluster, vec![pause(Automatic::Starts, "", 0)]);
     assert!(seen.starts_paused);
     assert_eq!(seen.nodes["b"].open, Open::No);
 }

@@ -28,7 +28,7 @@ use crate::state::view::scene::Scene;
 
 pub use blocker::{Blocker, Lifts};
 pub use edits::{Change, Edit};
-pub use foresee::{Foresight, foresee};
+pub use foresee::{Foresight, foresee, foresee_with};
 pub use found::{Check, Eta, Explanation, Place, Reason};
 
 pub(super) use closer::{Closer, Seen};
@@ -67,7 +67,10 @@ fn closely(
     };
     let mut pass = super::last_pass(memo, &open, now, Some(&closer));
     let starts = pass.out.starts.iter().any(|start| start.job == job);
-    let preempts = pass.out.preemptions.iter().any(|one| one.job == job);
+    let taking = pass.out.preemptions.iter().find(|one| one.job == job);
+    let victims = taking.map(|one| Why::PreemptingOthers {
+        until: super::kept_until(&scene.settings, one.entitlement.class, now),
+    });
     let place = pass.place_of(job);
     pass.give_back(memo);
     let planned = pass.out.starts;
@@ -75,14 +78,11 @@ fn closely(
     let mut reasons = gates;
     let starts_now = starts && reasons.is_empty();
     if !starts {
-        if preempts {
-            let until = super::estimate::after(now, scene.settings.hold_ms);
-            reasons.push(Reason {
-                blocker: Blocker::Victims,
-                why: Why::PreemptingOthers { until },
-                jobs: Vec::new(),
-            });
-        }
+        reasons.extend(victims.map(|why| Reason {
+            blocker: Blocker::Victims,
+            why,
+            jobs: Vec::new(),
+        }));
         reasons.extend(seen.reasons);
     }
     let free_of_gates = !reasons.iter().any(|one| one.blocker.is_gate());

@@ -103,71 +103,19 @@ fn flavor(scene: &Scene, pool: &Arc<str>, model: &Arc<str>) -> Flavor {
 
 /// Nodes as they would be.
 fn lifted_nodes(scene: &Scene, lifts: &Lifts) -> Vec<NodeView> {
-    let mut nodes: BTreeMap<Arc<str>, NodeView> = scene
-        .nodes
-        .iter()
-        .map(|(name, node)| (name.clone(), NodeView::clone(node)))
-        .collect();
-    for node in nodes.values_mut() {
-        match node.open {
-            Open::No if lifts.has(&Blocker::Closed) => node.open = Open::Now,
-            Open::From(_) if lifts.has(&Blocker::Waking) => node.open = Open::Now,
-            _ => {}
-        }
-        if lifts.has(&Blocker::Windows) {
-            node.windows.clear();
-        }
-        if lifts.has(&Blocker::Owners) {
-            node.owner = None;
-        }
-        if lifts.has(&Blocker::Devices) {
-            node.free = node.has;
-            for device in &mut node.devices {
-                device.free = whole_units(device);
-                device.shared_by = "".into();
-            }
-        }
+    let mut nodes = Lifted::default();
+    for (name, node) in &scene.nodes {
+        let mut node = NodeView::clone(node);
+        lift(&mut node, lifts);
+        nodes.all.insert(name.clone(), node);
     }
-    let mut owed: BTreeMap<(Arc<str>, u16), i64> = BTreeMap::new();
-    let mut change =
-        |nodes: &mut BTreeMap<Arc<str>, NodeView>, ask: &Ask, seats: &[Seat], give: bool| {
-            for seat in seats {
-                let Some(node) = nodes.get_mut(&seat.node) else {
-                    continue;
-                };
-                let amounts = amounts_of_ask(ask, node);
-                node.free = if give {
-                    node.free.plus(amounts)
-                } else {
-                    node.free.minus(amounts)
-                };
-                for at in &seat.devices {
-                    let device = &mut node.devices[usize::from(*at)];
-                    let units = match ask.gpus {
-                        Gpus::Share(units) => units,
-                        _ => whole_units(device),
-                    };
-                    let units = if give {
-                        i64::from(units)
-                    } else {
-                        -i64::from(units)
-                    };
-                    // What is kept for one while another still holds it is less than nothing.
-                    let owes = owed
-                        .entry((seat.node.clone(), *at))
-                        .or_insert_with(|| i64::from(device.free));
-                    *owes += units;
-                    device.free = u32::try_from((*owes).max(0)).expect("small");
-                }
-            }
-        };
     if lifts.has(&Blocker::Ending) && !lifts.has(&Blocker::Devices) {
         for run in scene
             .running
             .values()
             .filter(|run| run.ends_by_ms.is_some())
         {
-            change(&mut nodes, &run.ask, &run.seats, true);
+            nodes.change(&run.ask, &run.seats, true);
         }
     }
     if !lifts.has(&Blocker::Ahead) {
@@ -178,11 +126,71 @@ fn lifted_nodes(scene: &Scene, lifts: &Lifts) -> Vec<NodeView> {
                 .find(|one| one.id == hold.job)
                 .map(|one| one.ask.clone());
             if let Some(ask) = ask {
-                change(&mut nodes, &ask, &hold.seats, false);
+                nodes.change(&ask, &hold.seats, false);
             }
         }
     }
-    nodes.into_values().collect()
+    nodes.all.into_values().collect()
+}
+
+/// A node without what stands against it by itself.
+fn lift(node: &mut NodeView, lifts: &Lifts) {
+    match node.open {
+        Open::No if lifts.has(&Blocker::Closed) => node.open = Open::Now,
+        Open::From(_) if lifts.has(&Blocker::Waking) => node.open = Open::Now,
+        _ => {}
+    }
+    if lifts.has(&Blocker::Windows) {
+        node.windows.clear();
+    }
+    if lifts.has(&Blocker::Owners) {
+        node.owner = None;
+    }
+    if lifts.has(&Blocker::Devices) {
+        node.free = node.has;
+        for device in &mut node.devices {
+            device.free = whole_units(device);
+            device.shared_by = "".into();
+        }
+    }
+}
+
+/// Nodes on which seats are given back and kept.
+#[derive(Default)]
+struct Lifted {
+    all: BTreeMap<Arc<str>, NodeView>,
+    /// What is free of a device, less than nothing too: it can be kept for one while another still holds it.
+    owed: BTreeMap<(Arc<str>, u16), i64>,
+}
+
+impl Lifted {
+    /// Gives back what seats hold, or takes it.
+    fn change(&mut self, ask: &Ask, seats: &[Seat], give: bool) {
+        for seat in seats {
+            let Some(node) = self.all.get_mut(&seat.node) else {
+                continue;
+            };
+            let amounts = amounts_of_ask(ask, node);
+            node.free = if give {
+                node.free.plus(amounts)
+            } else {
+                node.free.minus(amounts)
+            };
+            for at in &seat.devices {
+                let device = &mut node.devices[usize::from(*at)];
+                let units = i64::from(match ask.gpus {
+                    Gpus::Share(units) => units,
+                    _ => whole_units(device),
+                });
+                let owes = self
+                    .owed
+                    .entry((seat.node.clone(), *at))
+                    .or_insert_with(|| i64::from(device.free));
+                *owes += if give { units } else { -units };
+                device.free = u32::try_from((*owes).max(0)).expect("small");
+            }
+        }
+    }
 }
 
 /// Whether a node takes it at all.

@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use mlctl_proto::ids::JobId;
+use mlctl_proto::units::UtcMs;
 
 use super::blocker::{Blocker, Lifts};
 use super::found::{Check, Reason};
@@ -23,34 +24,10 @@ impl<'a> Pass<'a> {
     /// A blocker that holds, in its word.
     pub(super) fn reason(&self, at: usize, blocker: &Blocker) -> Reason {
         let job = self.jobs[at].waiting;
-        let nodes = |open: fn(&Open) -> bool| {
-            count(self.nodes.iter().filter(|node| open(&node.open)).count())
-        };
         let mut jobs: Vec<JobId> = Vec::new();
         let why = match blocker {
             Blocker::Inventory | Blocker::Devices => self.too_few(at),
-            Blocker::Closed => Why::NodeDrained {
-                nodes: nodes(|open| matches!(open, Open::No)),
-            },
-            Blocker::Waking => {
-                let from = self.nodes.iter().filter_map(|node| match node.open {
-                    Open::From(at) => Some(at),
-                    _ => None,
-                });
-                Why::WakingNodes {
-                    nodes: nodes(|open| matches!(open, Open::From(_))),
-                    from: from.min().unwrap_or(self.now),
-                }
-            }
-            Blocker::Windows => {
-                let ends = self
-                    .nodes
-                    .iter()
-                    .flat_map(|node| node.windows.iter().map(|(_, end)| *end));
-                Why::Maintenance {
-                    until: ends.filter(|end| *end > self.now).min().unwrap_or(self.now),
-                }
-            }
+            Blocker::Closed | Blocker::Waking | Blocker::Windows => self.time_word(blocker),
             Blocker::Owners | Blocker::Labels | Blocker::Amounts => Why::CpuOrMemory {
                 fitting: self.fitting(at),
             },
@@ -68,14 +45,7 @@ impl<'a> Pass<'a> {
                 Why::JobsAhead { ahead: count(at) }
             }
             Blocker::Promises => {
-                let mut others: Vec<_> = self
-                    .promises
-                    .all
-                    .iter()
-                    .filter(|one| one.job != job.id)
-                    .map(|one| (one.start, one.job))
-                    .collect();
-                others.sort_unstable();
+                let others = self.promised_to_others(job.id);
                 jobs.extend(others.iter().map(|(_, job)| *job));
                 let first = others.first().copied().unwrap_or((self.now, job.id));
                 Why::Reservation {
@@ -95,6 +65,45 @@ impl<'a> Pass<'a> {
             why,
             jobs,
         }
+    }
+
+    /// The word of nodes that take nothing, or not yet, or not for so long.
+    fn time_word(&self, blocker: &Blocker) -> Why {
+        let nodes = |open: fn(&Open) -> bool| {
+            count(self.nodes.iter().filter(|node| open(&node.open)).count())
+        };
+        match blocker {
+            Blocker::Closed => Why::NodeDrained {
+                nodes: nodes(|open| matches!(open, Open::No)),
+            },
+            Blocker::Waking => {
+                let from = self.nodes.iter().filter_map(|node| match node.open {
+                    Open::From(at) => Some(at),
+                    _ => None,
+                });
+                Why::WakingNodes {
+                    nodes: nodes(|open| matches!(open, Open::From(_))),
+                    from: from.min().unwrap_or(self.now),
+                }
+            }
+            _ => {
+                let ends = self
+                    .nodes
+                    .iter()
+                    .flat_map(|node| node.windows.iter().map(|(_, end)| *end));
+                Why::Maintenance {
+                    until: ends.filter(|end| *end > self.now).min().unwrap_or(self.now),
+                }
+            }
+        }
+    }
+
+    /// Starts that were promised to others, the soonest first.
+    fn promised_to_others(&self, job: JobId) -> Vec<(UtcMs, JobId)> {
+        let others = self.promises.all.iter().filter(|one| one.job != job);
+        let mut others: Vec<_> = others.map(|one| (one.start, one.job)).collect();
+        others.sort_unstable();
+        others
     }
 
     fn quota_word(

@@ -1,6 +1,7 @@
 //! The transaction: checks once more that the order of entitlements holds and that the standing grows (docs/SCHEDULING.md, Preemption), then lets the rest of the pass know. A start of this
 //! very pass that is in the way is not made. Does NOT search.
 use mlctl_proto::ids::JobId;
+use mlctl_proto::units::UtcMs;
 
 use super::recheck::Planned;
 use super::{Candidate, Mode};
@@ -95,8 +96,6 @@ impl<'a> Pass<'a> {
         mut victims: Vec<Candidate>,
         choice: Choice,
     ) {
-        let job = self.jobs[at];
-        let ask = self.asks.targets[target].ask.clone();
         victims.sort_by_key(|one| {
             let attempt = self.runs[one.run].attempt();
             (attempt.map_or(0, |attempt| self.lost_ms(attempt)), one.run)
@@ -104,35 +103,65 @@ impl<'a> Pass<'a> {
         let mut named = Vec::with_capacity(victims.len());
         let mut gone_by = self.now;
         for one in &victims {
-            let run = &mut self.runs[one.run];
-            let by = estimate::after(self.now, estimate::ending(&self.scene.settings, run.class));
-            run.ending = true;
-            run.end = by;
+            let (by, victim) = self.end_victim(one);
             gone_by = gone_by.max(by);
-            let (team, charges) = (run.team, run.charges.clone());
-            if let Some(attempt) = run.attempt() {
-                named.push(Victim {
-                    job: attempt.id,
-                    epoch: attempt.epoch,
-                    entitlement: one.entitlement,
-                    why: one.why,
-                });
-                self.soon.release(attempt);
-            }
-            self.book.will_end(team, &charges, &self.kinds);
-            self.tables.forget(&charges);
-            self.mark(match one.why {
-                Taken::Entitlement => "preempted",
-                Taken::Overtime => "overtime taken",
-                Taken::Guest => "guest taken",
-                Taken::Slice => "sliced",
-                Taken::Surplus => "elastic surplus taken",
-            });
+            named.extend(victim);
         }
         self.note_relatives(at, &victims);
+        self.keep_place(at, target, &choice, gone_by);
+        self.planned.push(Planned {
+            at,
+            run: self.runs.len() - 1,
+            victims: victims.iter().map(|one| one.run).collect(),
+            mode,
+        });
+        let job = self.jobs[at].waiting.id;
+        self.forget_promise(job, &choice.nodes);
+        self.out.preemptions.push(Preemption {
+            job,
+            entitlement: mine,
+            victims: named,
+            seats: choice.seats,
+            charges: choice.charges,
+        });
+    }
+
+    /// One victim ends: by when, and its name if it runs already.
+    fn end_victim(&mut self, one: &Candidate) -> (UtcMs, Option<Victim>) {
+        let run = &mut self.runs[one.run];
+        let by = estimate::after(self.now, estimate::ending(&self.scene.settings, run.class));
+        run.ending = true;
+        run.end = by;
+        let (team, charges) = (run.team, run.charges.clone());
+        let attempt = run.attempt();
+        if let Some(attempt) = attempt {
+            self.soon.release(attempt);
+        }
+        self.book.will_end(team, &charges, &self.kinds);
+        self.tables.forget(&charges);
+        self.mark(match one.why {
+            Taken::Entitlement => "preempted",
+            Taken::Overtime => "overtime taken",
+            Taken::Guest => "guest taken",
+            Taken::Slice => "sliced",
+            Taken::Surplus => "elastic surplus taken",
+        });
+        let victim = attempt.map(|attempt| Victim {
+            job: attempt.id,
+            epoch: attempt.epoch,
+            entitlement: one.entitlement,
+            why: one.why,
+        });
+        (by, victim)
+    }
+
+    /// A place is kept for a job, which runs there as soon as the victims are gone.
+    fn keep_place(&mut self, at: usize, target: usize, choice: &Choice, gone_by: UtcMs) {
+        let job = self.jobs[at];
+        let ask = self.asks.targets[target].ask.clone();
         self.soon.hold_seats(&ask, &choice.seats);
         let parts = self.parts(&choice.seats);
-        let charges = self.numbers(&choice);
+        let charges = self.numbers(choice);
         self.reserve_seats(&ask, &choice.seats, &parts);
         self.tables.forget(&charges);
         self.book.promise(job.team, &charges, &self.kinds);
@@ -151,20 +180,6 @@ impl<'a> Pass<'a> {
         );
         run.start = self.now;
         self.add_run(run);
-        self.planned.push(Planned {
-            at,
-            run: self.runs.len() - 1,
-            victims: victims.iter().map(|one| one.run).collect(),
-            mode,
-        });
-        self.forget_promise(job.waiting.id, &choice.nodes);
-        self.out.preemptions.push(Preemption {
-            job: job.waiting.id,
-            entitlement: mine,
-            victims: named,
-            seats: choice.seats,
-            charges: choice.charges,
-        });
     }
 
     fn note_relatives(&mut self, at: usize, victims: &[Candidate]) {

@@ -102,38 +102,37 @@ fn settings_reach_the_scheduler_and_go_back_to_what_is_shipped() {
 }
 
 #[test]
-fn only_admins_decide_and_what_makes_no_sense_changes_nothing() {
+fn only_admins_decide() {
     let mut cluster = Cluster::new();
-    cluster.gpu_node("a", 1);
-    let node = || Target::Node("a".into());
-    let fine = || {
-        Body::Decide(Decide {
-            edits: vec![set(SchedKey::Policy, &[1])],
-        })
-    };
     for actor in [person("ann", false), system()] {
-        let applied = cluster.run(actor, fine());
+        let edits = vec![set(SchedKey::Policy, &[1])];
+        let applied = cluster.run(actor, Body::Decide(Decide { edits }));
         assert_eq!(applied.refusal().map(|one| one.code), Some(Code::Denied));
     }
+    assert_eq!(cluster.state.decisions().count(), 0);
+}
+
+/// Each is refused with these words, and changes nothing.
+fn make_no_sense(cases: Vec<(DecisionEdit, &str)>) {
+    let mut cluster = Cluster::new();
+    cluster.gpu_node("a", 1);
+    for (edit, part) in cases {
+        cluster.now_ms += 10_000;
+        // What is sound beside it is not done either.
+        let applied = decide(&mut cluster, vec![set(SchedKey::Hold, &[5_000]), edit]);
+        assert!(why(&applied).contains(part), "{part}: {}", why(&applied));
+    }
+    assert_eq!(cluster.state.decisions().count(), 0);
+}
+
+#[test]
+fn settings_and_countables_that_make_no_sense_change_nothing() {
     let class = DecisionEdit::Setting(SetSched {
         key: SchedKey::Policy,
         class: Some(Class::Low),
         values: vec![1],
     });
-    let silent = DecisionEdit::Pause(SetPause {
-        what: Automatic::Starts,
-        pool: String::new(),
-        for_ms: 0,
-        reason: " ".into(),
-    });
-    let pool = |set: SetPool| {
-        DecisionEdit::Pool(SetPool {
-            pool: "default".into(),
-            ..set
-        })
-    };
-    let teams = Some(vec!["nobody".to_owned()]);
-    for (edit, part) in [
+    make_no_sense(vec![
         (set(SchedKey::Reservations, &[0]), "use 1 to 1000"),
         (set(SchedKey::Kill, &[u64::MAX]), "use 1s to 10m"),
         (
@@ -143,6 +142,19 @@ fn only_admins_decide_and_what_makes_no_sense_changes_nothing() {
         (class, "leave the class out"),
         (DecisionEdit::License("ansys".into(), Some(0)), "use 1 to"),
         (DecisionEdit::License("an sys".into(), Some(1)), "countable"),
+    ]);
+}
+
+#[test]
+fn pauses_and_maintenance_that_make_no_sense_change_nothing() {
+    let silent = DecisionEdit::Pause(SetPause {
+        what: Automatic::Starts,
+        pool: String::new(),
+        for_ms: 0,
+        reason: " ".into(),
+    });
+    let node = || Target::Node("a".into());
+    make_no_sense(vec![
         (silent, "--reason"),
         (pause(Automatic::Starts, "a/b", 0), "the pool"),
         (pause(Automatic::Starts, "", u64::MAX), "after all time"),
@@ -156,35 +168,41 @@ fn only_admins_decide_and_what_makes_no_sense_changes_nothing() {
         (maintain(node(), i64::MAX, HOUR_MS), "after all time"),
         (maintain(node(), 1, 1_000), "lies ahead"),
         (DecisionEdit::Cancel(7), "no maintenance 7"),
+    ]);
+}
+
+#[test]
+fn owners_and_pools_that_make_no_sense_change_nothing() {
+    let pool = |set: SetPool| {
+        DecisionEdit::Pool(SetPool {
+            pool: "default".into(),
+            ..set
+        })
+    };
+    let nobodys = pool(SetPool {
+        teams: Some(vec!["nobody".to_owned()]),
+        ..SetPool::default()
+    });
+    let short = pool(SetPool {
+        max_time_ms: Some(5),
+        ..SetPool::default()
+    });
+    make_no_sense(vec![
         (own("z", "default"), "no node z"),
         (own("a", "nobody"), "no team `nobody`"),
-        (
-            pool(SetPool {
-                teams,
-                ..SetPool::default()
-            }),
-            "no team `nobody`",
-        ),
-        (
-            pool(SetPool {
-                max_time_ms: Some(5),
-                ..SetPool::default()
-            }),
-            "use 1s to 366d",
-        ),
-    ] {
-        cluster.now_ms += 10_000;
-        // What is sound beside it is not done either.
-        let applied = decide(&mut cluster, vec![set(SchedKey::Hold, &[5_000]), edit]);
-        assert!(why(&applied).contains(part), "{part}: {}", why(&applied));
-    }
-    assert_eq!(cluster.state.decisions().count(), 0);
-    assert_eq!(
-        why(&decide(&mut cluster, vec![])),
-        "the request changes nothing"
-    );
+        (nobodys, "no team `nobody`"),
+        (short, "use 1s to 366d"),
+    ]);
+}
+
+#[test]
+fn a_request_changes_something_and_not_too_much() {
+    let mut cluster = Cluster::new();
+    let none = decide(&mut cluster, vec![]);
+    assert_eq!(why(&none), "the request changes nothing");
     let many = vec![set(SchedKey::Policy, &[1]); DECISION_EDITS_MAX + 1];
     assert!(why(&decide(&mut cluster, many)).contains("several requests"));
+    assert_eq!(cluster.state.decisions().count(), 0);
 }
 
 #[test]
@@ -369,8 +387,8 @@ fn a_node_that_will_be_maintained_takes_only_what_ends_before() {
     assert!(ids.len() == 2 && ids[0] > id && ids[1] > ids[0], "{ids:?}");
 }
 
-#[test]
-fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
+/// Two nodes; ann is in a team below acme, and bob is in none of theirs.
+fn acme() -> Cluster {
     let mut cluster = Cluster::new();
     cluster.gpu_node("a", 4);
     cluster.gpu_node("b", 4);
@@ -392,24 +410,28 @@ fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
     });
     let edits = vec![team("acme"), team("acme/vision"), members];
     let change = crate::state::commands::ChangeTeams { edits };
-    assert!(
-        cluster
-            .run(person("root", true), Body::ChangeTeams(change))
-            .refusal()
-            .is_none()
-    );
-    let tried = |cluster: &mut Cluster, user: &str, node: &str, text: &str| {
-        let spec = parse_toml(&format!("command = ['x']\ngpus = 1\n{text}")).expect("sound");
-        let job = cluster.submitted_spec(user, &spec);
-        let start = cluster.start(job, &[node]);
-        match cluster.propose(vec![start]).reply {
-            Reply::Started { refused, .. } => {
-                let word = refused.first().and_then(|(_, why)| why.split(':').next());
-                word.unwrap_or("").to_owned()
-            }
-            other => panic!("{other:?}"),
+    let applied = cluster.run(person("root", true), Body::ChangeTeams(change));
+    assert_eq!(applied.refusal(), None);
+    cluster
+}
+
+/// The word for which a job of one GPU does not start on a node; empty: it starts.
+fn tried(cluster: &mut Cluster, user: &str, node: &str, text: &str) -> String {
+    let spec = parse_toml(&format!("command = ['x']\ngpus = 1\n{text}")).expect("sound");
+    let job = cluster.submitted_spec(user, &spec);
+    let start = cluster.start(job, &[node]);
+    match cluster.propose(vec![start]).reply {
+        Reply::Started { refused, .. } => {
+            let word = refused.first().and_then(|(_, why)| why.split(':').next());
+            word.unwrap_or("").to_owned()
         }
-    };
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_that_a_team_owns_takes_others_as_its_guests_or_not_at_all() {
+    let mut cluster = acme();
     let owner = |guests| {
         DecisionEdit::Owner(SetOwner {
             node: "a".into(),
@@ -431,6 +453,11 @@ fn a_team_that_owns_a_node_and_a_pool_with_rules_keep_others_out() {
         tried(&mut cluster, "bob", "a", "preemptible = true"),
         "NodeOwned"
     );
+}
+
+#[test]
+fn a_pool_with_rules_takes_only_what_they_allow() {
+    let mut cluster = acme();
     let pool = SetPool {
         pool: "default".into(),
         teams: Some(vec!["default".into(), "acme".into(), "acme".into()]),
