@@ -11,8 +11,8 @@ use mlctl_proto::units::UtcMs;
 use tokio::sync::{Notify, watch};
 
 use crate::scheduler::{self, Plan, Reason};
+use crate::state::view::ClusterView;
 use crate::state::view::jobs::Reservation;
-use crate::state::view::{ClusterView, Stage};
 use crate::state::{Changed, Effect, State};
 use crate::vitals::marks::{Mark, Marks};
 
@@ -25,8 +25,8 @@ pub struct Published {
     state: ArcSwap<State>,
     explanations: ArcSwap<BTreeMap<JobId, Reason>>,
     soft: ArcSwap<Soft>,
-    /// The scheduler's scene, kept from plan to plan.
-    stage: Mutex<Stage>,
+    /// What the scheduler keeps from plan to plan.
+    kept: Mutex<scheduler::Kept>,
     ring: Mutex<Ring>,
     marks: Mutex<Marks>,
     effects: Mutex<EffectQueue>,
@@ -97,7 +97,7 @@ impl Published {
             state: ArcSwap::from_pointee(state),
             explanations: ArcSwap::default(),
             soft: ArcSwap::default(),
-            stage: Mutex::default(),
+            kept: Mutex::default(),
             ring: Mutex::new(Ring {
                 floor: applied,
                 index: applied,
@@ -129,9 +129,9 @@ impl Published {
             .promised(soft.reservations)
     }
 
-    /// Plans on a view, from the scene of the plan before.
+    /// Plans on a view, with what the plan before left.
     pub fn plan(&self, view: &ClusterView, now_ms: UtcMs) -> Plan {
-        scheduler::plan_on(&mut lock(&self.stage), view, now_ms)
+        scheduler::plan_on(&mut lock(&self.kept), view, now_ms)
     }
 
     /// What the last plan of this leader promised.

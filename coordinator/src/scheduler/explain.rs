@@ -2,7 +2,7 @@
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use super::engine::explain::{Explanation, Foresight, foresee};
+use super::engine::explain::{Explanation, Foresight, foresee_with};
 use super::engine::{self, Why};
 use super::reasons::Reason;
 use super::said::{self, Said};
@@ -50,11 +50,12 @@ pub fn look(view: &ClusterView, job: JobId, now_ms: UtcMs) -> Explained {
     }
     let now_ms = now_ms.max(view.state.now_ms());
     let scene = scene(view, now_ms);
-    let Some(seen) = foresee(&scene, now_ms, job.id) else {
+    // The leading word is the plan's own: at the job's turn not everything has started that does.
+    let mut memo = engine::Memo::default();
+    let proposal = engine::propose_with(&mut memo, &scene, now_ms);
+    let Some(seen) = foresee_with(&mut memo, &scene, now_ms, job.id) else {
         return Explained::default();
     };
-    // The leading word is the plan's own: at the job's turn not everything has started that does.
-    let proposal = engine::propose(&scene, now_ms);
     let starts = starts(view, &scene, &proposal.starts).len();
     let mut said = Said::new(view, starts, now_ms);
     let leading = waits(&scene, &proposal, now_ms).remove(&job.id);

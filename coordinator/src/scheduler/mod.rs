@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use self::engine::Why;
+use self::engine::{Memo, Why};
 use self::plan::Proposal;
 use crate::state::view::jobs::Reservation;
 use crate::state::view::scene::Scene;
@@ -69,17 +69,26 @@ pub struct Plan {
     pub late: bool,
 }
 
-/// Plans once over all that waits: the engine decides on the scene of this view, and what it chose becomes commands and words.
-pub fn plan(view: &ClusterView, now_ms: UtcMs) -> Plan {
-    plan_on(&mut Stage::default(), view, now_ms)
+/// What one plan leaves to the next. A plan says the same with it as without.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Its scene.
+    stage: Stage,
+    /// What the engine made of that.
+    memo: Memo,
 }
 
-/// The same, with the scene of the plan before: of this one only what changed is looked at.
-pub fn plan_on(stage: &mut Stage, view: &ClusterView, now_ms: UtcMs) -> Plan {
+/// Plans once over all that waits: the engine decides on the scene of this view, and what it chose becomes commands and words.
+pub fn plan(view: &ClusterView, now_ms: UtcMs) -> Plan {
+    plan_on(&mut Kept::default(), view, now_ms)
+}
+
+/// The same, with what the plan before left: of this one only what changed is looked at.
+pub fn plan_on(kept: &mut Kept, view: &ClusterView, now_ms: UtcMs) -> Plan {
     // Apply goes by state time, which never lies behind.
     let now = now_ms.max(view.state.now_ms());
-    let scene = stage.scene(view, now);
-    let proposal = engine::propose(&scene, now);
+    let scene = kept.stage.scene(view, now);
+    let proposal = engine::propose_with(&mut kept.memo, &scene, now);
     let mut starts = starts::starts(view, &scene, &proposal.starts);
     let named = starts.iter().scan(0_usize, |sum, start| {
         *sum = sum.saturating_add(named(start));

@@ -8,9 +8,11 @@ mod trace;
 
 use std::time::Instant;
 
-use mlctl_coordinator::scheduler::engine::propose;
+use mlctl_coordinator::scheduler::engine::{Memo, propose_with};
 use mlctl_coordinator::simulation::cluster::{Cluster, Teams};
 use mlctl_coordinator::simulation::{Options, Report, Trace, simulate, synthetic, transform};
+use mlctl_coordinator::state::view::scene::Scene;
+use mlctl_proto::units::UtcMs;
 
 use crate::args::{SharedBy, SimulateArgs};
 use crate::failure::Failure;
@@ -96,9 +98,11 @@ fn replay(
         safety_ms: args.safety.then_some(SAFETY_MS),
         ..Options::default()
     };
+    let mut memo = Memo::default();
+    let planner = |scene: &Scene, now: UtcMs| propose_with(&mut memo, scene, now);
     let begin = Instant::now();
     let outcome =
-        simulate(load, cluster, &chosen.settings, &options, propose).map_err(|error| {
+        simulate(load, cluster, &chosen.settings, &options, planner).map_err(|error| {
             Failure::failed(format!(
                 "the replay with policy {} stopped: {error}",
                 chosen.name

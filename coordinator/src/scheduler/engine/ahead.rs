@@ -12,7 +12,7 @@ use super::runs::Run;
 use super::targets::Target;
 use crate::state::rules::quota::Ledger;
 use crate::state::view::amounts::Amounts;
-use crate::state::view::ask::{Ask, Near};
+use crate::state::view::ask::{Ask, Gpus, Near};
 use crate::state::view::jobs::{Class, Waiting};
 use crate::state::view::nodes::{Guests, NodeView, Open};
 
@@ -75,6 +75,8 @@ pub struct Promises {
     queues: BTreeMap<Option<u16>, Queue>,
     /// By owner: how many.
     users: BTreeMap<u32, usize>,
+    /// To whom, ascending.
+    jobs: Vec<JobId>,
     /// How often one was made or went.
     pub changes: u64,
 }
@@ -108,7 +110,15 @@ impl Promises {
         self.changes = self.changes.saturating_add(1);
     }
 
+    /// Whether one was made to a job.
+    pub fn has(&self, job: JobId) -> bool {
+        self.jobs.binary_search(&job).is_ok()
+    }
+
     fn count(&mut self, one: &Reserved) {
+        if let Err(place) = self.jobs.binary_search(&one.job) {
+            self.jobs.insert(place, one.job);
+        }
         *self.users.entry(one.user).or_default() += 1;
         let urgency = (one.class, one.aged);
         let queue = self.queues.entry(one.kind).or_insert(Queue {
@@ -137,7 +147,7 @@ impl Promises {
         let found = self.all.remove(place);
         self.changes = self.changes.saturating_add(1);
         self.on_node.iter_mut().for_each(Vec::clear);
-        (self.queues, self.users) = Default::default();
+        (self.queues, self.users, self.jobs) = Default::default();
         let all = std::mem::take(&mut self.all);
         all.iter().for_each(|one| self.count(one));
         self.all = all;
@@ -291,6 +301,27 @@ impl Ahead<'_, '_> {
         self.node_time_before(node, need, ask, asker, UtcMs::MAX, &mut Scratch::default())
     }
 
+    /// Whether so many devices can be free on a node before `limit`, by numbers alone: most nodes are ruled out by that.
+    fn could_have(&self, node: usize, need: &Need<'_>, class: Class, limit: UtcMs) -> bool {
+        let wants = match need.gpus {
+            Gpus::Whole(count) | Gpus::Mig { count, .. } => count as usize,
+            Gpus::Share(_) | Gpus::None => return true,
+        };
+        let free = |device: &usize| self.grid.is_free(*device);
+        let mut most = self.grid.devices(node).filter(free).count();
+        for run in &self.on_node[node] {
+            if most >= wants {
+                return true;
+            }
+            let run = &self.runs[*run as usize];
+            if !run.gone && run.ends_for(class, self.now) < limit {
+                let here = run.parts.iter().filter(|part| part.node as usize == node);
+                most = most.saturating_add(here.map(|part| part.devices.len()).sum());
+            }
+        }
+        most >= wants
+    }
+
     /// The same, if that is before `limit`.
     fn node_time_before(
         &self,
@@ -307,10 +338,10 @@ impl Ahead<'_, '_> {
             Open::From(at) => at.max(self.now),
             Open::No => return None,
         };
-        if !suits(view, asker.job, ask) {
+        let class = asker.job.class;
+        if !self.could_have(node, need, class, limit) || !suits(view, asker.job, ask) {
             return None;
         }
-        let class = asker.job.class;
         let Scratch { times, free } = scratch;
         times.clear();
         times.push(open);

@@ -32,8 +32,10 @@ pub struct Book {
     /// By team: jobs that run.
     running: Vec<u32>,
     max_running: Vec<Option<u32>>,
-    /// What failed, by team and flavor: loads only grow while nothing is given back.
-    short: BTreeMap<(usize, u32), Vec<(u64, Arc<Shortfall>)>>,
+    /// What failed, by team, then flavor's column: loads only grow while nothing is given back.
+    short: Vec<Vec<(u64, Arc<Shortfall>)>>,
+    /// Columns of a team there.
+    columns: usize,
 }
 
 /// How a start stands to quotas.
@@ -75,7 +77,8 @@ impl Book {
             licenses: licenses.collect(),
             running: vec![0; max_running.len()],
             max_running,
-            short: BTreeMap::new(),
+            short: Vec::new(),
+            columns: kinds.columns.iter().flatten().count(),
             now: ledger,
         }
     }
@@ -151,7 +154,8 @@ impl Book {
             let Some(column) = kinds.column(*flavor) else {
                 continue;
             };
-            let known = self.short.get(&(team, *flavor));
+            let place = team * self.columns + column;
+            let known = self.short.get(place);
             if let Some((_, short)) =
                 known.and_then(|all| all.iter().find(|(least, _)| least == units))
             {
@@ -163,10 +167,10 @@ impl Book {
             }
             if let Err(short) = found {
                 let short = Arc::new(short);
-                self.short
-                    .entry((team, *flavor))
-                    .or_default()
-                    .push((*units, short.clone()));
+                if self.short.len() <= place {
+                    self.short.resize(place + 1, Vec::new());
+                }
+                self.short[place].push((*units, short.clone()));
                 return Err(short);
             }
             let inside = self.now.inside_nominal_at(team, column, *units)
@@ -263,16 +267,17 @@ impl Book {
                 free,
             })
         });
-        let full = || {
-            let team = team?;
-            let at_most = self.max_running.get(team).copied().flatten()?;
-            let name = self.now.name(team).clone();
-            (self.running.get(team)? >= &at_most).then_some(Why::UserLimit {
-                team: name,
-                at_most,
-            })
-        };
-        few.or_else(full)
+        few.or_else(|| self.full(team))
+    }
+
+    /// Whether a team may run no more jobs, as a reason.
+    pub fn full(&self, team: Option<usize>) -> Option<Why> {
+        let team = team?;
+        let at_most = self.max_running.get(team).copied().flatten()?;
+        (self.running.get(team)? >= &at_most).then(|| Why::UserLimit {
+            team: self.now.name(team).clone(),
+            at_most,
+        })
     }
 
     /// One more job of a team runs.

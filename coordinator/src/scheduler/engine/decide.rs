@@ -8,7 +8,6 @@ use super::pass::{Job, Outcome, Pass};
 use super::stuck::Stuck;
 use crate::scheduler::place::Choice;
 use crate::state::rules::quota::Shortfall;
-use crate::state::view::ask::{Ask, Prefer};
 use crate::state::view::jobs::Footing;
 
 /// Why a target gave no place.
@@ -35,21 +34,32 @@ impl<'a> Pass<'a> {
     /// One job at its turn. `inside`: borrowers are put off.
     pub(super) fn decide(&mut self, at: usize, inside: bool) -> Outcome {
         let job = self.jobs[at];
-        if self.held.contains(&job.waiting.id) {
+        if self.held.contains(&job.id) {
             return self.beneficiary(at);
         }
         if let Some(stuck) = self.limits(&job) {
             return Outcome::Stuck(stuck);
         }
-        let ways = self.ways(&job);
+        let mut ways = std::mem::take(&mut self.ways);
+        self.ways_of(&job, &mut ways);
+        let outcome = self.choose(at, inside, &ways);
+        ways.clear();
+        self.ways = ways;
+        outcome
+    }
+
+    /// What becomes of it, of all ways that it has.
+    fn choose(&mut self, at: usize, inside: bool, ways: &[Way]) -> Outcome {
+        let job = self.jobs[at];
         if ways.is_empty() {
             return Outcome::Stuck(Stuck::Missing);
         }
-        if inside && !self.is_owner(&job, &ways) {
+        if inside && !self.is_owner(&job, ways) {
             return Outcome::Deferred;
         }
         let mut stuck = None;
-        for place in order(&ways, &job.waiting.ask) {
+        let nominal_first = self.asks.classes[job.ask as usize].nominal_first;
+        for place in order(ways, nominal_first) {
             let way = &ways[place];
             match self.try_way(at, way, inside) {
                 Ok(outcome) => return outcome,
@@ -65,17 +75,17 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        let all: Vec<usize> = ways.iter().map(|way| way.target).collect();
+        let all = self.asks.classes[job.ask as usize].targets.clone();
         let stuck = stuck.unwrap_or(Stuck::Missing);
         if stuck.is_final() {
             return Outcome::Stuck(stuck);
         }
-        match self.take_back(at, &all) {
+        match self.take_back(at, all.clone()) {
             Some(Outcome::Stuck(why)) if why.weight() < stuck.weight() => {}
             Some(outcome) => return outcome,
             None => {}
         }
-        match self.promise(at, &all) {
+        match self.promise(at, all) {
             Some(outcome) => outcome,
             None => Outcome::Stuck(stuck),
         }
@@ -83,6 +93,9 @@ impl<'a> Pass<'a> {
 
     /// What holds whatever the place: countables, jobs that run, tasks at once.
     pub(super) fn limits(&self, job: &Job<'a>) -> Option<Stuck> {
+        if job.is_plain {
+            return self.book.full(job.team).map(Stuck::Said);
+        }
         let running = job.waiting.tasks.map_or(0, |tasks| tasks.running);
         if running == 0 {
             if let Some(why) = self.book.limits(job.waiting, job.team) {
@@ -96,17 +109,19 @@ impl<'a> Pass<'a> {
 
     /// How it stands to each of its targets at its least width.
     pub(super) fn ways(&mut self, job: &Job<'a>) -> Vec<Way> {
-        let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
-        let targets = self.asks.classes[job.ask as usize].targets.clone();
-        let mut ways = Vec::with_capacity(targets.len());
-        for target in targets {
+        let mut ways = Vec::new();
+        self.ways_of(job, &mut ways);
+        ways
+    }
+
+    fn ways_of(&mut self, job: &Job<'a>, ways: &mut Vec<Way>) {
+        for target in self.asks.classes[job.ask as usize].targets.clone() {
             let charge = self.asks.targets[target]
                 .flavor
-                .map(|flavor| (flavor, units));
+                .map(|flavor| (flavor, job.units));
             let standing = self.book.legal(job.team, charge.as_slice(), &self.kinds);
             ways.push(Way { target, standing });
         }
-        ways
     }
 
     /// Whether it is its turn before borrowers: some type is within nominal, or its own team's nominal would cover it if others ended or gave back what they
@@ -115,7 +130,6 @@ impl<'a> Pass<'a> {
         if ways.iter().any(|way| way.standing == Ok(Standing::Inside)) {
             return true;
         }
-        let units = job.waiting.ask.units(job.waiting.ask.nodes.least());
         let none_legal = ways.iter().all(|way| way.standing.is_err());
         none_legal
             && ways.iter().any(|way| {
@@ -125,7 +139,7 @@ impl<'a> Pass<'a> {
                 let place = job.team.zip(column);
                 place.is_some_and(|(team, column)| {
                     let nominal = self.book.now.nominal_at(team, column).unwrap_or(0);
-                    units <= nominal
+                    job.units <= nominal
                 })
             })
     }
@@ -145,9 +159,9 @@ impl<'a> Pass<'a> {
         if let Err(short) = &way.standing {
             return Err(Stuck::Quota(short.clone()));
         }
-        let least = job.waiting.ask.nodes.least();
+        let least = job.least;
         let flavor = self.asks.targets[way.target].flavor;
-        let charge = flavor.map(|flavor| (flavor, job.waiting.ask.units(least)));
+        let charge = flavor.map(|flavor| (flavor, job.units));
         if let Some(why) = self
             .book
             .budget(job.waiting, job.team, charge.as_slice(), &self.kinds)
@@ -164,10 +178,10 @@ impl<'a> Pass<'a> {
 }
 
 /// In which order targets are tried: as they are listed, or those within nominal first (docs/SCHEDULING.md, Requests). Who takes any type has no list.
-pub fn order(ways: &[Way], ask: &Ask) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..ways.len()).collect();
-    if ask.prefer == Prefer::Nominal || ask.kinds.is_empty() {
-        places.sort_by_key(|place| ways[*place].standing != Ok(Standing::Inside));
-    }
-    places
+pub fn order(ways: &[Way], nominal_first: bool) -> impl Iterator<Item = usize> + '_ {
+    let rounds = if nominal_first { 2 } else { 1 };
+    (0..rounds).flat_map(move |round| {
+        let inside = move |place: &usize| ways[*place].standing == Ok(Standing::Inside);
+        (0..ways.len()).filter(move |place| !nominal_first || inside(place) == (round == 0))
+    })
 }

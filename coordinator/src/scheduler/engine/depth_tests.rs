@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use mlctl_proto::ids::JobId;
 
-use super::explain::explain;
+use super::explain::explain_with;
 use super::fixtures::{ask, node, of_kinds, running, scene, submit, team, waiting};
 use super::pass::Pass;
 use super::property_tests::Draw;
-use super::{Why, propose};
+use super::{Memo, Why, propose, propose_with};
 use crate::scheduler::plan::Proposal;
 use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::ask::{Ask, Near};
@@ -228,7 +228,7 @@ fn time(what: &str, scene: &Scene, runs: usize) {
     let plan = last.expect("it ran");
     check(what, scene, &plan);
     let start = busy();
-    let pass = Pass::new(scene, 0);
+    let pass = Pass::new(scene, 0, &mut Memo::default());
     let new = busy() - start;
     drop(pass);
     let (_, marks, owners) = super::propose_marked(scene, 0);
@@ -268,8 +268,10 @@ fn check(what: &str, scene: &Scene, plan: &Proposal<Why>) {
     assert!(plan.starts.len() + plan.reasons.len() > 0, "{what}");
 }
 
-/// What is asked about waiting jobs here and there in the order; and a scene as a plan leaves it, without what it starts.
+/// What is asked about waiting jobs here and there in the order, after a pass over the same scene.
 fn time_explain(what: &str, scene: &Scene, asked: usize) {
+    let mut memo = Memo::default();
+    propose_with(&mut memo, scene, 0);
     let ids: Vec<JobId> = scene
         .waiting
         .values()
@@ -279,13 +281,98 @@ fn time_explain(what: &str, scene: &Scene, asked: usize) {
     let mut times: Vec<(Duration, usize, usize)> = Vec::new();
     for id in ids {
         let start = busy();
-        let found = explain(scene, 0, id).expect("waits");
+        let found = explain_with(&mut memo, scene, 0, id).expect("waits");
         times.push((busy() - start, found.reasons.len(), found.edits.len()));
         assert!(found.starts_now || !found.reasons.is_empty());
     }
     times.sort();
     let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
     println!("{what}: median {median:?}, most {most:?} (time, reasons, edits)");
+}
+
+/// Passes that follow each other, with one event between any two.
+fn time_events(what: &str, scene: &Scene, event: &mut dyn FnMut(&mut Scene, u64)) {
+    let mut memo = Memo::default();
+    let mut scene = scene.clone();
+    propose_with(&mut memo, &scene, 0);
+    let rounds = std::env::var("ROUNDS").ok();
+    let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(15);
+    let (mut times, mut starts) = (Vec::new(), 0);
+    for round in 0..rounds {
+        event(&mut scene, round);
+        let now = 1_000 * i64::try_from(round).expect("small");
+        let start = busy();
+        let plan = propose_with(&mut memo, &scene, now);
+        times.push(busy() - start);
+        starts += plan.starts.len();
+        if round % 5 == 0 && rounds < 100 {
+            assert_eq!(plan, propose(&scene, now), "{what}, {round}");
+        }
+    }
+    times.sort();
+    println!(
+        "after one event, {what}: mean {:?}, median {:?}, least {:?}, most {:?}; {starts} starts",
+        times.iter().sum::<Duration>() / u32::try_from(times.len()).expect("small"),
+        times[times.len() / 2],
+        times[0],
+        times[times.len() - 1]
+    );
+}
+
+/// An attempt ends: its devices are free, and its team holds less.
+fn end_one(scene: &mut Scene, round: u64) {
+    let at = usize::try_from(round).expect("small") * 97 % scene.running.len();
+    let (key, run) = scene.running.iter().nth(at).expect("there");
+    let (key, run) = (*key, run.clone());
+    scene.running.remove(&key);
+    for seat in &run.seats {
+        let mut node = (*scene.nodes[&seat.node]).clone();
+        for device in &seat.devices {
+            node.devices[usize::from(*device)].free = u32::try_from(GPU).expect("small");
+        }
+        let mut team = (*scene.teams[&run.team]).clone();
+        let flavor = Flavor {
+            kind: node.devices[0].model.clone(),
+            pool: None,
+        };
+        let own = team.own.entry(flavor).or_default();
+        *own = own.saturating_sub(seat.devices.len() as u64 * GPU);
+        let per = |has: u64| has / 8 * seat.devices.len() as u64;
+        node.free.cpu_milli += per(node.has.cpu_milli);
+        node.free.memory += per(node.has.memory);
+        scene.nodes.insert(node.name.clone(), Arc::new(node));
+        scene.teams.insert(team.name.clone(), Arc::new(team));
+    }
+}
+
+/// A job like another one is submitted.
+fn submit_one(scene: &mut Scene, round: u64) {
+    let at = usize::try_from(round).expect("small") * 631 % scene.waiting.len();
+    let mut job = (**scene.waiting.values().nth(at).expect("there")).clone();
+    job.id.counter = 5_000_000 + round;
+    job.submit_index = 5_000_000 + round;
+    submit(scene, job);
+}
+
+#[test]
+#[ignore = "measures; run it optimised and alone"]
+fn passes_after_one_event_are_fast() {
+    let ten = fixture(1, 10_000, false);
+    let still = settled(&ten);
+    time_events("nothing", &still, &mut |_, _| {});
+    time_events("a submit", &still, &mut submit_one);
+    time_events("an end", &still, &mut end_one);
+}
+
+#[test]
+#[ignore = "measures; run it optimised and alone"]
+fn preempting_passes_are_fast() {
+    let going = Scene {
+        preemption_paused: false,
+        ..settled(&fixture(1, 10_000, false))
+    };
+    time_events("nothing, with preemption", &going, &mut |_, _| {});
+    time_events("a submit, with preemption", &going, &mut submit_one);
 }
 
 /// What starts now runs, as a plan says.

@@ -97,6 +97,14 @@ impl Grid {
         self.amounts.push(node.free);
     }
 
+    /// What is free on a node is as that view says, which differs from before in nothing else.
+    pub fn renew(&mut self, node: usize, view: &NodeView) {
+        for (at, device) in self.devices(node).zip(&view.devices) {
+            self.free[at] = device.free.min(self.shape.full[at]);
+        }
+        self.amounts[node] = view.free;
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> usize {
         self.amounts.len()

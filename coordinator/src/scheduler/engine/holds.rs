@@ -1,5 +1,7 @@
 //! Devices that are kept for jobs for which others are being ended: the job starts there when they are free, or the notice is recalled (docs/SCHEDULING.md, Preemption). Does NOT choose
 //! victims.
+use std::sync::Arc;
+
 use mlctl_proto::ids::JobId;
 
 use super::decide::NoPlace;
@@ -114,8 +116,14 @@ impl<'a> Pass<'a> {
                 part.devices.iter().partition(|device| is_free(device));
             for run in &self.on_node[node] {
                 let run = &mut self.runs[*run as usize];
-                for other in run
-                    .parts
+                let gives = |other: &Part| {
+                    let is_there = |device: &u16| later.contains(device);
+                    other.node as usize == node && other.devices.iter().any(is_there)
+                };
+                if !run.parts.iter().any(gives) {
+                    continue;
+                }
+                for other in Arc::make_mut(&mut run.parts)
                     .iter_mut()
                     .filter(|other| other.node as usize == node)
                 {
@@ -135,7 +143,7 @@ impl<'a> Pass<'a> {
             .iter()
             .position(|run| run.job == hold.job && matches!(run.source, Source::Promise(_)));
         let Some(place) = place else { return };
-        let charges = self.runs[place].charges.clone();
+        let charges = self.runs[place].charges.to_vec();
         self.book
             .unpromise(job.waiting, job.team, &charges, &self.kinds);
         let legal = self.book.legal(job.team, &charges, &self.kinds).is_ok();
@@ -220,7 +228,7 @@ impl<'a> Pass<'a> {
             .iter()
             .position(|run| run.job == job.waiting.id && matches!(run.source, Source::Promise(_)));
         if let Some(place) = place {
-            let charges = self.runs[place].charges.clone();
+            let charges = self.runs[place].charges.to_vec();
             self.book
                 .unpromise(job.waiting, job.team, &charges, &self.kinds);
             if self

@@ -67,6 +67,11 @@ impl Kinds {
         }
     }
 
+    /// Whether teams name the same flavors, as far as numbers depend on that. Of both only what [`Self::new`] knows is compared.
+    pub fn same_flavors(&self, other: &Self) -> bool {
+        self.flavors == other.flavors && self.columns == other.columns && self.named == other.named
+    }
+
     /// The number of a device's kind.
     pub fn of(&mut self, pool: &Arc<str>, device: &DeviceView) -> u16 {
         let key = (

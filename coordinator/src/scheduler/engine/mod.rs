@@ -15,6 +15,7 @@ pub mod fixtures;
 pub mod grid;
 pub mod holds;
 pub mod kinds;
+pub mod memo;
 #[cfg(test)]
 mod named_tests;
 mod names;
@@ -42,6 +43,8 @@ use crate::state::view::jobs::Class;
 use crate::state::view::policy::SchedSettings;
 use crate::state::view::scene::Scene;
 
+use memo::Began;
+pub use memo::Memo;
 pub use why::Why;
 
 /// How often a pass begins again in another order: nobody starts only to be ended by the same pass.
@@ -51,7 +54,24 @@ const ROUNDS_ONE_BY_ONE: usize = 4;
 
 /// What to do now, and why the rest waits. The cost is that of what waits plus that of the nodes, not their product.
 pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
-    last_pass(scene, now).into_proposal()
+    propose_with(&mut Memo::default(), scene, now)
+}
+
+/// The same, with what the passes before left: it says the same and costs less where scenes share nodes, attempts and jobs.
+pub fn propose_with(memo: &mut Memo, scene: &Scene, now: UtcMs) -> Proposal<Why> {
+    let mut pass = last_pass(memo, scene, now, None);
+    let after_owners = std::mem::take(&mut pass.after_owners);
+    let round = pass.round;
+    memo.remember(
+        scene,
+        now,
+        Began {
+            round,
+            after_owners,
+        },
+    );
+    pass.give_back(memo);
+    pass.into_proposal()
 }
 
 /// Until when what its victims leave is kept for a job whose preemption is told now: their notice, their end, and then its own time.
@@ -60,31 +80,37 @@ pub fn kept_until(settings: &SchedSettings, class: Class, now: UtcMs) -> UtcMs {
     estimate::after(now, told.saturating_add(settings.hold_ms))
 }
 
-/// The pass that counts.
-fn last_pass(scene: &Scene, now: UtcMs) -> pass::Pass<'_> {
-    last_pass_with(scene, now, None)
-}
-
-/// The same, with a closer look at one job.
-fn last_pass_with<'a>(
+/// The pass that counts, perhaps with a closer look at one job.
+fn last_pass<'a>(
+    memo: &mut Memo,
     scene: &'a Scene,
     now: UtcMs,
     closer: Option<&'a explain::Closer<'a>>,
 ) -> pass::Pass<'a> {
-    let mut after_owners = std::collections::BTreeMap::new();
-    for round in 1.. {
-        let mut pass = pass::Pass::new(scene, now);
-        pass.after_owners = std::mem::take(&mut after_owners);
+    let known = closer.and_then(|_| memo.began(scene, now));
+    let is_sure = known.is_some();
+    let mut began = known.unwrap_or(Began {
+        round: 1,
+        after_owners: std::collections::BTreeMap::new(),
+    });
+    loop {
+        let mut pass = pass::Pass::new(scene, now, memo);
+        pass.round = began.round;
+        pass.after_owners = began.after_owners;
         pass.closer = closer;
-        pass.last = round == ROUNDS;
-        pass.to_the_end = round > ROUNDS_ONE_BY_ONE;
+        pass.is_sure = is_sure;
+        pass.last = began.round == ROUNDS;
+        pass.to_the_end = began.round > ROUNDS_ONE_BY_ONE;
         pass.run();
         if !pass.again {
             return pass;
         }
-        after_owners = pass.after_owners;
+        pass.give_back(memo);
+        began = Began {
+            round: began.round + 1,
+            after_owners: std::mem::take(&mut pass.after_owners),
+        };
     }
-    pass::Pass::new(scene, now)
 }
 
 /// The same, with what of the policy was exercised, and with who came before others by entitlement.
@@ -97,7 +123,7 @@ pub fn propose_marked(
     Vec<&'static str>,
     Vec<mlctl_proto::ids::JobId>,
 ) {
-    let mut pass = last_pass(scene, now);
+    let mut pass = last_pass(&mut Memo::default(), scene, now, None);
     let marks = std::mem::take(&mut pass.marks);
     let owners = pass.after_owners.values().flatten().copied().collect();
     (pass.into_proposal(), marks, owners)

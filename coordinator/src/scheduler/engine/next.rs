@@ -7,7 +7,6 @@ use mlctl_proto::units::UtcMs;
 
 use super::estimate;
 use super::pass::Pass;
-use crate::state::view::jobs::Blocked;
 use crate::state::view::nodes::Open;
 
 use crate::state::rules::taking::EVICTION_MS;
@@ -28,32 +27,13 @@ impl Pass<'_> {
     }
 
     fn of_waiting(&self) -> Option<UtcMs> {
-        let ahead = |time: UtcMs| (time > self.now).then_some(time);
-        let settings = &self.scene.settings;
-        let blocked = self
-            .scene
-            .waiting
-            .values()
-            .filter_map(|job| match job.blocked {
-                Some(Blocked::StartTime(at) | Blocked::Backoff(at)) => ahead(at),
-                _ => None,
-            });
         let starts: BTreeSet<JobId> = self.out.starts.iter().map(|start| start.job).collect();
         let waits = self
             .jobs
             .iter()
-            .filter(|job| !starts.contains(&job.waiting.id));
-        let free = waits.flat_map(|job| {
-            let job = job.waiting;
-            let limit = estimate::of_class(&settings.age_limit_ms, job.class);
-            // It is aged one millisecond later.
-            let aged = estimate::after(job.eligible_ms, limit.saturating_add(1));
-            let turn = self.rules.next_of_waiting(settings, job, self.now);
-            [ahead(aged), ahead(job.no_preempt_until_ms), turn]
-                .into_iter()
-                .flatten()
-        });
-        blocked.chain(free).min()
+            .filter(|job| starts.is_empty() || !starts.contains(&job.id));
+        let free = waits.filter_map(|job| *self.next_of.get(job.place as usize)?);
+        self.blocked_until.into_iter().chain(free).min()
     }
 
     fn of_nodes(&self) -> Option<UtcMs> {

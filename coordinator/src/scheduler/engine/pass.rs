@@ -7,12 +7,13 @@ use mlctl_proto::units::UtcMs;
 
 use super::ahead::{Ahead, Asker, Promises};
 use super::book::Book;
+use super::decide::Way;
 use super::estimate;
 use super::explain::{Closer, Seen};
 use super::grid::Grid;
 use super::kinds::Kinds;
-use super::names::Names;
-use super::order::{Turn, share};
+use super::memo::{Attempts, Memo, Queue};
+use super::order::Turn;
 use super::preempt::recheck::Planned;
 use super::preempt::table::Tables;
 use super::promise::{Alike, Moment};
@@ -20,11 +21,11 @@ use super::runs::{self, Part, Run};
 use super::stuck::Stuck;
 use super::targets::Asks;
 use super::why::Why;
-use crate::scheduler::place::Capacity;
+use crate::scheduler::place::{Capacity, Choice};
 use crate::scheduler::plan::Proposal;
 use crate::scheduler::policy::{self, Rules};
 use crate::state::rules::quota::Ledger;
-use crate::state::view::jobs::{Blocked, Seat, Waiting};
+use crate::state::view::jobs::{Blocked, Class, Seat, Waiting};
 use crate::state::view::nodes::NodeView;
 use crate::state::view::scene::Scene;
 
@@ -38,6 +39,18 @@ pub const PREEMPTIONS_MAX: usize = 32;
 pub struct Job<'a> {
     /// As the scene has it.
     pub waiting: &'a Waiting,
+    /// Which.
+    pub id: JobId,
+    /// Its place among all that wait.
+    pub place: u32,
+    /// How urgent.
+    pub class: Class,
+    /// Its least width.
+    pub least: u32,
+    /// Units at that.
+    pub units: u64,
+    /// It needs no countables, and is no array.
+    pub is_plain: bool,
     /// Its team's place.
     pub team: Option<usize>,
     /// The number of its owner.
@@ -49,6 +62,9 @@ pub struct Job<'a> {
     /// When it is its turn.
     pub turn: Turn,
 }
+
+/// After how many starts and preemptions of a pass a place was the best one, and the place.
+pub type Free = ((usize, usize), Choice);
 
 /// What became of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,11 +83,8 @@ pub struct Pass<'a> {
     pub(super) now: UtcMs,
     pub(super) rules: &'static dyn Rules,
     pub(super) nodes: Vec<&'a Arc<NodeView>>,
-    node_numbers: Names<'a>,
-    teams: Names<'a>,
-    users: Names<'a>,
-    pub(super) with_kind: Vec<Vec<u32>>,
-    pub(super) kinds: Kinds,
+    pub(super) with_kind: Arc<Vec<Vec<u32>>>,
+    pub(super) kinds: Arc<Kinds>,
     pub(super) asks: Asks,
     pub(super) book: Book,
     /// What is free now.
@@ -80,11 +93,21 @@ pub struct Pass<'a> {
     pub(super) soon: Capacity,
     pub(super) grid: Grid,
     pub(super) runs: Vec<Run<'a>>,
+    /// By flavor: places of those that hold some of it, ascending.
+    pub(super) of_flavor: Vec<Vec<u32>>,
     pub(super) on_node: Vec<Vec<u32>>,
     pub(super) jobs: Vec<Job<'a>>,
+    /// By place among all that wait: the next time at which something about it changes by time alone.
+    pub(super) next_of: Vec<Option<UtcMs>>,
     pub(super) promises: Promises,
     /// Who would start at once by numbers and does not by places, and since when nothing changed about that.
     pub(super) no_due: BTreeMap<Alike, Moment>,
+    /// Ways that one job has, written anew for each.
+    pub(super) ways: Vec<Way>,
+    /// By target: conditions and nodes for which no place is free.
+    pub(super) nothing_free: Vec<Vec<(u32, u32)>>,
+    /// By target, conditions and nodes: the best place that is free.
+    pub(super) best_free: BTreeMap<(usize, u32, u32), Free>,
     /// By target and conditions, and how urgent: the shortest span of time for which no place was found.
     pub(super) no_place: BTreeMap<(usize, u32, u32, u8), UtcMs>,
     pub(super) tables: Tables,
@@ -96,6 +119,10 @@ pub struct Pass<'a> {
     /// Who comes after others that are behind it: they are more entitled and would end it at once.
     pub(super) after_owners: BTreeMap<JobId, Vec<JobId>>,
     decided: Vec<bool>,
+    /// How many times it began, with this one.
+    pub(super) round: usize,
+    /// It is known that it does not begin again.
+    pub(super) is_sure: bool,
     /// Somebody was added to these: the pass begins again.
     pub(super) again: bool,
     /// It may not.
@@ -107,6 +134,8 @@ pub struct Pass<'a> {
     pub(super) stuck: Vec<(usize, Stuck)>,
     /// How many wait for devices: what others do by time alone matters to them.
     pub(super) stuck_devices: usize,
+    /// The next time at which something stops keeping a job back.
+    pub(super) blocked_until: Option<UtcMs>,
     /// Somebody was refused a place that was promised to another.
     pub(super) refused: bool,
     pub(super) full: bool,
@@ -126,30 +155,31 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Everything as the scene has it.
-    pub fn new(scene: &'a Scene, now: UtcMs) -> Self {
+    /// Everything as the scene has it. What is lent of the memo is given back by [`Self::give_back`].
+    pub fn new(scene: &'a Scene, now: UtcMs, memo: &mut Memo) -> Self {
         let ledger = Ledger::new(scene.teams.values().map(|team| &**team));
-        let mut kinds = Kinds::new(scene, &ledger);
-        let grid = Grid::new(scene, &mut kinds);
+        let asks = memo.renew(scene, &ledger, now);
+        let ground = &memo.ground;
         let nodes: Vec<&Arc<NodeView>> = scene.nodes.values().collect();
-        let capacity = Capacity::new(scene);
         let mut pass = Self {
             scene,
             now,
             rules: policy::rules(scene.settings.policy),
-            node_numbers: Names::default(),
-            teams: Names::default(),
-            users: Names::default(),
-            with_kind: vec![Vec::new(); kinds.kinds.len()],
-            book: Book::new(scene, ledger, &kinds),
-            asks: Asks::default(),
-            soon: capacity.clone(),
-            capacity,
+            with_kind: ground.with_kind.clone(),
+            book: Book::new(scene, ledger, &ground.kinds),
+            asks,
+            soon: ground.capacity.clone(),
+            capacity: ground.capacity.clone(),
             runs: Vec::with_capacity(scene.running.len()),
+            of_flavor: vec![Vec::new(); ground.kinds.flavors.len()],
             on_node: vec![Vec::new(); nodes.len()],
             jobs: Vec::with_capacity(scene.waiting.len()),
+            next_of: Vec::with_capacity(scene.waiting.len()),
             promises: Promises::new(nodes.len()),
             no_due: BTreeMap::new(),
+            ways: Vec::new(),
+            nothing_free: Vec::new(),
+            best_free: BTreeMap::new(),
             no_place: BTreeMap::new(),
             tables: Tables::default(),
             out: Proposal {
@@ -164,12 +194,15 @@ impl<'a> Pass<'a> {
             started: BTreeSet::new(),
             after_owners: BTreeMap::new(),
             decided: Vec::new(),
+            round: 1,
+            is_sure: false,
             again: false,
             last: false,
             to_the_end: false,
             planned: Vec::new(),
             stuck: Vec::new(),
             stuck_devices: 0,
+            blocked_until: None,
             refused: false,
             full: false,
             closer: None,
@@ -180,118 +213,117 @@ impl<'a> Pass<'a> {
             emptied: None,
             marks: Vec::new(),
             nodes,
-            kinds,
-            grid,
+            kinds: ground.kinds.clone(),
+            grid: ground.grid.clone(),
         };
-        pass.sort_nodes();
-        pass.add_runs();
-        pass.add_jobs();
+        pass.add_runs(&memo.attempts);
+        pass.add_jobs(&mut memo.queue);
         pass
     }
 
-    fn sort_nodes(&mut self) {
-        for node in 0..self.nodes.len() {
-            let number = self.node_numbers.number(&self.nodes[node].name);
-            for device in self.grid.devices(node) {
-                let with = &mut self.with_kind[usize::from(self.grid.kind(device))];
-                if with.last() != Some(&number) {
-                    with.push(number);
-                }
-            }
-        }
+    /// What was lent of the memo.
+    pub(super) fn give_back(&mut self, memo: &mut Memo) {
+        memo.give_back(std::mem::take(&mut self.asks));
     }
 
     /// The places of devices of seats.
     pub(super) fn parts(&self, seats: &[Seat]) -> Vec<Part> {
-        let part = |seat: &Seat| {
-            let node = self.node_number(&seat.node)?;
-            Some(Part {
-                node,
-                devices: seat.devices.clone(),
-                whole: seat.devices.len(),
-            })
-        };
-        seats.iter().filter_map(part).collect()
+        runs::parts(&self.nodes, seats)
     }
 
     /// The number of a node.
     pub(super) fn node_number(&self, name: &Arc<str>) -> Option<u32> {
-        self.node_numbers.known(name)
+        runs::node_number(&self.nodes, name)
     }
 
-    fn add_runs(&mut self) {
+    fn add_runs(&mut self, kept: &Attempts) {
         let scene = self.scene;
-        let mut places: Vec<Option<usize>> = Vec::new();
-        let mut counted: BTreeSet<JobId> = BTreeSet::new();
-        for running in scene.running.values() {
-            let parts = self.parts(&running.seats);
-            let charges = runs::charges(&parts, &running.ask, &self.grid, &self.kinds);
-            let team = self.team_place(&running.team, &mut places);
-            let run = runs::attempt(scene, running, team, parts, charges, self.now);
+        let places = self.team_places(kept.teams.all());
+        let mut last: Option<JobId> = None;
+        for (running, kept) in scene.running.values().zip(&kept.all) {
+            let team = places.get(kept.team as usize).copied().flatten();
+            let run = runs::attempt(scene, running, team, kept, self.now);
             if run.ending {
                 self.soon.release(running);
                 self.book.ends(team, &run.charges, &self.kinds);
             }
-            if counted.insert(running.id) {
+            // Attempts of one job stand side by side.
+            if last != Some(running.id) {
                 self.book.runs(team);
             }
+            last = Some(running.id);
             self.add_run(run);
         }
     }
 
-    /// The place of a team in the ledger: by the number of its name, as far as these are known.
-    fn team_place(&mut self, team: &'a Arc<str>, places: &mut Vec<Option<usize>>) -> Option<usize> {
-        let number = self.teams.number(team) as usize;
-        while places.len() < self.teams.count() {
-            places.push(self.book.now.team(team));
-        }
-        places.get(number).copied().flatten()
+    /// The places of teams in the ledger.
+    fn team_places(&self, names: &[Arc<str>]) -> Vec<Option<usize>> {
+        names.iter().map(|name| self.book.now.team(name)).collect()
     }
 
     /// One more holds something: the grid already knows.
     pub(super) fn add_run(&mut self, run: Run<'a>) {
         let number = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
-        for part in &run.parts {
+        for part in run.parts.iter() {
             let here = &mut self.on_node[part.node as usize];
             if here.last() != Some(&number) {
                 here.push(number);
             }
         }
+        for (flavor, _) in run.charges.iter() {
+            if let Some(all) = self.of_flavor.get_mut(*flavor as usize) {
+                all.push(number);
+            }
+        }
         self.runs.push(run);
     }
 
-    fn add_jobs(&mut self) {
+    fn add_jobs(&mut self, queue: &mut Queue) {
         let scene = self.scene;
-        let mut shares = share::Places::new(scene);
-        let mut terms = super::terms::Numbers::new(scene);
-        let mut who: Vec<u32> = Vec::with_capacity(scene.waiting.len());
-        let mut places: Vec<Option<usize>> = Vec::new();
-        (self.teams, self.users) = (Names::default(), Names::default());
-        for job in scene.waiting.values() {
-            if let Some(blocked) = &job.blocked {
-                self.out.reasons.insert(job.id, blocked_why(blocked));
+        let places = self.team_places(queue.teams.all());
+        let ranks = queue.people.ranks(scene, queue.teams.all());
+        let waiting: Vec<&'a Waiting> = scene.waiting.values().map(|job| &**job).collect();
+        for (job, entry) in waiting.iter().zip(&queue.all) {
+            if !entry.is_blocked {
                 continue;
             }
-            let team = self.team_place(&job.team, &mut places);
-            who.push(shares.of(self.teams.number(&job.team), &job.team, &job.user));
-            let turn = Turn::of(self.rules, &scene.settings, job, 0, self.now);
-            let ask = self.asks.number(&job.ask, &self.kinds);
-            let (user, terms) = (self.users.number(&job.user), terms.of(job));
-            self.jobs.push(Job {
-                waiting: job,
-                team,
-                user,
-                ask,
-                terms,
+            if let Some(blocked) = &job.blocked {
+                self.out.reasons.insert(job.id, blocked_why(blocked));
+                self.blocked_until = self.blocked_until.into_iter().chain(entry.next).min();
+            }
+        }
+        let job = |place: &u32| {
+            let at = *place as usize;
+            let (entry, waiting) = (queue.all.get(at)?, *waiting.get(at)?);
+            let mut turn = entry.turn;
+            turn.set_share(
+                ranks
+                    .get(entry.person as usize)
+                    .copied()
+                    .unwrap_or(u32::MAX),
+            );
+            Some(Job {
+                waiting,
+                id: entry.id(),
+                place: *place,
+                class: entry.class,
+                least: entry.least,
+                units: entry.units,
+                is_plain: entry.is_plain,
+                team: places.get(entry.team as usize).copied().flatten(),
+                user: entry.user,
+                ask: entry.ask,
+                terms: entry.terms,
                 turn,
-            });
-        }
-        let ranks = shares.ranks();
-        for (job, person) in self.jobs.iter_mut().zip(who) {
-            job.turn
-                .set_share(ranks.get(person as usize).copied().unwrap_or(u32::MAX));
-        }
-        self.jobs.sort_unstable_by_key(|job| job.turn);
+            })
+        };
+        self.jobs.extend(queue.order.iter().filter_map(job));
+        self.next_of
+            .extend(queue.all.iter().map(|entry| entry.next));
+        // Stable: what is almost in order costs little.
+        self.jobs.sort_by_key(|job| job.turn);
+        queue.order.clear();
+        queue.order.extend(self.jobs.iter().map(|job| job.place));
     }
 
     /// What lies ahead, as things stand.
@@ -353,12 +385,12 @@ impl<'a> Pass<'a> {
         self.decided = vec![false; self.jobs.len()];
         let mut at = 0;
         while at < self.jobs.len() {
-            let class = self.jobs[at].waiting.class;
-            let end = at + self.jobs[at..].partition_point(|job| job.waiting.class == class);
+            let class = self.jobs[at].class;
+            let end = at + self.jobs[at..].partition_point(|job| job.class == class);
             let mut borrowers: Vec<usize> = Vec::new();
             for job in at..end {
                 let first = !self.jobs[job].turn.is_aged();
-                if self.consider(job, first) == Outcome::Deferred {
+                if self.consider(job, first) {
                     borrowers.push(job);
                 }
                 if self.is_over() {
@@ -381,16 +413,16 @@ impl<'a> Pass<'a> {
         self.stop || (self.again && !self.to_the_end)
     }
 
-    /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal.
-    fn consider(&mut self, at: usize, inside: bool) -> Outcome {
+    /// One job at its turn, after those who come before it by entitlement. `inside`: only if it would start inside its nominal; true: it would not, and is put off.
+    fn consider(&mut self, at: usize, inside: bool) -> bool {
         if self.decided[at] {
-            return Outcome::Done;
+            return false;
         }
-        let id = self.jobs[at].waiting.id;
+        let id = self.jobs[at].id;
         if let Some(owners) = self.after_owners.get(&id).cloned() {
             self.decided[at] = true;
             for owner in owners {
-                if let Some(owner) = self.jobs.iter().position(|job| job.waiting.id == owner) {
+                if let Some(owner) = self.jobs.iter().position(|job| job.id == owner) {
                     self.consider(owner, false);
                 }
             }
@@ -411,14 +443,15 @@ impl<'a> Pass<'a> {
                 Outcome::Done => {}
             }
         }
-        if let Outcome::Stuck(why) = &outcome {
+        let deferred = outcome == Outcome::Deferred;
+        if let Outcome::Stuck(why) = outcome {
             self.stuck_devices += usize::from(!why.is_final());
-            self.stuck.push((at, why.clone()));
+            self.stuck.push((at, why));
         }
-        if outcome != Outcome::Deferred && !self.full {
+        if !deferred && !self.full {
             self.drop_stale(at);
         }
-        outcome
+        deferred
     }
 
     /// The proposal of a pass that ran.

@@ -1,5 +1,7 @@
 //! Who is promised a start, and when (docs/SCHEDULING.md, Reservations): a few jobs per kind of devices that wait for devices alone. A promise moves to an earlier start, or when it cannot be
 //! kept. One that is due takes what runs in overtime. Does NOT look ahead itself.
+use std::ops::Range;
+
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
@@ -7,11 +9,21 @@ use super::ahead::{Asker, Reserved, need};
 use super::estimate;
 use super::pass::{Job, Outcome, Pass};
 use super::preempt::Mode;
+use super::runs::Run;
 use super::targets::Target;
 use crate::state::view::jobs::{Class, Reservation};
 
 /// Ask, conditions, team, class, whether it is aged, its length by estimate, its protected time, and the targets that are open to it.
-pub type Alike = (u32, u32, Option<usize>, Class, bool, u64, u64, Vec<usize>);
+pub type Alike = (
+    u32,
+    u32,
+    Option<usize>,
+    Class,
+    bool,
+    u64,
+    u64,
+    (usize, usize),
+);
 /// Changes of promises, starts and preemptions so far.
 pub type Moment = (u64, usize, usize);
 
@@ -128,7 +140,7 @@ impl<'a> Pass<'a> {
         }
         let mut ledger = self.book.strict().clone();
         let mut ends: Vec<(UtcMs, usize, u64)> = Vec::new();
-        for run in self.runs.iter().filter(|run| !run.gone && !run.ending) {
+        for run in self.holders_of(flavor) {
             let held = run.charges.iter().find(|(one, _)| *one == flavor);
             if let (Some((_, units)), Some(team)) = (held, run.team) {
                 ends.push((run.ends_for(job.waiting.class, self.now), team, *units));
@@ -142,6 +154,13 @@ impl<'a> Pass<'a> {
             }
         }
         None
+    }
+
+    /// Who holds some of a flavor and is not being ended.
+    fn holders_of(&self, flavor: u32) -> impl Iterator<Item = &Run<'a>> {
+        let places = self.of_flavor.get(flavor as usize).into_iter().flatten();
+        let runs = places.filter_map(|place| self.runs.get(*place as usize));
+        runs.filter(|run| !run.gone && !run.ending)
     }
 
     /// Quotas as they will stand when a promise is kept.
@@ -159,7 +178,7 @@ impl<'a> Pass<'a> {
         }
         let units = made.target.ask.units(made.target.ask.nodes.least());
         let mut ledger = self.book.strict().clone();
-        for run in self.runs.iter().filter(|run| !run.gone && !run.ending) {
+        for run in self.holders_of(flavor) {
             let held = run.charges.iter().find(|(one, _)| *one == flavor);
             let (Some((_, units)), Some(team)) = (held, run.team) else {
                 continue;
@@ -229,7 +248,7 @@ impl<'a> Pass<'a> {
     }
 
     /// A job that waits for devices alone is promised a start, or keeps the one that it was promised. `Some`: what is due takes its devices now.
-    pub(super) fn promise(&mut self, at: usize, open: &[usize]) -> Option<Outcome> {
+    pub(super) fn promise(&mut self, at: usize, open: Range<usize>) -> Option<Outcome> {
         let job = self.jobs[at];
         if open.is_empty()
             || !self.rules.may_reserve(job.waiting, job.turn.is_aged())
@@ -237,24 +256,18 @@ impl<'a> Pass<'a> {
         {
             return None;
         }
-        let had = self
-            .promises
-            .all
-            .iter()
-            .position(|one| one.job == job.waiting.id);
-        if had.is_none() && !self.may_have_more(&job, open) {
+        let had = self.promises.has(job.id);
+        if !had && !self.may_have_more(&job, open.clone()) {
             return None;
         }
-        let alike = had
-            .is_none()
-            .then(|| (self.alike(&job, open), self.moment()));
+        let alike = (!had).then(|| (self.alike(&job, &open), self.moment()));
         let known = |(alike, moment): &(_, _)| self.no_due.get(alike) == Some(moment);
         if alike.as_ref().is_some_and(known) {
             return None;
         }
-        let old = had.and_then(|_| self.promises.remove(job.waiting.id));
+        let old = had.then(|| self.promises.remove(job.id)).flatten();
         let nodes = old.as_ref().map(|old| old.nodes.clone());
-        let made = self.best(&job, open, old);
+        let made = self.best(&job, open.clone(), old);
         // Places that are promised no more: as in `forget_promise`.
         if nodes.is_some_and(|nodes| {
             made.as_ref()
@@ -279,7 +292,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Equal for jobs without a promise that would be promised the same.
-    fn alike(&self, job: &Job<'a>, open: &[usize]) -> Alike {
+    fn alike(&self, job: &Job<'a>, open: &Range<usize>) -> Alike {
         let asker = self.asker(job);
         (
             job.ask,
@@ -289,7 +302,7 @@ impl<'a> Pass<'a> {
             asker.aged,
             asker.length,
             asker.protected,
-            open.to_vec(),
+            (open.start, open.end),
         )
     }
 
@@ -300,19 +313,19 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether a job without a promise may get one: cheap, it is asked often.
-    fn may_have_more(&self, job: &Job<'a>, open: &[usize]) -> bool {
+    fn may_have_more(&self, job: &Job<'a>, mut open: Range<usize>) -> bool {
         self.promises.of_user(job.user) < PER_USER
-            && open.iter().any(|target| {
-                kinds(&self.asks.targets[*target]).any(|kind| self.has_slot(job, kind))
+            && open.any(|target| {
+                kinds(&self.asks.targets[target]).any(|kind| self.has_slot(job, kind))
             })
     }
 
     /// Whether a queue has a slot, or one that is held by a promise that yields.
     fn has_slot(&self, job: &Job<'a>, kind: Option<u16>) -> bool {
         let most = self.rules.reservations(&self.scene.settings) as usize;
-        self.promises.queue(kind).is_none_or(|queue| {
-            queue.count < most || (job.waiting.class, job.turn.is_aged()) > queue.least
-        })
+        self.promises
+            .queue(kind)
+            .is_none_or(|queue| queue.count < most || (job.class, job.turn.is_aged()) > queue.least)
     }
 
     /// The promise that stands above the others of its queue gets its slot.
@@ -344,7 +357,12 @@ impl<'a> Pass<'a> {
     }
 
     /// The old promise, unless another start is earlier, or it cannot be kept and another start is earlier than what it has become.
-    fn best(&mut self, job: &Job<'a>, open: &[usize], old: Option<Reserved>) -> Option<Reserved> {
+    fn best(
+        &mut self,
+        job: &Job<'a>,
+        open: Range<usize>,
+        old: Option<Reserved>,
+    ) -> Option<Reserved> {
         let asker = self.asker(job);
         let mut best: Option<(UtcMs, Vec<u32>, Option<u16>, usize)> = None;
         let had = old.as_ref().map(|old| old.kind);
@@ -359,11 +377,11 @@ impl<'a> Pass<'a> {
         // Only what is earlier than that is worth anything.
         let limit = kept.as_ref().map_or(UtcMs::MAX, |kept| kept.start);
         for target in open {
-            let mut one = self.asks.targets[*target].clone();
+            let mut one = self.asks.targets[target].clone();
             one.kinds.retain(|kind| {
                 had == Some(Some(*kind)) || one.ask.mix || self.has_slot(job, Some(*kind))
             });
-            if one.kinds.is_empty() && !self.asks.targets[*target].kinds.is_empty() {
+            if one.kinds.is_empty() && !self.asks.targets[target].kinds.is_empty() {
                 continue;
             }
             let limit = best.as_ref().map_or(limit, |(start, ..)| limit.min(*start));
@@ -375,7 +393,7 @@ impl<'a> Pass<'a> {
                 continue;
             }
             if best.as_ref().is_none_or(|(other, ..)| start < *other) {
-                best = Some((start, nodes, kind, *target));
+                best = Some((start, nodes, kind, target));
             }
         }
         let (mut made, moved) = match (kept, best) {
@@ -408,12 +426,11 @@ impl<'a> Pass<'a> {
     }
 
     /// A reservation that is due, or would be if what runs in overtime and guests made room, takes their devices.
-    fn take_due(&mut self, at: usize, open: &[usize]) -> Option<Outcome> {
+    fn take_due(&mut self, at: usize, mut open: Range<usize>) -> Option<Outcome> {
         if self.scene.preemption_paused {
             return None;
         }
-        open.iter()
-            .find_map(|target| self.evict_for(at, *target, Mode::Due))
+        open.find_map(|target| self.evict_for(at, target, Mode::Due))
     }
 
     /// A promise is gone. Whoever was refused a place for it, and is past its turn, comes before those whose turn is still ahead: unless the place is taken as
@@ -431,13 +448,12 @@ impl<'a> Pass<'a> {
 
     /// At its owner's turn it was neither made nor kept: it is none any more.
     pub(super) fn drop_stale(&mut self, at: usize) {
-        let job = self.jobs[at].waiting.id;
-        if self
-            .promises
-            .all
-            .iter()
-            .any(|one| one.job == job && !one.fresh)
-        {
+        let job = self.jobs[at].id;
+        if !self.promises.has(job) {
+            return;
+        }
+        let stale = |one: &Reserved| one.job == job && !one.fresh;
+        if self.promises.all.iter().any(stale) {
             self.forget_promise(job, &[]);
         }
     }

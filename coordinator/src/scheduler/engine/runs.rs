@@ -1,4 +1,5 @@
 //! Who holds what, and until when as far as anybody can say: attempts, starts of this pass, and jobs for which others are being ended. Does NOT decide who may be ended.
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
@@ -7,9 +8,11 @@ use mlctl_proto::units::UtcMs;
 use super::estimate;
 use super::grid::Grid;
 use super::kinds::Kinds;
+use super::memo::Kept;
 use crate::state::rules::taking::takeable_from;
 use crate::state::view::ask::Ask;
-use crate::state::view::jobs::{Class, Footing, Hold, Running, Waiting};
+use crate::state::view::jobs::{Class, Footing, Hold, Running, Seat, Waiting};
+use crate::state::view::nodes::NodeView;
 use crate::state::view::scene::Scene;
 
 /// What an entry stands for.
@@ -50,9 +53,9 @@ pub struct Run<'a> {
     /// What it asked for.
     pub ask: Arc<Ask>,
     /// Where.
-    pub parts: Vec<Part>,
+    pub parts: Arc<Vec<Part>>,
     /// By flavor, units.
-    pub charges: Vec<(u32, u64)>,
+    pub charges: Arc<Vec<(u32, u64)>>,
     /// When it was started.
     pub start: UtcMs,
     /// Submit and id, for ties.
@@ -125,15 +128,33 @@ pub fn charges(parts: &[Part], ask: &Ask, grid: &Grid, kinds: &Kinds) -> Vec<(u3
     found
 }
 
-/// An attempt; `number` gives a node's number by name.
+/// The number of a node among all, which stand in the order of their names.
+pub fn node_number<T: Borrow<Arc<NodeView>>>(nodes: &[T], name: &str) -> Option<u32> {
+    let found = nodes.binary_search_by(|node| (*node.borrow().name).cmp(name));
+    found.ok().and_then(|place| u32::try_from(place).ok())
+}
+
+/// The places of devices of seats.
+pub fn parts<T: Borrow<Arc<NodeView>>>(nodes: &[T], seats: &[Seat]) -> Vec<Part> {
+    let part = |seat: &Seat| {
+        Some(Part {
+            node: node_number(nodes, &seat.node)?,
+            devices: seat.devices.clone(),
+            whole: seat.devices.len(),
+        })
+    };
+    seats.iter().filter_map(part).collect()
+}
+
+/// An attempt, of which it is known where it is.
 pub fn attempt<'a>(
     scene: &Scene,
     running: &'a Running,
     team: Option<usize>,
-    parts: Vec<Part>,
-    charges: Vec<(u32, u64)>,
+    kept: &Kept,
     now: UtcMs,
 ) -> Run<'a> {
+    let (parts, charges) = (kept.parts.clone(), kept.charges.clone());
     let units = charges
         .iter()
         .fold(0_u64, |sum, (_, units)| sum.saturating_add(*units));
@@ -184,8 +205,8 @@ pub fn start<'a>(
         team,
         class: job.class,
         ask: job.ask.clone(),
-        parts,
-        charges,
+        parts: Arc::new(parts),
+        charges: Arc::new(charges),
         start: from,
         submit: (job.submit_index, job.id),
         end: estimate::after(from, estimate::waiting(scene, job, units)),

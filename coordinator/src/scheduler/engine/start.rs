@@ -22,8 +22,6 @@ const TRIES: usize = 4;
 const WAVES_MAX: u32 = 64;
 /// Tasks without GPUs on one node at most.
 const TASKS_MAX: u32 = 64;
-/// In [`Pass::no_place`]: whoever asks.
-const ANYBODY: u8 = u8::MAX;
 
 impl<'a> Pass<'a> {
     /// A place for a job on so many nodes of a target, and how it would run there.
@@ -51,12 +49,15 @@ impl<'a> Pass<'a> {
         nodes: u32,
         hard: UtcMs,
     ) -> Result<Choice, NoPlace> {
-        let nowhere = (target, job.terms, nodes, ANYBODY);
-        if self.no_place.contains_key(&nowhere) {
+        let nothing = self.nothing_free.get(target);
+        if nothing.is_some_and(|all| all.contains(&(job.terms, nodes))) {
             return Err(NoPlace::Devices);
         }
-        let Some(first) = self.find(job, target, nodes, hard, &[]) else {
-            self.no_place.insert(nowhere, 0);
+        let Some(first) = self.find_first(job, target, nodes, hard) else {
+            if self.nothing_free.len() <= target {
+                self.nothing_free.resize(target + 1, Vec::new());
+            }
+            self.nothing_free[target].push((job.terms, nodes));
             return Err(NoPlace::Devices);
         };
         self.charged(job, target, nodes, first)
@@ -121,6 +122,28 @@ impl<'a> Pass<'a> {
             let units = self.asks.targets[target].ask.units(nodes);
             estimate::after(self.now, estimate::waiting(self.scene, job, units))
         })
+    }
+
+    /// The best place of all. For jobs with the same conditions it is the same, as long as nothing starts.
+    fn find_first(
+        &mut self,
+        job: &Job<'a>,
+        target: usize,
+        nodes: u32,
+        hard: UtcMs,
+    ) -> Option<Choice> {
+        let moment = (self.out.starts.len(), self.out.preemptions.len());
+        let key = (target, job.terms, nodes);
+        if let Some((since, choice)) = self.best_free.get(&key) {
+            if *since == moment {
+                return Some(choice.clone());
+            }
+        }
+        let found = self.find(job, target, nodes, hard, &[])?;
+        if job.terms != u32::MAX {
+            self.best_free.insert(key, (moment, found.clone()));
+        }
+        Some(found)
     }
 
     fn find(
@@ -343,7 +366,7 @@ impl<'a> Pass<'a> {
         if job.turn.is_aged() {
             self.mark("aged job first");
         }
-        for (flavor, _) in &self.runs[self.runs.len() - 1].charges {
+        for (flavor, _) in self.runs[self.runs.len() - 1].charges.iter() {
             self.tables.mark_stale(*flavor);
         }
         self.out.starts.push(GangStart {

@@ -71,8 +71,8 @@ impl<'a> Pass<'a> {
     pub(super) fn explain_stuck(&mut self) {
         let stock = self.stock();
         let mut known: BTreeMap<(usize, u32), Why> = BTreeMap::new();
-        let mut reasons: Vec<(JobId, Why)> =
-            std::mem::take(&mut self.out.reasons).into_iter().collect();
+        // In the scene's order, which is almost that of ids; of several words for one job the last one counts.
+        let mut reasons: Vec<Option<(JobId, Why)>> = vec![None; self.scene.waiting.len()];
         for (at, stuck) in std::mem::take(&mut self.stuck) {
             let job = self.jobs[at];
             let why = match stuck {
@@ -92,16 +92,22 @@ impl<'a> Pass<'a> {
                     found.clone()
                 }
             };
-            reasons.push((job.waiting.id, why));
+            if let Some(reason) = reasons.get_mut(job.place as usize) {
+                *reason = Some((job.id, why));
+            }
         }
-        // All at once: of several words for one job the last one counts.
-        self.out.reasons = reasons.into_iter().collect();
+        let blocked = std::mem::take(&mut self.out.reasons);
+        // All at once.
+        self.out.reasons = blocked
+            .into_iter()
+            .chain(reasons.into_iter().flatten())
+            .collect();
     }
 
     fn stock(&self) -> Vec<Stock> {
         let mut stock = vec![Stock::default(); self.kinds.kinds.len()];
+        let mut whole: Vec<(u16, usize)> = Vec::new();
         for (node, view) in self.nodes.iter().enumerate() {
-            let mut whole: BTreeMap<u16, usize> = BTreeMap::new();
             for device in self.grid.devices(node) {
                 let kind = self.grid.kind(device);
                 if view.open == Open::Now {
@@ -109,10 +115,13 @@ impl<'a> Pass<'a> {
                     *free = free.saturating_add(u64::from(self.grid.free[device]));
                 }
                 if self.grid.is_free(device) {
-                    *whole.entry(kind).or_default() += 1;
+                    match whole.iter_mut().find(|(known, _)| *known == kind) {
+                        Some((_, count)) => *count += 1,
+                        None => whole.push((kind, 1)),
+                    }
                 }
             }
-            for (kind, count) in whole {
+            for (kind, count) in whole.drain(..) {
                 let one = &mut stock[usize::from(kind)];
                 let nodes = match view.open {
                     Open::Now => &mut one.nodes,

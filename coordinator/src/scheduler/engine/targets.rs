@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::kinds::Kinds;
-use crate::state::view::ask::{Ask, Gpus, Kind};
+use crate::state::view::ask::{Ask, Gpus, Kind, Prefer};
 
 /// One type of the list, in one flavor.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct AskClass {
     pub ask: Arc<Ask>,
     /// Places in [`Asks::targets`], in order of preference.
     pub targets: std::ops::Range<usize>,
+    /// Those within nominal are tried first.
+    pub nominal_first: bool,
 }
 
 /// All asks of a pass.
@@ -41,7 +43,12 @@ pub struct Asks {
 }
 
 impl Asks {
-    /// The number of an ask.
+    /// What stood at an address may be gone, and another ask be there from now on.
+    pub fn forget_addresses(&mut self) {
+        self.by_address.clear();
+    }
+
+    /// The number of an ask. It has to outlive the next call of [`Self::forget_addresses`].
     pub fn number(&mut self, ask: &Arc<Ask>, kinds: &Kinds) -> u32 {
         let address = Arc::as_ptr(ask) as usize;
         if let Some(known) = self.by_address.get(&address) {
@@ -63,6 +70,7 @@ impl Asks {
         self.classes.push(AskClass {
             ask: ask.clone(),
             targets: first..self.targets.len(),
+            nominal_first: ask.prefer == Prefer::Nominal || ask.kinds.is_empty(),
         });
         self.by_value.insert(ask.clone(), number);
         number

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::state::view::ask::Gpus;
 use crate::state::view::jobs::{Class, Waiting};
-use crate::state::view::scene::Scene;
 
 /// Numbers of conditions.
 #[derive(Debug)]
@@ -23,15 +22,18 @@ type Key = (
 );
 
 impl Numbers {
-    /// For a scene: what no node cares about distinguishes nobody.
-    pub fn new(scene: &Scene) -> Self {
-        let owners = scene.nodes.values().any(|node| node.owner.is_some());
-        let windows = scene.nodes.values().any(|node| !node.windows.is_empty());
+    /// Whether nodes have owners, and windows: what no node cares about distinguishes nobody.
+    pub fn new(owners: bool, windows: bool) -> Self {
         Self {
             owners,
             windows,
             known: BTreeMap::new(),
         }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.known.len()
     }
 
     /// The number of a job's conditions.

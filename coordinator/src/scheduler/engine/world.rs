@@ -16,7 +16,7 @@ use mlctl_proto::ids::{Epoch, JobId};
 
 use super::fixtures::running;
 use super::grid::whole_units;
-use super::{Why, propose_marked};
+use super::{Memo, Why, propose_marked, propose_with};
 use crate::scheduler::plan::{Preemption, Proposal, Taken, Victim};
 use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::ask::{Ask, Gpus};
@@ -57,6 +57,8 @@ pub struct World {
     /// Until when a run is paid for.
     slices: BTreeMap<(JobId, Epoch), i64>,
     next: Option<i64>,
+    /// What plans leave to each other.
+    memo: Memo,
 }
 
 pub fn length_of(run: &Running, truth: &Truth) -> i64 {
@@ -88,6 +90,7 @@ impl World {
             notices: BTreeMap::new(),
             slices: BTreeMap::new(),
             next: None,
+            memo: Memo::default(),
         }
     }
 
@@ -180,7 +183,7 @@ impl World {
         for _ in 0..400 {
             self.recount();
             let (plan, marks, owners) = propose_marked(&self.scene, self.now);
-            let (again, ..) = propose_marked(&self.scene, self.now);
+            let again = propose_with(&mut self.memo, &self.scene, self.now);
             assert_eq!(plan, again, "the same scene, another plan");
             for mark in marks {
                 *self.marks.entry(mark).or_default() += 1;

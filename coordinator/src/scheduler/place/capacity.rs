@@ -12,7 +12,7 @@ use super::stock::{Stock, need};
 use super::tables::{Device, Tables, number};
 use crate::state::view::ask::{Ask, Gpus};
 use crate::state::view::jobs::{Running, Seat};
-use crate::state::view::nodes::{Open, Sharing};
+use crate::state::view::nodes::{NodeView, Open, Sharing};
 use crate::state::view::scene::Scene;
 
 /// What changes about a node.
@@ -95,6 +95,19 @@ impl Capacity {
             capacity.refresh(site);
         }
         capacity
+    }
+
+    /// What is free on a node is as that view says: one that differs from before in nothing else, and of whose devices nobody has a part.
+    pub fn renew(&mut self, site: u32, node: &NodeView) {
+        let tables = self.tables.clone();
+        let Some(of) = tables.sites.get(site as usize) else {
+            return;
+        };
+        for (place, device) in of.devices.clone().zip(&node.devices) {
+            self.free[place] = i32::try_from(device.free).unwrap_or(i32::MAX);
+        }
+        self.rooms[site as usize].free = Stock::of(node.free);
+        self.refresh(site);
     }
 
     /// The same with knowledge of what was asked for so far, against which fragmentation is counted. Without, the fullest nodes are filled first.

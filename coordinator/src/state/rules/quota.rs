@@ -3,7 +3,7 @@
 //!
 //! Per flavor and team t: `load(t) = own(t) + sum of claim(child)`, `claim(t) = max(load(t), nominal(t) - lend(t))`: what a team keeps for itself it claims
 //! though it does not use it. A start is legal iff afterwards `load(t) <= nominal(t) + borrow(t)` for every t from its team to the root, where borrow is 0.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::state::view::teams::{Flavor, Limit, Quota, TeamView};
@@ -25,25 +25,39 @@ pub struct Shortfall {
     pub borrow: Limit,
 }
 
-/// All teams' loads, to be filled.
+/// All teams' loads, to be filled. A clone shares all but these.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    names: Vec<Arc<str>>,
-    by_name: BTreeMap<Arc<str>, usize>,
-    parents: Vec<Option<usize>>,
-    flavors: Vec<Flavor>,
+    tree: Arc<Tree>,
     /// By flavor, then team.
     columns: Vec<Column>,
 }
 
+/// Who stands below whom.
+#[derive(Debug, Default)]
+struct Tree {
+    names: Vec<Arc<str>>,
+    by_name: BTreeMap<Arc<str>, usize>,
+    parents: Vec<Option<usize>>,
+    roots: Vec<usize>,
+    flavors: Vec<Flavor>,
+}
+
 #[derive(Debug, Clone, Default)]
 struct Column {
+    quotas: Arc<Quotas>,
+    loads: Vec<u64>,
+    /// Levels that allow any amount, for a what-if; empty: none.
+    open: Vec<bool>,
+}
+
+/// Of one flavor.
+#[derive(Debug, Default)]
+struct Quotas {
     /// By root: whether a team of its tree names this flavor.
     governed: Vec<bool>,
-    quotas: Vec<Quota>,
-    loads: Vec<u64>,
-    /// Levels that allow any amount, for a what-if.
-    open: Vec<bool>,
+    /// By team.
+    all: Vec<Quota>,
 }
 
 const NOTHING: Quota = Quota {
@@ -56,28 +70,37 @@ impl Ledger {
     /// Of these teams, with what their jobs hold.
     pub fn new<'a>(teams: impl Iterator<Item = &'a TeamView>) -> Self {
         let teams: Vec<&TeamView> = teams.collect();
-        let mut ledger = Self::default();
-        for (place, team) in teams.iter().enumerate() {
-            ledger.names.push(team.name.clone());
-            ledger.by_name.insert(team.name.clone(), place);
-        }
-        ledger.parents = teams.iter().map(|team| ledger.parent(&team.name)).collect();
-        let mut flavors: Vec<Flavor> = (teams.iter())
-            .flat_map(|team| team.quotas.keys().chain(team.own.keys()).cloned())
+        let mut tree = Tree::new(&teams);
+        let flavors: BTreeSet<&Flavor> = (teams.iter())
+            .flat_map(|team| team.quotas.keys().chain(team.own.keys()))
             .collect();
-        flavors.sort_unstable();
-        flavors.dedup();
-        ledger.columns = flavors
-            .iter()
-            .map(|one| ledger.column(&teams, one))
+        tree.flavors = flavors.into_iter().cloned().collect();
+        let columns = (tree.flavors.iter())
+            .map(|one| tree.column(&teams, one))
             .collect();
-        ledger.flavors = flavors;
+        let mut ledger = Self {
+            tree: Arc::new(tree),
+            columns,
+        };
         for team in teams {
             for (flavor, units) in &team.own {
                 ledger.add(&team.name, flavor, *units);
             }
         }
         ledger
+    }
+}
+
+impl Tree {
+    fn new(teams: &[&TeamView]) -> Self {
+        let mut tree = Self::default();
+        for (place, team) in teams.iter().enumerate() {
+            tree.names.push(team.name.clone());
+            tree.by_name.insert(team.name.clone(), place);
+        }
+        tree.parents = teams.iter().map(|team| tree.parent(&team.name)).collect();
+        tree.roots = (0..teams.len()).map(|place| tree.root(place)).collect();
+        tree
     }
 
     fn parent(&self, name: &str) -> Option<usize> {
@@ -98,13 +121,13 @@ impl Ledger {
             .iter()
             .map(|team| team.quotas.get(flavor).copied())
             .collect();
-        for (place, quota) in quotas.iter().enumerate() {
-            let root = self.root(place);
-            governed[root] |= quota.is_some();
+        for (quota, root) in quotas.iter().zip(&self.roots) {
+            governed[*root] |= quota.is_some();
         }
         // A team without a word of its own passes on what those below have. Children come after their parents, so from the end.
         let mut below: Vec<Option<u64>> = vec![None; teams.len()];
-        for place in self.deepest_first() {
+        let places = self.deepest_first();
+        for place in places.iter().copied() {
             if let (None, Some(nominal)) = (quotas[place], below[place]) {
                 quotas[place] = Some(Quota {
                     nominal,
@@ -117,18 +140,17 @@ impl Ledger {
                 below[parent] = Some(below[parent].unwrap_or(0).saturating_add(own));
             }
         }
-        let quotas: Vec<Quota> = quotas
+        let all: Vec<Quota> = quotas
             .into_iter()
             .map(|one| one.unwrap_or(NOTHING))
             .collect();
         // What is kept from lending is claimed from the start.
         let mut column = Column {
-            governed,
-            quotas,
+            quotas: Arc::new(Quotas { governed, all }),
             loads: vec![0; teams.len()],
-            open: vec![false; teams.len()],
+            open: Vec::new(),
         };
-        for place in self.deepest_first() {
+        for place in places {
             if let Some(parent) = self.parents[place] {
                 let claim = column.claim(place);
                 column.loads[parent] = column.loads[parent].saturating_add(claim);
@@ -140,50 +162,52 @@ impl Ledger {
     fn deepest_first(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.names.len()).collect();
         let depth = |place: &usize| self.names[*place].matches('/').count();
-        places.sort_by_key(|place| std::cmp::Reverse(depth(place)));
+        places.sort_by_cached_key(|place| std::cmp::Reverse(depth(place)));
         places
     }
+}
 
+impl Ledger {
     /// The place of a team, for the calls that are made often.
     pub fn team(&self, name: &str) -> Option<usize> {
-        self.by_name.get(name).copied()
+        self.tree.by_name.get(name).copied()
     }
 
     /// The teams from `team` to its root.
     pub fn path(&self, team: usize) -> impl Iterator<Item = usize> + '_ {
-        std::iter::successors(Some(team), |place| self.parents[*place])
+        std::iter::successors(Some(team), |place| self.tree.parents[*place])
     }
 
     /// Its path, as people write it.
     pub fn name(&self, team: usize) -> &Arc<str> {
-        &self.names[team]
+        &self.tree.names[team]
     }
 
     fn at(&self, team: &str, flavor: &Flavor) -> Option<(usize, usize)> {
-        let column = self.flavors.binary_search(flavor).ok()?;
+        let column = self.tree.flavors.binary_search(flavor).ok()?;
         Some((self.team(team)?, column))
     }
 
     /// The place of a flavor, for the calls that are made often; `None`: no team has a word about it.
     pub fn column_of(&self, flavor: &Flavor) -> Option<usize> {
-        self.flavors.binary_search(flavor).ok()
+        self.tree.flavors.binary_search(flavor).ok()
     }
 
     /// How many teams there are.
     pub fn teams(&self) -> usize {
-        self.names.len()
+        self.tree.names.len()
     }
 
     /// The team above.
     pub fn parent_of(&self, team: usize) -> Option<usize> {
-        self.parents.get(team).copied().flatten()
+        self.tree.parents.get(team).copied().flatten()
     }
 
     /// What its own nominal counts as, units; `None`: no team of its tree names the flavor.
     pub fn nominal_at(&self, team: usize, column: usize) -> Option<u64> {
         let column = self.columns.get(column)?;
-        let governed = *column.governed.get(self.root(team))?;
-        governed.then(|| column.quotas.get(team).map(|quota| quota.nominal))?
+        let governed = *column.quotas.governed.get(*self.tree.roots.get(team)?)?;
+        governed.then(|| column.quotas.all.get(team).map(|quota| quota.nominal))?
     }
 
     /// What it and those below hold and claim, units.
@@ -205,7 +229,7 @@ impl Ledger {
     pub fn quota(&self, team: &str, flavor: &Flavor) -> Option<Quota> {
         let (place, column) = self.at(team, flavor)?;
         let column = &self.columns[column];
-        column.governed[self.root(place)].then(|| column.quotas[place])
+        column.quotas.governed[self.tree.roots[place]].then(|| column.quotas.all[place])
     }
 
     /// Whether a start of `units` by a job of `team` is legal; the first inequality that fails, from its team upwards.
@@ -237,15 +261,15 @@ impl Ledger {
         units: u64,
     ) -> impl Iterator<Item = Shortfall> + '_ {
         let column = &self.columns[at];
-        let governed = column.governed[self.root(place)];
+        let governed = column.quotas.governed[self.tree.roots[place]];
         let mut adds = units;
         self.path(place)
             .take_while(move |_| governed)
             .filter_map(move |level| {
                 let added = adds;
                 adds = column.grows(level, adds);
-                let (quota, load) = (column.quotas[level], column.loads[level]);
-                let root = self.parents[level].is_none();
+                let (quota, load) = (column.quotas.all[level], column.loads[level]);
+                let root = self.tree.parents[level].is_none();
                 let borrow = if root { Limit::Units(0) } else { quota.borrow };
                 let fits = match borrow {
                     Limit::Unlimited => true,
@@ -253,9 +277,9 @@ impl Ledger {
                         load.saturating_add(added) <= quota.nominal.saturating_add(more)
                     }
                 };
-                (!fits && !column.open[level]).then(|| Shortfall {
-                    team: self.names[level].clone(),
-                    flavor: self.flavors[at].clone(),
+                (!fits && !column.is_open(level)).then(|| Shortfall {
+                    team: self.tree.names[level].clone(),
+                    flavor: self.tree.flavors[at].clone(),
                     load,
                     adds: added,
                     nominal: quota.nominal,
@@ -267,7 +291,9 @@ impl Ledger {
     /// What if a team might have any amount of a flavor: nothing is started on it.
     pub fn open(&mut self, team: &str, flavor: &Flavor) {
         if let Some((place, column)) = self.at(team, flavor) {
-            self.columns[column].open[place] = true;
+            let open = &mut self.columns[column].open;
+            open.resize(self.tree.names.len(), false);
+            open[place] = true;
         }
     }
 
@@ -280,12 +306,12 @@ impl Ledger {
     /// The same by places.
     pub fn inside_nominal_at(&self, place: usize, column: usize, units: u64) -> bool {
         let column = &self.columns[column];
-        if !column.governed[self.root(place)] {
+        if !column.quotas.governed[self.tree.roots[place]] {
             return true;
         }
         let mut adds = units;
         self.path(place).all(|level| {
-            let fits = column.loads[level].saturating_add(adds) <= column.quotas[level].nominal;
+            let fits = column.loads[level].saturating_add(adds) <= column.quotas.all[level].nominal;
             adds = column.grows(level, adds);
             fits
         })
@@ -320,7 +346,7 @@ impl Ledger {
         let mut delta: Option<(u64, u64)> = None;
         let mut next = Some(place);
         while let Some(level) = next {
-            next = self.parents[level];
+            next = self.tree.parents[level];
             let before = column.claim(level);
             let load = column.loads[level];
             column.loads[level] = match delta {
@@ -333,9 +359,13 @@ impl Ledger {
 }
 
 impl Column {
+    fn is_open(&self, place: usize) -> bool {
+        self.open.get(place).is_some_and(|open| *open)
+    }
+
     /// What a team takes of its parent's.
     fn claim(&self, place: usize) -> u64 {
-        let quota = self.quotas[place];
+        let quota = self.quotas.all[place];
         let kept = match quota.lend {
             Limit::Unlimited => 0,
             Limit::Units(lend) => quota.nominal.saturating_sub(lend),
@@ -346,7 +376,7 @@ impl Column {
     /// By how much its claim grows with `adds` more load.
     fn grows(&self, place: usize, adds: u64) -> u64 {
         let before = self.claim(place);
-        let quota = self.quotas[place];
+        let quota = self.quotas.all[place];
         let kept = match quota.lend {
             Limit::Unlimited => 0,
             Limit::Units(lend) => quota.nominal.saturating_sub(lend),

@@ -85,7 +85,7 @@ impl<'a> Pass<'a> {
         }
         self.seen = Some(Box::new(seen));
         // What comes later changes nothing for it, unless somebody ahead would not have started after all.
-        self.stop = self.out.starts.is_empty();
+        self.stop = self.is_sure || self.out.starts.is_empty();
     }
 
     /// Whether the job would start at its turn if these were gone.
@@ -110,7 +110,8 @@ impl<'a> Pass<'a> {
         if ways.is_empty() && anywhere {
             return Some((Standing::Inside, Footing::Regular));
         }
-        for place in decide::order(&ways, &job.waiting.ask) {
+        let nominal_first = self.asks.classes[job.ask as usize].nominal_first;
+        for place in decide::order(&ways, nominal_first) {
             let way = &ways[place];
             let Ok(standing) = way.standing.clone() else {
                 continue;
@@ -246,13 +247,15 @@ impl<'a> Pass<'a> {
     /// Where it stands.
     pub(super) fn place_of(&self, job: JobId) -> Place {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let Some(at) = self.jobs.iter().position(|one| one.waiting.id == job) else {
+        let Some(at) = self.jobs.iter().position(|one| one.id == job) else {
             return Place::default();
         };
-        let team = &self.jobs[at].waiting.team;
-        let of_team = |jobs: &[crate::scheduler::engine::pass::Job<'a>]| {
-            jobs.iter().filter(|one| one.waiting.team == *team).count()
+        let mine = &self.jobs[at];
+        let is_kin = |one: &&crate::scheduler::engine::pass::Job<'a>| {
+            one.team == mine.team && (one.team.is_some() || one.waiting.team == mine.waiting.team)
         };
+        let of_team =
+            |jobs: &[crate::scheduler::engine::pass::Job<'a>]| jobs.iter().filter(is_kin).count();
         Place {
             in_team: count(of_team(&self.jobs[..=at])),
             of_team: count(of_team(&self.jobs)),

@@ -12,7 +12,7 @@ use crate::scheduler::engine::fixtures::{
 };
 use crate::scheduler::engine::pass::Pass;
 use crate::scheduler::engine::property_tests::{Draw, all_seeds, story_with};
-use crate::scheduler::engine::{Why, last_pass_with, propose};
+use crate::scheduler::engine::{Memo, Why, last_pass, propose};
 use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::ask::{Ask, Gpus, Width};
 use crate::state::view::jobs::{Blocked, Footing, Seat, Waiting};
@@ -101,13 +101,13 @@ fn check_edits(
     seed: u64,
 ) {
     let before = propose(scene, now);
-    let order: Vec<JobId> = Pass::new(scene, now)
+    let order: Vec<JobId> = Pass::new(scene, now, &mut Memo::default())
         .jobs
         .iter()
         .map(|one| one.waiting.id)
         .collect();
     let ahead: Vec<JobId> = order.into_iter().take_while(|one| *one != job.id).collect();
-    let pass = last_pass_with(scene, now, None);
+    let pass = last_pass(&mut Memo::default(), scene, now, None);
     // Who stays inside its nominal comes before who borrows.
     let comes_after = |one: JobId, edit: &Edit| {
         !edit.borrowed

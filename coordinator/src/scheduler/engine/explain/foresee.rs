@@ -7,6 +7,7 @@ use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
 use super::found::Explanation;
+use crate::scheduler::engine::memo::Memo;
 use crate::scheduler::plan::GangStart;
 use crate::state::rules::quota::Ledger;
 use crate::state::view::scene::Scene;
@@ -24,7 +25,12 @@ pub struct Foresight {
 
 /// What becomes of a job of `scene`; `None`: no such job waits.
 pub fn foresee(scene: &Scene, now: UtcMs, job: JobId) -> Option<Foresight> {
-    let (found, starts) = super::closely(scene, now, job)?;
+    foresee_with(&mut Memo::default(), scene, now, job)
+}
+
+/// The same, with what the passes before left.
+pub fn foresee_with(memo: &mut Memo, scene: &Scene, now: UtcMs, job: JobId) -> Option<Foresight> {
+    let (found, starts) = super::closely(memo, scene, now, job)?;
     let place = starts.iter().position(|start| start.job == job);
     let place = place.filter(|_| found.starts_now);
     Some(Foresight {

@@ -42,10 +42,10 @@ impl<'a> Pass<'a> {
         asks: impl FnOnce(&mut Self) -> T,
     ) -> T {
         // What was not found before says nothing about this one.
-        let (job, known, marks) = (
-            self.jobs[at],
+        let (job, marks) = (self.jobs[at], self.marks.len());
+        let known = (
             std::mem::take(&mut self.no_place),
-            self.marks.len(),
+            std::mem::take(&mut self.nothing_free),
         );
         let ask = if waiting.ask == job.waiting.ask {
             job.ask
@@ -55,9 +55,14 @@ impl<'a> Pass<'a> {
         self.jobs[at].waiting = waiting;
         self.jobs[at].ask = ask;
         self.jobs[at].terms = u32::MAX;
+        self.jobs[at].class = waiting.class;
+        self.jobs[at].least = waiting.ask.nodes.least();
+        self.jobs[at].units = waiting.ask.units(waiting.ask.nodes.least());
+        self.jobs[at].is_plain = false;
         let found = asks(self);
         self.marks.truncate(marks);
-        (self.jobs[at], self.no_place) = (job, known);
+        self.jobs[at] = job;
+        (self.no_place, self.nothing_free) = known;
         found
     }
 

@@ -19,7 +19,8 @@ use std::sync::Arc;
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use super::pass::{self, Pass};
+use super::memo::Memo;
+use super::pass::{self};
 use super::why::Why;
 use crate::scheduler::plan::GangStart;
 use crate::state::view::jobs::Waiting;
@@ -27,7 +28,7 @@ use crate::state::view::scene::Scene;
 
 pub use blocker::{Blocker, Lifts};
 pub use edits::{Change, Edit};
-pub use foresee::{Foresight, foresee};
+pub use foresee::{Foresight, foresee, foresee_with};
 pub use found::{Check, Eta, Explanation, Place, Reason};
 
 pub(super) use closer::{Closer, Seen};
@@ -35,15 +36,26 @@ use edits::Variants;
 
 /// Why a job waits; `None`: no such job waits.
 pub fn explain(scene: &Scene, now: UtcMs, job: JobId) -> Option<Explanation> {
-    closely(scene, now, job).map(|(found, _)| found)
+    explain_with(&mut Memo::default(), scene, now, job)
+}
+
+/// The same, with what the passes before left.
+pub fn explain_with(memo: &mut Memo, scene: &Scene, now: UtcMs, job: JobId) -> Option<Explanation> {
+    closely(memo, scene, now, job).map(|(found, _)| found)
 }
 
 /// The same with what the plan starts, as far as it was made.
-fn closely(scene: &Scene, now: UtcMs, job: JobId) -> Option<(Explanation, Vec<GangStart>)> {
+fn closely(
+    memo: &mut Memo,
+    scene: &Scene,
+    now: UtcMs,
+    job: JobId,
+) -> Option<(Explanation, Vec<GangStart>)> {
     let waiting = scene
         .waiting
-        .values()
-        .find(|waiting| waiting.id == job)?
+        .iter()
+        .find(|((_, id), _)| *id == job)?
+        .1
         .clone();
     let gates = gates(scene, &waiting);
     let open = without_gates(scene, &waiting);
@@ -53,13 +65,15 @@ fn closely(scene: &Scene, now: UtcMs, job: JobId) -> Option<(Explanation, Vec<Ga
         job,
         variants: &variants,
     };
-    let pass = look(&open, now, &closer);
+    let mut pass = super::last_pass(memo, &open, now, Some(&closer));
     let starts = pass.out.starts.iter().any(|start| start.job == job);
     let taking = pass.out.preemptions.iter().find(|one| one.job == job);
     let victims = taking.map(|one| Why::PreemptingOthers {
         until: super::kept_until(&scene.settings, one.entitlement.class, now),
     });
-    let (place, planned) = (pass.place_of(job), pass.out.starts);
+    let place = pass.place_of(job);
+    pass.give_back(memo);
+    let planned = pass.out.starts;
     let seen = pass.seen.map_or_else(Seen::default, |seen| *seen);
     let mut reasons = gates;
     let starts_now = starts && reasons.is_empty();
@@ -73,7 +87,7 @@ fn closely(scene: &Scene, now: UtcMs, job: JobId) -> Option<(Explanation, Vec<Ga
     }
     let free_of_gates = !reasons.iter().any(|one| one.blocker.is_gate());
     let edits = if free_of_gates {
-        true_edits(&open, now, job, seen.edits, &seen.promised)
+        true_edits(memo, (&open, now), job, seen.edits, &seen.promised)
     } else {
         Vec::new()
     };
@@ -87,11 +101,6 @@ fn closely(scene: &Scene, now: UtcMs, job: JobId) -> Option<(Explanation, Vec<Ga
         edits,
     };
     Some((found, planned))
-}
-
-/// The pass that counts, with a closer look at one job at its turn.
-fn look<'a>(scene: &'a Scene, now: UtcMs, closer: &'a Closer<'a>) -> Pass<'a> {
-    super::last_pass_with(scene, now, Some(closer))
 }
 
 /// What keeps it back before anything else is looked at.
@@ -132,14 +141,14 @@ fn without_gates(scene: &Scene, waiting: &Waiting) -> Scene {
 /// Those of which the plan of the edited scene says the same. At its turn each would start; what that leaves open is whether its old promise kept others ahead of it
 /// away, whether somebody behind it would end it at once, and whether what was promised to others holds once it is there.
 fn true_edits(
-    scene: &Scene,
-    now: UtcMs,
+    memo: &mut Memo,
+    (scene, now): (&Scene, UtcMs),
     job: JobId,
     found: Vec<edits::Candidate>,
     others: &[(JobId, UtcMs)],
 ) -> Vec<Edit> {
     let promised = scene.reservations.contains_key(&job);
-    let holds = |one: &edits::Candidate| {
+    let mut holds = |one: &edits::Candidate| {
         if !one.edit.starts_now || (one.is_safe && !promised) {
             return true;
         }
@@ -148,7 +157,9 @@ fn true_edits(
         edited
             .waiting
             .insert((waiting.submit_index, job), Arc::new(waiting));
-        let plan = super::propose(&edited, now);
+        let mut pass = super::last_pass(memo, &edited, now, None);
+        pass.give_back(memo);
+        let plan = pass.into_proposal();
         let starts = |job: JobId| plan.starts.iter().any(|start| start.job == job);
         let gets_room = |job: JobId| plan.preemptions.iter().any(|one| one.job == job);
         let as_early = |job: JobId, said: UtcMs| {
@@ -163,7 +174,7 @@ fn true_edits(
     };
     found
         .into_iter()
-        .filter(holds)
+        .filter(|one| holds(one))
         .map(|one| one.edit)
         .collect()
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::usage::bucket;
 use crate::state::view::scene::Scene;
+use crate::state::view::teams::TeamView;
 
 /// Buckets of each team, from its root downwards.
 #[derive(Debug, Default)]
@@ -52,52 +53,109 @@ impl Shares {
     }
 }
 
-/// Places of teams' users, once for all who stand alike.
+/// One user of a team.
 #[derive(Debug)]
-pub struct Places<'a> {
-    scene: &'a Scene,
-    shares: Shares,
-    /// By number of team and bucket of the user: a place in `paths`.
-    known: BTreeMap<(u32, u16), u32>,
-    paths: Vec<Vec<u16>>,
+struct Person {
+    /// The number of the team.
+    team: u32,
+    user: Arc<str>,
+    /// Of what was used.
+    bucket: u16,
 }
 
-impl<'a> Places<'a> {
-    /// Of a scene's teams.
-    pub fn new(scene: &'a Scene) -> Self {
-        Self {
-            scene,
-            shares: Shares::new(scene),
-            known: BTreeMap::new(),
-            paths: Vec::new(),
+/// Users of teams whose jobs wait, kept from pass to pass: who used what is looked up when it changes. Teams are those of one list, by number.
+#[derive(Debug, Default)]
+pub struct People {
+    by_pair: BTreeMap<(u32, u32), u32>,
+    all: Vec<Person>,
+    /// By team: as of when buckets are.
+    seen: Vec<Option<Arc<TeamView>>>,
+}
+
+impl People {
+    /// Brings buckets up to date.
+    pub fn renew(&mut self, scene: &Scene, teams: &[Arc<str>]) {
+        let mut stale = vec![false; teams.len()];
+        self.seen.resize(teams.len(), None);
+        for ((name, seen), stale) in teams.iter().zip(&mut self.seen).zip(&mut stale) {
+            let view = scene.teams.get(name);
+            let same = match (view, &*seen) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one.users == other.users,
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            *stale = !same;
+            *seen = view.cloned();
+        }
+        let is_stale = |one: &&mut Person| stale.get(one.team as usize).is_some_and(|is| *is);
+        for one in self.all.iter_mut().filter(is_stale) {
+            let view = self.seen.get(one.team as usize).and_then(Option::as_ref);
+            one.bucket = bucket_of(view, &one.user);
         }
     }
 
-    /// Where a user of a team stands, as a place in [`Self::ranks`]. `number`: the team's, one for each.
-    pub fn of(&mut self, number: u32, team: &Arc<str>, user: &Arc<str>) -> u32 {
-        let view = self
-            .scene
-            .teams
-            .get(team)
-            .filter(|view| !view.users.is_empty());
-        let used = view
-            .and_then(|view| view.users.get(user))
-            .copied()
-            .unwrap_or(0);
-        let key = (number, bucket(used, 1));
-        if let Some(known) = self.known.get(&key) {
-            return *known;
+    /// A team, if it was not among [`Self::renew`]'s.
+    pub fn know(&mut self, team: u32, view: Option<&Arc<TeamView>>) {
+        if self.seen.len() <= team as usize {
+            self.seen.resize(team as usize, None);
+            self.seen.push(view.cloned());
         }
-        let place = u32::try_from(self.paths.len()).unwrap_or(u32::MAX);
-        self.paths.push(self.shares.path(self.scene, team, user));
-        self.known.insert(key, place);
-        place
     }
 
-    /// By place: where it stands among all.
-    pub fn ranks(&self) -> Vec<u32> {
-        ranks(&self.paths)
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.len()
     }
+
+    /// The number of a user of a team, both by number too. The team has to be known.
+    pub fn number(&mut self, pair: (u32, u32), user: &Arc<str>) -> u32 {
+        let next = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        let number = *self.by_pair.entry(pair).or_insert(next);
+        if number == next {
+            let view = self.seen.get(pair.0 as usize).and_then(Option::as_ref);
+            self.all.push(Person {
+                team: pair.0,
+                user: user.clone(),
+                bucket: bucket_of(view, user),
+            });
+        }
+        number
+    }
+
+    /// By number: where each stands among all.
+    pub fn ranks(&self, scene: &Scene, teams: &[Arc<str>]) -> Vec<u32> {
+        let shares = Shares::new(scene);
+        // By team: buckets, each with its place among the paths.
+        let mut known: Vec<Vec<(u16, u32)>> = vec![Vec::new(); teams.len()];
+        let mut paths: Vec<Vec<u16>> = Vec::new();
+        let mut places: Vec<u32> = Vec::with_capacity(self.all.len());
+        for one in &self.all {
+            let (Some(here), Some(name)) = (
+                known.get_mut(one.team as usize),
+                teams.get(one.team as usize),
+            ) else {
+                places.push(u32::MAX);
+                continue;
+            };
+            let found = here.iter().find(|(bucket, _)| *bucket == one.bucket);
+            let place = found.map(|(_, place)| *place).unwrap_or_else(|| {
+                let place = u32::try_from(paths.len()).unwrap_or(u32::MAX);
+                here.push((one.bucket, place));
+                let mut path = shares.paths.get(name).cloned().unwrap_or_default();
+                path.push(one.bucket);
+                paths.push(path);
+                place
+            });
+            places.push(place);
+        }
+        let ranks = ranks(&paths);
+        let rank = |place: &u32| ranks.get(*place as usize).copied().unwrap_or(u32::MAX);
+        places.iter().map(rank).collect()
+    }
+}
+
+fn bucket_of(team: Option<&Arc<TeamView>>, user: &Arc<str>) -> u16 {
+    let used = team.and_then(|team| team.users.get(user));
+    bucket(used.copied().unwrap_or(0), 1)
 }
 
 /// Dense places of paths: equal paths stand equal.

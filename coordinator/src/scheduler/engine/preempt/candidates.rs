@@ -99,7 +99,7 @@ impl<'a> Pass<'a> {
         };
         let mut here: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (place, one) in sorted.iter().enumerate() {
-            for part in &self.runs[one.run].parts {
+            for part in self.runs[one.run].parts.iter() {
                 here.entry(part.node).or_default().push(place);
             }
         }

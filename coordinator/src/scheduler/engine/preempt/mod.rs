@@ -6,6 +6,8 @@ pub mod recheck;
 mod search;
 pub mod table;
 
+use std::ops::Range;
+
 use super::pass::{Outcome, Pass};
 use super::stuck::Stuck;
 use crate::scheduler::plan::{Entitlement, Taken};
@@ -36,13 +38,13 @@ pub struct Candidate {
 
 impl<'a> Pass<'a> {
     /// The list of types again: with reclaim, then with preemption (docs/SCHEDULING.md, Requests). `None`: nobody can be ended for it.
-    pub(super) fn take_back(&mut self, at: usize, targets: &[usize]) -> Option<Outcome> {
+    pub(super) fn take_back(&mut self, at: usize, targets: Range<usize>) -> Option<Outcome> {
         if self.scene.preemption_paused {
             return None;
         }
         for mode in [Mode::Reclaim, Mode::Entitled, Mode::Slice] {
-            for target in targets {
-                if let Some(outcome) = self.evict_for(at, *target, mode) {
+            for target in targets.clone() {
+                if let Some(outcome) = self.evict_for(at, target, mode) {
                     return Some(outcome);
                 }
             }
@@ -53,10 +55,9 @@ impl<'a> Pass<'a> {
     /// Ends others for a job on one target, if that is allowed and the whole gang fits afterwards.
     pub(super) fn evict_for(&mut self, at: usize, target: usize, mode: Mode) -> Option<Outcome> {
         let job = self.jobs[at];
-        let least = job.waiting.ask.nodes.least();
         let charge = self.asks.targets[target]
             .flavor
-            .map(|flavor| (flavor, job.waiting.ask.units(least)));
+            .map(|flavor| (flavor, job.units));
         if self.asks.targets[target].ask.mix
             && self.asks.targets[target].flavor.is_none()
             && mode != Mode::Due
@@ -64,7 +65,7 @@ impl<'a> Pass<'a> {
             // What it will be charged for is not known before a place is found.
             return None;
         }
-        let key = (target, job.terms, job.team, job.waiting.class, mode);
+        let key = (target, job.terms, job.team, job.class, mode);
         if self.tables.failed.contains(&key) {
             return None;
         }

@@ -1,10 +1,15 @@
 //! What was planned early in a pass is checked against how the pass ends: starts that came later count, those that were taken back do not (docs/SCHEDULING.md, Preemption). What does not hold
 //! any more is left to the next pass. Does NOT plan anything.
+use std::collections::BTreeMap;
+
 use super::Mode;
 use crate::scheduler::engine::entitlement::{self, Covers, Holder};
 use crate::scheduler::engine::pass::Pass;
 use crate::scheduler::engine::stuck::Stuck;
 use crate::scheduler::plan::Entitlement;
+
+/// By flavor: who holds it, by places among the runs, and what covers them, once all that was checked so far is applied.
+type Known = BTreeMap<Option<u32>, (Vec<Holder>, Vec<usize>, Covers)>;
 
 /// One transaction of this pass, by places in [`Pass::runs`].
 #[derive(Debug, Clone)]
@@ -24,9 +29,10 @@ impl<'a> Pass<'a> {
     pub(in crate::scheduler::engine) fn recheck(&mut self) {
         let planned = std::mem::take(&mut self.planned);
         let mut dropped = Vec::new();
+        let mut known = Known::new();
         let mut done: Vec<bool> = vec![false; planned.len()];
         for (place, one) in planned.iter().enumerate() {
-            match self.still_holds(&planned, &done, place) {
+            match self.still_holds(&planned, &done, place, &mut known) {
                 Some((mine, theirs)) => {
                     done[place] = true;
                     let said = &mut self.out.preemptions[place];
@@ -54,6 +60,7 @@ impl<'a> Pass<'a> {
         planned: &[Planned],
         done: &[bool],
         place: usize,
+        known: &mut Known,
     ) -> Option<(Entitlement, Vec<Entitlement>)> {
         let one = planned.get(place)?;
         let run = &self.runs[one.run];
@@ -73,28 +80,54 @@ impl<'a> Pass<'a> {
                 class: self.runs[*victim].class,
             })
             .collect();
-        let mut grows = true;
+        let (mut grows, mut then) = (true, Vec::new());
         for flavor in flavors {
             let column = flavor.and_then(|flavor| self.kinds.column(flavor));
-            let (before, runs) = self.standing_at(flavor, planned, done, None);
-            let old = Covers::new(&self.book.now, column, &before);
+            let at = |with| {
+                let (holders, runs) = self.standing_at(flavor, planned, done, with);
+                let covers = Covers::new(&self.book.now, column, &holders);
+                (holders, runs, covers)
+            };
+            // As the one before left it.
+            let (before, runs, old) = &*known.entry(flavor).or_insert_with(|| at(None));
             for (place, victim) in one.victims.iter().enumerate() {
                 if let Some(at) = runs.iter().position(|run| run == victim) {
                     theirs[place] = theirs[place].min(old.of(at, self.runs[*victim].class));
                 }
             }
-            let (after, runs) = self.standing_at(flavor, planned, done, Some(place));
-            let new = Covers::new(&self.book.now, column, &after);
+            let (after, runs, new) = at(Some(place));
             let at = runs.iter().position(|at| *at == one.run)?;
             mine = mine.min(new.of(at, run.class));
             grows &= entitlement::grows(
-                &entitlement::standing(&old, &before),
+                &entitlement::standing(old, before),
                 &entitlement::standing(&new, &after),
             );
+            then.push((flavor, (after, runs, new)));
         }
         let order = theirs.iter().all(|victim| *victim < mine);
         let outside = matches!(one.mode, Mode::Due | Mode::Slice);
-        (outside || (order && grows)).then_some((mine, theirs))
+        if !(outside || (order && grows)) {
+            return None;
+        }
+        for victim in &one.victims {
+            let charges = &self.runs[*victim].charges;
+            if charges.is_empty() {
+                known.remove(&None);
+            }
+            for (flavor, _) in charges.iter() {
+                known.remove(&Some(*flavor));
+            }
+        }
+        known.extend(then);
+        Some((mine, theirs))
+    }
+
+    /// Runs that may hold some of a flavor, ascending; `None`: all, also those that hold none of any.
+    pub(super) fn places_of(&self, flavor: Option<u32>) -> Vec<usize> {
+        match flavor.and_then(|one| self.of_flavor.get(one as usize)) {
+            Some(places) => places.iter().map(|place| *place as usize).collect(),
+            None => (0..self.runs.len()).collect(),
+        }
     }
 
     /// Who holds a flavor once the transactions in `done`, and `with`, are applied, and no other.
@@ -106,24 +139,21 @@ impl<'a> Pass<'a> {
         with: Option<usize>,
     ) -> (Vec<Holder>, Vec<usize>) {
         let applied = |place: usize| done[place] || with == Some(place);
-        let mut there: Vec<bool> = self
-            .runs
-            .iter()
-            .map(|run| !run.gone && !run.ending)
-            .collect();
+        // Of the others it is known.
+        let mut there: BTreeMap<usize, bool> = BTreeMap::new();
         for (place, one) in planned.iter().enumerate() {
-            there[one.run] = applied(place);
-            one.victims
-                .iter()
-                .for_each(|victim| there[*victim] = !applied(place));
+            there.insert(one.run, applied(place));
+            for victim in &one.victims {
+                there.insert(*victim, !applied(place));
+            }
         }
         let mut found = (Vec::new(), Vec::new());
-        for (place, run) in self
-            .runs
-            .iter()
-            .enumerate()
-            .filter(|(place, _)| there[*place])
-        {
+        for place in self.places_of(flavor) {
+            let run = &self.runs[place];
+            let known = there.get(&place).copied();
+            if !known.unwrap_or(!run.gone && !run.ending) {
+                continue;
+            }
             let units = match flavor {
                 Some(flavor) => run
                     .charges

@@ -255,7 +255,7 @@ impl<'a> Pass<'a> {
 
     fn change(&self, one: &Candidate, mut change: impl FnMut(usize, usize, u64)) {
         let run = &self.runs[one.run];
-        for (flavor, units) in &run.charges {
+        for (flavor, units) in run.charges.iter() {
             if let (Some(team), Some(column)) = (run.team, self.kinds.column(*flavor)) {
                 change(team, column, *units);
             }

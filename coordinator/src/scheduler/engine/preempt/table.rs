@@ -65,9 +65,9 @@ impl<'a> Pass<'a> {
     ) -> (Vec<Holder>, Vec<usize>) {
         let mut found = (Vec::new(), Vec::new());
         for (place, run) in self
-            .runs
-            .iter()
-            .enumerate()
+            .places_of(flavor)
+            .into_iter()
+            .map(|place| (place, &self.runs[place]))
             .filter(|(_, run)| !run.gone && !run.ending)
         {
             let units = match flavor {
@@ -204,7 +204,7 @@ impl<'a> Pass<'a> {
         let mut grid = self.grid.clone();
         let mut quotas = self.book.after.clone();
         for run in self.runs.iter().filter(|run| run.ending && !run.gone) {
-            for part in &run.parts {
+            for part in run.parts.iter() {
                 grid.give(part.node as usize, &part.devices, part.whole, &run.ask);
             }
         }
@@ -213,10 +213,10 @@ impl<'a> Pass<'a> {
             if table.covers.of(one, run.class) >= below {
                 continue;
             }
-            for part in &run.parts {
+            for part in run.parts.iter() {
                 grid.give(part.node as usize, &part.devices, part.whole, &run.ask);
             }
-            for (flavor, units) in &run.charges {
+            for (flavor, units) in run.charges.iter() {
                 if let (Some(team), Some(column)) = (run.team, self.kinds.column(*flavor)) {
                     quotas.remove_at(team, column, *units);
                 }
