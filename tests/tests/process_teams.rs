@@ -34,6 +34,9 @@ fn two_teams(cluster: &Cluster) -> String {
     cluster
         .mlctl(&["quota", "set", "acme", "--gpus", &of(ALL)])
         .expect(0);
+    let hours = of("1000/month");
+    let budget = ["quota", "set", "acme", "--gpu-hours", &hours];
+    cluster.mlctl(&budget).expect(0);
     for team in ["acme/red", "acme/blue"] {
         cluster.mlctl(&["team", "set", team]).expect(0);
         let (own, more) = (of("16"), of("16"));
@@ -87,9 +90,9 @@ fn who_comes_back_takes_what_was_borrowed_and_both_are_told_why() {
     assert_eq!((goes_on.len(), waits.len()), (2, 2), "two of four borrowed");
     for id in &waits {
         let job = cluster.job(id);
-        assert_eq!(job.attempt_end(0), "Preempted", "{:#}", job.0);
+        assert_eq!(job.attempt_end(1), "Preempted", "{:#}", job.0);
         let (code, text) = reasons(&cluster, id).into_iter().next().expect("it waits");
-        assert_eq!(code, "InsufficientGpus", "{text}");
+        assert_eq!(code, "QuotaExceeded", "{text}");
     }
     // What the team above has is all in use: not even its owner could start more.
     let more = cluster.submit(&["--team", "acme/blue", "--gpus", "1", "--", "true"]);
@@ -111,4 +114,41 @@ fn who_comes_back_takes_what_was_borrowed_and_both_are_told_why() {
     for id in &red {
         cluster.wait_state(id, "Running", SOON);
     }
+    for id in &red {
+        cluster.mlctl(&["cancel", id]).expect(0);
+        cluster.wait(id, SOON);
+    }
+    check_usage(&cluster, &[red, vec![blue]].concat());
+}
+
+/// What the budget says was used is what attempts held, to the second each, and not less than what their ranks ran.
+fn check_usage(cluster: &Cluster, jobs: &[String]) {
+    let ms = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("no time: {value}"));
+    let (mut held, mut ran, mut attempts) = (0.0, 0.0, 0.0);
+    for id in jobs {
+        let job = cluster.job(id);
+        for attempt in job.attempts() {
+            let gpus: usize = attempt["allocations"].as_array().map_or(0, |all| {
+                let devices = |one: &Value| one["devices"].as_array().map_or(0, Vec::len);
+                all.iter().map(devices).sum()
+            });
+            let (started, ended) = (ms(&attempt["started_ms"]), ms(&attempt["ended_ms"]));
+            held += gpus as f64 * (ended - started) / 1_000.0;
+            let running = ms(&attempt["running_ms"]);
+            ran += gpus as f64 * (ended - running.max(started)) / 1_000.0;
+            attempts += gpus as f64;
+        }
+    }
+    let shown = cluster.json(&["quota", "show", "acme"]);
+    let budget = &shown["teams"][0]["budgets"][0];
+    let used = ms(&budget["used_gpu_seconds"]);
+    assert!(
+        (used - held).abs() <= attempts,
+        "used {used} s, held {held} s: {shown:#}"
+    );
+    assert!(
+        used > 0.0 && used >= ran - attempts * 0.2,
+        "used {used} s, ran {ran} s"
+    );
+    assert_eq!(budget["committed"], 0, "all have ended: {budget:#}");
 }

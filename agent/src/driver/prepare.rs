@@ -280,7 +280,7 @@ fn request(
         devices: member.devices.clone(),
     });
     Request {
-        spec,
+        spec: of_width(spec, start.members.len()),
         job: start.job,
         epoch: start.epoch,
         job_name: start.job_name.clone(),
@@ -305,6 +305,18 @@ fn request(
         user: user.map(|user| user.name),
         allow_root: start.allow_root,
         interpreters: Interpreters::default(),
+    }
+}
+
+/// An elastic job has as many nodes as it was given.
+fn of_width(spec: JobSpec, members: usize) -> JobSpec {
+    match (&spec.elastic, u32::try_from(members)) {
+        (Some(_), Ok(nodes)) => JobSpec {
+            nodes,
+            elastic: None,
+            ..spec
+        },
+        _ => spec,
     }
 }
 

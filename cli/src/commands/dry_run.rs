@@ -1,25 +1,29 @@
-//! `mlctl submit --dry-run`: what each node of the job would run, made by the agent's own planner. Asks nobody and queues nothing, so what
-//! only a placement decides has a stand-in: names of nodes and devices, directories, where the gang meets.
+//! `mlctl submit --dry-run`: what each node of the job would run, made by the agent's own planner, and what the cluster would make of it. Queues nothing, so what
+//! only a placement decides has a stand-in: names of nodes and devices, directories, where the gang meets. Without a cluster only the first part is said.
 use std::collections::BTreeMap;
 
 use mlctl_agent::core::Wave;
 use mlctl_agent::launch::cpus::Topology;
 use mlctl_agent::launch::{Interpreters, LaunchPlan, Member, Request, plan};
+use mlctl_proto::api::{SubmitRequest, WhyReply};
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::{CpuBind, JobSpec};
 use mlctl_proto::units::bytes_text;
 use serde_json::json;
 
+use super::decide;
 use super::spec::wanted;
-use crate::args::SubmitArgs;
+use crate::args::{Global, SubmitArgs};
+use crate::client::{Client, fresh_key, jobs, traced};
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::clean::clean;
+use crate::output::{Output, why};
 
 /// What stands for the agent's directory.
 const DATA: &str = "/DATA";
 
-/// Prints the launch plan of every node.
-pub fn run(args: &SubmitArgs, output: &dyn Output) -> Result<u8, Failure> {
+/// Prints the launch plan of every node, and what the cluster says.
+pub async fn run(args: &SubmitArgs, global: &Global, output: &dyn Output) -> Result<u8, Failure> {
     let spec = wanted(args)?.spec;
     let plans: Result<Vec<LaunchPlan>, _> = (0..spec.nodes)
         .map(|node_rank| plan(&request(&spec, node_rank)))
@@ -29,11 +33,49 @@ pub fn run(args: &SubmitArgs, output: &dyn Output) -> Result<u8, Failure> {
     let text: Vec<String> = (plans.iter())
         .map(|plan| shown(plan, &plans, bound))
         .collect();
-    let note = "stand-ins: NODE-*, GPU-*, /DATA and job 0; MASTER_ADDR and MASTER_PORT are known when every node is ready; which processors are near its GPUs each node knows; whether a node fits was not asked";
-    let text = text.join("\n\n");
-    output.value(&json!({ "v": 1, "plans": plans, "note": note }), &text);
+    let note = "stand-ins: NODE-*, GPU-*, /DATA and job 0; MASTER_ADDR and MASTER_PORT are known when every node is ready; which processors are near its GPUs each node knows";
+    let foreseen = foreseen(&spec, global).await;
+    let said = foreseen.as_ref().ok().and_then(Option::as_ref);
+    let mut text = text.join("\n\n");
+    if let Some(said) = said {
+        let word = match &said.starts {
+            Some(_) => "the cluster would start it".to_owned(),
+            None => format!("it would wait: {}", clean(&said.summary)),
+        };
+        let lines = why::lines(said).join("\n");
+        text = format!("{text}\n\n{word}\n{lines}");
+    }
+    let value = said.map(why::value);
+    output.value(
+        &json!({ "v": 1, "plans": plans, "note": note, "foreseen": value }),
+        &text,
+    );
     output.note(note);
+    match foreseen? {
+        Some(said) => decide::note_pauses(&said.pauses, output),
+        None => output.note("no cluster was asked whether it fits: there is no context"),
+    }
     Ok(0)
+}
+
+/// What the cluster would make of it; `None`: there is no cluster to ask. What refuses the job is the failure.
+async fn foreseen(spec: &JobSpec, global: &Global) -> Result<Option<WhyReply>, Failure> {
+    if !Client::is_there(global) {
+        return Ok(None);
+    }
+    let mut client = Client::open(global)?;
+    let request = SubmitRequest {
+        key: fresh_key(),
+        spec: spec.canonical_json(),
+        dry_run: true,
+        uid: nix::unistd::getuid().as_raw(),
+        ..SubmitRequest::default()
+    };
+    let answer = client.call(|channel| {
+        let request = traced(request.clone());
+        async move { jobs(channel).submit(request).await }
+    });
+    Ok(answer.await?.foreseen)
 }
 
 fn request(spec: &JobSpec, node_rank: u32) -> Request {

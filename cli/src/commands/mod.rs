@@ -48,7 +48,7 @@ pub fn dispatch(cli: Cli, output: &dyn Output) -> Result<u8, Failure> {
     match cli.command {
         #[cfg(target_os = "linux")]
         Command::Submit(args) | Command::Run(RunArgs { submit: args, .. }) if args.dry_run => {
-            dry_run::run(&args, output)
+            client_side(dry_run::run(&args, global, output))
         }
         #[cfg(not(target_os = "linux"))]
         Command::Submit(args) | Command::Run(RunArgs { submit: args, .. }) if args.dry_run => {

@@ -15,7 +15,8 @@ pub const MAINTENANCE_HEAD: [&str; 6] = ["NUMBER", "OF", "FROM", "UNTIL", "BY", 
 /// Titles of [`rows`].
 pub const HEAD: [&str; 3] = ["WHAT", "OF", "HOW"];
 
-fn moment(ms: i64) -> String {
+/// A time, in UTC.
+pub fn moment(ms: i64) -> String {
     Moment::from_ms(ms).map_or_else(|| "-".into(), |moment| moment.to_string())
 }
 

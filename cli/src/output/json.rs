@@ -7,7 +7,7 @@ use mlctl_proto::api::{
 };
 use serde_json::{Value, json};
 
-use super::{Output, array, checkpoints, decisions, out, turn};
+use super::{Output, array, checkpoints, decisions, out, turn, why};
 use crate::advice::Advice;
 use crate::failure::Failure;
 
@@ -144,16 +144,8 @@ impl Output for Json {
         print(&checkpoints::usage_value(reply));
     }
 
-    fn why(&self, why: &WhyReply) {
-        let reasons: Vec<Value> = why
-            .reasons
-            .iter()
-            .map(|reason| json!({ "code": reason.code, "text": reason.text }))
-            .collect();
-        let paused: Vec<Value> = why.pauses.iter().map(decisions::pause_value).collect();
-        print(
-            &json!({ "v": 1, "job": why.job, "state": why.state, "summary": why.summary, "reasons": reasons, "paused": paused, "index": why.index }),
-        );
+    fn why(&self, reply: &WhyReply) {
+        print(&why::value(reply));
     }
 
     fn log_lines(&self, _: &BTreeSet<u32>, line: &LogLine, _: bool) {

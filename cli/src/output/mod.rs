@@ -1,7 +1,7 @@
 //! What commands print. Data goes to stdout, the rest to stderr; tables for people and JSON for programs behind one trait.
 mod array;
 mod checkpoints;
-mod clean;
+pub mod clean;
 pub mod decisions;
 pub mod fold;
 mod json;
@@ -9,6 +9,7 @@ mod retries;
 mod table;
 pub mod teams;
 mod turn;
+pub mod why;
 
 use std::collections::BTreeSet;
 

@@ -11,7 +11,7 @@ use mlctl_proto::units::{bytes_text, duration_text};
 
 use super::clean::{clean, clean_line};
 use super::fold::ranges;
-use super::{Output, array, checkpoints, out, retries, turn};
+use super::{Output, array, checkpoints, out, retries, turn, why};
 use crate::advice::Advice;
 use crate::failure::Failure;
 
@@ -281,16 +281,10 @@ impl Output for Table {
         rows(&checkpoints::USAGE_HEAD, &cells);
     }
 
-    fn why(&self, why: &WhyReply) {
-        out(format!("{} {}: {}", why.job, why.state, clean(&why.summary)).as_bytes());
-        for (number, reason) in why.reasons.iter().enumerate() {
-            out(format!(
-                "{:>2} {:<18} {}",
-                number + 1,
-                reason.code,
-                clean(&reason.text)
-            )
-            .as_bytes());
+    fn why(&self, reply: &WhyReply) {
+        out(format!("{} {}: {}", reply.job, reply.state, clean(&reply.summary)).as_bytes());
+        for line in why::lines(reply) {
+            out(line.as_bytes());
         }
     }
 

@@ -399,6 +399,7 @@ fn budget_value(budget: &TeamBudget) -> Value {
         "gpu": budget.flavor, "gpu_hours": hours(what.limit), "month_zone": zone, "rolling_days": days,
         "when_exhausted": what.when_exhausted, "until_ms": until, "used": hours(budget.used),
         "committed": hours(budget.committed), "left": hours(budget.left), "beyond": hours(budget.beyond),
+        "used_gpu_seconds": number(budget.used / 1_000),
     })
 }
 

@@ -1,18 +1,16 @@
 //! Get, List and Why: linearizable reads on the leader.
 use std::sync::Arc;
 
-use mlctl_proto::api::{
-    GetJobRequest, Job, ListJobsReply, ListJobsRequest, Reason, WhyReply, WhyRequest,
-};
+use mlctl_proto::api::{GetJobRequest, Job, ListJobsReply, ListJobsRequest, WhyReply, WhyRequest};
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::{JobId, clip};
 use mlctl_proto::limits::{LIST_LIMIT_DEFAULT, MESSAGE_BYTES_MAX};
 use prost::Message;
 
-use super::convert::decision::pauses_of_jobs;
+use super::convert;
 use super::convert::job::{job, summary};
 use super::shown;
-use crate::scheduler::explain;
+use crate::scheduler::look;
 use crate::shared::{CallError, Shared};
 use crate::state::State;
 
@@ -77,7 +75,7 @@ pub async fn list(
         jobs: Vec::new(),
         index: state.applied_index(),
         more: false,
-        pauses: pauses_of_jobs(&state, now_ms),
+        pauses: convert::decision::pauses_of_jobs(&state, now_ms),
     };
     let mut bytes = 0;
     for record in listed {
@@ -99,38 +97,12 @@ pub async fn why(shared: &Arc<Shared>, request: WhyRequest) -> Result<WhyReply, 
     shared.read().await?;
     let state = shown::state_with(shared, id).await?;
     let record = state.job(id).ok_or_else(|| not_found(id))?;
+    let now_ms = shared.clock.now_ms();
     let view = shared.published.view(State::clone(&state));
-    let reasons: Vec<Reason> = explain(&view, id, shared.clock.now_ms())
-        .iter()
-        .map(|reason| Reason {
-            code: reason.word().to_owned(),
-            text: reason.to_string(),
-        })
-        .collect();
-    let text = reasons
-        .first()
-        .map_or(String::new(), |reason| reason.text.clone());
-    let end = record
-        .outcome
-        .as_ref()
-        .map_or(String::new(), |end| format!(": {}", end.kind.word()));
-    let summary = match (reasons.is_empty(), record.state.terminal()) {
-        (false, _) => format!("{id} {}: {text}", record.name),
-        (true, true) => format!("{id} {} is {}{end}", record.name, record.state.word()),
-        (true, false) => format!("{id} {} is {}", record.name, record.state.word()),
-    };
-    let pauses = match record.state.terminal() {
-        true => Vec::new(),
-        false => pauses_of_jobs(&state, shared.clock.now_ms()),
-    };
-    Ok(WhyReply {
-        job: id.to_string(),
-        state: record.state.word().to_owned(),
-        reasons,
-        index: state.applied_index(),
-        summary,
-        pauses,
-    })
+    // It plans, several times where others are in its way.
+    let explained = tokio::task::spawn_blocking(move || look(&view, id, now_ms)).await;
+    let explained = explained.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+    Ok(convert::why::why(&state, record, &explained, now_ms))
 }
 
 /// A job id from a request.

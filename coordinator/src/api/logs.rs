@@ -52,7 +52,7 @@ fn check(state: &State, job: &Job, request: &LogsRequest) -> Result<(), Refusal>
     }
     let ranks = match job.array {
         Some(_) => u32::MAX,
-        None => state.request(job).map_or(0, |request| request.world_size()),
+        None => state.most_ranks(job),
     };
     if let Some(rank) = request.rank.filter(|rank| *rank >= ranks) {
         return bad(format!(

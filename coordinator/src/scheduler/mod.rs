@@ -42,7 +42,7 @@ use crate::state::view::jobs::Reservation;
 use crate::state::view::scene::Scene;
 use crate::state::view::{ClusterView, JobState, Preempt, Stage, StartAttempt};
 
-pub use explain::explain;
+pub use explain::{Explained, Start, explain, look};
 pub use preemptions::preemptions;
 pub use reasons::Reason;
 pub use turn::NoTurn;
@@ -126,12 +126,7 @@ pub fn plan_on(stage: &mut Stage, view: &ClusterView, now_ms: UtcMs) -> Plan {
 fn waits(scene: &Scene, proposal: &Proposal<Why>, now: UtcMs) -> BTreeMap<JobId, Why> {
     let mut all = proposal.reasons.clone();
     for one in &proposal.preemptions {
-        let settings = &scene.settings;
-        let grace = settings.grace_ms[one.entitlement.class as usize];
-        let kept = grace
-            .saturating_add(settings.kill_ms)
-            .saturating_add(settings.hold_ms);
-        let until = now.saturating_add(i64::try_from(kept).unwrap_or(i64::MAX));
+        let until = engine::kept_until(&scene.settings, one.entitlement.class, now);
         all.entry(one.job)
             .or_insert(Why::PreemptingOthers { until });
     }

@@ -433,14 +433,18 @@ fn check_doubt(state: &State, job: &Job, found: &mut Vec<Violation>) {
 
 fn check_attempt(state: &State, attempt: &Attempt, found: &mut Vec<Violation>) {
     let all = &attempt.allocations;
-    let request = state.job(attempt.job).and_then(|job| state.request(job));
+    let job = state.job(attempt.job);
+    let request = job.and_then(|job| state.request(job));
     let nodes: BTreeSet<&str> = all.iter().map(|one| one.node.as_str()).collect();
     let whole = request.is_some_and(|request| {
         let slots = attempt.wave.as_ref().map_or(1, |wave| wave.slots);
         let gpus = request.gpus.saturating_mul(slots) as usize;
         let devices = all.iter().all(|one| one.devices.len() == gpus);
-        devices && all.len() == request.nodes as usize && nodes.len() == all.len()
+        devices && nodes.len() == all.len()
     });
+    let facts = job.and_then(|job| state.spec_facts(job));
+    let allowed = facts.is_some_and(|facts| facts.ask.nodes.allows(attempt.width()));
+    let whole = whole && allowed;
     let ends = all
         .iter()
         .all(|one| one.end.is_some() == (one.phase == AllocationPhase::Ended));

@@ -242,6 +242,23 @@ impl State {
         self.attempt(job.id, job.epoch()?)
     }
 
+    /// Nodes of a job's current attempt; before the first the fewest on which it runs.
+    pub fn width(&self, job: &Job) -> u32 {
+        let current = self.current_attempt(job).map(|attempt| attempt.width());
+        let fewest = || self.request(job).map_or(0, |request| request.nodes);
+        current.unwrap_or_else(fewest)
+    }
+
+    /// Ranks of that attempt of a job that had the most.
+    pub fn most_ranks(&self, job: &Job) -> u32 {
+        let Some(request) = self.request(job) else {
+            return 0;
+        };
+        let widths = self.attempts_of(job.id).map(|attempt| attempt.width());
+        let most = widths.max().unwrap_or(request.nodes);
+        most.saturating_mul(request.ranks)
+    }
+
     /// All attempts of a job, oldest first.
     pub fn attempts_of(&self, job: JobId) -> impl Iterator<Item = &Arc<Attempt>> {
         let (first, last) = (Epoch::new(0, 0), Epoch::new(u32::MAX, u64::MAX));

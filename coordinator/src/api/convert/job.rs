@@ -38,7 +38,7 @@ pub fn summary(
         owner: job.owner_name.clone(),
         owner_id: job.owner_id.clone(),
         team: job.team.clone(),
-        nodes: request.map_or(0, |request| request.nodes),
+        nodes: state.width(job),
         gpus: request.map_or(0, |request| request.gpus),
         submitted_ms: job.submitted_ms,
         started_ms: job.started_ms,
@@ -52,7 +52,9 @@ pub fn summary(
         traceparent: job.traceparent.clone(),
         spec: Vec::new(),
         index: state.applied_index(),
-        ranks: request.map_or(0, |request| request.world_size()),
+        ranks: state
+            .width(job)
+            .saturating_mul(request.map_or(0, |request| request.ranks)),
         array: array::counts(state, job),
         retries: Some(retries(state, job)),
         retry_of: job

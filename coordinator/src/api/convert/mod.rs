@@ -6,3 +6,4 @@ pub mod decision;
 pub mod job;
 pub mod node;
 pub mod team;
+pub mod why;

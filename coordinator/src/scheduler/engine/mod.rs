@@ -38,6 +38,8 @@ mod world;
 use mlctl_proto::units::UtcMs;
 
 use super::plan::Proposal;
+use crate::state::view::jobs::Class;
+use crate::state::view::policy::SchedSettings;
 use crate::state::view::scene::Scene;
 
 pub use why::Why;
@@ -50,6 +52,12 @@ const ROUNDS_ONE_BY_ONE: usize = 4;
 /// What to do now, and why the rest waits. The cost is that of what waits plus that of the nodes, not their product.
 pub fn propose(scene: &Scene, now: UtcMs) -> Proposal<Why> {
     last_pass(scene, now).into_proposal()
+}
+
+/// Until when what its victims leave is kept for a job whose preemption is told now: their notice, their end, and then its own time.
+pub fn kept_until(settings: &SchedSettings, class: Class, now: UtcMs) -> UtcMs {
+    let told = estimate::ending(settings, class);
+    estimate::after(now, told.saturating_add(settings.hold_ms))
 }
 
 /// The pass that counts.

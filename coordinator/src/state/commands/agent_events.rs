@@ -258,10 +258,9 @@ fn rank_exited(
     position: usize,
     exit: &RankExit,
 ) -> Result<(), Refusal> {
-    let world = change
-        .state()
-        .request(&current.job)
-        .map_or(0, |request| request.world_size());
+    let each = change.state().request(&current.job);
+    let each = each.map_or(0, |request| request.ranks);
+    let world = each.saturating_mul(current.attempt.width());
     let allocation = &mut current.attempt.allocations[position];
     let known = allocation.exits.iter().any(|one| one.rank == exit.rank);
     if known || exit.rank >= world || allocation.exits.len() >= RANKS_PER_NODE_MAX as usize {

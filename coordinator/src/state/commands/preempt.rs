@@ -152,6 +152,13 @@ impl Preempt {
             later: true,
         };
         let facts = state.spec_facts(job).ok_or("its spec is gone")?;
+        if u32::try_from(self.seats.len()) != Ok(request.nodes) {
+            return Err(format!(
+                "it needs {} nodes, the plan has {}",
+                request.nodes,
+                self.seats.len()
+            ));
+        }
         check_gang(state, (request, &facts.ask), &self.seats, &seeker)?;
         check_excluded(state, job, request, &self.seats)?;
         let open = state.attempts_of(job.id).filter(|one| !one.closed());

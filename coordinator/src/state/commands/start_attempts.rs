@@ -246,7 +246,8 @@ pub(super) fn check_gang(
     placements: &[Placement],
     seeker: &Seeker,
 ) -> Result<(), String> {
-    if u32::try_from(placements.len()) != Ok(request.nodes) {
+    let width = u32::try_from(placements.len());
+    if !width.is_ok_and(|width| ask.nodes.allows(width)) {
         return Err(format!(
             "it needs {} nodes, the plan has {}",
             request.nodes,

@@ -224,6 +224,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Nodes that it was given.
+    pub fn width(&self) -> u32 {
+        u32::try_from(self.allocations.len()).unwrap_or(u32::MAX)
+    }
+
     /// When what it has committed at budgets is to be renewed, if it is.
     pub fn renewed_by(&self) -> Option<UtcMs> {
         let goes_on = !self.stopping && !self.in_doubt && !self.closed();

@@ -7,7 +7,7 @@ use super::CPU_RANKS_PER_CPU;
 use crate::state::State;
 use crate::state::records::{AllocationPhase, Attempt, Device, Node, NodeFacts};
 use crate::state::view::amounts::{Amounts, GPU};
-use crate::state::view::ask::{Ask, Gpus, Width};
+use crate::state::view::ask::{Ask, Gpus};
 
 /// Thousandths of a processor in one.
 const MILLI: u64 = 1_000;
@@ -71,17 +71,18 @@ pub fn takes(ask: &Ask, facts: &NodeFacts) -> Amounts {
     }
 }
 
-/// An ask without what no start carries out: a gang has its fewest nodes, and devices of one model.
-pub fn carried_out(ask: &Arc<Ask>) -> Arc<Ask> {
-    let fewest = Width::Exactly(ask.nodes.least());
-    if !ask.mix && ask.nodes == fewest {
-        return ask.clone();
-    }
-    Arc::new(Ask {
-        nodes: fewest,
+/// An ask without what no start carries out: a gang has devices of one model, and a part of a device takes all of it.
+pub fn carried_out(ask: Ask) -> Ask {
+    let gpus = match ask.gpus {
+        Gpus::Share(_) => Gpus::Whole(1),
+        Gpus::Mig { count, .. } => Gpus::Whole(count),
+        whole => whole,
+    };
+    Ask {
+        gpus,
         mix: false,
-        ..Ask::clone(ask)
-    })
+        ..ask
+    }
 }
 
 /// A job's ask as it is counted. Ranks that share processors wait more than they compute: as many as the smallest node takes are all that one node gives, however

@@ -20,6 +20,14 @@ impl Width {
         }
     }
 
+    /// Whether it runs on so many.
+    pub fn allows(&self, nodes: u32) -> bool {
+        match self {
+            Self::Exactly(exactly) => *exactly == nodes,
+            Self::Elastic(allowed) => allowed.contains(&nodes),
+        }
+    }
+
     /// The most.
     pub fn most(&self) -> u32 {
         match self {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use mlctl_proto::spec::JobSpec;
 
 use super::ask::Ask;
+use crate::state::rules::room::carried_out;
 
 /// Of one spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecFacts {
-    /// What a gang, or one task of an array, asks for.
+    /// What a gang, or one task of an array, asks for, as starts carry it out.
     pub ask: Arc<Ask>,
     /// How long an attempt may run, milliseconds, if it says so.
     pub limit_ms: Option<u64>,
@@ -22,7 +23,7 @@ impl SpecFacts {
     /// Of a checked spec.
     pub fn of(spec: &JobSpec) -> Self {
         Self {
-            ask: Arc::new(Ask::of(spec)),
+            ask: Arc::new(carried_out(Ask::of(spec))),
             limit_ms: spec.time.map(|time| time.ms()),
             grace_ms: spec.grace.map(|time| time.ms()),
             min_runtime_ms: spec.min_runtime.map_or(0, |time| time.ms()),

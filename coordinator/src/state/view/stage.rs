@@ -18,7 +18,7 @@ use crate::state::State;
 use crate::state::records::{
     AllocationPhase, Attempt, Automatic, Checkpoint, DeviceHold, Job, JobState, Node, Part,
 };
-use crate::state::rules::room::{carried_out, counted, room, shared_out, takes};
+use crate::state::rules::room::{counted, room, shared_out, takes};
 use crate::state::rules::taking::no_preempt_until;
 use crate::state::rules::{
     Resume, blocked, excluded, is_shared, living_holders, ready_tasks, resume,
@@ -241,7 +241,7 @@ pub(super) fn waiting(
         submit_ms: job.submitted_ms,
         submit_index: job.submit_index,
         eligible_ms: job.eligible_ms(now_ms),
-        ask: counted(&carried_out(&facts.ask), state.smallest_for_ranks()),
+        ask: counted(&facts.ask, state.smallest_for_ranks()),
         limit_ms: facts.limit_ms,
         preemptible: job.turn.preemptible,
         interactive: false,

@@ -469,20 +469,23 @@ fn a_dry_run_says_whether_it_would_start_and_whether_on_what_is_borrowed() {
         ask: Arc::new(ask(1, gpus)),
         ..waiting(500)
     };
-    let own = foresee(&scene, HOUR, one(2));
-    assert!(own.starts_now && !own.borrowed, "{own:?}");
-    let more = foresee(&scene, HOUR, one(8));
-    assert!(more.starts_now && more.borrowed, "{more:?}");
-    let wide = foresee(
-        &scene,
-        HOUR,
-        Waiting {
-            ask: Arc::new(ask(3, 8)),
-            ..one(8)
-        },
-    );
+    let seen = |waiting: Waiting| {
+        let mut with = scene.clone();
+        let (index, id) = (waiting.submit_index, waiting.id);
+        with.waiting.insert((index, id), Arc::new(waiting));
+        foresee(&with, HOUR, id).unwrap()
+    };
+    let own = seen(one(2));
+    assert!(own.found.starts_now && !own.borrowed, "{own:?}");
+    let more = seen(one(8));
+    assert!(more.found.starts_now && more.borrowed, "{more:?}");
+    let wide = seen(Waiting {
+        ask: Arc::new(ask(3, 8)),
+        ..one(8)
+    });
+    let found = &wide.found;
     assert!(
-        !wide.starts_now && !wide.reasons.is_empty() && wide.eta != Eta::Unknown,
+        !found.starts_now && !found.reasons.is_empty() && found.eta != Eta::Unknown,
         "{wide:?}"
     );
 }

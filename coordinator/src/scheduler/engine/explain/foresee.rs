@@ -1,49 +1,37 @@
-//! What would become of a job that is not submitted yet: the same answer as for one that waits. Changes nothing. Does NOT check that it is allowed to ask for that.
+//! What becomes of a job by the plan of this very state, and how it would start. A job that is not submitted yet is asked for by a state that has it. Changes
+//! nothing. Does NOT check who may ask.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mlctl_proto::ids::JobId;
 use mlctl_proto::units::UtcMs;
 
-use super::found::{Eta, Reason};
+use super::found::Explanation;
 use crate::scheduler::plan::GangStart;
 use crate::state::rules::quota::Ledger;
-use crate::state::view::jobs::Waiting;
 use crate::state::view::scene::Scene;
 
-/// What a dry run says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// What would become of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foresight {
-    /// The plan of this very state would start it.
-    pub starts_now: bool,
+    /// Why it waits, or that it starts.
+    pub found: Explanation,
+    /// What starts by the same plan, in its order.
+    pub starts: Vec<GangStart>,
     /// It would start beyond its team's nominal, at some level: what is borrowed may be taken back.
     pub borrowed: bool,
-    /// When it would start else.
-    pub eta: Eta,
-    /// Why not now.
-    pub reasons: Vec<Reason>,
 }
 
-/// What would become of `waiting`, were it submitted now.
-pub fn foresee(scene: &Scene, now: UtcMs, waiting: Waiting) -> Foresight {
-    let job = waiting.id;
-    let mut with = scene.clone();
-    with.waiting
-        .insert((waiting.submit_index, job), Arc::new(waiting));
-    let Some((found, starts)) = super::closely(&with, now, job) else {
-        return Foresight::default();
-    };
-    let place = starts
-        .iter()
-        .position(|start| start.job == job)
-        .filter(|_| found.starts_now);
-    let borrowed = place.is_some_and(|place| borrows(&with, &starts, place));
-    Foresight {
-        starts_now: found.starts_now,
-        borrowed,
-        eta: found.eta,
-        reasons: found.reasons,
-    }
+/// What becomes of a job of `scene`; `None`: no such job waits.
+pub fn foresee(scene: &Scene, now: UtcMs, job: JobId) -> Option<Foresight> {
+    let (found, starts) = super::closely(scene, now, job)?;
+    let place = starts.iter().position(|start| start.job == job);
+    let place = place.filter(|_| found.starts_now);
+    Some(Foresight {
+        borrowed: place.is_some_and(|place| borrows(scene, &starts, place)),
+        found,
+        starts,
+    })
 }
 
 /// Whether a start goes beyond nominal at some level, after those before it.

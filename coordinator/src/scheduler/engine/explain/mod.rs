@@ -55,20 +55,20 @@ fn closely(scene: &Scene, now: UtcMs, job: JobId) -> Option<(Explanation, Vec<Ga
     };
     let pass = look(&open, now, &closer);
     let starts = pass.out.starts.iter().any(|start| start.job == job);
-    let preempts = pass.out.preemptions.iter().any(|one| one.job == job);
+    let taking = pass.out.preemptions.iter().find(|one| one.job == job);
+    let victims = taking.map(|one| Why::PreemptingOthers {
+        until: super::kept_until(&scene.settings, one.entitlement.class, now),
+    });
     let (place, planned) = (pass.place_of(job), pass.out.starts);
     let seen = pass.seen.map_or_else(Seen::default, |seen| *seen);
     let mut reasons = gates;
     let starts_now = starts && reasons.is_empty();
     if !starts {
-        if preempts {
-            let until = super::estimate::after(now, scene.settings.hold_ms);
-            reasons.push(Reason {
-                blocker: Blocker::Victims,
-                why: Why::PreemptingOthers { until },
-                jobs: Vec::new(),
-            });
-        }
+        reasons.extend(victims.map(|why| Reason {
+            blocker: Blocker::Victims,
+            why,
+            jobs: Vec::new(),
+        }));
         reasons.extend(seen.reasons);
     }
     let free_of_gates = !reasons.iter().any(|one| one.blocker.is_gate());
