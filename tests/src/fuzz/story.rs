@@ -444,13 +444,6 @@ mod tests {
         let mut state = State::new();
         let mut refused = Vec::new();
         for (number, command) in commands().iter().enumerate() {
-            if number == 33 {
-                eprintln!(
-                    "{:#?} {:#?}",
-                    state.job(JobId::new(1, 7)),
-                    state.attempts_of(JobId::new(1, 7)).collect::<Vec<_>>()
-                );
-            }
             let applied = state.apply(number as u64 + 1, command);
             refused.extend(applied.refusal().map(|why| format!("{number}: {why}")));
             if let Reply::Started { refused: some, .. } = applied.reply {
