@@ -33,8 +33,11 @@ pub struct Book {
     running: Vec<u32>,
     max_running: Vec<Option<u32>>,
     /// What failed, by team and flavor: loads only grow while nothing is given back.
-    short: BTreeMap<(usize, u32), Vec<(u64, Arc<Shortfall>)>>,
+    short: BTreeMap<(usize, u32), Vec<Short>>,
 }
+
+/// So many units failed, and why.
+type Short = (u64, Arc<Shortfall>);
 
 /// How a start stands to quotas.
 #[derive(Debug, Clone, PartialEq, Eq)]
