@@ -1,6 +1,7 @@
 //! The engine's starts as apply takes them: with epochs, boots, devices by name, the checkpoint to go on from, and the tasks of waves.
 //! Does NOT choose who starts, nor where: the engine has.
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use mlctl_proto::ids::{Epoch, JobId};
@@ -130,10 +131,10 @@ impl Arrays {
         (room, footing): (u32, Footing),
         mut placements: Vec<Placement>,
     ) -> Option<StartAttempt> {
-        if !self.of.contains_key(&job.id) {
-            self.of.insert(job.id, waiting(view, job)?);
-        }
-        let (array, running, counter) = self.of.get_mut(&job.id)?;
+        let (array, running, counter) = match self.of.entry(job.id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(waiting(view, job)?),
+        };
         let nodes = view.state.nodes().filter(|node| view.usable(node)).count();
         let nodes = u64::try_from(nodes).unwrap_or(u64::MAX);
         let wave = waves::wave(array, room, *running, nodes)?;

@@ -1,4 +1,9 @@
 //! What is reported of a run. Floats are averages of integers, made here and nowhere else. Does NOT print.
+#![allow(
+    clippy::disallowed_types,
+    reason = "averages are reported as floats, and nothing is decided by them"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

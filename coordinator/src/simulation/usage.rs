@@ -15,9 +15,12 @@ const STEP_MS: i64 = 60_000;
 #[derive(Debug, Default)]
 pub struct Usage {
     counted_ms: UtcMs,
-    /// Units x milliseconds since the last step, and units held now, by team and owner.
-    open: BTreeMap<(Arc<str>, Arc<str>), (u128, u64, UtcMs)>,
+    /// By team and owner.
+    open: BTreeMap<(Arc<str>, Arc<str>), Open>,
 }
+
+/// Units x milliseconds since the last step, units held now, and since when.
+type Open = (u128, u64, UtcMs);
 
 impl Usage {
     /// An owner's jobs hold `units` more.

@@ -19,7 +19,7 @@ use mlctl_coordinator::state::view::jobs::{Class, Footing};
 use mlctl_coordinator::state::view::teams::{Flavor, Limit};
 use mlctl_coordinator::state::{Body, Command, State, codec};
 use mlctl_proto::ids::{Epoch, JobId};
-use mlctl_proto::spec::{ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
+use mlctl_proto::spec::{self, ArraySpec, Cause, JobSpec, Ranges, RetrySpec};
 
 /// The commands, in order.
 pub(super) fn commands() -> Vec<Command> {
@@ -105,6 +105,7 @@ impl Story {
 
     /// A wave of an array starts, and is ended for another job, which then lets go of it.
     fn run_an_array(&mut self, ann: &Actor, system: &Actor) {
+        // Jobs 7 and 8 are those that were tried again.
         self.tell(ann, array());
         self.tell(system, wave(9));
         self.tell(system, reported("a", 6, vec![running(9), tasks(9)]));
@@ -260,6 +261,7 @@ fn started(job: u64, epoch: u64, places: &[(&str, &[&str])]) -> Body {
 fn array() -> Body {
     without_code(&JobSpec {
         array: ArraySpec::parse("0-9,20-29%4").ok(),
+        class: spec::Class::Low,
         ..JobSpec::new(vec!["sweep".into()])
     })
 }
@@ -346,12 +348,12 @@ fn preempt(job: u64, victim: u64) -> Body {
     let victim = PreemptVictim {
         job: JobId::new(1, victim),
         epoch: Epoch::new(1, 1),
-        entitlement: entitled(0, Class::Normal),
+        entitlement: entitled(0, Class::Low),
         why: Taken::Entitlement,
     };
     Body::Preempt(Preempt {
         job: JobId::new(1, job),
-        entitlement: entitled(0, Class::High),
+        entitlement: entitled(0, Class::Normal),
         victims: vec![victim],
         seats: vec![Placement {
             node: "a".into(),
@@ -446,6 +448,7 @@ fn ended(job: u64, code: i32) -> (u64, Happening) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mlctl_coordinator::state::records::Reply;
 
     /// The seeds are worth what they reach.
     #[test]
@@ -455,6 +458,9 @@ mod tests {
         for (number, command) in commands().iter().enumerate() {
             let applied = state.apply(number as u64 + 1, command);
             refused.extend(applied.refusal().map(|why| format!("{number}: {why}")));
+            if let Reply::Started { refused: some, .. } = applied.reply {
+                refused.extend(some.iter().map(|(_, why)| format!("{number}: {why}")));
+            }
         }
         assert_eq!(refused, Vec::<String>::new());
         let middle = super::state();

@@ -33,10 +33,13 @@ pub struct Book {
     running: Vec<u32>,
     max_running: Vec<Option<u32>>,
     /// What failed, by team, then flavor's column: loads only grow while nothing is given back.
-    short: Vec<Vec<(u64, Arc<Shortfall>)>>,
+    short: Vec<Vec<Short>>,
     /// Columns of a team there.
     columns: usize,
 }
+
+/// So many units failed, and why.
+type Short = (u64, Arc<Shortfall>);
 
 /// How a start stands to quotas.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -97,10 +97,10 @@ impl<'a> Pass<'a> {
             return self.book.full(job.team).map(Stuck::Said);
         }
         let running = job.waiting.tasks.map_or(0, |tasks| tasks.running);
-        if running == 0 {
-            if let Some(why) = self.book.limits(job.waiting, job.team) {
-                return Some(Stuck::Said(why));
-            }
+        if running == 0
+            && let Some(why) = self.book.limits(job.waiting, job.team)
+        {
+            return Some(Stuck::Said(why));
         }
         let at_once = job.waiting.tasks.and_then(|tasks| tasks.at_once);
         let full = at_once.filter(|most| running >= *most);

@@ -9,7 +9,7 @@ use mlctl_proto::ids::JobId;
 use super::explain::explain_with;
 use super::fixtures::{ask, node, of_kinds, running, scene, submit, team, waiting};
 use super::pass::Pass;
-use super::property_tests::Draw;
+use super::property_tests::{Draw, said};
 use super::{Memo, Why, propose, propose_with};
 use crate::scheduler::plan::Proposal;
 use crate::state::view::amounts::{Amounts, GPU};
@@ -68,7 +68,7 @@ fn teams() -> Vec<TeamView> {
 
 fn distinct_asks(draw: &mut Draw, count: u64) -> Vec<Arc<Ask>> {
     let one = |draw: &mut Draw, at: u64| {
-        let wide = at % 20 == 0;
+        let wide = at.is_multiple_of(20);
         let gpus = if wide { 8 } else { 1 + small(draw, 8) };
         let mut one = ask(if wide { 2 + small(draw, 6) } else { 1 }, gpus);
         one.kinds = if at % 5 == 1 {
@@ -79,7 +79,7 @@ fn distinct_asks(draw: &mut Draw, count: u64) -> Vec<Arc<Ask>> {
         if at % 10 == 3 {
             one.labels = vec![("zone".into(), format!("z{}", draw.below(4)))];
         }
-        if wide && at % 40 == 0 {
+        if wide && at.is_multiple_of(40) {
             one.near = Near::Within(1);
         }
         let cpu_milli = 1_000 * (1 + draw.below(64)) * u64::from(gpus) / 8 + at;
@@ -413,21 +413,12 @@ fn settled(scene: &Scene) -> Scene {
     scene
 }
 
-/// How many jobs wait, if somebody measures.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "who measures says how deep without another build"
-)]
-fn measured() -> Option<u64> {
-    let said = std::env::var("MLCTL_DEPTH_JOBS").ok()?;
-    Some(said.parse().expect("a number of jobs"))
-}
-
 #[test]
 fn a_pass_at_depth_is_the_same_each_time_and_gives_no_device_twice() {
-    let few = measured().unwrap_or(300);
+    let measured = said("MLCTL_DEPTH_JOBS");
+    let few = measured.unwrap_or(300);
     let many = few * 10;
-    let runs = if measured().is_some() { 7 } else { 2 };
+    let runs = if measured.is_some() { 7 } else { 2 };
     let cold = fixture(1, few, false);
     let still = settled(&cold);
     let time = |what: &str, scene: &Scene| time(what, scene, runs);

@@ -90,8 +90,7 @@ impl<'a> Pass<'a> {
         let mut run = runs::start(
             self.scene,
             source,
-            job.waiting,
-            job.team,
+            &job,
             parts,
             charges,
             from,
@@ -208,10 +207,10 @@ impl<'a> Pass<'a> {
                 } else {
                     Err(NoPlace::Devices)
                 };
-                if let Ok((choice, Footing::Regular)) = found {
-                    if self.go_elsewhere(at, target, choice) {
-                        return Outcome::Done;
-                    }
+                if let Ok((choice, Footing::Regular)) = found
+                    && self.go_elsewhere(at, target, choice)
+                {
+                    return Outcome::Done;
                 }
             }
         }

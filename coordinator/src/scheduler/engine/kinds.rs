@@ -23,6 +23,9 @@ pub struct DeviceKind {
     pub flavor: u32,
 }
 
+/// Pool, model, memory and slices.
+type Key = (Arc<str>, Arc<str>, u64, Option<u32>);
+
 /// All of them.
 #[derive(Debug, Clone, Default)]
 pub struct Kinds {
@@ -34,7 +37,7 @@ pub struct Kinds {
     pub columns: Vec<Option<usize>>,
     /// By flavor: whether a quota names it. Devices count as no other, unless none fits.
     named: Vec<bool>,
-    by_key: BTreeMap<(Arc<str>, Arc<str>, u64, Option<u32>), u16>,
+    by_key: BTreeMap<Key, u16>,
 }
 
 impl Kinds {

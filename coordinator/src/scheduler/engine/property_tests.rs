@@ -99,17 +99,17 @@ fn split(draw: &mut Draw, all: &mut [TeamView], name: &str, kind: &str, nominal:
         kind: kind.into(),
         pool: None,
     };
-    if let Some(team) = all.iter_mut().find(|team| &*team.name == name) {
-        if !draw.one_in(8) {
-            team.quotas.insert(
-                flavor,
-                Quota {
-                    nominal: nominal * GPU,
-                    borrow,
-                    lend,
-                },
-            );
-        }
+    if let Some(team) = all.iter_mut().find(|team| &*team.name == name)
+        && !draw.one_in(8)
+    {
+        team.quotas.insert(
+            flavor,
+            Quota {
+                nominal: nominal * GPU,
+                borrow,
+                lend,
+            },
+        );
     }
     let below: Vec<String> = (all.iter())
         .filter(|team| {
@@ -244,7 +244,7 @@ fn surprise(draw: &mut Draw, scene: &mut Scene) {
 
 /// Gangs to which starts are promised, and what comes in before them.
 fn wide_or_narrow(draw: &mut Draw, at: u32) -> Ask {
-    if at % 2 == 0 {
+    if at.is_multiple_of(2) {
         ask(2 + at % 3, if draw.one_in(2) { 8 } else { 4 })
     } else {
         ask(1, 1 + at % 2)
@@ -292,10 +292,10 @@ fn stretched(
             let most = if draw.one_in(3) { 900 } else { 120 };
             let length = MINUTE * i64::try_from(1 + draw.below(most)).expect("small");
             world.submit(job, length);
-            if draw.one_in(2) {
-                if let Some(truth) = world.truths.get_mut(&id(number)) {
-                    truth.saved = true;
-                }
+            if draw.one_in(2)
+                && let Some(truth) = world.truths.get_mut(&id(number))
+            {
+                truth.saved = true;
             }
         }
         something_else(&mut draw, &mut world);
@@ -362,24 +362,35 @@ fn something_else(draw: &mut Draw, world: &mut World) {
         let waits: Vec<_> = world.scene.waiting.values().cloned().collect();
         if let Some(job) =
             waits.get(usize::try_from(draw.below(waits.len().max(1) as u64)).expect("small"))
+            && job.tasks.is_none_or(|tasks| tasks.running == 0)
         {
-            if job.tasks.is_none_or(|tasks| tasks.running == 0) {
-                world.scene.waiting.remove(&(job.submit_index, job.id));
-                world.streak = 0;
-            }
+            world.scene.waiting.remove(&(job.submit_index, job.id));
+            world.streak = 0;
         }
     }
 }
 
 /// The same ones each time, for what is counted, and a few that nobody has seen; `SEED` names the first of them instead.
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test that draws new seeds says which"
+)]
 pub fn all_seeds(count: u64) -> impl Iterator<Item = u64> {
-    let said = std::env::var("SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let said = said("SEED");
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let new = since.map_or(0, |since| since.as_secs().wrapping_mul(1_000));
     let (first, news) = said.map_or((1, new..new + NEW_SEEDS), |said| (said, 0..0));
     (first..first + count).chain(news)
+}
+
+/// A number that whoever runs the tests gives them.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "who runs a test longer says so without another build"
+)]
+pub fn said(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// New ones each time.
@@ -410,10 +421,7 @@ fn no_plan_depends_on_the_length_of_what_has_not_ended() {
 
 #[test]
 fn what_the_policy_promises_holds_at_every_step() {
-    let seeds: u64 = std::env::var("SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(60);
+    let seeds = said("SEEDS").unwrap_or(60);
     let mut marks: BTreeMap<&str, u64> = BTreeMap::new();
     let (mut preemptions, mut starts) = (0, 0);
     for seed in all_seeds(seeds) {

@@ -9,9 +9,10 @@ use super::estimate;
 use super::grid::Grid;
 use super::kinds::Kinds;
 use super::memo::Kept;
+use super::pass::Job;
 use crate::state::rules::taking::takeable_from;
 use crate::state::view::ask::Ask;
-use crate::state::view::jobs::{Class, Footing, Hold, Running, Seat, Waiting};
+use crate::state::view::jobs::{Class, Footing, Hold, Running, Seat};
 use crate::state::view::nodes::NodeView;
 use crate::state::view::scene::Scene;
 
@@ -181,13 +182,13 @@ pub fn attempt<'a>(
 pub fn start<'a>(
     scene: &Scene,
     source: Source<'a>,
-    job: &Waiting,
-    team: Option<usize>,
+    job: &Job<'_>,
     parts: Vec<Part>,
     charges: Vec<(u32, u64)>,
     from: UtcMs,
     footing: Footing,
 ) -> Run<'a> {
+    let (job, team) = (job.waiting, job.team);
     let units = charges
         .iter()
         .fold(0_u64, |sum, (_, units)| sum.saturating_add(*units));

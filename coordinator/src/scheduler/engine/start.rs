@@ -89,21 +89,20 @@ impl<'a> Pass<'a> {
         if alike && failed.is_some_and(|failed| *failed <= soft.unwrap_or(hard)) {
             return Err(NoPlace::Promise(promise.0, promise.1));
         }
-        if over.is_none() {
-            if let Ok(choice) = self.beside(job, target, nodes, first.clone(), hard) {
-                return Ok((choice, Footing::Regular));
-            }
+        if over.is_none()
+            && let Ok(choice) = self.beside(job, target, nodes, first.clone(), hard)
+        {
+            return Ok((choice, Footing::Regular));
         }
         if let Some(soft) =
             soft.filter(|soft| self.over_quota(job, &charges, *soft, inside).is_none())
+            && let Ok(choice) = self.beside(job, target, nodes, first, soft)
         {
-            if let Ok(choice) = self.beside(job, target, nodes, first, soft) {
-                let due = self
-                    .broken(job, target, &choice, hard)
-                    .map_or(promise.1, |(_, start)| start.min(promise.1));
-                self.mark("guest let in");
-                return Ok((choice, Footing::Guest(due)));
-            }
+            let due = self
+                .broken(job, target, &choice, hard)
+                .map_or(promise.1, |(_, start)| start.min(promise.1));
+            self.mark("guest let in");
+            return Ok((choice, Footing::Guest(due)));
         }
         if alike {
             self.no_place.insert(key, soft.unwrap_or(hard));
@@ -351,8 +350,7 @@ impl<'a> Pass<'a> {
         let mut run = runs::start(
             self.scene,
             Source::Start(place),
-            job.waiting,
-            job.team,
+            &job,
             parts,
             charges.clone(),
             self.now,
@@ -464,10 +462,10 @@ impl<'a> Pass<'a> {
         let mut slots = each.min(left);
         while slots > 1 {
             let scaled = self.scaled(target, slots);
-            if self.may_have(&job, target, self.asks.targets[scaled].ask.units(1)) {
-                if let Ok((choice, footing)) = self.place(at, scaled, 1) {
-                    return (split(choice, slots), footing, slots);
-                }
+            if self.may_have(&job, target, self.asks.targets[scaled].ask.units(1))
+                && let Ok((choice, footing)) = self.place(at, scaled, 1)
+            {
+                return (split(choice, slots), footing, slots);
             }
             slots /= 2;
         }

@@ -380,21 +380,21 @@ impl World {
             .min();
         self.now = next.unwrap_or(most).min(most);
         for (job, at) in self.notices.clone() {
-            if at <= self.now {
-                if let Some(hold) = self.scene.holds.get(&job).cloned() {
-                    let victims = hold
-                        .victims
-                        .iter()
-                        .map(|(job, epoch, _)| (*job, *epoch, true))
-                        .collect();
-                    self.scene.holds.insert(
-                        job,
-                        Arc::new(Hold {
-                            victims,
-                            ..(*hold).clone()
-                        }),
-                    );
-                }
+            if at <= self.now
+                && let Some(hold) = self.scene.holds.get(&job).cloned()
+            {
+                let victims = hold
+                    .victims
+                    .iter()
+                    .map(|(job, epoch, _)| (*job, *epoch, true))
+                    .collect();
+                self.scene.holds.insert(
+                    job,
+                    Arc::new(Hold {
+                        victims,
+                        ..(*hold).clone()
+                    }),
+                );
             }
         }
         self.end_what_ends();

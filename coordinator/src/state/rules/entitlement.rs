@@ -184,7 +184,7 @@ pub fn standing(covers: &Covers, holders: &[Holder]) -> Vec<(Entitlement, u64)> 
         .enumerate()
         .map(|(at, one)| (covers.of(at, one.class), one.units))
         .collect();
-    all.sort_unstable_by(|one, other| other.0.cmp(&one.0));
+    all.sort_unstable_by_key(|(entitlement, _)| std::cmp::Reverse(*entitlement));
     let mut sums: Vec<(Entitlement, u64)> = Vec::new();
     for (entitlement, units) in all {
         match sums.last_mut() {

@@ -22,7 +22,7 @@ proptest! {
         for (index, command) in (1..).zip(cluster.log()) {
             state.apply(index, command);
             let now_ms = state.now_ms().saturating_add(i64::try_from(index % 3).unwrap_or(0) * 700);
-            if index as usize % every == 0 {
+            if (index as usize).is_multiple_of(every) {
                 let view = view(&state, deaf.wrapping_add(index / 40));
                 let (kept, anew) = (stage.scene(&view, now_ms), scene(&view, now_ms));
                 prop_assert_eq!(kept, anew, "after entry {}", index);

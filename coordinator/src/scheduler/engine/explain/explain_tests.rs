@@ -11,7 +11,7 @@ use crate::scheduler::engine::fixtures::{
     ask, id, node, of_kinds, running, scene, submit, team, waiting,
 };
 use crate::scheduler::engine::pass::Pass;
-use crate::scheduler::engine::property_tests::{Draw, all_seeds, story_with};
+use crate::scheduler::engine::property_tests::{Draw, all_seeds, said, story_with};
 use crate::scheduler::engine::{Memo, Why, last_pass, propose};
 use crate::state::view::amounts::{Amounts, GPU};
 use crate::state::view::ask::{Ask, Gpus, Width};
@@ -260,10 +260,7 @@ fn look(draw: &mut Draw, scene: &Scene, now: i64, counts: &mut Counts, seed: u64
 
 #[test]
 fn reasons_are_a_fewest_set_that_suffices_and_edits_are_true() {
-    let seeds: u64 = std::env::var("SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(40);
+    let seeds = said("SEEDS").unwrap_or(40);
     let mut counts = Counts::default();
     for seed in all_seeds(seeds) {
         story_with(seed, 40, &mut |draw, world| {

@@ -171,8 +171,7 @@ impl<'a> Pass<'a> {
         let mut run = runs::start(
             self.scene,
             source,
-            job.waiting,
-            job.team,
+            &job,
             parts,
             charges,
             gone_by,
