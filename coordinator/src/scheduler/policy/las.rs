@@ -12,6 +12,9 @@ use crate::state::view::policy::SchedSettings;
 /// A gang, for `las`, is what needs more than one node, or so many GPUs of one: for it nodes are cleared.
 const GANG_GPUS: u64 = 8;
 
+/// For so many quanta of its waiting nobody of its own queue is sliced for a gang that never ran.
+const NEW_GANG_WAITS: u64 = 4;
+
 /// Reservations per pool and type at most.
 const RESERVATIONS_MAX: u32 = 1;
 
@@ -119,13 +122,14 @@ fn promotion_ms(settings: &SchedSettings, ran_ms: u64) -> u64 {
         .max(1)
 }
 
-/// From when on others of its own queue are sliced for a gang. One that never ran waits a quantum first: many are so short that to clear nodes for them costs others more than it
+/// From when on others of its own queue are sliced for a gang. One that never ran waits a few quanta first: many are so short that to clear nodes for them costs others more than it
 /// gains, and many find room by then.
 fn clears_from(settings: &SchedSettings, job: &Waiting) -> UtcMs {
     if job.attained > 0 {
         job.eligible_ms
     } else {
-        after(job.eligible_ms, settings.las_quantum_ms)
+        let wait = settings.las_quantum_ms.saturating_mul(NEW_GANG_WAITS);
+        after(job.eligible_ms, wait)
     }
 }
 
@@ -177,3 +181,7 @@ fn leaves_queue(settings: &SchedSettings, running: &Running, now: UtcMs) -> Opti
         .div_ceil(rate);
     Some(after(now, ms.max(1)))
 }
+
+#[cfg(test)]
+#[path = "las_tests.rs"]
+mod tests;
