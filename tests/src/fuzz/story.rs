@@ -269,7 +269,7 @@ fn array() -> Body {
 /// Others end for it.
 fn urgent() -> Body {
     without_code(&JobSpec {
-        class: spec::Class::High,
+        class: mlctl_proto::spec::Class::High,
         ..JobSpec::new(vec!["urgent".into()])
     })
 }
