@@ -20,6 +20,8 @@ use crate::state::view::scene::Scene;
 use crate::state::view::teams::{Flavor, Limit, Quota, TeamView};
 
 const KINDS: [&str; 5] = ["a100", "b200", "h100", "h200", "l40s"];
+/// How many jobs wait, when somebody measures.
+const DEPTH: &str = "MLCTL_DEPTH_JOBS";
 const HOUR: i64 = 3_600_000;
 
 fn pick<T>(draw: &mut Draw, all: &[T]) -> usize {
@@ -295,8 +297,8 @@ fn time_events(what: &str, scene: &Scene, event: &mut dyn FnMut(&mut Scene, u64)
     let mut memo = Memo::default();
     let mut scene = scene.clone();
     propose_with(&mut memo, &scene, 0);
-    let rounds = std::env::var("ROUNDS").ok();
-    let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(15);
+    let few = if said(DEPTH).is_some() { 15 } else { 3 };
+    let rounds: u64 = said("ROUNDS").unwrap_or(few);
     let (mut times, mut starts) = (Vec::new(), 0);
     for round in 0..rounds {
         event(&mut scene, round);
@@ -305,7 +307,7 @@ fn time_events(what: &str, scene: &Scene, event: &mut dyn FnMut(&mut Scene, u64)
         let plan = propose_with(&mut memo, &scene, now);
         times.push(busy() - start);
         starts += plan.starts.len();
-        if round % 5 == 0 && rounds < 100 {
+        if round.is_multiple_of(5) && rounds < 100 {
             assert_eq!(plan, propose(&scene, now), "{what}, {round}");
         }
     }
@@ -355,21 +357,18 @@ fn submit_one(scene: &mut Scene, round: u64) {
 }
 
 #[test]
-#[ignore = "measures; run it optimised and alone"]
-fn passes_after_one_event_are_fast() {
-    let ten = fixture(1, 10_000, false);
-    let still = settled(&ten);
+fn a_pass_after_one_event_is_the_one_from_nothing() {
+    let still = settled(&fixture(1, said(DEPTH).unwrap_or(300), false));
     time_events("nothing", &still, &mut |_, _| {});
     time_events("a submit", &still, &mut submit_one);
     time_events("an end", &still, &mut end_one);
 }
 
 #[test]
-#[ignore = "measures; run it optimised and alone"]
-fn preempting_passes_are_fast() {
+fn a_preempting_pass_after_one_event_is_the_one_from_nothing() {
     let going = Scene {
         preemption_paused: false,
-        ..settled(&fixture(1, 10_000, false))
+        ..settled(&fixture(1, said(DEPTH).unwrap_or(300), false))
     };
     time_events("nothing, with preemption", &going, &mut |_, _| {});
     time_events("a submit, with preemption", &going, &mut submit_one);
@@ -415,7 +414,7 @@ fn settled(scene: &Scene) -> Scene {
 
 #[test]
 fn a_pass_at_depth_is_the_same_each_time_and_gives_no_device_twice() {
-    let measured = said("MLCTL_DEPTH_JOBS");
+    let measured = said(DEPTH);
     let few = measured.unwrap_or(300);
     let many = few * 10;
     let runs = if measured.is_some() { 7 } else { 2 };
