@@ -30,8 +30,8 @@ const SPECS: [(&str, &str, &[&str]); 19] = [
     ),
     (
         "planned.toml",
-        "command = ['true']\ntotal_time = '3h'",
-        &["`total_time`", "does not support it yet"],
+        "command = ['true']\nidle = '3h'",
+        &["`idle`", "does not support it yet"],
     ),
     (
         "launcher.toml",

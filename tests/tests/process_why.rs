@@ -44,6 +44,10 @@ fn a_dry_run_and_why_say_what_then_happens() {
     let code = &then["reasons"][0]["code"];
     assert_eq!(code, "InsufficientGpus", "{then:#}");
 
+    let gpus = cluster.mlctl(&["gpus"]).expect(0).stdout;
+    let shapes = "a job starts: 1 now · 2 now · 4 now · 2 x 4 20";
+    assert!(gpus.contains(shapes), "{gpus}");
+
     let waits = cluster.submit(&words(&asks, &["sleep", "600"]));
     let why = cluster.json(&["why", &waits]);
     assert_eq!(why["reasons"][0]["code"], "InsufficientGpus", "{why:#}");

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use mlctl_agent::core::Wave;
 use mlctl_agent::launch::cpus::Topology;
 use mlctl_agent::launch::{Interpreters, LaunchPlan, Member, Request, plan};
-use mlctl_proto::api::{SubmitRequest, WhyReply};
+use mlctl_proto::api::WhyReply;
 use mlctl_proto::ids::{Epoch, JobId};
 use mlctl_proto::spec::{CpuBind, JobSpec};
 use mlctl_proto::units::bytes_text;
 use serde_json::json;
 
 use super::decide;
+use super::foresee::foresee;
 use super::spec::wanted;
 use crate::args::{Global, SubmitArgs};
-use crate::client::{Client, fresh_key, jobs, traced};
+use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::clean::clean;
 use crate::output::{Output, why};
@@ -63,19 +64,7 @@ async fn foreseen(spec: &JobSpec, global: &Global) -> Result<Option<WhyReply>, F
     if !Client::is_there(global) {
         return Ok(None);
     }
-    let mut client = Client::open(global)?;
-    let request = SubmitRequest {
-        key: fresh_key(),
-        spec: spec.canonical_json(),
-        dry_run: true,
-        uid: nix::unistd::getuid().as_raw(),
-        ..SubmitRequest::default()
-    };
-    let answer = client.call(|channel| {
-        let request = traced(request.clone());
-        async move { jobs(channel).submit(request).await }
-    });
-    Ok(answer.await?.foreseen)
+    foresee(&mut Client::open(global)?, spec).await
 }
 
 fn request(spec: &JobSpec, node_rank: u32) -> Request {

@@ -7,6 +7,7 @@ mod cancel;
 mod checkpoint;
 mod decide;
 pub mod follow;
+mod foresee;
 mod gpus;
 mod hold;
 mod jobs;

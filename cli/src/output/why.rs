@@ -21,7 +21,7 @@ pub fn lines(why: &WhyReply) -> Vec<String> {
             "   starts with the next plan, on {nodes}{borrowed}"
         ));
     }
-    all.extend(why.eta.as_ref().map(|eta| format!("   {}", when(eta))));
+    all.extend(why.eta.as_ref().map(|eta| format!("   {}", eta_text(eta))));
     if let Some(at) = &why.standing {
         all.push(format!(
             "   place {} of {} in its team, {} of {} in all",
@@ -39,6 +39,27 @@ pub fn lines(why: &WhyReply) -> Vec<String> {
     all
 }
 
+/// When a job starts, in a word or two.
+pub fn soon(why: &WhyReply) -> String {
+    let eta = why.eta.as_ref();
+    if let Some(starts) = &why.starts {
+        let word = if starts.borrowed {
+            "now, borrowed"
+        } else {
+            "now"
+        };
+        return word.to_owned();
+    }
+    match eta.map(|eta| (eta.start_ms, eta.after.as_str())) {
+        Some((0, job)) if !job.is_empty() => format!("after job {}", clean(job)),
+        Some((at, _)) if at > 0 => moment(at),
+        _ => {
+            let leading = why.reasons.first();
+            leading.map_or_else(|| "not known".into(), |reason| reason.code.clone())
+        }
+    }
+}
+
 fn borrowed(it_is: bool) -> &'static str {
     match it_is {
         true => ", on borrowed GPUs: its owners may take them back",
@@ -46,7 +67,7 @@ fn borrowed(it_is: bool) -> &'static str {
     }
 }
 
-fn when(eta: &Eta) -> String {
+fn eta_text(eta: &Eta) -> String {
     if !eta.after.is_empty() {
         return format!(
             "starts after job {}, to which a start was promised; not estimated",

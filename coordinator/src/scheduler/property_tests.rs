@@ -84,7 +84,7 @@ proptest! {
             let waits_for_holder = matches!(resume(&after.state, job), Resume::From(_));
             let failed = job.retries.backs_off(after.state.now_ms()) || !job.retries.excluded.is_empty();
             let turn = not_yet(job, after.state.now_ms()).is_some();
-            let ruled = matches!(explain(&after, job.id, 0).first(), Some(Reason::Rule(_)));
+            let ruled = explain(&after, job.id, 0).iter().any(|one| matches!(one, Reason::Rule(_)));
             let waits = ruled || waits_for_holder || failed || turn || waited(&job.id) || after.state.ends_attempt(job.id);
             prop_assert!(spread || waits || !fits_anywhere(&after, job.id), "job {} fits: {:?}", job.id, explain(&after, job.id, 0));
         }

@@ -133,10 +133,10 @@ impl<'a> Pass<'a> {
     ) -> Option<Choice> {
         let moment = (self.out.starts.len(), self.out.preemptions.len());
         let key = (target, job.terms, nodes);
-        if let Some((since, choice)) = self.best_free.get(&key) {
-            if *since == moment {
-                return Some(choice.clone());
-            }
+        if let Some((since, choice)) = self.best_free.get(&key)
+            && *since == moment
+        {
+            return Some(choice.clone());
         }
         let found = self.find(job, target, nodes, hard, &[])?;
         if job.terms != u32::MAX {
