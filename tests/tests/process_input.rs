@@ -92,7 +92,7 @@ const LINES: [(&str, &[&str]); 13] = [
     ("submit --no-code --nodes -2 -- true", &["nodes", "-2"]),
     (
         "submit --no-code --nodes two -- true",
-        &["--nodes two", "whole number"],
+        &["`nodes` is \"two\"", "range"],
     ),
     (
         "submit --no-code --launcher mpirun -- true",

@@ -95,8 +95,9 @@ pub fn plan_on(kept: &mut Kept, view: &ClusterView, now_ms: UtcMs) -> Plan {
         Some(*sum)
     });
     let fitting = named.take_while(|sum| *sum <= NAMED_MAX).count().max(1);
-    // The rest of a very large plan is made from the state that this part leaves behind.
+    // The rest of a very large plan is made from the state that this part leaves behind, and so is what an array has left when few of its tasks were spread.
     let cut = fitting < starts.len();
+    let spread = starts::leave_tasks(&proposal.starts, &starts);
     starts.truncate(fitting);
     let mut said = said::Said::new(view, starts.len(), now);
     let mut explanations = BTreeMap::new();
@@ -109,7 +110,10 @@ pub fn plan_on(kept: &mut Kept, view: &ClusterView, now_ms: UtcMs) -> Plan {
         explanations.extend(reason.map(|reason| (*job, reason)));
     }
     let due = view.state.deadlines().next().map(|(at, _)| at);
-    let next = if cut { Some(now_ms) } else { proposal.next };
+    let next = match cut || spread {
+        true => Some(now_ms),
+        false => proposal.next,
+    };
     let decided = view.state.next_decision_ms(now);
     // Who ends for whom was chosen beside all starts.
     let preemptions = match cut {

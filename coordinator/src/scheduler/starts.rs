@@ -30,6 +30,15 @@ pub fn starts(view: &ClusterView, scene: &Scene, chosen: &[GangStart]) -> Vec<St
     starts
 }
 
+/// Whether nodes get fewer tasks at once than they have room for: then the rest may have room elsewhere.
+pub fn leave_tasks(chosen: &[GangStart], starts: &[StartAttempt]) -> bool {
+    let room = chosen.iter().filter_map(|one| one.tasks);
+    let waves = starts.iter().filter_map(|one| one.wave.as_ref());
+    let slots = waves.map(|wave| wave.slots).fold(0, u32::saturating_add);
+    // Without a wave nothing changes, and the next plan would say the same.
+    slots > 0 && slots < room.fold(0, u32::saturating_add)
+}
+
 /// Tasks of an array that were given a node one after the other are one wave there.
 fn joined(chosen: &[GangStart]) -> Vec<GangStart> {
     let mut waves: BTreeMap<(JobId, Arc<str>), usize> = BTreeMap::new();

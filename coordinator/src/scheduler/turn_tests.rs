@@ -114,3 +114,24 @@ fn paired_tasks_start_when_their_partners_exited_0() {
     cluster.event("a", first, epoch, ended(EndKind::KeeperLost, 0));
     assert_ne!(cluster.job(second).state, JobState::Cancelled);
 }
+
+/// The engine gives a node what it has room for; few tasks are spread. What a node does not get is not forgotten: a plan for it comes at once.
+#[test]
+fn tasks_that_a_node_leaves_to_others_are_planned_at_once() {
+    let mut cluster = cluster();
+    cluster.gpu_node("b", 4);
+    let job = cluster.submitted_spec("ann", &spec("gpus = 1\narray = 2"));
+    let heard: BTreeSet<String> = ["a".to_owned(), "b".to_owned()].into();
+    let seen = |cluster: &Cluster| ClusterView::new(cluster.state.clone(), heard.clone());
+    let mut nodes = BTreeSet::new();
+    let mut next = Some(START_MS);
+    while let Some(now_ms) = next.filter(|_| nodes.len() < 2) {
+        let found = plan(&seen(&cluster), now_ms);
+        assert_eq!(started(&found), [job], "after {nodes:?}");
+        let placements = found.starts.iter().flat_map(|start| &start.placements);
+        nodes.extend(placements.map(|one| one.node.clone()));
+        cluster.propose(found.starts);
+        next = found.next.filter(|at| *at == now_ms);
+    }
+    assert_eq!(nodes.len(), 2, "the second plan was not made");
+}
