@@ -11,7 +11,7 @@ use super::stuck::Stuck;
 use super::why::Why;
 use crate::scheduler::place::Choice;
 use crate::state::view::ask::Ask;
-use crate::state::view::jobs::{Footing, Hold, Seat};
+use crate::state::view::jobs::{Footing, Hold, Seat, Waiting};
 use crate::state::view::nodes::Open;
 
 impl<'a> Pass<'a> {
@@ -40,8 +40,9 @@ impl<'a> Pass<'a> {
                 .victims
                 .iter()
                 .any(|(job, epoch, _)| scene.running.contains_key(&(*job, *epoch)));
-            if !open && !self.is_clean(hold, &self.jobs[at].waiting.ask) {
-                // What it waited for is dirty or lost: it is planned for again.
+            let waiting = self.jobs[at].waiting;
+            if !open && !(goes_there(waiting, hold) && self.is_clean(hold, &waiting.ask)) {
+                // What it waited for is dirty or lost, or failed it meanwhile: it is planned for again.
                 self.withdraw(hold.job);
                 continue;
             }
@@ -252,4 +253,11 @@ impl<'a> Pass<'a> {
         self.full = true;
         true
     }
+}
+
+/// Whether a job still goes where devices are kept for it: a node may have failed it since, or its checkpoint be elsewhere by now.
+fn goes_there(job: &Waiting, hold: &Hold) -> bool {
+    let mut seats = hold.seats.iter();
+    let near = job.rank_0.is_empty() || seats.any(|seat| job.rank_0.contains(&seat.node));
+    near && !hold.seats.iter().any(|seat| job.avoid.contains(&seat.node))
 }

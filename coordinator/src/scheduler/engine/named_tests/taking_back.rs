@@ -7,7 +7,7 @@ use crate::scheduler::engine::world::World;
 use crate::scheduler::engine::{Why, propose};
 use crate::state::view::amounts::GPU;
 use crate::state::view::ask::Ask;
-use crate::state::view::jobs::{Class, Footing, Seat, Waiting};
+use crate::state::view::jobs::{Class, Footing, Hold, Seat, Waiting};
 use crate::state::view::scene::Scene;
 use crate::state::view::teams::Flavor;
 
@@ -275,4 +275,36 @@ fn a_hold_keeps_devices_starts_its_job_when_they_are_free_and_is_recalled_when_i
     run_to(&mut world, HOUR);
     assert!(world.starts.contains_key(&id(3)));
     assert_eq!(world.truths[&id(1)].evictions, 2);
+}
+
+/// Apply would refuse it there again and again, and nobody else would get the devices.
+#[test]
+fn what_is_kept_on_a_node_that_failed_the_job_meanwhile_is_let_go() {
+    let kept = |avoid: &[&str]| {
+        let mut scene = scene(nodes(2), two_teams(16, 0));
+        let one = Waiting {
+            avoid: avoid.iter().map(|name| (*name).into()).collect(),
+            ..job(1, "org/a", Class::Normal, 1, 8)
+        };
+        let hold = Hold {
+            job: one.id,
+            seats: vec![Seat {
+                node: "n0".into(),
+                devices: (0..8).collect(),
+            }],
+            until_ms: HOUR,
+            victims: Vec::new(),
+        };
+        scene.holds.insert(one.id, Arc::new(hold));
+        let key = (one.submit_index, one.id);
+        scene.waiting.insert(key, Arc::new(one));
+        propose(&scene, HOUR / 2)
+    };
+    let there = kept(&[]);
+    assert_eq!((there.withdrawn.len(), there.starts.len()), (0, 1));
+    assert_eq!(&*there.starts[0].seats[0].node, "n0");
+    let elsewhere = kept(&["n0"]);
+    assert_eq!(elsewhere.withdrawn, [id(1)]);
+    let places = elsewhere.starts.iter().flat_map(|start| &start.seats);
+    assert!(places.clone().all(|seat| &*seat.node != "n0"));
 }
