@@ -41,7 +41,8 @@ impl<'a> Pass<'a> {
                 .iter()
                 .any(|(job, epoch, _)| scene.running.contains_key(&(*job, *epoch)));
             let waiting = self.jobs[at].waiting;
-            if !open && !(goes_there(waiting, hold) && self.is_clean(hold, &waiting.ask)) {
+            let lost = !goes_there(waiting, hold) || !self.is_clean(hold, &waiting.ask);
+            if !open && lost {
                 // What it waited for is dirty or lost, or failed it meanwhile: it is planned for again.
                 self.withdraw(hold.job);
                 continue;
