@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::ids::JobId;
 use mlctl_proto::limits::WATCH_WINDOW;
 use mlctl_proto::units::UtcMs;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::scheduler::{self, Plan, Reason};
+use crate::scheduler::{self, Explained, Plan, Reason};
 use crate::state::view::ClusterView;
 use crate::state::view::jobs::Reservation;
 use crate::state::{Changed, Effect, State};
@@ -18,6 +19,9 @@ use crate::vitals::marks::{Mark, Marks};
 
 /// Effects that may wait for the leader's loop; above that it derives everything from the state again.
 const EFFECTS_MAX: usize = 65_536;
+
+/// Questions why a job waits that are worked on at once: each plans several times, and the leader plans beside them. Others wait for their turn.
+const LOOKS_AT_ONCE: usize = 2;
 
 /// Written by the apply thread (and, for explanations, by the leader's loop), read by everybody.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ pub struct Published {
     soft: ArcSwap<Soft>,
     /// What the scheduler keeps from plan to plan.
     kept: Mutex<scheduler::Kept>,
+    looks: Arc<Semaphore>,
     ring: Mutex<Ring>,
     marks: Mutex<Marks>,
     effects: Mutex<EffectQueue>,
@@ -98,6 +103,7 @@ impl Published {
             explanations: ArcSwap::default(),
             soft: ArcSwap::default(),
             kept: Mutex::default(),
+            looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
             ring: Mutex::new(Ring {
                 floor: applied,
                 index: applied,
@@ -131,7 +137,30 @@ impl Published {
 
     /// Plans on a view, with what the plan before left.
     pub fn plan(&self, view: &ClusterView, now_ms: UtcMs) -> Plan {
-        scheduler::plan_on(&mut lock(&self.kept), view, now_ms)
+        // Taken out: what a plan that panicked had begun to change is not met again.
+        let mut kept = std::mem::take(&mut *lock(&self.kept));
+        let plan = scheduler::plan_on(&mut kept, view, now_ms);
+        *lock(&self.kept) = kept;
+        plan
+    }
+
+    /// Everything about why a job of `view` waits, few at once.
+    pub async fn look(
+        &self,
+        view: ClusterView,
+        job: JobId,
+        now_ms: UtcMs,
+    ) -> Result<Explained, Refusal> {
+        let failed = |error: String| Refusal::new(Code::Internal, error);
+        let turn = self.looks.clone().acquire_owned().await;
+        let turn = turn.map_err(|error| failed(error.to_string()))?;
+        // Whoever asked may be gone: the turn lasts as long as the work.
+        let looking = tokio::task::spawn_blocking(move || {
+            let explained = scheduler::look(&view, job, now_ms);
+            drop(turn);
+            explained
+        });
+        looking.await.map_err(|error| failed(error.to_string()))
     }
 
     /// What the last plan of this leader promised.

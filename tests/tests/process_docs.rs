@@ -118,7 +118,7 @@ fn run(cluster: &Cluster, step: &Step) {
     let changes = !matches!(words[0], "why" | "jobs" | "show") && !words.contains(&"show");
     let end = Instant::now() + PATIENCE;
     loop {
-        let output = cluster.mlctl(&words);
+        let output = cluster.mlctl(&words).expect(0);
         let printed = format!("{}\n{}", output.stdout, output.stderr);
         if says(&printed, &step.lines) {
             return;

@@ -36,13 +36,9 @@ pub fn fresh_key() -> Vec<u8> {
 }
 
 impl Client {
-    /// Whether there is a context to open.
+    /// Whether there is a context to open: one that was named has to be there.
     pub fn is_there(global: &Global) -> bool {
-        let path = global
-            .context
-            .clone()
-            .map_or_else(ContextFile::default_path, Ok);
-        path.is_ok_and(|path| path.exists())
+        global.context.is_some() || ContextFile::default_path().is_ok_and(|path| path.exists())
     }
 
     /// The cluster of the context that `global` names, or of the current one. Connects to nothing yet.

@@ -64,7 +64,8 @@ async fn foreseen(spec: &JobSpec, global: &Global) -> Result<Option<WhyReply>, F
     if !Client::is_there(global) {
         return Ok(None);
     }
-    foresee(&mut Client::open(global)?, spec).await
+    let said = foresee(&mut Client::open(global)?, spec).await?;
+    Ok(Some(said))
 }
 
 fn request(spec: &JobSpec, node_rank: u32) -> Request {

@@ -75,7 +75,6 @@ pub async fn submit(
         code_manifest,
         traceparent: trace_context::current_traceparent().unwrap_or_else(trace_context::generate),
         uid: nix::unistd::getuid().as_raw(),
-        dry_run: false,
     };
     let answer = client.call(|channel| {
         let request = traced(request.clone());

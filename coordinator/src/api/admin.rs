@@ -13,7 +13,7 @@ use super::auth::{Person, person};
 use super::convert::{decision as convert, team};
 use super::jobs_submit::{key, unexpected};
 use super::route::on_leader;
-use super::teams::tried;
+use super::tried::tried;
 use crate::peers::Lease;
 use crate::shared::{CallError, Shared};
 use crate::state::commands::Decide;
@@ -95,7 +95,7 @@ async fn decide(
             key: None,
             body,
         };
-        (tried(&state, &command)?, 0)
+        (tried(&state, &command)?.1, 0)
     } else {
         let committed = shared
             .propose(person.actor.clone(), &person.source, Some(key), body)

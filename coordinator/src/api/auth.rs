@@ -36,7 +36,7 @@ pub enum Access {
 }
 
 /// Every call that there is.
-pub const CALLS: [(&str, Access); 42] = [
+pub const CALLS: [(&str, Access); 43] = [
     ("/mlctl.api.v1.Jobs/Submit", Access::User),
     ("/mlctl.api.v1.Jobs/List", Access::User),
     ("/mlctl.api.v1.Jobs/Get", Access::User),
@@ -46,6 +46,7 @@ pub const CALLS: [(&str, Access); 42] = [
     ("/mlctl.api.v1.Jobs/Release", Access::User),
     ("/mlctl.api.v1.Jobs/Update", Access::User),
     ("/mlctl.api.v1.Jobs/Why", Access::User),
+    ("/mlctl.api.v1.Jobs/Foresee", Access::User),
     ("/mlctl.api.v1.Jobs/Logs", Access::User),
     ("/mlctl.api.v1.Jobs/Watch", Access::User),
     ("/mlctl.api.v1.Cluster/Hello", Access::User),

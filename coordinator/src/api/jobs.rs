@@ -5,9 +5,9 @@ use futures::{StreamExt, stream};
 use mlctl_proto::api::jobs_client::JobsClient;
 use mlctl_proto::api::jobs_server;
 use mlctl_proto::api::{
-    CancelReply, CancelRequest, EditReply, GetJobRequest, HoldRequest, Job, ListJobsReply,
-    ListJobsRequest, LogLine, LogsRequest, ReleaseRequest, RetryReply, RetryRequest, SubmitReply,
-    SubmitRequest, UpdateRequest, WatchEvent, WatchRequest, WhyReply, WhyRequest,
+    CancelReply, CancelRequest, EditReply, ForeseeRequest, GetJobRequest, HoldRequest, Job,
+    ListJobsReply, ListJobsRequest, LogLine, LogsRequest, ReleaseRequest, RetryReply, RetryRequest,
+    SubmitReply, SubmitRequest, UpdateRequest, WatchEvent, WatchRequest, WhyReply, WhyRequest,
 };
 use mlctl_runtime::shutdown::Shutdown;
 use mlctl_runtime::telemetry::trace_context;
@@ -17,7 +17,9 @@ use tracing::Instrument;
 
 use super::auth::person;
 use super::route::{no_leader, on_leader, our_word};
-use super::{Answers, jobs_cancel, jobs_edit, jobs_read, jobs_retry, jobs_submit, logs, watch};
+use super::{
+    Answers, jobs_cancel, jobs_edit, jobs_foresee, jobs_read, jobs_retry, jobs_submit, logs, watch,
+};
 use crate::peers::Lease;
 use crate::shared::Shared;
 
@@ -160,6 +162,21 @@ impl jobs_server::Jobs for Jobs {
         let here = |message| jobs_read::why(&self.shared, message);
         let there = |lease: Lease, request| async move {
             JobsClient::new(lease.channel.clone()).why(request).await
+        };
+        on_leader(&self.shared, &person, &message, here, there).await
+    }
+
+    async fn foresee(
+        &self,
+        request: Request<ForeseeRequest>,
+    ) -> Result<Response<WhyReply>, Status> {
+        let person = person(&request)?;
+        let message = request.into_inner();
+        let here = |message| jobs_foresee::foresee(&self.shared, &person, message);
+        let there = |lease: Lease, request| async move {
+            JobsClient::new(lease.channel.clone())
+                .foresee(request)
+                .await
         };
         on_leader(&self.shared, &person, &message, here, there).await
     }

@@ -10,7 +10,6 @@ use prost::Message;
 use super::convert;
 use super::convert::job::{job, summary};
 use super::shown;
-use crate::scheduler::look;
 use crate::shared::{CallError, Shared};
 use crate::state::State;
 
@@ -99,9 +98,7 @@ pub async fn why(shared: &Arc<Shared>, request: WhyRequest) -> Result<WhyReply, 
     let record = state.job(id).ok_or_else(|| not_found(id))?;
     let now_ms = shared.clock.now_ms();
     let view = shared.published.view(State::clone(&state));
-    // It plans, several times where others are in its way.
-    let explained = tokio::task::spawn_blocking(move || look(&view, id, now_ms)).await;
-    let explained = explained.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+    let explained = shared.published.look(view, id, now_ms).await?;
     Ok(convert::why::why(&state, record, &explained, now_ms))
 }
 

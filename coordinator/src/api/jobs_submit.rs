@@ -3,7 +3,7 @@
 //! Whether anything could ever run it, and the user's limits, are checked when the command is applied.
 use std::sync::Arc;
 
-use mlctl_proto::api::{SubmitReply, SubmitRequest, WhyReply};
+use mlctl_proto::api::{SubmitReply, SubmitRequest};
 use mlctl_proto::errors::{Code, Refusal};
 use mlctl_proto::limits::SPEC_BYTES_MAX;
 use mlctl_proto::spec::{JobSpec, parse_json};
@@ -11,12 +11,11 @@ use mlctl_runtime::telemetry::trace_context;
 use prost::Message;
 
 use super::auth::Person;
-use super::{convert, exchange};
-use crate::scheduler::look;
+use super::exchange;
 use crate::shared::{CallError, Shared};
-use crate::state::commands::{Command, SubmitJob};
+use crate::state::commands::SubmitJob;
 use crate::state::records::Reply;
-use crate::state::{Body, IdempotencyKey, State};
+use crate::state::{Body, IdempotencyKey};
 
 /// Serves the call on the leader.
 pub async fn submit(
@@ -26,9 +25,6 @@ pub async fn submit(
 ) -> Result<SubmitReply, CallError> {
     let key = key(&request.key, hash(&request))?;
     let spec = spec(&request.spec)?;
-    if request.dry_run {
-        return foreseen(shared, person, &spec, request.uid).await;
-    }
     let code_bytes = code_bytes(shared, &request.code_manifest).await?;
     let body = Body::SubmitJob(SubmitJob {
         spec: spec.canonical_json(),
@@ -52,64 +48,11 @@ pub async fn submit(
         job: job.to_string(),
         index: committed.index,
         name,
-        foreseen: None,
     })
 }
 
-/// What would become of it: it is submitted to a copy of the state, and that is planned. What that refuses is refused here in the same words.
-async fn foreseen(
-    shared: &Arc<Shared>,
-    person: &Person,
-    spec: &JobSpec,
-    uid: u32,
-) -> Result<SubmitReply, CallError> {
-    shared.read().await?;
-    let state = shared.state();
-    let now_ms = shared.clock.stamp(state.now_ms());
-    let command = Command {
-        actor: person.actor.clone(),
-        source: person.source.clone(),
-        time_ms: now_ms,
-        key: None,
-        body: Body::SubmitJob(SubmitJob {
-            spec: spec.canonical_json(),
-            code_manifest: String::new(),
-            code_bytes: 0,
-            traceparent: String::new(),
-            submitter_uid: uid,
-        }),
-    };
-    let mut copy = State::clone(&state);
-    let index = copy.applied_index();
-    let job = match copy.apply(index, &command).reply {
-        Reply::Submitted { job } => job,
-        Reply::Rejected(refusal) => return Err(refusal.into()),
-        _ => return Err(unexpected().into()),
-    };
-    let view = shared.published.view(copy);
-    let said = tokio::task::spawn_blocking(move || {
-        let explained = look(&view, job, now_ms);
-        let record = view.state.job(job)?;
-        let said = convert::why::why(&view.state, record, &explained, now_ms);
-        // It has no id, and is not there.
-        let leading = said.reasons.first().map(|reason| reason.text.clone());
-        Some(WhyReply {
-            job: String::new(),
-            summary: leading.unwrap_or_default(),
-            ..said
-        })
-    });
-    let said = said.await;
-    let said = said.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
-    Ok(SubmitReply {
-        job: String::new(),
-        index,
-        name: spec.display_name(),
-        foreseen: said,
-    })
-}
-
-fn spec(json: &[u8]) -> Result<JobSpec, Refusal> {
+/// A checked spec.
+pub(super) fn spec(json: &[u8]) -> Result<JobSpec, Refusal> {
     if json.len() > SPEC_BYTES_MAX {
         let why = format!(
             "the job spec has {} bytes; at most {SPEC_BYTES_MAX}",

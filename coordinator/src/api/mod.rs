@@ -17,6 +17,7 @@ mod exchange;
 mod jobs;
 mod jobs_cancel;
 mod jobs_edit;
+mod jobs_foresee;
 mod jobs_read;
 mod jobs_retry;
 mod jobs_submit;
@@ -28,6 +29,7 @@ mod route;
 mod shown;
 mod tail;
 mod teams;
+mod tried;
 mod watch;
 mod zones;
 

@@ -18,6 +18,7 @@ use super::auth::{Person, person};
 use super::convert::team as convert;
 use super::jobs_submit::{key, unexpected};
 use super::route::on_leader;
+use super::tried::tried;
 use crate::peers::Lease;
 use crate::shared::{CallError, Shared};
 use crate::state::commands::ChangeTeams;
@@ -122,7 +123,7 @@ async fn change(
             key: None,
             body,
         };
-        (tried(&state, &command)?, 0)
+        (tried(&state, &command)?.1, 0)
     } else {
         let committed = shared
             .propose(person.actor.clone(), &person.source, Some(key), body)
@@ -137,16 +138,6 @@ async fn change(
         notes,
         index,
     })
-}
-
-/// What a command would answer. The state stays as it is: its clone shares all rows, and only what changes is copied.
-pub(super) fn tried(state: &State, command: &Command) -> Result<Reply, Refusal> {
-    let mut copy = state.clone();
-    let index = copy.applied_index();
-    match copy.apply(index, command).reply {
-        Reply::Rejected(refusal) => Err(refusal),
-        reply => Ok(reply),
-    }
 }
 
 async fn list(

@@ -69,6 +69,7 @@ fn a_dry_run_says_what_would_be_and_changes_nothing() {
         &cluster.state,
         &command(person("root", true), 9_000, lower.clone()),
     );
+    let told = told.map(|(_, reply)| reply);
     let Ok(Reply::TeamsChanged { changes, notes }) = told else {
         panic!("{told:?}")
     };
@@ -82,6 +83,7 @@ fn a_dry_run_says_what_would_be_and_changes_nothing() {
         before
     );
     let denied = tried(&cluster.state, &command(person("ann", false), 9_000, lower));
+    let denied = denied.map(|(_, reply)| reply);
     assert_eq!(denied.map_err(|refusal| refusal.code), Err(Code::Denied));
 }
 

@@ -30,13 +30,8 @@ pub struct Start {
     pub borrowed: bool,
 }
 
-/// Why `job` waits, the leading reason first; empty if it is unknown or starts with the next plan. A job with an attempt waits only
-/// if that is kept on a silent node; one that is held waits for a person.
-pub fn explain(view: &ClusterView, job: JobId, now_ms: UtcMs) -> Vec<Reason> {
-    look(view, job, now_ms).reasons
-}
-
-/// Everything about why `job` waits, and how it starts if it does not.
+/// Everything about why `job` waits, the leading reason first, and how it starts if it does not. A job with an attempt waits only if that is kept on a silent node; one that
+/// is held waits for a person.
 pub fn look(view: &ClusterView, job: JobId, now_ms: UtcMs) -> Explained {
     let Some(job) = view.state.job(job) else {
         return Explained::default();
@@ -117,4 +112,10 @@ fn silent(view: &ClusterView, job: &Job) -> Option<Reason> {
         nodes,
         policy: job.on_disconnect,
     })
+}
+
+/// Only why it waits.
+#[cfg(test)]
+pub fn explain(view: &ClusterView, job: JobId, now_ms: UtcMs) -> Vec<Reason> {
+    look(view, job, now_ms).reasons
 }

@@ -42,7 +42,9 @@ use crate::state::view::jobs::Reservation;
 use crate::state::view::scene::Scene;
 use crate::state::view::{ClusterView, JobState, Preempt, Stage, StartAttempt};
 
-pub use explain::{Explained, Start, explain, look};
+#[cfg(test)]
+use explain::explain;
+pub use explain::{Explained, Start, look};
 pub use preemptions::preemptions;
 pub use reasons::Reason;
 pub use turn::NoTurn;

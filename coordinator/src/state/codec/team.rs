@@ -324,7 +324,6 @@ pub(super) fn encode_charge(charge: &Charge) -> persist::ChargeRecord {
         from_ms: charge.from_ms,
         until_ms: charge.until_ms,
         at: charge.at.clone(),
-        measured_ms: charge.measured_ms,
     }
 }
 
@@ -335,7 +334,6 @@ pub(super) fn decode_charge(charge: persist::ChargeRecord) -> Result<Charge, Cod
         from_ms: charge.from_ms,
         until_ms: charge.until_ms,
         at: charge.at,
-        measured_ms: charge.measured_ms,
     })
 }
 

@@ -76,7 +76,6 @@ fn begun(
             from_ms: now_ms,
             until_ms,
             at,
-            measured_ms: 0,
         });
         written.push((flavor.clone(), books));
     }
@@ -209,7 +208,6 @@ pub(super) fn settle_below(change: &mut Change, team: &str, flavor: &Flavor, now
                 from_ms: now_ms,
                 until_ms: now_ms,
                 at: Vec::new(),
-                measured_ms: 0,
             });
         }
         change.put_attempt(attempt);

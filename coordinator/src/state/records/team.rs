@@ -197,8 +197,6 @@ pub struct Charge {
     pub until_ms: UtcMs,
     /// Teams at whose budgets it is committed, from its own upwards.
     pub at: Vec<String>,
-    /// How long the agent held it, milliseconds of its own clock that runs on through sleep; 0: it has not said so.
-    pub measured_ms: u64,
 }
 
 /// Usage that fades: half of it is gone after each half-life. See `rules::decay`.

@@ -29,7 +29,6 @@ fn charge(units: u64, from_ms: i64, (until_ms, at): (i64, Vec<String>)) -> Charg
         from_ms,
         until_ms,
         at,
-        measured_ms: 0,
     }
 }
 

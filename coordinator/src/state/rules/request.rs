@@ -58,9 +58,4 @@ impl Request {
     pub fn gpus_in_all(&self) -> u64 {
         u64::from(self.nodes) * u64::from(self.gpus)
     }
-
-    /// Ranks of the whole gang.
-    pub fn world_size(&self) -> u32 {
-        self.nodes.saturating_mul(self.ranks)
-    }
 }
