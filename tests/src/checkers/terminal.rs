@@ -65,7 +65,8 @@ fn completes(state: &State, job: &Job, truth: &ClosedEpochs) -> Checked {
             format!("job {id} completed, but its task {missing:?} never exited 0")
         });
     }
-    let world = state.request(job).map_or(0, |request| request.world_size());
+    let each = state.request(job).map_or(0, |request| request.ranks);
+    let world = state.width(job).saturating_mul(each);
     let Some(attempt) = state.current_attempt(job) else {
         return ensure(false, "I4", || {
             format!("job {id} completed without an attempt")
