@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use mlctl_tests::process::Cluster;
+use mlctl_tests::process::command::run;
 use mlctl_tests::process::workload::{TORCH_SUM, python_with_torch};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,7 +57,10 @@ fn a_dry_run_shows_what_nodes_would_run_and_asks_nobody() {
     let cluster = Cluster::prepare();
     let words = ["--no-code", "--nodes", "2", "--gpus", "2", "--launcher"];
     let dry = |verb: &str, method: &str, more: &[&str]| {
-        cluster.mlctl(&[&[verb, "--dry-run"], &words[..], &[method], more].concat())
+        let words = [&[verb, "--dry-run"], &words[..], &[method], more].concat();
+        let mut command = cluster.command(&words);
+        command.env_remove("MLCTL_CONFIG");
+        run(command, PATIENCE)
     };
     let shown = dry("submit", "python", &["-o", "json", "--", "train.py"]).expect(0);
     let value: serde_json::Value = serde_json::from_str(&shown.stdout).expect("JSON");
@@ -72,6 +76,15 @@ fn a_dry_run_shows_what_nodes_would_run_and_asks_nobody() {
         (&"3".into(), &"4".into())
     );
     assert_eq!(env["CUDA_VISIBLE_DEVICES"], "GPU-1-1");
+    assert_eq!(value["foreseen"], serde_json::Value::Null);
+    assert!(
+        shown.stderr.contains("no cluster was asked"),
+        "{}",
+        shown.stderr
+    );
+    // One that is named has to be there.
+    let named = ["submit", "--dry-run", "--no-code", "--", "true"];
+    cluster.mlctl(&named).refused(78, &["no context"]);
     let shown = dry("run", "mpi", &["--", "./solve"]).expect(0);
     for line in ["mpirun -n 4 ./solve", "node 1 of 2", "198.18.0.1 slots=2"] {
         assert!(shown.stdout.contains(line), "{line}: {}", shown.stdout);
